@@ -1,0 +1,17 @@
+#!/bin/sh
+# Hotplug of a network backend: puts the interface on the bridge. The toolstack sets $vif and $XENBUS_PATH.
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin
+case "$1" in
+online | add)
+  bridge=$(xenstore-read "$XENBUS_PATH/bridge" 2>/dev/null)
+  brctl addif "${bridge:-xenbr0}" "$vif" && ifconfig "$vif" up || {
+    xenstore-write "$XENBUS_PATH/hotplug-error" "cannot put $vif on ${bridge:-xenbr0}" "$XENBUS_PATH/hotplug-status" error
+    exit 1
+  }
+  xenstore-write "$XENBUS_PATH/hotplug-status" connected
+  ;;
+offline | remove)
+  ifconfig "$vif" down 2>/dev/null
+  ;;
+esac
+exit 0

@@ -1,0 +1,275 @@
+//! dom0's root file system: busybox, the Xen toolstack, the libraries and kernel modules that they need.
+//!
+//! Two archives, which the kernel unpacks one over the other: a base that is built once for a suite, and a small
+//! overlay with the lab's own scripts, written anew at each boot.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{self, File};
+use std::io::{BufWriter, Cursor, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use cpio::newc::{Builder, trailer};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use object::{Object, ObjectSection};
+
+use super::suite::Suite;
+
+/// Programs of the toolstack, from `usr/lib/xen-VERSION/bin`.
+const XEN_PROGRAMS: [&str; 8] = [
+    "xl",
+    "xenstored",
+    "xenconsoled",
+    "xenconsole",
+    "xen-init-dom0",
+    "libxl-save-helper",
+    "lsevtchn",
+    "xenstore-control",
+];
+
+/// Programs from elsewhere, by their name in `usr/bin` or `usr/sbin`.
+const PROGRAMS: [&str; 9] = [
+    "xenstore-read",
+    "xenstore-write",
+    "xenstore-rm",
+    "xenstore-ls",
+    "xenstore-list",
+    "xenstore-watch",
+    "xenstore-exists",
+    "dropbear",
+    "iperf3",
+];
+
+/// Kernel modules in dom0; what they depend on is added.
+const MODULES: [&str; 10] = [
+    "xen-evtchn", "xen-privcmd", "xenfs", "xen-gntdev", "xen-gntalloc", "loop", "bridge", "xen-blkback", "xen-netback", "e1000",
+];
+
+/// A cpio archive (newc, gzip) in the making.
+struct Archive {
+    out: GzEncoder<BufWriter<File>>,
+    dirs: BTreeSet<PathBuf>,
+    inode: u32,
+}
+
+impl Archive {
+    fn create(path: &Path) -> Result<Archive> {
+        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Archive { out: GzEncoder::new(BufWriter::new(file), Compression::fast()), dirs: BTreeSet::new(), inode: 1 })
+    }
+
+    fn entry(&mut self, path: &Path, mode: u32, data: &[u8]) -> Result<()> {
+        self.inode += 1;
+        let name = path.to_str().context("path is not UTF-8")?;
+        let builder = Builder::new(name).mode(mode).ino(self.inode).nlink(1);
+        let mut writer = builder.write(&mut self.out, u32::try_from(data.len())?);
+        writer.write_all(data)?;
+        writer.finish()?;
+        Ok(())
+    }
+
+    fn parents(&mut self, path: &Path) -> Result<()> {
+        let parents: Vec<_> = path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).map(Path::to_owned).collect();
+        for dir in parents.into_iter().rev() {
+            self.dir(&dir)?;
+        }
+        Ok(())
+    }
+
+    fn dir(&mut self, path: &Path) -> Result<()> {
+        if self.dirs.insert(path.to_owned()) {
+            self.parents(path)?;
+            self.entry(path, 0o040755, b"")?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: impl AsRef<Path>, mode: u32, data: &[u8]) -> Result<()> {
+        self.parents(path.as_ref())?;
+        self.entry(path.as_ref(), 0o100000 | mode, data)
+    }
+
+    fn finish(mut self) -> Result<()> {
+        trailer(&mut self.out)?;
+        self.out.finish()?.flush()?;
+        Ok(())
+    }
+}
+
+/// Writes the base archive from the unpacked packages in `root`; returns the kernel's path in it.
+pub fn write_base(suite: Suite, root: &Path, output: &Path) -> Result<()> {
+    let mut archive = Archive::create(output)?;
+    for dir in ["proc", "sys", "dev", "run", "tmp", "root", "bin", "sbin", "var/log/xen/console", "var/lib/xen", "etc/xen"] {
+        archive.dir(Path::new(dir))?;
+    }
+    archive.file("etc/xen/xl.conf", 0o644, b"")?;
+
+    archive.file("bin/busybox", 0o755, &fs::read(find(root, &["bin/busybox", "usr/bin/busybox"])?)?)?;
+    let mut programs: Vec<PathBuf> = Vec::new();
+    let xen_bin = format!("usr/lib/xen-{}/bin", suite.xen);
+    for name in XEN_PROGRAMS {
+        programs.push(find(root, &[&format!("{xen_bin}/{name}")])?);
+    }
+    for name in PROGRAMS {
+        programs.push(find(root, &[&format!("usr/bin/{name}"), &format!("usr/sbin/{name}")])?);
+    }
+    for program in &programs {
+        archive.file(program.strip_prefix(root)?, 0o755, &fs::read(program)?)?;
+    }
+    for (library, data) in libraries(root, &programs)? {
+        archive.file(library, 0o755, &data)?;
+    }
+    for (index, (name, data)) in modules(root)?.into_iter().enumerate() {
+        archive.file(format!("lib/modules/{index:02}-{name}.ko"), 0o644, &data)?;
+    }
+    archive.finish()
+}
+
+/// Writes the overlay: the lab's scripts with the values of this boot.
+pub fn write_overlay(suite: Suite, values: &[(&str, &str)], output: &Path) -> Result<()> {
+    let mut archive = Archive::create(output)?;
+    let xen_bin = format!("/usr/lib/xen-{}/bin", suite.xen);
+    let scripts = [
+        ("init", include_str!("../../lab/init.sh")),
+        ("bin/lab-agent", include_str!("../../lab/agent.sh")),
+        ("etc/xen/scripts/block", include_str!("../../lab/block.sh")),
+        ("etc/xen/scripts/vif-bridge", include_str!("../../lab/vif-bridge.sh")),
+    ];
+    for (path, text) in scripts {
+        let mut text = text.replace("@XEN_BIN@", &xen_bin);
+        for (key, value) in values {
+            text = text.replace(&format!("@{key}@"), value);
+        }
+        ensure!(!text.contains("@XEN_"), "{path}: a placeholder was left");
+        archive.file(path, 0o755, text.as_bytes())?;
+    }
+    archive.finish()
+}
+
+fn find(root: &Path, candidates: &[&str]) -> Result<PathBuf> {
+    match candidates.iter().map(|name| root.join(name)).find(|path| path.exists()) {
+        Some(path) => Ok(path),
+        None => bail!("the downloaded packages do not hold {}", candidates.join(" or ")),
+    }
+}
+
+/// The shared libraries that `programs` need, and the dynamic linker, by their path in the archive.
+fn libraries(root: &Path, programs: &[PathBuf]) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+    let dirs = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+    let mut found = BTreeMap::new();
+    let mut queue: VecDeque<Vec<u8>> = VecDeque::new();
+    for program in programs {
+        queue.push_back(fs::read(program)?);
+    }
+    let linker = find(root, &["lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"])?;
+    found.insert(PathBuf::from("lib64/ld-linux-x86-64.so.2"), fs::read(linker)?);
+    // iperf3 loads it when a thread ends, without naming it.
+    let mut extra = vec!["libgcc_s.so.1".to_owned()];
+    while let Some(elf) = queue.pop_front() {
+        for name in needed(&elf)?.into_iter().chain(extra.drain(..)) {
+            if name.starts_with("ld-linux") {
+                continue;
+            }
+            let path = Path::new("usr/lib/x86_64-linux-gnu").join(&name);
+            if found.contains_key(&path) {
+                continue;
+            }
+            let candidates: Vec<_> = dirs.iter().map(|dir| format!("{dir}/{name}")).collect();
+            let file = find(root, &candidates.iter().map(String::as_str).collect::<Vec<_>>())?;
+            let data = fs::read(&file).with_context(|| file.display().to_string())?;
+            queue.push_back(data.clone());
+            found.insert(path, data);
+        }
+    }
+    Ok(found)
+}
+
+/// The `DT_NEEDED` names of an ELF file.
+fn needed(elf: &[u8]) -> Result<Vec<String>> {
+    use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
+    let file = ElfFile64::<object::Endianness>::parse(elf)?;
+    let endian = file.endian();
+    let sections = file.elf_section_table();
+    let mut names = Vec::new();
+    for segment in file.elf_header().program_headers(endian, elf)? {
+        let Some(entries) = segment.dynamic(endian, elf)? else { continue };
+        let (strings, _) = sections
+            .dynamic(endian, elf)?
+            .map(|(_, index)| Ok::<_, object::Error>((sections.strings(endian, elf, index)?, index)))
+            .transpose()?
+            .context("a dynamic segment without a string table")?;
+        for entry in entries.iter().filter(|entry| entry.tag(endian) == object::elf::DT_NEEDED) {
+            names.push(String::from_utf8_lossy(entry.string(endian, strings)?).into_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// The modules of [`MODULES`] and what they depend on, in an order that they can be loaded in.
+fn modules(root: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut files = BTreeMap::new();
+    for base in ["lib/modules", "usr/lib/modules"] {
+        collect_modules(&root.join(base), &mut files)?;
+    }
+    let mut loaded = Vec::new();
+    let mut done = BTreeSet::new();
+    for name in MODULES {
+        add_module(&name.replace('-', "_"), &files, &mut done, &mut loaded)?;
+    }
+    Ok(loaded)
+}
+
+fn add_module(
+    name: &str,
+    files: &BTreeMap<String, PathBuf>,
+    done: &mut BTreeSet<String>,
+    loaded: &mut Vec<(String, Vec<u8>)>,
+) -> Result<()> {
+    if !done.insert(name.to_owned()) {
+        return Ok(());
+    }
+    let path = files.get(name).with_context(|| format!("the kernel package holds no module {name}"))?;
+    let mut data = fs::read(path)?;
+    if path.extension().is_some_and(|ext| ext == "xz") {
+        let mut plain = Vec::new();
+        lzma_rs::xz_decompress(&mut Cursor::new(&data), &mut plain)
+            .map_err(|error| anyhow::anyhow!("{}: {error:?}", path.display()))?;
+        data = plain;
+    }
+    for dependency in module_dependencies(&data)? {
+        add_module(&dependency, files, done, loaded)?;
+    }
+    loaded.push((name.to_owned(), data));
+    Ok(())
+}
+
+fn module_dependencies(module: &[u8]) -> Result<Vec<String>> {
+    let file = object::File::parse(module)?;
+    let info = file.section_by_name(".modinfo").context("a kernel module without .modinfo")?.data()?;
+    let depends = info.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"depends="));
+    let names = String::from_utf8_lossy(depends.unwrap_or_default()).replace('-', "_");
+    Ok(names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
+}
+
+fn collect_modules(dir: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        if path.is_dir() && !path.is_symlink() {
+            collect_modules(&path, files)?;
+        } else if let Some((stem, _)) = name.split_once(".ko") {
+            files.insert(stem.replace('-', "_"), path);
+        }
+    }
+    Ok(())
+}
+
+/// Unpacks the hypervisor: QEMU's multiboot loader wants it plain.
+pub fn gunzip(input: &Path, output: &Path) -> Result<()> {
+    let mut data = Vec::new();
+    flate2::read::GzDecoder::new(File::open(input)?).read_to_end(&mut data)?;
+    fs::write(output, data)?;
+    Ok(())
+}

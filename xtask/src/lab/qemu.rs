@@ -1,0 +1,135 @@
+//! The emulator: the host's own QEMU where it has one, else one unpacked beside the lab's other downloads.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::apt::{self, Apt};
+use super::suite;
+use crate::paths::{cache, which};
+
+/// The processor that the lab emulates. `-rdtscp`: with it nested Linux guests die of an instruction that Xen cannot
+/// emulate. Named features rather than `max`, which is slower and less stable under Xen.
+pub const CPU: &str =
+    "qemu64,+svm,+npt,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf_lm,+aes,+pclmulqdq,+rdrand,-rdtscp";
+
+/// A QEMU that can be started.
+pub struct Qemu {
+    program: PathBuf,
+    arguments: Vec<String>,
+    modules: Option<PathBuf>,
+}
+
+impl Qemu {
+    /// `$SARAB_QEMU`, else the one on `$PATH`, else the cached one, else downloads one; checked for nested SVM.
+    pub fn find() -> Result<Qemu> {
+        let qemu = match Self::present()? {
+            Some(qemu) => qemu,
+            None => {
+                let home = cache()?.join("qemu");
+                let root = home.join("root");
+                let files = Apt::new(suite::DEFAULT.codename, home.clone())?
+                    .download("QEMU", &["qemu-system-x86".to_owned()])?;
+                let partial = home.join("root.tmp");
+                let _ = fs::remove_dir_all(&partial);
+                apt::unpack("QEMU", &files, &partial)?;
+                fs::rename(&partial, &root).context("cannot keep the unpacked QEMU")?;
+                Self::unpacked(&root)
+            }
+        };
+        qemu.check()?;
+        Ok(qemu)
+    }
+
+    /// The QEMU that would be used without a download.
+    pub fn present() -> Result<Option<Qemu>> {
+        if let Some(path) = std::env::var_os("SARAB_QEMU") {
+            let path = PathBuf::from(path);
+            ensure!(path.is_file(), "SARAB_QEMU names {}, which is no file", path.display());
+            return Ok(Some(Qemu { program: path, arguments: Vec::new(), modules: None }));
+        }
+        if let Some(program) = which("qemu-system-x86_64") {
+            return Ok(Some(Qemu { program, arguments: Vec::new(), modules: None }));
+        }
+        let root = cache()?.join("qemu/root");
+        Ok(root.exists().then(|| Self::unpacked(&root)))
+    }
+
+    fn unpacked(root: &Path) -> Qemu {
+        let usr = |path: &str| root.join("usr").join(path).display().to_string();
+        let libraries = format!("{}:{}", root.join("lib/x86_64-linux-gnu").display(), usr("lib/x86_64-linux-gnu"));
+        let linker = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"]
+            .map(|dir| root.join(dir).join("ld-linux-x86-64.so.2"))
+            .into_iter()
+            .find(|path| path.exists());
+        Qemu {
+            program: linker.unwrap_or_else(|| root.join("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")),
+            arguments: vec![
+                "--library-path".into(),
+                libraries,
+                usr("bin/qemu-system-x86_64"),
+                "-L".into(),
+                usr("share/qemu"),
+                "-L".into(),
+                usr("share/seabios"),
+            ],
+            modules: Some(root.join("usr/lib/x86_64-linux-gnu/qemu")),
+        }
+    }
+
+    /// A command that starts it, without a machine yet.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments);
+        if let Some(modules) = &self.modules {
+            command.env("QEMU_MODULE_DIR", modules);
+        }
+        command
+    }
+
+    /// What `--version` says, for `doctor`.
+    pub fn version(&self) -> Result<String> {
+        let output = self.command().arg("--version").output().with_context(|| format!("cannot start {self}"))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success() && !text.is_empty(), "{self} does not run: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+
+    /// Starts a machine that never runs, which QEMU refuses if it cannot emulate what Xen needs.
+    pub fn check(&self) -> Result<()> {
+        self.version()?;
+        let mut command = self.command();
+        command
+            .args(["-accel", "tcg", "-machine", "pc", "-display", "none", "-nodefaults", "-S", "-monitor", "stdio"])
+            .args(["-cpu", &format!("{CPU},enforce")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        super::end_with_parent(&mut command);
+        let mut child = command.spawn().with_context(|| format!("cannot start {self}"))?;
+        // A QEMU that has refused already has closed the pipe: its own words tell more than the write's error.
+        let _ = child.stdin.take().expect("stdin is piped").write_all(b"quit\n");
+        let output = child.wait_with_output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let reason = errors.lines().next().unwrap_or("no reason given");
+        bail!(
+            "{self} cannot emulate the processor that Xen needs (AMD SVM with nested paging; {reason}): install \
+             qemu-system-x86 7.2 or newer, or move it out of the PATH and `cargo xen` fetches its own"
+        )
+    }
+}
+
+impl std::fmt::Display for Qemu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.modules {
+            None => write!(f, "{}", self.program.display()),
+            Some(_) => write!(f, "{}", self.arguments[2]),
+        }
+    }
+}
