@@ -1,0 +1,18 @@
+#![doc = include_str!("../README.md")]
+#![no_std]
+
+mod clock;
+mod errno;
+mod event;
+mod grant;
+mod ids;
+mod page;
+
+pub use clock::{Clock, Until};
+pub use errno::Errno;
+pub use event::{EventChannelError, EventChannelErrorKind, EventChannels, Port, Wait};
+pub use grant::{
+    Access, CopyOp, Grant, GrantError, GrantErrorKind, GrantStatus, GrantTable, MapRequest, Mapping, Refused, Remote,
+};
+pub use ids::{DomId, Frame, GrantRef, PortNumber};
+pub use page::{OutOfPages, PAGE_SIZE, Page, Pages};

@@ -1,0 +1,59 @@
+//! Time.
+
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+
+/// A monotonic clock that can wake a task.
+pub trait Clock {
+    /// Time since a fixed moment, never going back. It goes on while the domain is suspended only if the
+    /// implementation says so.
+    fn now(&self) -> Duration;
+
+    /// Ready once [`now`](Clock::now) has reached `deadline`; until then the task is woken at that moment.
+    fn poll_until(&self, deadline: Duration, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Waits until [`now`](Clock::now) has reached `deadline`.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time; the task may still be woken once at the deadline.
+    fn until(&self, deadline: Duration) -> Until<'_, Self> {
+        Until { clock: self, deadline }
+    }
+
+    /// Waits for `duration` from now.
+    ///
+    /// # Cancellation
+    ///
+    /// As [`until`](Clock::until).
+    fn sleep(&self, duration: Duration) -> Until<'_, Self> {
+        self.until(self.now().saturating_add(duration))
+    }
+}
+
+impl<T: Clock + ?Sized> Clock for &T {
+    fn now(&self) -> Duration {
+        (**self).now()
+    }
+
+    fn poll_until(&self, deadline: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_until(deadline, cx)
+    }
+}
+
+/// The future of [`Clock::until`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct Until<'a, C: ?Sized> {
+    clock: &'a C,
+    deadline: Duration,
+}
+
+impl<C: Clock + ?Sized> Future for Until<'_, C> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.clock.poll_until(self.deadline, cx)
+    }
+}

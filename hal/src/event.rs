@@ -1,0 +1,110 @@
+//! Event channels: one-bit doorbells between domains.
+
+use core::fmt;
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+
+use crate::{DomId, PortNumber};
+
+/// What every event-channel error can be reduced to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub enum EventChannelErrorKind {
+    /// No port is free in this domain.
+    NoPorts,
+    /// The remote domain does not exist.
+    NoDomain,
+    /// The remote port is not open to this domain.
+    Refused,
+    /// Anything else.
+    Other,
+}
+
+/// An error of an [`EventChannels`] implementation.
+pub trait EventChannelError: fmt::Debug + fmt::Display {
+    /// The kind, for callers that are generic over the implementation.
+    fn kind(&self) -> EventChannelErrorKind;
+}
+
+/// Opens event channels.
+pub trait EventChannels {
+    /// Why a channel could not be opened.
+    type Error: EventChannelError;
+    /// An open port; dropping it closes it.
+    type Port: Port + 'static;
+
+    /// Opens a port that `remote` may bind to (`EVTCHNOP_alloc_unbound`).
+    fn alloc_unbound(&self, remote: DomId) -> Result<Self::Port, Self::Error>;
+
+    /// Binds a new port to one that `remote` has opened for this domain (`EVTCHNOP_bind_interdomain`).
+    fn bind_interdomain(&self, remote: DomId, remote_port: PortNumber) -> Result<Self::Port, Self::Error>;
+}
+
+impl<T: EventChannels + ?Sized> EventChannels for &T {
+    type Error = T::Error;
+    type Port = T::Port;
+
+    fn alloc_unbound(&self, remote: DomId) -> Result<Self::Port, Self::Error> {
+        (**self).alloc_unbound(remote)
+    }
+
+    fn bind_interdomain(&self, remote: DomId, remote_port: PortNumber) -> Result<Self::Port, Self::Error> {
+        (**self).bind_interdomain(remote, remote_port)
+    }
+}
+
+/// One end of an event channel.
+///
+/// Events do not count: any number of notifications before a wait are one event. A port has one waiter at a time; a
+/// second one takes the place of the first, which is woken and may wait again.
+pub trait Port {
+    /// This end's number, to be told to the peer.
+    fn number(&self) -> PortNumber;
+
+    /// Rings at the peer's end. A peer that is gone is not an error: it shows as missing answers, and in the store.
+    fn notify(&self);
+
+    /// Takes a pending event, or arranges for the task to be woken by the next one.
+    ///
+    /// An event that came at any time since the last one was taken is never lost.
+    fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Waits for an event and takes it.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future takes no event.
+    fn wait(&self) -> Wait<'_, Self> {
+        Wait { port: self }
+    }
+}
+
+impl<T: Port + ?Sized> Port for &T {
+    fn number(&self) -> PortNumber {
+        (**self).number()
+    }
+
+    fn notify(&self) {
+        (**self).notify();
+    }
+
+    fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_wait(cx)
+    }
+}
+
+/// The future of [`Port::wait`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct Wait<'a, P: ?Sized> {
+    port: &'a P,
+}
+
+impl<P: Port + ?Sized> Future for Wait<'_, P> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.port.poll_wait(cx)
+    }
+}

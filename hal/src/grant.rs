@@ -1,0 +1,374 @@
+//! Grant tables: lending pages to another domain, and using pages that another domain lends.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use crate::{DomId, GrantRef, PAGE_SIZE, Page};
+
+/// What the peer may do with a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Access {
+    /// Only read it.
+    ReadOnly,
+    /// Read it and write it.
+    ReadWrite,
+}
+
+macro_rules! statuses {
+    ($($name:ident = $number:literal, $text:literal;)*) => {
+        /// Why the hypervisor refused one element of a grant operation (`GNTST_*`, xen/include/public/grant_table.h).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+        #[non_exhaustive]
+        pub enum GrantStatus {
+            $(#[doc = $text] $name,)*
+            /// A status that the header does not list.
+            Other(i16),
+        }
+
+        impl GrantStatus {
+            /// The outcome for a status that the hypervisor has written.
+            pub const fn check(status: i16) -> Result<(), GrantStatus> {
+                match status {
+                    0 => Ok(()),
+                    $($number => Err(GrantStatus::$name),)*
+                    other => Err(GrantStatus::Other(other)),
+                }
+            }
+
+            /// The number in the header.
+            pub const fn number(self) -> i16 {
+                match self {
+                    $(GrantStatus::$name => $number,)*
+                    GrantStatus::Other(number) => number,
+                }
+            }
+        }
+
+        impl fmt::Display for GrantStatus {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(GrantStatus::$name => f.write_str($text),)*
+                    GrantStatus::Other(number) => write!(f, "unknown grant status {number}"),
+                }
+            }
+        }
+    };
+}
+
+statuses! {
+    GeneralError = -1, "general error";
+    BadDomain = -2, "unrecognised domain";
+    BadGrantRef = -3, "unrecognised or inappropriate grant reference";
+    BadHandle = -4, "unrecognised or inappropriate handle";
+    BadVirtAddr = -5, "inappropriate virtual address to map to";
+    BadDevAddr = -6, "inappropriate device address to unmap";
+    NoDeviceSpace = -7, "out of space in the I/O MMU";
+    PermissionDenied = -8, "not enough privilege for the operation";
+    BadPage = -9, "the page is invalid for the operation";
+    BadCopyArg = -10, "copy arguments cross a page boundary";
+    AddressTooBig = -11, "the page's address is too large";
+    Eagain = -12, "could not be done right now";
+    NoSpace = -13, "out of space in the mapping table";
+}
+
+impl core::error::Error for GrantStatus {}
+
+/// What every grant-table error can be reduced to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub enum GrantErrorKind {
+    /// The table has no free entry, and the hypervisor allows it no further growth.
+    NoGrants,
+    /// No address space is left to map pages into.
+    NoAddressSpace,
+    /// No memory is left.
+    OutOfMemory,
+    /// Anything else.
+    Other,
+}
+
+/// An error of a [`GrantTable`] implementation.
+pub trait GrantError: fmt::Debug + fmt::Display {
+    /// The kind, for callers that are generic over the implementation.
+    fn kind(&self) -> GrantErrorKind;
+}
+
+/// A domain's grant table.
+pub trait GrantTable {
+    /// Why an operation failed as a whole.
+    type Error: GrantError;
+    /// The pages that can be lent.
+    type Page: Page + 'static;
+    /// A page lent to a peer.
+    type Grant: Grant<Page = Self::Page> + 'static;
+    /// Pages of a peer, mapped here.
+    type Mapping: Mapping + 'static;
+
+    /// Lends `page` to `peer`. The page comes back with the error where that fails.
+    fn grant(
+        &self,
+        page: Self::Page,
+        peer: DomId,
+        access: Access,
+    ) -> Result<Self::Grant, Refused<Self::Page, Self::Error>>;
+
+    /// Maps pages of peers side by side, in one call to the hypervisor.
+    ///
+    /// A page that the hypervisor refuses does not fail the others: each has its own outcome in the [`Mapping`].
+    fn map(&self, requests: &[MapRequest]) -> Result<Self::Mapping, Self::Error>;
+
+    /// Copies between this domain's memory and pages of peers, all in one call to the hypervisor. Each operation
+    /// tells its own outcome ([`CopyOp::result`]).
+    fn copy(&self, operations: &mut [CopyOp<'_>]) -> Result<(), Self::Error>;
+}
+
+impl<T: GrantTable + ?Sized> GrantTable for &T {
+    type Error = T::Error;
+    type Page = T::Page;
+    type Grant = T::Grant;
+    type Mapping = T::Mapping;
+
+    fn grant(
+        &self,
+        page: Self::Page,
+        peer: DomId,
+        access: Access,
+    ) -> Result<Self::Grant, Refused<Self::Page, Self::Error>> {
+        (**self).grant(page, peer, access)
+    }
+
+    fn map(&self, requests: &[MapRequest]) -> Result<Self::Mapping, Self::Error> {
+        (**self).map(requests)
+    }
+
+    fn copy(&self, operations: &mut [CopyOp<'_>]) -> Result<(), Self::Error> {
+        (**self).copy(operations)
+    }
+}
+
+/// A page lent to a peer.
+///
+/// Dropping it ends the peer's access. Where the peer still maps the page, page and entry stay out of use until it
+/// lets go: they are never given to anybody else before (XSA-396).
+pub trait Grant: Sized {
+    /// The page that is lent.
+    type Page: Page;
+
+    /// The reference by which the peer names the page.
+    fn reference(&self) -> GrantRef;
+
+    /// The page. The peer may change it at any time.
+    fn page(&self) -> &Self::Page;
+
+    /// Ends the peer's access and returns the page, or the grant unchanged where the peer still maps it.
+    fn try_end(self) -> Result<Self::Page, Self>;
+}
+
+/// A page that could not be lent, and why.
+pub struct Refused<P, E> {
+    /// The page, unchanged.
+    pub page: P,
+    /// Why it was not lent.
+    pub error: E,
+}
+
+impl<P, E: fmt::Debug> fmt::Debug for Refused<P, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refused").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<P, E: fmt::Display> fmt::Display for Refused<P, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<P, E: fmt::Debug + fmt::Display> core::error::Error for Refused<P, E> {}
+
+/// A page of a peer to be mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapRequest {
+    /// Who lends the page.
+    pub peer: DomId,
+    /// The peer's reference for it.
+    pub reference: GrantRef,
+    /// How it is to be mapped; a read-only grant cannot be mapped for writing.
+    pub access: Access,
+}
+
+/// Pages of peers, mapped side by side. Dropping it unmaps them.
+///
+/// The memory belongs to the peer, which may change it at any time: no reference may ever point into it. Writing to a
+/// page that was mapped read-only ends the domain with a page fault.
+pub trait Mapping {
+    /// How many pages were asked for, refused ones included.
+    fn len(&self) -> usize;
+
+    /// Whether no page was asked for.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where page `index` is, or why it is not mapped.
+    ///
+    /// # Panics
+    ///
+    /// Where `index` is not below [`len`](Mapping::len).
+    fn page(&self, index: usize) -> Result<NonNull<u8>, GrantStatus>;
+
+    /// Where all pages lie, one after the other, or why the first refused one is not mapped.
+    fn all(&self) -> Result<NonNull<u8>, GrantStatus> {
+        let first = self.page(0)?;
+        for index in 1..self.len() {
+            self.page(index)?;
+        }
+        Ok(first)
+    }
+}
+
+/// A place in a page that a peer lends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Who lends the page.
+    pub peer: DomId,
+    /// The peer's reference for it.
+    pub reference: GrantRef,
+    /// Where in the page, in bytes.
+    pub offset: u16,
+}
+
+/// One copy between memory of this domain and a page that a peer lends.
+///
+/// The bytes on this side must lie within one page, as must those on the other.
+pub struct CopyOp<'a> {
+    remote: Remote,
+    local: NonNull<u8>,
+    len: u16,
+    to_remote: bool,
+    result: Result<(), GrantStatus>,
+    lifetime: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> CopyOp<'a> {
+    /// Copies from a peer's page into `to`.
+    ///
+    /// # Panics
+    ///
+    /// Where `to` crosses a page boundary or the remote bytes would.
+    pub fn read(from: Remote, to: &'a mut [u8]) -> Self {
+        let local = NonNull::from(&mut *to).cast();
+        // SAFETY: the exclusive borrow makes the bytes writable and lasts as long as the operation.
+        unsafe { Self::read_raw(from, local, to.len()) }
+    }
+
+    /// Copies `from` into a peer's page.
+    ///
+    /// # Panics
+    ///
+    /// Where `from` crosses a page boundary or the remote bytes would.
+    pub fn write(from: &'a [u8], to: Remote) -> Self {
+        let local = NonNull::from(from).cast();
+        // SAFETY: the borrow makes the bytes readable and lasts as long as the operation.
+        unsafe { Self::write_raw(local, from.len(), to) }
+    }
+
+    /// [`CopyOp::read`] into memory that a reference may not point to, such as a page lent to another peer.
+    ///
+    /// # Safety
+    ///
+    /// `to` is valid for writes of `len` bytes for the lifetime `'a`.
+    ///
+    /// # Panics
+    ///
+    /// As [`CopyOp::read`].
+    pub unsafe fn read_raw(from: Remote, to: NonNull<u8>, len: usize) -> Self {
+        Self::new(from, to, len, false)
+    }
+
+    /// [`CopyOp::write`] from memory that a reference may not point to, such as a page lent to another peer.
+    ///
+    /// # Safety
+    ///
+    /// `from` is valid for reads of `len` bytes for the lifetime `'a`.
+    ///
+    /// # Panics
+    ///
+    /// As [`CopyOp::write`].
+    pub unsafe fn write_raw(from: NonNull<u8>, len: usize, to: Remote) -> Self {
+        Self::new(to, from, len, true)
+    }
+
+    fn new(remote: Remote, local: NonNull<u8>, len: usize, to_remote: bool) -> Self {
+        let offset = local.addr().get() % PAGE_SIZE;
+        assert!(offset + len <= PAGE_SIZE, "{len} bytes at offset {offset} cross a page boundary");
+        assert!(
+            usize::from(remote.offset) + len <= PAGE_SIZE,
+            "{len} bytes at offset {} of {} cross a page boundary",
+            remote.offset,
+            remote.reference
+        );
+        // Until the hypervisor has said otherwise nothing was copied.
+        let result = Err(GrantStatus::GeneralError);
+        CopyOp { remote, local, len: len as u16, to_remote, result, lifetime: PhantomData }
+    }
+
+    /// Whether the bytes were copied, once the operation was carried out.
+    pub fn result(&self) -> Result<(), GrantStatus> {
+        self.result
+    }
+
+    /// For implementors of [`GrantTable::copy`]: the peer's side.
+    pub fn remote(&self) -> Remote {
+        self.remote
+    }
+
+    /// For implementors of [`GrantTable::copy`]: this side, valid for as many bytes as
+    /// [`byte_count`](CopyOp::byte_count) says.
+    pub fn local(&self) -> NonNull<u8> {
+        self.local
+    }
+
+    /// For implementors of [`GrantTable::copy`]: how many bytes to copy.
+    pub fn byte_count(&self) -> u16 {
+        self.len
+    }
+
+    /// For implementors of [`GrantTable::copy`]: whether the peer's side is the destination.
+    pub fn is_write(&self) -> bool {
+        self.to_remote
+    }
+
+    /// For implementors of [`GrantTable::copy`]: says how it went.
+    pub fn set_result(&mut self, result: Result<(), GrantStatus>) {
+        self.result = result;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_lead_back() {
+        assert_eq!(GrantStatus::check(0), Ok(()));
+        for number in -20..0 {
+            assert_eq!(GrantStatus::check(number).unwrap_err().number(), number);
+        }
+        assert_eq!(GrantStatus::check(-3), Err(GrantStatus::BadGrantRef));
+    }
+
+    #[test]
+    #[should_panic(expected = "cross a page boundary")]
+    fn a_copy_stays_within_the_remote_page() {
+        #[repr(align(4096))]
+        struct Buffer([u8; 4096]);
+        let buffer = Buffer([0; 4096]);
+        let remote = Remote { peer: DomId(1), reference: GrantRef(8), offset: 4000 };
+        let _ = CopyOp::write(&buffer.0[..97], remote);
+    }
+}

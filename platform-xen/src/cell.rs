@@ -1,0 +1,30 @@
+//! Global state on one core.
+
+use core::cell::{RefCell, RefMut};
+
+/// A global that code outside interrupt handlers uses.
+///
+/// A guest has one virtual CPU and takes interrupts only while it sleeps in the idle loop, and the one interrupt
+/// handler there is touches no global of this type. So nothing can come between a borrow and its end but the borrower
+/// itself, which the `RefCell` watches.
+pub(crate) struct Global<T>(RefCell<T>);
+
+// SAFETY: see above: there is no second thread of execution.
+unsafe impl<T> Sync for Global<T> {}
+
+impl<T> Global<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Global(RefCell::new(value))
+    }
+
+    /// Borrows the value until the end of the expression or block.
+    #[track_caller]
+    pub(crate) fn get(&self) -> RefMut<'_, T> {
+        self.0.borrow_mut()
+    }
+
+    /// Like [`get`](Self::get), for crash reports, which come in the middle of anything.
+    pub(crate) fn try_get(&self) -> Option<RefMut<'_, T>> {
+        self.0.try_borrow_mut().ok()
+    }
+}

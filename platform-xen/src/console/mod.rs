@@ -1,0 +1,388 @@
+//! The domain's console. Output never waits: it goes through a bounded buffer that drops and counts what the other end
+//! does not take in time. Where the toolstack gave the domain no console, text goes to the hypervisor's.
+
+mod buffer;
+mod ring;
+
+use alloc::vec::Vec;
+use core::convert::Infallible;
+use core::fmt::{self, Write as _};
+use core::future::poll_fn;
+use core::ptr::NonNull;
+use core::task::{Context, Poll, Waker};
+
+use xen_hal::Port as _;
+
+use crate::cell::Global;
+use crate::events::{XenEventChannels, XenPort};
+use crate::time::now_ns;
+use crate::{abi, domain, executor, hypercall};
+use buffer::Buffer;
+use ring::Ring;
+
+/// Bytes that may wait for the other end.
+const BUFFER: usize = 16 * 1024;
+
+static CONSOLE: Global<Option<State>> = Global::new(None);
+
+struct State {
+    buffer: Buffer,
+    channel: Option<Channel>,
+    /// Tasks that wait for input, for room, or for everything to be taken.
+    waiting: Vec<Waker>,
+    /// The task of [`start`], while the domain has no channel to wait on.
+    mover: Option<Waker>,
+}
+
+struct Channel {
+    ring: Ring,
+    port: XenPort,
+}
+
+/// Finds the console that the toolstack made. At start, and again after a resume.
+pub(crate) fn init() {
+    let channel = find();
+    let mut console = CONSOLE.get();
+    match &mut *console {
+        // The old port is from before the resume; dropping it touches nothing.
+        Some(state) => state.channel = channel,
+        None => *console = Some(State { buffer: Buffer::new(BUFFER), channel, waiting: Vec::new(), mover: None }),
+    }
+}
+
+fn find() -> Option<Channel> {
+    let frame = domain::param(abi::HVM_PARAM_CONSOLE_PFN)?;
+    let port = domain::param(abi::HVM_PARAM_CONSOLE_EVTCHN)?;
+    let page = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(usize::try_from(frame).ok()?.checked_mul(4096)?))?;
+    // SAFETY: the toolstack has put the console's page there for this domain; the page tables map it; the old ring's
+    // value is dropped with its channel.
+    let ring = unsafe { Ring::new(page) };
+    Some(Channel { ring, port: XenEventChannels.adopt(u32::try_from(port).ok()?) })
+}
+
+/// Starts the task that moves bytes when the other end makes room or sends some.
+pub(crate) fn start() {
+    executor::spawn(async {
+        loop {
+            poll_fn(|cx| {
+                with(|state| {
+                    state.mover = Some(cx.waker().clone());
+                    match &state.channel {
+                        Some(channel) => channel.port.poll_wait(cx),
+                        None => Poll::Pending,
+                    }
+                })
+                .unwrap_or(Poll::Pending)
+            })
+            .await;
+            let waiting = with(|state| {
+                state.pump();
+                core::mem::take(&mut state.waiting)
+            });
+            waiting.into_iter().flatten().for_each(Waker::wake);
+        }
+    })
+    .detach();
+}
+
+/// Has everybody look at the console again after a resume, which has brought a new port.
+pub(crate) fn wake() {
+    let wakers = with(|state| (core::mem::take(&mut state.waiting), state.mover.take()));
+    if let Some((waiting, mover)) = wakers {
+        waiting.into_iter().chain(mover).for_each(Waker::wake);
+    }
+}
+
+fn with<R>(action: impl FnOnce(&mut State) -> R) -> Option<R> {
+    CONSOLE.get().as_mut().map(action)
+}
+
+impl State {
+    /// Moves what fits from the buffer to the other end.
+    fn pump(&mut self) {
+        let Some(channel) = &mut self.channel else {
+            while !self.buffer.is_empty() {
+                let part = self.buffer.front();
+                hypercall::console_write(part);
+                let count = part.len();
+                self.buffer.consume(count);
+            }
+            return;
+        };
+        let mut moved = false;
+        while !self.buffer.is_empty() {
+            match channel.ring.write(self.buffer.front()) {
+                Ok(0) => break,
+                Ok(count) => {
+                    moved = true;
+                    self.buffer.consume(count);
+                }
+                Err(ring::Broken) => return self.give_up(),
+            }
+        }
+        if moved {
+            channel.port.notify();
+        }
+    }
+
+    /// The console daemon has written nonsense: its console is lost, the domain is not.
+    fn give_up(&mut self) {
+        self.channel = None;
+        hypercall::console_write(b"sarab: the console ring's indices are out of range; using the hypervisor's console\n");
+        self.pump();
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.waiting.push(cx.waker().clone());
+        }
+    }
+}
+
+/// Prints, whole or, where the buffer is full, not at all. For [`print!`](crate::print) and [`println!`](crate::println).
+#[doc(hidden)]
+pub fn print(text: fmt::Arguments<'_>) {
+    struct Lines<'a>(&'a mut Buffer);
+    impl fmt::Write for Lines<'_> {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            // A console in raw mode does not go back to the first column by itself.
+            for part in text.split_inclusive('\n') {
+                match part.strip_suffix('\n') {
+                    Some(line) => {
+                        self.0.add(line.as_bytes());
+                        self.0.add(b"\r\n");
+                    }
+                    None => self.0.add(part.as_bytes()),
+                }
+            }
+            Ok(())
+        }
+    }
+    with(|state| {
+        state.buffer.begin();
+        let _ = Lines(&mut state.buffer).write_fmt(text);
+        state.buffer.end();
+        state.pump();
+    });
+}
+
+/// Puts bytes out as they are, whole or not at all.
+pub(crate) fn write_message(parts: &[&[u8]]) {
+    with(|state| {
+        state.buffer.begin();
+        parts.iter().for_each(|part| state.buffer.add(part));
+        state.buffer.end();
+        state.pump();
+    });
+}
+
+/// Prints to the console, without waiting: where the console's other end lags behind by more than 16 KiB, the whole
+/// text is dropped, and a line that counts what is missing comes in its place.
+#[macro_export]
+macro_rules! print {
+    ($($arg:tt)*) => { $crate::console::print(::core::format_args!($($arg)*)) };
+}
+
+/// [`print!`](crate::print) with a line feed.
+#[macro_export]
+macro_rules! println {
+    () => { $crate::print!("\n") };
+    ($($arg:tt)*) => { $crate::console::print(::core::format_args!("{}\n", ::core::format_args!($($arg)*))) };
+}
+
+/// The console as a stream of bytes in both directions.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Console {
+    _private: (),
+}
+
+impl Console {
+    pub(crate) const fn new() -> Console {
+        Console { _private: () }
+    }
+
+    /// Bytes dropped so far because the other end did not take them in time.
+    pub fn dropped(&self) -> u64 {
+        with(|state| state.buffer.total_dropped()).unwrap_or(0)
+    }
+
+    /// Waits for input and takes up to `buffer.len()` bytes of it.
+    ///
+    /// # Cancellation
+    ///
+    /// Takes nothing unless it completes.
+    pub async fn read(&self, buffer: &mut [u8]) -> usize {
+        if buffer.is_empty() {
+            return 0;
+        }
+        poll_fn(|cx| {
+            with(|state| {
+                let count = match &mut state.channel {
+                    Some(channel) => match channel.ring.read(buffer) {
+                        Ok(0) => 0,
+                        Ok(count) => {
+                            channel.port.notify();
+                            count
+                        }
+                        Err(ring::Broken) => {
+                            state.give_up();
+                            0
+                        }
+                    },
+                    None => 0,
+                };
+                match count {
+                    0 => {
+                        state.wait(cx);
+                        Poll::Pending
+                    }
+                    count => Poll::Ready(count),
+                }
+            })
+            .unwrap_or(Poll::Pending)
+        })
+        .await
+    }
+
+    /// Waits for a line of input, without its end; a line of more than `most` bytes is cut there.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses the part of a line that was read.
+    pub async fn read_line(&self, most: usize) -> alloc::string::String {
+        let mut line = Vec::new();
+        loop {
+            let mut byte = [0];
+            self.read(&mut byte).await;
+            match byte[0] {
+                b'\n' | b'\r' if line.is_empty() => {}
+                b'\n' | b'\r' => break,
+                byte => line.push(byte),
+            }
+            if line.len() >= most {
+                break;
+            }
+        }
+        alloc::string::String::from_utf8_lossy(&line).into_owned()
+    }
+
+    /// Puts out bytes as they are, waiting for room in the buffer rather than dropping; returns how many it took.
+    ///
+    /// # Cancellation
+    ///
+    /// Takes nothing unless it completes.
+    pub async fn write(&self, bytes: &[u8]) -> usize {
+        if bytes.is_empty() {
+            return 0;
+        }
+        poll_fn(|cx| {
+            with(|state| {
+                let count = state.buffer.add_some(bytes);
+                state.pump();
+                match count {
+                    0 => {
+                        state.wait(cx);
+                        Poll::Pending
+                    }
+                    count => Poll::Ready(count),
+                }
+            })
+            .unwrap_or(Poll::Ready(bytes.len()))
+        })
+        .await
+    }
+
+    /// Waits until the other end has taken everything.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn flush(&self) {
+        poll_fn(|cx| {
+            with(|state| {
+                state.pump();
+                let drained = state.channel.as_ref().is_none_or(|channel| channel.ring.is_drained());
+                if state.buffer.is_empty() && drained {
+                    return Poll::Ready(());
+                }
+                state.wait(cx);
+                Poll::Pending
+            })
+            .unwrap_or(Poll::Ready(()))
+        })
+        .await;
+    }
+}
+
+impl embedded_io_async::ErrorType for Console {
+    type Error = Infallible;
+}
+
+impl embedded_io_async::Read for Console {
+    async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Infallible> {
+        Ok(Console::read(self, buffer).await)
+    }
+}
+
+impl embedded_io_async::Write for Console {
+    async fn write(&mut self, bytes: &[u8]) -> Result<usize, Infallible> {
+        Ok(Console::write(self, bytes).await)
+    }
+
+    async fn flush(&mut self) -> Result<(), Infallible> {
+        Console::flush(self).await;
+        Ok(())
+    }
+}
+
+/// How long the last words may wait for the console daemon.
+const LAST_WORDS: u64 = 2_000_000_000;
+
+/// Prepares for a crash report: what is in the buffer goes first.
+pub(crate) fn emergency_begin() {
+    emergency_drain();
+}
+
+/// Writes the report's text, waiting for room a while: nothing else runs any more.
+pub(crate) fn emergency_write(text: &[u8]) {
+    let Some(mut console) = CONSOLE.try_get() else { return };
+    let Some(state) = console.as_mut() else { return };
+    for part in text.split_inclusive(|byte| *byte == b'\n') {
+        let (line, end): (_, &[u8]) = match part.strip_suffix(b"\n") {
+            Some(line) => (line, b"\r\n"),
+            None => (part, b""),
+        };
+        push(state, line);
+        push(state, end);
+    }
+}
+
+fn push(state: &mut State, mut bytes: &[u8]) {
+    let Some(channel) = &mut state.channel else { return };
+    let deadline = now_ns() + LAST_WORDS;
+    while !bytes.is_empty() && now_ns() < deadline {
+        let Ok(count) = channel.ring.write(bytes) else { return };
+        bytes = &bytes[count..];
+        channel.port.notify();
+        if count == 0 {
+            hypercall::sched_yield();
+        }
+    }
+}
+
+/// Gives the console daemon a while to take what is there.
+pub(crate) fn emergency_drain() {
+    let Some(mut console) = CONSOLE.try_get() else { return };
+    let Some(state) = console.as_mut() else { return };
+    let deadline = now_ns() + LAST_WORDS;
+    loop {
+        // A message that was being written when the domain crashed stays as it is.
+        state.buffer.end();
+        state.pump();
+        let drained = state.channel.as_ref().is_none_or(|channel| channel.ring.is_drained());
+        if (state.buffer.is_empty() && drained) || now_ns() >= deadline {
+            return;
+        }
+        hypercall::sched_yield();
+    }
+}

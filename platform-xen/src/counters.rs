@@ -1,0 +1,47 @@
+//! What the platform has done so far: what bounds a workload shows here first.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident $static:ident;)*) => {
+        /// Numbers since the domain started.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        $(pub(crate) static $static: Counter = Counter(AtomicU64::new(0));)*
+
+        /// Reads all counters.
+        pub fn counters() -> Counters {
+            Counters { $($name: $static.0.load(Ordering::Relaxed),)* }
+        }
+    };
+}
+
+counters! {
+    /// Hypercalls of every kind.
+    hypercalls HYPERCALLS;
+    /// Times that Xen's upcall was noticed.
+    upcalls UPCALLS;
+    /// Events delivered to ports.
+    events EVENTS;
+    /// Notifications sent.
+    notifications NOTIFICATIONS;
+    /// Times that a task was polled.
+    polls POLLS;
+    /// Times that the processor was given back for want of work.
+    sleeps SLEEPS;
+    /// Times that the hardware timer was set.
+    timers_set TIMERS_SET;
+}
+
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add_one(&self) {
+        // One core, and no interrupt handler counts: no locked instruction needed.
+        self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+}
