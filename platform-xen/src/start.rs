@@ -48,7 +48,7 @@ pub(crate) extern "C" fn sarab_start(start_info: u32) -> ! {
     hypercall::init();
     if domain::xen_leaves().is_none() {
         // Not Xen: a hypercall would only fault. QEMU and others that boot PVH images show this port.
-        b"sarab: this machine is no Xen guest\n".iter().for_each(|byte| debug_port(*byte));
+        hypercall::debug_port(b"sarab: this machine is no Xen guest\n");
         loop {
             x86_64::instructions::hlt();
         }
@@ -124,9 +124,4 @@ fn boot_info(info: &StartInfoReader<'_, pvh::start_info::reader::IdentityMap>) {
         })
         .collect();
     *BOOT.get() = Boot { command_line: copy(info.cmdline()), modules: modules.leak() };
-}
-
-fn debug_port(byte: u8) {
-    // SAFETY: a port that does nothing but print, or nothing at all.
-    unsafe { x86_64::instructions::port::Port::new(0xe9).write(byte) };
 }

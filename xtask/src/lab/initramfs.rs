@@ -42,8 +42,9 @@ const PROGRAMS: [&str; 9] = [
 ];
 
 /// Kernel modules in dom0; what they depend on is added.
-const MODULES: [&str; 10] = [
-    "xen-evtchn", "xen-privcmd", "xenfs", "xen-gntdev", "xen-gntalloc", "loop", "bridge", "xen-blkback", "xen-netback", "e1000",
+const MODULES: [&str; 11] = [
+    "xen-evtchn", "xen-privcmd", "xenfs", "xen-gntdev", "xen-gntalloc", "loop", "bridge", "xen-blkback", "xen-netback",
+    "e1000", "nvme",
 ];
 
 /// A cpio archive (newc, gzip) in the making.

@@ -23,7 +23,7 @@ use qemu::Qemu;
 pub use suite::Suite;
 
 /// Bump when what [`prepare`] makes from the packages changes.
-const IMAGE_REVISION: &str = "2";
+const IMAGE_REVISION: &str = "3";
 
 /// The address that the lab gives to the first guest that asks for one by DHCP.
 const GUEST_ADDRESS: &str = "10.0.2.50";
@@ -39,6 +39,8 @@ pub struct Publish {
 #[derive(Default)]
 pub struct Options {
     pub publish: Vec<Publish>,
+    /// Files that dom0 gets as block devices; see [`Lab::disk_path`].
+    pub disks: Vec<PathBuf>,
     /// Give the serial console to the user with a shell on it.
     pub shell: bool,
 }
@@ -167,6 +169,16 @@ impl Lab {
         Ok(())
     }
 
+    /// The block device in dom0 that is file `index` of [`Options::disks`].
+    pub fn disk_path(&self, index: usize) -> Result<String> {
+        // The numbers of the devices follow the order in which their drivers were ready.
+        let find = format!(
+            "for n in 1 2 3 4 5 6 7 8 9 10; do for s in /sys/class/nvme/*/serial; do [ \"$(tr -d ' ' <$s)\" = disk{index} ] && \
+             d=/dev/$(basename ${{s%/serial}})n1 && [ -b $d ] && echo $d && exit; done; sleep 0.2; done; exit 1"
+        );
+        Ok(self.run(&find)?.trim().to_owned())
+    }
+
     /// A handle that ends the emulator from another thread, for a signal handler.
     pub fn killer(&self) -> impl Fn() + Send + 'static {
         let child = Arc::clone(&self.child);
@@ -223,6 +235,12 @@ fn command(
         net += &format!(",hostfwd=tcp:127.0.0.1:{}-{GUEST_ADDRESS}:{}", publish.host, publish.guest);
     }
     let mut command = qemu.command();
+    for (index, disk) in options.disks.iter().enumerate() {
+        // A comma in a file name is written twice (QEMU's manual, "-drive").
+        let file = disk.display().to_string().replace(',', ",,");
+        command.args(["-drive", &format!("file={file},format=raw,if=none,id=disk{index},cache=unsafe")]);
+        command.args(["-device", &format!("nvme,drive=disk{index},serial=disk{index}")]);
+    }
     command
         .args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048", "-cpu", qemu::CPU])
         .args(["-display", "none", "-nodefaults", "-no-reboot", "-monitor", "none"])
@@ -258,7 +276,8 @@ pub fn end_with_parent(command: &mut Command) {
     }
 }
 
-fn check_ports(publish: &[Publish]) -> Result<()> {
+/// Checks that the ports of this machine are free.
+pub fn check_ports(publish: &[Publish]) -> Result<()> {
     for Publish { host, .. } in publish {
         TcpListener::bind((Ipv4Addr::LOCALHOST, *host)).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => {

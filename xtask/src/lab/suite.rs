@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Result, bail};
 
 /// One release: its code name and the Xen that it carries.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suite {
     /// Debian's code name, also the name in package sources.
     pub codename: &'static str,
