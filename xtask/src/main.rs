@@ -8,6 +8,7 @@ mod lab;
 mod logs;
 mod paths;
 mod run;
+mod test;
 mod xlcfg;
 
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ enum Command {
     },
     /// Boot a guest and show its console until it ends; fails when it crashed
     Run(run::RunArgs),
+    /// Run all tests: format, clippy, host tests, guest builds, and the lab on each Xen
+    Test(test::TestArgs),
     /// Decode a guest's console: text passes through, log frames become lines, addresses get names
     Logs {
         /// The guest whose console it is: an app, a folder, or its unstripped ELF file
@@ -85,6 +88,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Build { target } => guest::build_command(&target)?,
         Command::Run(args) => return run::command(args),
+        Command::Test(args) => return test::command(args),
         Command::Logs { elf, file } => {
             let elf = elf.map(|target| Guest::get(&target)).transpose()?;
             logs::command(elf.map(|guest| guest.debug), file)?;

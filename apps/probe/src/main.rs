@@ -1,4 +1,74 @@
+//! Not an appliance: what the lab's tests boot to see the platform work, and fail, on real Xen.
+//!
+//! `test=NAME` chooses; each prints what it finds, and `probe: N passed, M failed` at its end.
+
 #![no_std]
 #![no_main]
+
+extern crate alloc;
+
+mod checks;
+mod faults;
+mod limits;
+mod memory_functions;
+mod pair;
+mod timing;
+
+use alloc::string::String;
+
+use sarab::{App, platform, println};
+
+use checks::Checks;
+
 #[sarab::main]
-async fn main(app: sarab::App) { let _ = app; sarab::println!("probe"); }
+async fn main(app: App) -> Result<(), String> {
+    const TESTS: &[&str] = &[
+        "panic", "overflow", "readonly", "execute", "null", "opcode", "oom", "self", "timers", "clock", "flood", "module",
+        "suspend", "grants", "ports", "offer", "accept", "reboot", "crash", "error", "echo",
+    ];
+    let test = app.args().choice("test", TESTS).map_err(text)?.unwrap_or("self");
+    let mut checks = Checks::new();
+    match test {
+        "panic" => panic!("a panic on purpose"),
+        "overflow" => faults::overflow(),
+        "readonly" => faults::write_to_read_only(),
+        "execute" => faults::execute_data(),
+        "null" => faults::null(),
+        "opcode" => faults::bad_opcode(),
+        "oom" => faults::out_of_memory(),
+        "reboot" => platform::reboot(),
+        "crash" => platform::crash(),
+        "error" => return Err("an error on purpose".into()),
+        "self" => {
+            memory_functions::run(&mut checks);
+            limits::small_things(app, &mut checks).await;
+        }
+        "timers" => timing::timers(app, &mut checks).await,
+        "clock" => timing::clock(app).await,
+        "flood" => limits::flood(app, &mut checks).await,
+        "module" => limits::module(&mut checks),
+        "suspend" => limits::suspend(app, &mut checks).await,
+        "grants" => limits::grants(app, &mut checks),
+        "ports" => limits::ports(app, &mut checks).await,
+        "offer" => pair::offer(app, &mut checks).await?,
+        "accept" => pair::accept(app, &mut checks).await?,
+        _ => echo(app).await,
+    }
+    checks.finish()
+}
+
+/// Sends back what the console sends, until `quit`.
+async fn echo(app: App) {
+    println!("echo: ready");
+    loop {
+        let line = app.console().read_line(4096).await;
+        if line == "quit" {
+            return;
+        }
+        println!("echo: {line}");
+    }
+}
+
+fn text(error: impl core::fmt::Display) -> String {
+    alloc::format!("{error}")
+}

@@ -1,0 +1,263 @@
+//! What is checked on real Xen, all in one boot of the lab.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::Fixture;
+use super::domain::guest;
+use crate::dom0::Dom0;
+
+type Check = fn(&Fixture) -> Result<String>;
+
+/// All checks by name.
+pub const ALL: &[(&str, Check)] = &[
+    ("hello boots at 4 MiB", hello),
+    ("hello boots at 2 MiB", hello_small),
+    ("exit=now powers off", exit_now),
+    ("a bad word on the command line", bad_word),
+    ("20 domains, idle", twenty),
+    ("a panic is reported", |f| fault(f, "panic", &["panic at ", "main.rs", "a panic on purpose", "#0 0x1"])),
+    ("a stack overflow is reported", |f| fault(f, "overflow", &["page fault (vector 14)", "stack overflow: the guard page", "#1 0x1"])),
+    ("a write to read-only memory is reported", |f| {
+        fault(f, "readonly", &["page fault (vector 14), error code 0x3", "the memory is read-only", "RIP 0x1", "CR2 0x1", "RAX", "#1 0x1"])
+    }),
+    ("execution of data is reported", |f| {
+        fault(f, "execute", &["page fault (vector 14), error code 0x11", "the memory is not executable", "RSP"])
+    }),
+    ("a null pointer is reported", |f| fault(f, "null", &["page fault (vector 14)", "read at 0x10: a null pointer"])),
+    ("a bad instruction is reported", |f| fault(f, "opcode", &["invalid opcode (vector 6)"])),
+    ("running out of memory is reported", |f| fault(f, "oom", &["panic", "allocation"])),
+    ("shutdown calls", shutdown_calls),
+    ("memory functions, tasks, ports, grants", |f| probe(f, "self", 60)),
+    ("timers of 1 ms to 5 s", |f| probe(f, "timers", 60)),
+    ("the clock agrees with dom0's", clock),
+    ("events and grants between two domains", pair),
+    ("the grant table grows to its limit", grants),
+    ("4,000 ports", ports),
+    ("a flooded console drops and counts", |f| probe(f, "flood", 60)),
+    ("console input", input),
+    ("a module beside the guest", module),
+    ("save and restore", save_restore),
+];
+
+fn hello(f: &Fixture) -> Result<String> {
+    let domain = guest(&f.lab, &f.hello, "hello").memory(4).command_line("exit=never").create()?;
+    let banner = domain.wait_for("us since start", 20)?;
+    let xen = f.lab.run("xl info xen_version")?;
+    for (key, value) in [
+        ("domain", format!("d{}", domain.id)),
+        ("Xen", xen.trim().to_owned()),
+        ("memory", "4096 KiB,".into()),
+        ("command line", "exit=never".into()),
+    ] {
+        let line = banner.lines().find(|line| line.trim_start().starts_with(key)).with_context(|| format!("no {key} in:\n{banner}"))?;
+        ensure!(line.contains(&value), "expected {value} in `{line}`");
+    }
+    let micros = banner.lines().find_map(|line| line.trim().strip_prefix("time")?.trim().split(' ').next()?.parse::<u64>().ok());
+    ensure!(micros.is_some_and(|micros| micros > 0 && micros < 5_000_000), "time since start: {micros:?} us");
+    Ok(format!("{} us to the banner", micros.unwrap_or(0)))
+}
+
+fn hello_small(f: &Fixture) -> Result<String> {
+    let domain = guest(&f.lab, &f.hello, "small").memory(2).create()?;
+    let banner = domain.wait_for("us since start", 20)?;
+    Ok(banner.lines().find(|line| line.contains("memory")).unwrap_or("").trim().to_owned())
+}
+
+fn exit_now(f: &Fixture) -> Result<String> {
+    let domain = guest(&f.lab, &f.hello, "exit").memory(4).command_line("exit=now").create()?;
+    let (state, reason, console) = domain.wait_end(20)?;
+    ensure!(reason == "0" && state.contains('s'), "state {state}, reason {reason}");
+    ensure!(console.contains("us since start"), "the last line is missing:\n{console}");
+    Ok(String::new())
+}
+
+fn bad_word(f: &Fixture) -> Result<String> {
+    for (line, expected) in [
+        ("exit=maybe", "error: command line: `exit=maybe`: expected now or never"),
+        ("exti=now", "error: command line: `exti=now`: unknown key; known are exit"),
+    ] {
+        let domain = guest(&f.lab, &f.hello, "bad").memory(4).command_line(line).create()?;
+        let (_, reason, console) = domain.wait_end(20)?;
+        ensure!(console.contains(expected) && reason == "3", "reason {reason}:\n{console}");
+        super::domain::destroy_all(&f.lab)?;
+    }
+    Ok(String::new())
+}
+
+/// Processor time of all domains but dom0, as `xl list` shows it.
+fn times(f: &Fixture) -> Result<Vec<(String, String)>> {
+    let text = f.lab.run("xl list")?;
+    let words = text.lines().skip(2).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    Ok(words.filter(|words| words.len() >= 6).map(|words| (words[0].to_owned(), words[5].to_owned())).collect())
+}
+
+fn twenty(f: &Fixture) -> Result<String> {
+    let mut domains = Vec::new();
+    for index in 0..20 {
+        domains.push(guest(&f.lab, &f.hello, &format!("many{index}")).memory(4).create()?);
+    }
+    for domain in &domains {
+        domain.wait_for("us since start", 30)?;
+    }
+    let before = times(f)?;
+    ensure!(before.len() == 20, "{} domains run: {before:?}", before.len());
+    std::thread::sleep(Duration::from_secs(10));
+    let after = times(f)?;
+    ensure!(before == after, "idle domains used processor time in 10 s:\n{before:?}\n{after:?}");
+    let all: f64 = after.iter().filter_map(|(_, time)| time.parse::<f64>().ok()).sum();
+    Ok(format!("{all:.1} s of processor time since their start, all together"))
+}
+
+fn fault(f: &Fixture, test: &str, expected: &[&str]) -> Result<String> {
+    let domain = guest(&f.lab, &f.probe, test).memory(8).command_line(format!("test={test}")).create()?;
+    let (state, reason, console) = domain.wait_end(30)?;
+    ensure!(reason == "3" && state.contains('c'), "state {state}, reason {reason}:\n{console}");
+    ensure!(console.contains("CRASH: ") && console.contains("backtrace"), "no report:\n{console}");
+    for text in expected {
+        ensure!(console.contains(text), "no {text:?} in the report:\n{console}");
+    }
+    let serial = std::fs::read_to_string(&f.lab.serial).unwrap_or_default();
+    ensure!(serial.contains(&format!("(d{}) CRASH: ", domain.id)), "no report on the hypervisor's console");
+    Ok(String::new())
+}
+
+fn shutdown_calls(f: &Fixture) -> Result<String> {
+    for (test, expected) in [("reboot", "1"), ("crash", "3"), ("error", "3")] {
+        let domain = guest(&f.lab, &f.probe, test).memory(8).command_line(format!("test={test}")).create()?;
+        let (_, reason, console) = domain.wait_end(20)?;
+        ensure!(reason == expected, "{test} ended with reason {reason}:\n{console}");
+        ensure!(test != "error" || console.contains("error: an error on purpose"), "{console}");
+    }
+    Ok(String::new())
+}
+
+fn probe(f: &Fixture, test: &str, seconds: u64) -> Result<String> {
+    let domain = guest(&f.lab, &f.probe, test).command_line(format!("test={test}")).create()?;
+    Ok(sum(&domain.wait_passed(seconds)?))
+}
+
+fn sum(console: &str) -> String {
+    let worst = console.lines().filter_map(|line| line.strip_suffix(" us late")?.rsplit(' ').next()?.parse::<u64>().ok()).max();
+    let sum = console.lines().find_map(|line| line.strip_prefix("probe: ")).unwrap_or("");
+    worst.map_or(sum.to_owned(), |worst| format!("{sum}, {worst} us late at most"))
+}
+
+/// The guest's answer must lie between two readings of dom0's clock.
+fn clock(f: &Fixture) -> Result<String> {
+    let domain = guest(&f.lab, &f.probe, "clock").command_line("test=clock").create()?;
+    domain.wait_for("clock: ready", 20)?;
+    let script = format!(
+        "t=$(xenstore-read /local/domain/{}/console/tty); log=/var/log/xen/console/guest-clock.log
+         for round in 1 2 3 4 5; do
+           before=$(date +%s%N); echo r$round > $t
+           until grep -q \"clock: r$round\" $log; do usleep 1000; done
+           after=$(date +%s%N); echo \"$before $after $(grep \"clock: r$round\" $log)\"
+         done",
+        domain.id
+    );
+    let mut worst = 0;
+    let text = f.lab.run(&script)?;
+    for line in text.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [before, after, _, _, wall, ..] = words.as_slice() else { bail!("unexpected: {line}") };
+        let micros = |text: &str| text.parse::<i64>().map(|nanos| nanos / 1000);
+        let (before, after, wall) = (micros(before)?, micros(after)?, wall.parse::<i64>()?);
+        let outside = (before - wall).max(wall - after).max(0);
+        worst = worst.max(outside);
+    }
+    ensure!(text.lines().count() == 5, "{text}");
+    ensure!(worst < 5000, "the guest's clock is {worst} us away from dom0's:\n{text}");
+    Ok(format!("{worst} us outside of dom0's readings at most"))
+}
+
+fn pair(f: &Fixture) -> Result<String> {
+    let accept = guest(&f.lab, &f.probe, "accept").command_line("test=accept").create()?;
+    accept.wait_for("accept: ready", 20)?;
+    let offer = guest(&f.lab, &f.probe, "offer").command_line(format!("test=offer peer={}", accept.id)).create()?;
+    let console = offer.wait_for(" more=", 20)?;
+    let line = console.lines().find_map(|line| line.strip_prefix("offer: ")).context("offer")?;
+    // The line may still be on its way when its last key shows.
+    let whole = offer.wait_for(&format!("{line}\n"), 20)?;
+    let line = whole.lines().find_map(|line| line.strip_prefix("offer: ")).context("offer")?;
+    accept.send(line)?;
+    let offered = offer.wait_passed(60);
+    let accepted = accept.wait_passed(60);
+    let offered = offered.with_context(|| format!("accept printed:\n{}", accept.console().unwrap_or_default()))?;
+    accepted?;
+    Ok(offered.lines().find(|line| line.contains("a round trip")).unwrap_or("").to_owned())
+}
+
+fn grants(f: &Fixture) -> Result<String> {
+    let domain = guest(&f.lab, &f.probe, "grants").memory(32).command_line("test=grants").line("max_grant_frames=4").create()?;
+    let console = domain.wait_passed(60)?;
+    ensure!(console.contains("grants: 2040 in use, then: all 2048 entries"), "{console}");
+    Ok(sum(&console))
+}
+
+fn ports(f: &Fixture) -> Result<String> {
+    let domain = guest(&f.lab, &f.probe, "ports").memory(32).command_line("test=ports").line("max_event_channels=4095").create()?;
+    let console = domain.wait_passed(120)?;
+    Ok(console.lines().find_map(|line| line.strip_prefix("ports: ")).unwrap_or("").to_owned())
+}
+
+fn input(f: &Fixture) -> Result<String> {
+    let domain = guest(&f.lab, &f.probe, "echo").command_line("test=echo").create()?;
+    domain.wait_for("echo: ready", 20)?;
+    let long: String = ('a'..='z').cycle().take(3000).collect();
+    for line in ["one", "two  three", &long] {
+        domain.send(line)?;
+        domain.wait_for(&format!("echo: {line}\n"), 20)?;
+    }
+    domain.send("quit")?;
+    domain.wait_passed(20)?;
+    Ok(String::new())
+}
+
+fn module(f: &Fixture) -> Result<String> {
+    f.lab.run("head -c 3000001 /dev/urandom > /tmp/module")?;
+    let domain = guest(&f.lab, &f.probe, "module").command_line("test=module").line("ramdisk=\"/tmp/module\"").create()?;
+    let console = domain.wait_passed(30)?;
+    // dom0's own sum of the same bytes.
+    let script = "od -An -v -tu1 /tmp/module | tr -s ' ' '\\n' | grep . | wc -l";
+    ensure!(f.lab.run(script)?.trim() == "3000001");
+    let bytes = f.lab.run("base64 -w 0 /tmp/module")?;
+    use base64::Engine as _;
+    let bytes = base64::prelude::BASE64_STANDARD.decode(bytes.trim())?;
+    let sum = bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+    ensure!(console.contains(&format!("module: 3000001 bytes, sum {sum}\n")), "expected sum {sum}:\n{console}");
+    Ok(String::new())
+}
+
+/// `xl save` and `xl restore`. The guest has no store client yet, so the test does for it what the protocol wants of it:
+/// it acknowledges `control/shutdown`, and tells the guest by its console.
+fn save_restore(f: &Fixture) -> Result<String> {
+    let domain = guest(&f.lab, &f.probe, "saved").command_line("test=suspend").create()?;
+    domain.wait_for("suspend: ready", 20)?;
+    let start = Instant::now();
+    let save = |id: &str, options: &str| {
+        format!(
+            "xl save {options} saved /tmp/saved.img >/tmp/save.log 2>&1 & save=$!
+             key=/local/domain/{id}/control/shutdown
+             for i in $(seq 200); do [ \"$(xenstore-read $key 2>/dev/null)\" = suspend ] && break; usleep 50000; done
+             xenstore-write $key ''
+             echo suspend > $(xenstore-read /local/domain/{id}/console/tty)
+             wait $save || {{ cat /tmp/save.log; exit 1; }}"
+        )
+    };
+    // First a copy, after which the domain goes on; then the real thing.
+    f.lab.run(&save(&domain.id.to_string(), "-c"))?;
+    domain.wait_for("suspend: Cancelled", 20)?;
+    domain.wait_for("suspend: goes on", 20)?;
+    f.lab.run(&save(&domain.id.to_string(), ""))?;
+    f.lab.run("xl restore -e /tmp/saved.img >/tmp/restore.log 2>&1 || { cat /tmp/restore.log; exit 1; }")?;
+    let id = f.lab.run("xl domid saved")?.trim().parse()?;
+    let restored = super::domain::Domain { id, ..domain };
+    restored.wait_for("suspend: Restored", 20)?;
+    let console = restored.wait_for("suspend: Restored\nsuspend: goes on", 20);
+    console?;
+    restored.send("quit")?;
+    restored.wait_passed(20)?;
+    Ok(format!("{:.1} s for two saves and a restore", start.elapsed().as_secs_f32()))
+}

@@ -1,0 +1,139 @@
+//! A domain under test.
+
+use std::fs::File;
+use std::io::Cursor;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::dom0::Dom0;
+use crate::guest::Guest;
+use crate::lab::Lab;
+use crate::xlcfg::Config;
+
+/// A guest to be created.
+pub struct Builder<'a> {
+    pub(super) lab: &'a Lab,
+    config: Config,
+    image: &'a Guest,
+}
+
+/// Begins a domain of this image.
+pub fn guest<'a>(lab: &'a Lab, image: &'a Guest, name: &str) -> Builder<'a> {
+    let mut config = image.config();
+    config.name = name.to_owned();
+    config.kernel = format!("/tmp/images/{}", image.name);
+    Builder { lab, config, image }
+}
+
+impl<'a> Builder<'a> {
+    pub fn memory(mut self, mebibytes: u64) -> Self {
+        self.config.memory = mebibytes;
+        self
+    }
+
+    pub fn command_line(mut self, text: impl Into<String>) -> Self {
+        self.config.command_line = text.into();
+        self
+    }
+
+    pub fn line(mut self, line: &str) -> Self {
+        self.config.extra.push(line.to_owned());
+        self
+    }
+
+    /// Creates the domain. It stays after its end, for its state to be looked at.
+    pub fn create(self) -> Result<Domain<'a>> {
+        let (lab, name) = (self.lab, self.config.name.clone());
+        let kernel = &self.config.kernel;
+        if lab.try_run(&format!("test -f {kernel}"))?.0 != 0 {
+            lab.run("mkdir -p /tmp/images")?;
+            lab.put(kernel, Box::new(File::open(&self.image.image)?))?;
+        }
+        let path = format!("/tmp/{name}.cfg");
+        lab.put(&path, Box::new(Cursor::new(self.config.text()?)))?;
+        let log = format!("/var/log/xen/console/guest-{name}.log");
+        let id = lab
+            .run(&format!("rm -f {log}; xl create -q -e {path} && xl domid {name}"))?
+            .trim()
+            .lines()
+            .last()
+            .and_then(|id| id.parse().ok())
+            .context("xl domid")?;
+        Ok(Domain { lab, name, id, log })
+    }
+}
+
+/// A domain that was created.
+pub struct Domain<'a> {
+    pub(super) lab: &'a Lab,
+    pub name: String,
+    pub id: u32,
+    pub(super) log: String,
+}
+
+impl Domain<'_> {
+    /// What it has printed so far, as a console shows it.
+    pub fn console(&self) -> Result<String> {
+        let (_, text) = self.lab.try_run(&format!("cat {}", self.log))?;
+        Ok(text.replace('\r', ""))
+    }
+
+    /// Waits until its console holds `text`, and returns all of it.
+    pub fn wait_for(&self, text: &str, seconds: u64) -> Result<String> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            let console = self.console()?;
+            if console.contains(text) {
+                return Ok(console);
+            }
+            if Instant::now() > deadline {
+                bail!("{} did not print {text:?} within {seconds} s; it printed:\n{console}", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Sends a line to its console.
+    pub fn send(&self, line: &str) -> Result<()> {
+        self.lab
+            .run(&format!("t=$(xenstore-read /local/domain/{}/console/tty) && printf '%s\\n' '{line}' > $t", self.id))
+            .map(drop)
+    }
+
+    /// Its line in `xl list -v`: state letters and shutdown reason.
+    pub fn state(&self) -> Result<(String, String)> {
+        let text = self.lab.run(&format!("xl list -v {}", self.id))?;
+        let words: Vec<_> = text.lines().nth(1).context("xl list")?.split_whitespace().collect();
+        ensure!(words.len() >= 8, "xl list -v printed {text}");
+        Ok((words[4].to_owned(), words[7].to_owned()))
+    }
+
+    /// Waits until it has ended, and returns state letters, shutdown reason and console.
+    pub fn wait_end(&self, seconds: u64) -> Result<(String, String, String)> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            let (state, reason) = self.state()?;
+            if reason != "-" {
+                return Ok((state, reason, self.console()?));
+            }
+            if Instant::now() > deadline {
+                bail!("{} did not end within {seconds} s; it printed:\n{}", self.name, self.console()?);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits for a probe's end and checks that all its checks passed.
+    pub fn wait_passed(&self, seconds: u64) -> Result<String> {
+        let (_, reason, console) = self.wait_end(seconds)?;
+        ensure!(console.contains(" passed, 0 failed"), "{}:\n{console}", self.name);
+        ensure!(reason == "0", "{} ended with reason {reason}:\n{console}", self.name);
+        Ok(console)
+    }
+}
+
+/// Ends everything but dom0.
+pub fn destroy_all(lab: &Lab) -> Result<()> {
+    lab.run("for id in $(xl list | awk 'NR > 2 { print $2 }'); do xl destroy $id; done").map(drop)
+}

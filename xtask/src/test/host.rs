@@ -1,0 +1,49 @@
+//! What needs no Xen.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use super::Tally;
+use crate::paths::{apps, repo};
+
+pub fn run(tally: &mut Tally) {
+    let root = repo();
+    let apps = apps();
+    tally.step("format", || {
+        cargo(&root, &["fmt", "--all", "--check"])?;
+        cargo(&apps, &["fmt", "--all", "--check"])
+    });
+    tally.step("clippy", || cargo(&root, &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]));
+    tally.step("clippy of the guests", || cargo(&apps, &["clippy", "--quiet", "--release", "--workspace", "--", "-D", "warnings"]));
+    tally.step("tests on the host", || cargo(&root, &["test", "--workspace"]));
+    tally.step("documentation", || {
+        let mut command = command(&root, &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
+        finish(command.env("RUSTDOCFLAGS", "-D warnings"))
+    });
+    // Only the link tells whether something of the standard library has crept in.
+    tally.step("guests build", || cargo(&apps, &["build", "--quiet", "--release", "--workspace"]));
+}
+
+fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(dir).args(args).stdin(Stdio::null());
+    command
+}
+
+fn cargo(dir: &Path, args: &[&str]) -> Result<String> {
+    finish(&mut command(dir, args))
+}
+
+/// Runs a command; its output is shown only where it fails, but for the sums of tests.
+fn finish(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
+    let passed: u32 = stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse::<u32>().ok())
+        .sum();
+    Ok(if passed > 0 { format!("{passed} tests") } else { String::new() })
+}

@@ -1,0 +1,112 @@
+//! `cargo xen test`: everything that is checked before a change lands.
+
+mod checks;
+mod domain;
+mod host;
+mod tools;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::guest::Guest;
+use crate::lab::{Lab, Options, Suite, suite};
+use crate::run::parse_suite;
+
+/// What the command line says.
+#[derive(clap::Args)]
+pub struct TestArgs {
+    /// Only format, clippy, tests on the host, and the guest builds
+    #[arg(long, conflicts_with_all = ["lab_only", "suite"])]
+    host_only: bool,
+    /// Only what runs in the lab
+    #[arg(long)]
+    lab_only: bool,
+    /// Only this Xen in the lab: bookworm (4.17) or trixie (4.20)
+    #[arg(long, value_name = "SUITE", value_parser = parse_suite)]
+    suite: Option<Suite>,
+    /// Only lab checks whose name holds this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+/// What the lab's checks work with.
+pub struct Fixture {
+    pub lab: Lab,
+    pub hello: Guest,
+    pub probe: Guest,
+}
+
+/// Counts of one run.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: Vec<String>,
+}
+
+impl Tally {
+    fn step(&mut self, name: &str, action: impl FnOnce() -> Result<String>) {
+        let start = Instant::now();
+        let outcome = action();
+        let seconds = start.elapsed().as_secs_f32();
+        match outcome {
+            Ok(note) => {
+                self.passed += 1;
+                println!("ok      {name:<44} {seconds:>6.1} s  {note}");
+            }
+            Err(error) => {
+                println!("FAILED  {name:<44} {seconds:>6.1} s\n{error:#}\n");
+                self.failed.push(name.to_owned());
+            }
+        }
+    }
+}
+
+/// Runs what was asked for; fails where anything failed.
+pub fn command(args: TestArgs) -> Result<ExitCode> {
+    let mut tally = Tally::default();
+    if !args.lab_only {
+        host::run(&mut tally);
+    }
+    if !args.host_only {
+        for suite in suite::SUITES.iter().filter(|known| args.suite.is_none_or(|suite| suite == **known)) {
+            if let Err(error) = lab_checks(&mut tally, *suite, args.only.as_deref()) {
+                println!("FAILED  {suite}\n{error:#}\n");
+                tally.failed.push(suite.to_string());
+            }
+        }
+    }
+    for name in &tally.failed {
+        println!("failed: {name}");
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed.len());
+    Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>) -> Result<()> {
+    let chosen = |name: &str| only.is_none_or(|text| name.contains(text));
+    let hello = Guest::get("hello").context("building hello")?;
+    let probe = Guest::get("probe").context("building probe")?;
+    let mut lab = None;
+    tally.step(&format!("{}: boot", suite.xen), || {
+        lab = Some(Lab::boot(suite, &Options::default())?);
+        Ok(suite.to_string())
+    });
+    let Some(lab) = lab else { return Ok(()) };
+    let context = Fixture { lab, hello, probe };
+    for (name, check) in checks::ALL.iter().filter(|(name, _)| chosen(name)) {
+        tally.step(&format!("{}: {name}", suite.xen), || {
+            let outcome = check(&context);
+            domain::destroy_all(&context.lab)?;
+            outcome
+        });
+    }
+    drop(context);
+    if suite == suite::DEFAULT {
+        for (name, check) in tools::ALL.iter().filter(|(name, _)| chosen(name)) {
+            tally.step(&format!("cargo xen: {name}"), *check);
+        }
+    }
+    Ok(())
+}
