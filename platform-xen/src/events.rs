@@ -83,11 +83,15 @@ fn unmask(port: u32) {
 
 /// Wakes the waiters of ports that became pending. Work is bounded by the number of open ports.
 pub(crate) fn dispatch() {
-    if !shared_info::take_upcall() {
+    // The flag is cleared before the words are looked at, here or by the upcall's handler: an event that comes in
+    // between sets both again.
+    shared_info::clear_upcall();
+    let selector = shared_info::quad(shared::PENDING_SEL);
+    if selector.load(Ordering::SeqCst) == 0 {
         return;
     }
     counters::UPCALLS.add_one();
-    let mut words = shared_info::quad(shared::PENDING_SEL).swap(0, Ordering::SeqCst);
+    let mut words = selector.swap(0, Ordering::SeqCst);
     while words != 0 {
         let word = words.trailing_zeros();
         words &= words - 1;

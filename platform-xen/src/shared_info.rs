@@ -40,9 +40,12 @@ field!(byte, AtomicU8);
 field!(word, AtomicU32);
 field!(quad, AtomicU64);
 
-/// Whether an event is waiting that the run loop has not looked at.
-pub(crate) fn take_upcall() -> bool {
-    byte(shared::UPCALL_PENDING).swap(0, Ordering::SeqCst) != 0
+/// Takes back an upcall that has become needless: its events are about to be looked at.
+pub(crate) fn clear_upcall() {
+    let flag = byte(shared::UPCALL_PENDING);
+    if flag.load(Ordering::SeqCst) != 0 {
+        flag.store(0, Ordering::SeqCst);
+    }
 }
 
 /// Whether an upcall is due, without taking it.

@@ -116,7 +116,7 @@ pub fn command(args: RunArgs) -> Result<ExitCode> {
             let suite = args.suite.unwrap_or(suite::DEFAULT);
             eprintln!("booting {suite} in the lab …");
             let disks = args.disks.iter().map(|disk| disk.canonicalize()).collect::<Result<_, _>>()?;
-            let lab = Lab::boot(suite, &Options { publish: args.publish.clone(), disks, shell: false })?;
+            let lab = Lab::boot(suite, &Options { publish: args.publish.clone(), disks, ..Options::default() })?;
             let killer = lab.killer();
             ctrlc::set_handler(move || {
                 killer();

@@ -41,6 +41,8 @@ pub struct Options {
     pub publish: Vec<Publish>,
     /// Files that dom0 gets as block devices; see [`Lab::disk_path`].
     pub disks: Vec<PathBuf>,
+    /// How long a command in dom0 may print nothing before it counts as stuck; for ever where it is not set.
+    pub patience: Option<Duration>,
     /// Give the serial console to the user with a shell on it.
     pub shell: bool,
 }
@@ -126,7 +128,7 @@ impl Lab {
         let port = free_port()?;
         let (command, serial) = command(suite, options, &qemu, &images, scratch.path(), &token, port)?;
         let child = Arc::new(Mutex::new(spawn(command, &serial)?));
-        let lab = Lab { child, agent: Agent { port, token }, serial, _scratch: scratch };
+        let lab = Lab { child, agent: Agent { port, token, patience: options.patience }, serial, _scratch: scratch };
         lab.wait_ready()?;
         Ok(lab)
     }
@@ -315,6 +317,8 @@ fn terminal_size() -> (u16, u16) {
 struct Agent {
     port: u16,
     token: String,
+    /// How long a command may print nothing.
+    patience: Option<Duration>,
 }
 
 impl Agent {
@@ -322,6 +326,7 @@ impl Agent {
         use base64::prelude::{BASE64_STANDARD, Engine};
         let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).context("the lab has ended")?;
         socket.set_nodelay(true)?;
+        socket.set_read_timeout(self.patience)?;
         writeln!(socket, "{}\n{}", self.token, BASE64_STANDARD.encode(command))?;
         let mut writer = socket.try_clone()?;
         if let Some(mut stdin) = stdin {
@@ -349,8 +354,14 @@ struct AgentStream {
 impl Stream for AgentStream {
     fn line(&mut self) -> Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
-        if self.status.is_some() || self.reader.read_until(b'\n', &mut line)? == 0 {
+        if self.status.is_some() {
             return Ok(None);
+        }
+        match self.reader.read_until(b'\n', &mut line) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => bail!("a command in dom0 is stuck"),
+            Err(error) => return Err(error).context("reading from dom0"),
         }
         if let Some(status) = line.strip_prefix(b"@rc=") {
             self.status = Some(std::str::from_utf8(status)?.trim().parse()?);

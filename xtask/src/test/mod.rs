@@ -6,7 +6,7 @@ mod host;
 mod tools;
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -90,7 +90,7 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>) -> Result<()>
     let probe = Guest::get("probe").context("building probe")?;
     let mut lab = None;
     tally.step(&format!("{}: boot", suite.xen), || {
-        lab = Some(Lab::boot(suite, &Options::default())?);
+        lab = Some(Lab::boot(suite, &Options { patience: Some(Duration::from_secs(120)), ..Options::default() })?);
         Ok(suite.to_string())
     });
     let Some(lab) = lab else { return Ok(()) };
