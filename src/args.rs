@@ -344,11 +344,23 @@ mod tests {
             "command line: `when=5`: expected a time such as 250ms, 1.5s or 2m"
         );
         assert!(line.get::<Size>("size").is_err() && line.get::<Ipv4Addr>("ip").is_err());
-        assert_eq!(text(line.choice("mode", &["a", "b", "c"]).unwrap_err()), "command line: `mode=x`: expected a, b or c");
+        assert_eq!(
+            text(line.choice("mode", &["a", "b", "c"]).unwrap_err()),
+            "command line: `mode=x`: expected a, b or c"
+        );
         assert_eq!(text(line.get::<&str>("empty").unwrap_err()), "command line: `empty`: expected a text");
-        assert_eq!(text(line.require::<u8>("gone").unwrap_err()), "command line: `gone`: missing; expected `gone=` and a number");
-        assert_eq!(text(line.expect_only(&["n", "when"]).unwrap_err()), "command line: `size=4X`: unknown key; known are n and when");
-        assert_eq!(text(Args::new(b"x").expect_only(&[]).unwrap_err()), "command line: `x`: unknown key; this application takes none");
+        assert_eq!(
+            text(line.require::<u8>("gone").unwrap_err()),
+            "command line: `gone`: missing; expected `gone=` and a number"
+        );
+        assert_eq!(
+            text(line.expect_only(&["n", "when"]).unwrap_err()),
+            "command line: `size=4X`: unknown key; known are n and when"
+        );
+        assert_eq!(
+            text(Args::new(b"x").expect_only(&[]).unwrap_err()),
+            "command line: `x`: unknown key; this application takes none"
+        );
         assert_eq!(
             text(Args::new(b"a=1 \xff").expect_only(&["a"]).unwrap_err()),
             "command line: after `a=1 ` come bytes that are no text"

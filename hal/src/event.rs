@@ -39,6 +39,8 @@ pub trait EventChannels {
     fn alloc_unbound(&self, remote: DomId) -> Result<Self::Port, Self::Error>;
 
     /// Binds a new port to one that `remote` has opened for this domain (`EVTCHNOP_bind_interdomain`).
+    ///
+    /// The new port may have an event pending from the start, for what was rung before anybody listened.
     fn bind_interdomain(&self, remote: DomId, remote_port: PortNumber) -> Result<Self::Port, Self::Error>;
 }
 
@@ -57,7 +59,8 @@ impl<T: EventChannels + ?Sized> EventChannels for &T {
 
 /// One end of an event channel.
 ///
-/// Events do not count: any number of notifications before a wait are one event. A port has one waiter at a time; a
+/// Events do not count: any number of notifications before a wait are one event, and there may be one that nobody has
+/// sent; what it is about is to be read elsewhere. A port has one waiter at a time; a
 /// second one takes the place of the first, which is woken and may wait again.
 pub trait Port {
     /// This end's number, to be told to the peer.

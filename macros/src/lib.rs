@@ -47,7 +47,10 @@ fn check(arguments: &proc_macro2::TokenStream, function: &ItemFn) -> Result<(), 
     let arguments: Vec<_> = signature.inputs.iter().collect();
     match arguments.as_slice() {
         [FnArg::Typed(_)] => Ok(()),
-        _ => Err(Error::new(signature.ident.span(), "#[sarab::main] goes on a function of one argument: `app: sarab::App`")),
+        _ => Err(Error::new(
+            signature.ident.span(),
+            "#[sarab::main] goes on a function of one argument: `app: sarab::App`",
+        )),
     }
 }
 

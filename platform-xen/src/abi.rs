@@ -175,7 +175,8 @@ pub struct GrantCopy {
     pub flags: u16,
     pub status: i16,
 }
-const _: () = assert!(size_of::<GrantCopy>() == 40 && offset_of!(GrantCopy, dest) == 16 && offset_of!(GrantCopy, len) == 32);
+const _: () =
+    assert!(size_of::<GrantCopy>() == 40 && offset_of!(GrantCopy, dest) == 16 && offset_of!(GrantCopy, len) == 32);
 
 #[repr(C)]
 #[derive(Default)]

@@ -105,7 +105,9 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     }
     let mut report = Report::begin();
     match info.location() {
-        Some(at) => report.line(format_args!("CRASH: panic at {}:{}:{}: {}", at.file(), at.line(), at.column(), info.message())),
+        Some(at) => {
+            report.line(format_args!("CRASH: panic at {}:{}:{}: {}", at.file(), at.line(), at.column(), info.message()))
+        }
         None => report.line(format_args!("CRASH: panic: {}", info.message())),
     }
     report.backtrace(None, rbp, rsp);

@@ -54,7 +54,8 @@ pub(crate) extern "C" fn sarab_start(start_info: u32) -> ! {
         }
     }
     // SAFETY: Xen has put the address of its start info into EBX, all of it lies below 4 GiB and stays as it is.
-    let info = unsafe { StartInfoReader::from_paddr_identity(start_info) }.expect("hvm_start_info with Xen's magic number");
+    let info =
+        unsafe { StartInfoReader::from_paddr_identity(start_info) }.expect("hvm_start_info with Xen's magic number");
     let map = memory_map(&info);
     let reserved = reserved(&info, start_info);
     // SAFETY: called once; what the toolstack has loaded is reserved.
@@ -77,7 +78,11 @@ pub(crate) extern "C" fn sarab_start(start_info: u32) -> ! {
 fn memory_map(info: &StartInfoReader<'_, pvh::start_info::reader::IdentityMap>) -> MemoryMap {
     let table = info.memmap();
     if !table.is_empty() {
-        return MemoryMap::new(table.iter().map(|entry| E820Entry { addr: entry.addr, size: entry.size, kind: entry.ty }));
+        return MemoryMap::new(table.iter().map(|entry| E820Entry {
+            addr: entry.addr,
+            size: entry.size,
+            kind: entry.ty,
+        }));
     }
     // A toolstack from before version 1 of the start info: the hypervisor has the map.
     let mut entries = [E820Entry::default(); map::MOST_ENTRIES];
@@ -113,7 +118,9 @@ fn bytes(slice: &[u8]) -> Range<u64> {
 
 /// Keeps what the application may ask for. Copies the small things, so that nothing depends on the toolstack's layout.
 fn boot_info(info: &StartInfoReader<'_, pvh::start_info::reader::IdentityMap>) {
-    let copy = |text: Option<&CStr>| -> &'static [u8] { alloc::vec::Vec::from(text.map_or(b"".as_slice(), CStr::to_bytes)).leak() };
+    let copy = |text: Option<&CStr>| -> &'static [u8] {
+        alloc::vec::Vec::from(text.map_or(b"".as_slice(), CStr::to_bytes)).leak()
+    };
     let modules: alloc::vec::Vec<Module> = info
         .modlist()
         .map(|module| {

@@ -230,10 +230,22 @@ extern "C" fn exception(frame: &Frame) -> ! {
     if frame.vector == 14 {
         explain_page_fault(&mut report, frame, cr2);
     }
-    report.line(format_args!("  RAX {:016x} RBX {:016x} RCX {:016x} RDX {:016x}", frame.rax, frame.rbx, frame.rcx, frame.rdx));
-    report.line(format_args!("  RSI {:016x} RDI {:016x} RBP {:016x} RSP {:016x}", frame.rsi, frame.rdi, frame.rbp, frame.rsp));
-    report.line(format_args!("  R8  {:016x} R9  {:016x} R10 {:016x} R11 {:016x}", frame.r8, frame.r9, frame.r10, frame.r11));
-    report.line(format_args!("  R12 {:016x} R13 {:016x} R14 {:016x} R15 {:016x}", frame.r12, frame.r13, frame.r14, frame.r15));
+    report.line(format_args!(
+        "  RAX {:016x} RBX {:016x} RCX {:016x} RDX {:016x}",
+        frame.rax, frame.rbx, frame.rcx, frame.rdx
+    ));
+    report.line(format_args!(
+        "  RSI {:016x} RDI {:016x} RBP {:016x} RSP {:016x}",
+        frame.rsi, frame.rdi, frame.rbp, frame.rsp
+    ));
+    report.line(format_args!(
+        "  R8  {:016x} R9  {:016x} R10 {:016x} R11 {:016x}",
+        frame.r8, frame.r9, frame.r10, frame.r11
+    ));
+    report.line(format_args!(
+        "  R12 {:016x} R13 {:016x} R14 {:016x} R15 {:016x}",
+        frame.r12, frame.r13, frame.r14, frame.r15
+    ));
     report.line(format_args!("  CS {:#x} SS {:#x} RFLAGS {:#x}", frame.cs, frame.ss, frame.rflags));
     report.backtrace(Some(frame.rip), frame.rbp, frame.rsp);
     report::crash(report)
@@ -246,13 +258,16 @@ fn explain_page_fault(report: &mut Report, frame: &Frame, address: u64) {
         code if code & 2 != 0 => "write",
         _ => "read",
     };
-    let what = match address {
-        _ if image::stack_guard().contains(&address) => "stack overflow: the guard page under the stack was hit",
-        0..0x1000 => "a null pointer, or close to one",
-        _ if code & 1 == 0 => "nothing is mapped there",
-        _ if code & 16 != 0 => "the memory is not executable",
-        _ if code & 2 != 0 => "the memory is read-only",
-        _ => "the access is not allowed there",
+    let guard = image::stack_guard();
+    let what = match code & 1 {
+        _ if guard.contains(&address) || guard.contains(&frame.rsp) => {
+            "stack overflow: the guard page under the stack was hit"
+        }
+        1 if code & 16 != 0 => "the memory is not executable",
+        1 if code & 2 != 0 => "the memory is read-only",
+        1 => "the access is not allowed there",
+        _ if address < 0x1000 => "a null pointer, or close to one",
+        _ => "nothing is mapped there",
     };
     report.line(format_args!("  {access} at {address:#x}: {what}"));
 }

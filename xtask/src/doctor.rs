@@ -15,7 +15,10 @@ enum Finding {
     Good(String),
     /// Will be mended by itself at the next run.
     Later(String),
-    Missing { what: String, mend: String },
+    Missing {
+        what: String,
+        mend: String,
+    },
 }
 
 /// Prints all checks; an error where something is missing.
@@ -33,7 +36,9 @@ pub fn command() -> Result<()> {
     }
     match missing {
         0 => Ok(()),
-        count => bail!("{count} of what `cargo xen` needs {} missing; see above", if count == 1 { "is" } else { "are" }),
+        count => {
+            bail!("{count} of what `cargo xen` needs {} missing; see above", if count == 1 { "is" } else { "are" })
+        }
     }
 }
 
@@ -47,15 +52,23 @@ fn checks() -> Vec<(&'static str, Finding)> {
     for tool in ["apt-get", "dpkg-deb"] {
         findings.push((
             tool,
-            program(tool, "--version", "use a Debian or Ubuntu machine, or a Xen host with `cargo xen run --on ssh:DEST`"),
+            program(
+                tool,
+                "--version",
+                "use a Debian or Ubuntu machine, or a Xen host with `cargo xen run --on ssh:DEST`",
+            ),
         ));
     }
     findings.push(("cache", cache_folder()));
-    findings.push(("QEMU", qemu()));
     for suite in suite::SUITES {
+        findings
+            .push((if suite.codename == "bookworm" { "QEMU for Xen 4.17" } else { "QEMU for Xen 4.20" }, qemu(suite)));
         let finding = match lab::is_prepared(suite) {
             Ok(true) => Finding::Good("downloaded; boots offline".into()),
-            Ok(false) => Finding::Later(format!("the first `cargo xen run --suite {}` downloads it (about 150 MB)", suite.codename)),
+            Ok(false) => Finding::Later(format!(
+                "the first `cargo xen run --suite {}` downloads it (about 150 MB)",
+                suite.codename
+            )),
             Err(error) => Finding::Missing { what: error.to_string(), mend: "set SARAB_CACHE to a folder".into() },
         };
         findings.push((if suite.codename == "bookworm" { "lab, Xen 4.17" } else { "lab, Xen 4.20" }, finding));
@@ -85,7 +98,8 @@ fn program(name: &str, version: &str, mend: &str) -> Finding {
 }
 
 fn cache_folder() -> Finding {
-    let missing = |what: String| Finding::Missing { what, mend: "set SARAB_CACHE to a folder that you can write to".into() };
+    let missing =
+        |what: String| Finding::Missing { what, mend: "set SARAB_CACHE to a folder that you can write to".into() };
     let path = match cache() {
         Ok(path) => path,
         Err(error) => return missing(error.to_string()),
@@ -96,7 +110,9 @@ fn cache_folder() -> Finding {
     }
     const NEEDED: u64 = 2 << 30;
     match free_space(&path) {
-        Some(free) if free < NEEDED => missing(format!("{} has {} MiB left; the downloads need 2 GiB", path.display(), free >> 20)),
+        Some(free) if free < NEEDED => {
+            missing(format!("{} has {} MiB left; the downloads need 2 GiB", path.display(), free >> 20))
+        }
         _ => Finding::Good(path.display().to_string()),
     }
 }
@@ -106,9 +122,9 @@ fn free_space(path: &Path) -> Option<u64> {
     String::from_utf8_lossy(&output.stdout).lines().nth(1)?.trim().parse().ok()
 }
 
-fn qemu() -> Finding {
-    let mend = "sudo apt-get install qemu-system-x86 (or unset SARAB_QEMU, and `cargo xen` downloads its own)";
-    match Qemu::present() {
+fn qemu(suite: lab::Suite) -> Finding {
+    let mend = "unset SARAB_QEMU, or name a QEMU of version 7.2 or newer by it";
+    match Qemu::present(suite) {
         Ok(None) => Finding::Later("the first run downloads it (about 40 MB), for this project alone".into()),
         Ok(Some(qemu)) => match qemu.check().and_then(|()| qemu.version()) {
             Ok(version) => Finding::Good(version),

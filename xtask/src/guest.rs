@@ -94,7 +94,8 @@ fn build(dir: &Path) -> Result<Guest> {
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let message: serde_json::Value = serde_json::from_str(line).context("cargo printed something unexpected")?;
         if let Some(executable) = message["executable"].as_str() {
-            programs.push((message["target"]["name"].as_str().unwrap_or("guest").to_owned(), PathBuf::from(executable)));
+            programs
+                .push((message["target"]["name"].as_str().unwrap_or("guest").to_owned(), PathBuf::from(executable)));
         }
     }
     match programs.as_slice() {
@@ -134,7 +135,12 @@ pub fn build_command(target: &str) -> Result<()> {
     }
     let size = fs::metadata(&guest.image)?.len();
     let shown = config.strip_prefix(repo()).unwrap_or(&config).display();
-    eprintln!("{}: {} KiB, PVH entry at {:#x}; boot it on a Xen host with `xl create {shown}`", guest.name, size.div_ceil(1024), guest.info.entry);
+    eprintln!(
+        "{}: {} KiB, PVH entry at {:#x}; boot it on a Xen host with `xl create {shown}`",
+        guest.name,
+        size.div_ceil(1024),
+        guest.info.entry
+    );
     println!("{}", guest.image.display());
     Ok(())
 }

@@ -34,7 +34,9 @@ impl Decoder {
         let mut symbols = Symbols { table: None, loader: None };
         if let Some(path) = elf {
             let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            if let Some(table) = Table::parse(&data).with_context(|| format!("{}: its log strings are damaged", path.display()))? {
+            if let Some(table) =
+                Table::parse(&data).with_context(|| format!("{}: its log strings are damaged", path.display()))?
+            {
                 let locations = table.get_locations(&data).unwrap_or_default();
                 symbols.table = Some((table, locations));
             }
@@ -51,7 +53,9 @@ impl Decoder {
                 // An ESC at the end may be half a beginning; a line that is not whole may still get a name.
                 let text = self.pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
                 let text = match text {
-                    0 if !self.pending.starts_with(b"    #") => self.pending.len() - usize::from(self.pending.ends_with(b"\x1b")),
+                    0 if !self.pending.starts_with(b"    #") => {
+                        self.pending.len() - usize::from(self.pending.ends_with(b"\x1b"))
+                    }
                     end => end,
                 };
                 let rest = self.pending.split_off(text);
@@ -138,7 +142,9 @@ impl Symbols {
         let mut frames = loader.find_frames(probe).ok()?;
         while let Ok(Some(frame)) = frames.next() {
             let function = frame.function.as_ref().and_then(|name| name.demangle().ok()).map(|name| short(&name));
-            let place = frame.location.and_then(|at| Some(format!("{}:{}", Path::new(at.file?).file_name()?.to_str()?, at.line?)));
+            let place = frame
+                .location
+                .and_then(|at| Some(format!("{}:{}", Path::new(at.file?).file_name()?.to_str()?, at.line?)));
             if let Some(function) = function {
                 names.push(format!("{function}{}", place.map(|place| format!(" ({place})")).unwrap_or_default()));
             }
@@ -222,7 +228,8 @@ mod tests {
         let data = fs::read(&own).unwrap();
         let file = object::File::parse(&*data).unwrap();
         use object::{Object, ObjectSymbol};
-        let symbol = file.symbols().find(|symbol| symbol.name().is_ok_and(|name| name.contains("symbols_come_from"))).unwrap();
+        let symbol =
+            file.symbols().find(|symbol| symbol.name().is_ok_and(|name| name.contains("symbols_come_from"))).unwrap();
         let name = decoder.symbols.name(format!("    #0 {:#x}\n", symbol.address()).as_bytes()).unwrap();
         assert!(name.contains("symbols_come_from_the_unstripped_file"), "{name}");
         assert_eq!(decoder.symbols.name(b"    #x 0x1"), None);

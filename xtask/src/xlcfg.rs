@@ -64,7 +64,10 @@ impl Config {
 
 /// A string as xl's parser reads it, which knows no escapes.
 fn quote(text: &str) -> Result<String> {
-    ensure!(!text.contains(['\n', '\r', '\0', '\\']), "a value for the xl file holds a character that it cannot: {text:?}");
+    ensure!(
+        !text.contains(['\n', '\r', '\0', '\\']),
+        "a value for the xl file holds a character that it cannot: {text:?}"
+    );
     match (text.contains('"'), text.contains('\'')) {
         (false, _) => Ok(format!("\"{text}\"")),
         (true, false) => Ok(format!("'{text}'")),

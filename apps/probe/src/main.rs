@@ -23,8 +23,8 @@ use checks::Checks;
 #[sarab::main]
 async fn main(app: App) -> Result<(), String> {
     const TESTS: &[&str] = &[
-        "panic", "overflow", "readonly", "execute", "null", "opcode", "oom", "self", "timers", "clock", "flood", "module",
-        "suspend", "grants", "ports", "offer", "accept", "reboot", "crash", "error", "echo",
+        "panic", "overflow", "readonly", "execute", "null", "opcode", "oom", "self", "timers", "clock", "flood",
+        "module", "suspend", "grants", "ports", "offer", "accept", "reboot", "crash", "error", "echo",
     ];
     let test = app.args().choice("test", TESTS).map_err(text)?.unwrap_or("self");
     let mut checks = Checks::new();

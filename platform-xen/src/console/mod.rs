@@ -53,7 +53,8 @@ pub(crate) fn init() {
 fn find() -> Option<Channel> {
     let frame = domain::param(abi::HVM_PARAM_CONSOLE_PFN)?;
     let port = domain::param(abi::HVM_PARAM_CONSOLE_EVTCHN)?;
-    let page = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(usize::try_from(frame).ok()?.checked_mul(4096)?))?;
+    let page =
+        NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(usize::try_from(frame).ok()?.checked_mul(4096)?))?;
     // SAFETY: the toolstack has put the console's page there for this domain; the page tables map it; the old ring's
     // value is dropped with its channel.
     let ring = unsafe { Ring::new(page) };
@@ -128,7 +129,9 @@ impl State {
     /// The console daemon has written nonsense: its console is lost, the domain is not.
     fn give_up(&mut self) {
         self.channel = None;
-        hypercall::console_write(b"sarab: the console ring's indices are out of range; using the hypervisor's console\n");
+        hypercall::console_write(
+            b"sarab: the console ring's indices are out of range; using the hypervisor's console\n",
+        );
         self.pump();
     }
 

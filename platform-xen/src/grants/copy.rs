@@ -32,11 +32,8 @@ fn translate(operation: &CopyOp<'_>) -> abi::GrantCopy {
     let remote = operation.remote();
     let address = operation.local().addr().get();
     let far = abi::CopyPtr { gref_or_gmfn: remote.reference.0.into(), domid: remote.peer.0, offset: remote.offset };
-    let near = abi::CopyPtr {
-        gref_or_gmfn: (address / 4096) as u64,
-        domid: DomId::SELF.0,
-        offset: (address % 4096) as u16,
-    };
+    let near =
+        abi::CopyPtr { gref_or_gmfn: (address / 4096) as u64, domid: DomId::SELF.0, offset: (address % 4096) as u16 };
     let (source, dest, flags) = match operation.is_write() {
         true => (near, far, abi::GNTCOPY_DEST_GREF),
         false => (far, near, abi::GNTCOPY_SOURCE_GREF),

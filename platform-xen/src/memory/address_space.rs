@@ -102,14 +102,19 @@ mod tests {
     use crate::abi::E820Entry;
 
     fn chosen(regions: &[(u64, u64)]) -> Range<u64> {
-        choose(&MemoryMap::new(regions.iter().map(|(start, end)| E820Entry { addr: *start, size: end - start, kind: 1 })))
+        choose(&MemoryMap::new(regions.iter().map(|(start, end)| E820Entry {
+            addr: *start,
+            size: end - start,
+            kind: 1,
+        })))
     }
 
     #[test]
     fn the_window_lies_where_no_memory_is() {
         let small = chosen(&[(0, 4 << 20), (0xfeff_8000, 0xff00_0000)]);
         assert_eq!(small, CONTROLLERS - MOST..CONTROLLERS);
-        let usual = chosen(&[(0, 0xf000_0000), (0xfc00_0000, 0xfc01_0000), (0xfeff_8000, 0xff00_0000), (1 << 32, 8 << 30)]);
+        let usual =
+            chosen(&[(0, 0xf000_0000), (0xfc00_0000, 0xfc01_0000), (0xfeff_8000, 0xff00_0000), (1 << 32, 8 << 30)]);
         assert_eq!(usual, 0xfc20_0000..CONTROLLERS);
         let full = chosen(&[(0, 0xfe80_0000), (1 << 32, (8 << 30) + 4096)]);
         assert_eq!(full, 9 << 30..(9 << 30) + MOST);

@@ -51,7 +51,8 @@ impl MemoryMap {
             core::iter::from_fn(move || {
                 while next < end {
                     let taken = |at: u64| {
-                        let other = self.regions().iter().filter(|other| !other.ram).map(|other| other.start..other.end);
+                        let other =
+                            self.regions().iter().filter(|other| !other.ram).map(|other| other.start..other.end);
                         let reserved = reserved.iter().cloned();
                         other.chain(reserved).find(|range| range.start < at + 4096 && range.end > at)
                     };
@@ -97,8 +98,13 @@ mod tests {
     #[test]
     fn free_frames_leave_out_what_is_reserved() {
         let map = MemoryMap::new(
-            [entry(0, 0x40_0000, 1), entry(0xfeff_8000, 0x8000, 2), entry(u64::MAX - 5, 10, 1), entry(0x1_0000_0000, 0x3800, 1)]
-                .into_iter(),
+            [
+                entry(0, 0x40_0000, 1),
+                entry(0xfeff_8000, 0x8000, 2),
+                entry(u64::MAX - 5, 10, 1),
+                entry(0x1_0000_0000, 0x3800, 1),
+            ]
+            .into_iter(),
         );
         assert_eq!(map.regions().len(), 3);
         let reserved = [0..0x1000, 0x10_0000..0x12_3456, 0x12_4800..0x12_4801];

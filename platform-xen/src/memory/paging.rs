@@ -37,14 +37,16 @@ pub(crate) fn init(map: &MemoryMap, window: &Range<u64>, mut allocate: impl FnMu
     let top = table();
     root[0].set_addr(address(top), parent);
     let highest = map.regions().iter().map(|region| region.end).chain([window.end]).max().unwrap_or(0);
-    let huge_pages = raw_cpuid::CpuId::new().get_extended_processor_and_feature_identifiers().is_some_and(|id| id.has_1gib_pages());
+    let huge_pages =
+        raw_cpuid::CpuId::new().get_extended_processor_and_feature_identifiers().is_some_and(|id| id.has_1gib_pages());
     // 512 GiB fit below one entry of the root table.
     for gib in 0..highest.div_ceil(HUGE_PAGE).min(512) {
         let range = gib * HUGE_PAGE..(gib + 1) * HUGE_PAGE;
         if !wanted(map, window, &range) {
             continue;
         }
-        let all_ram = map.regions().iter().any(|region| region.ram && region.start <= range.start && region.end >= range.end);
+        let all_ram =
+            map.regions().iter().any(|region| region.ram && region.start <= range.start && region.end >= range.end);
         if huge_pages && all_ram && gib > 0 {
             top[gib as usize].set_addr(PhysAddr::new(range.start), data | Flags::HUGE_PAGE);
             continue;
@@ -76,7 +78,7 @@ pub(crate) fn init(map: &MemoryMap, window: &Range<u64>, mut allocate: impl FnMu
 /// Whether anything in `range` is to be mapped.
 fn wanted(map: &MemoryMap, window: &Range<u64>, range: &Range<u64>) -> bool {
     let overlaps = |start: u64, end: u64| start < range.end && end > range.start;
-    map.regions().iter().any(|region| overlaps(region.start, region.end)) 
+    map.regions().iter().any(|region| overlaps(region.start, region.end))
         || overlaps(window.start, window.end)
         || overlaps(SPECIAL_PAGES.start, SPECIAL_PAGES.end)
 }

@@ -119,7 +119,7 @@ fn schedule(at: u64, waker: &Waker) {
     TIMERS.get().queue.schedule(at, waker);
 }
 
-/// The domain's clock: time since the guest's start. It stands still while the domain is suspended.
+/// The domain's clock: time since the guest's start. The time between a save and the restore does not count.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct XenClock;
 
@@ -133,7 +133,8 @@ impl XenClock {
             let nanos = shared_info::word(shared::WC_NSEC).load(Ordering::Relaxed);
             core::sync::atomic::fence(Ordering::Acquire);
             if version & 1 == 0 && shared_info::word(shared::WC_VERSION).load(Ordering::Relaxed) == version {
-                let boot = Duration::new(u64::from(high) << 32 | u64::from(low), 0) + Duration::from_nanos(nanos.into());
+                let boot =
+                    Duration::new(u64::from(high) << 32 | u64::from(low), 0) + Duration::from_nanos(nanos.into());
                 return boot + Duration::from_nanos(system_time());
             }
             core::hint::spin_loop();

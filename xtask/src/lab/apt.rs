@@ -114,7 +114,9 @@ impl Apt {
         });
         for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines() {
             // dlstatus:<items>:<percent>:<text>
-            if let Some(percent) = line?.strip_prefix("dlstatus:").and_then(|rest| rest.split(':').nth(1)?.parse::<f64>().ok()) {
+            if let Some(percent) =
+                line?.strip_prefix("dlstatus:").and_then(|rest| rest.split(':').nth(1)?.parse::<f64>().ok())
+            {
                 bar.set_position(percent as u64);
             }
         }
@@ -146,7 +148,8 @@ pub fn unpack(what: &str, files: &[PathBuf], root: &Path) -> Result<()> {
     );
     bar.set_message(format!("unpacking {what}"));
     for file in files {
-        let output = Command::new("dpkg-deb").arg("-x").arg(file).arg(root).output().context("cannot start dpkg-deb")?;
+        let output =
+            Command::new("dpkg-deb").arg("-x").arg(file).arg(root).output().context("cannot start dpkg-deb")?;
         ensure!(
             output.status.success(),
             "cannot unpack {}: {}",
@@ -187,13 +190,11 @@ fn sources(codename: &str) -> Result<String> {
     );
     let mut text = String::new();
     for mirror in mirrors {
-        let suites = if mirror.security {
-            format!("{codename}-security")
-        } else {
-            format!("{codename} {codename}-updates")
-        };
+        let suites =
+            if mirror.security { format!("{codename}-security") } else { format!("{codename} {codename}-updates") };
         let keyring = mirror.signed_by.unwrap_or_else(|| "/usr/share/keyrings/debian-archive-keyring.gpg".into());
-        text += &format!("Types: deb\nURIs: {}\nSuites: {suites}\nComponents: main\nSigned-By: {keyring}\n\n", mirror.uri);
+        text +=
+            &format!("Types: deb\nURIs: {}\nSuites: {suites}\nComponents: main\nSigned-By: {keyring}\n\n", mirror.uri);
     }
     Ok(text)
 }
@@ -205,8 +206,7 @@ struct Mirror {
     signed_by: Option<String>,
 }
 
-const DEBIAN_SUITES: [&str; 8] =
-    ["bookworm", "trixie", "forky", "stable", "testing", "unstable", "sid", "bullseye"];
+const DEBIAN_SUITES: [&str; 8] = ["bookworm", "trixie", "forky", "stable", "testing", "unstable", "sid", "bullseye"];
 
 /// A Debian archive, main or security, seen by the suite that it is used for.
 fn mirror(uri: &str, suite: &str, signed_by: Option<&str>) -> Option<Mirror> {

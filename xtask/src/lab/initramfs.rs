@@ -43,8 +43,17 @@ const PROGRAMS: [&str; 9] = [
 
 /// Kernel modules in dom0; what they depend on is added.
 const MODULES: [&str; 11] = [
-    "xen-evtchn", "xen-privcmd", "xenfs", "xen-gntdev", "xen-gntalloc", "loop", "bridge", "xen-blkback", "xen-netback",
-    "e1000", "nvme",
+    "xen-evtchn",
+    "xen-privcmd",
+    "xenfs",
+    "xen-gntdev",
+    "xen-gntalloc",
+    "loop",
+    "bridge",
+    "xen-blkback",
+    "xen-netback",
+    "e1000",
+    "nvme",
 ];
 
 /// A cpio archive (newc, gzip) in the making.
@@ -71,7 +80,8 @@ impl Archive {
     }
 
     fn parents(&mut self, path: &Path) -> Result<()> {
-        let parents: Vec<_> = path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).map(Path::to_owned).collect();
+        let parents: Vec<_> =
+            path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).map(Path::to_owned).collect();
         for dir in parents.into_iter().rev() {
             self.dir(&dir)?;
         }
@@ -101,7 +111,9 @@ impl Archive {
 /// Writes the base archive from the unpacked packages in `root`; returns the kernel's path in it.
 pub fn write_base(suite: Suite, root: &Path, output: &Path) -> Result<()> {
     let mut archive = Archive::create(output)?;
-    for dir in ["proc", "sys", "dev", "run", "tmp", "root", "bin", "sbin", "var/log/xen/console", "var/lib/xen", "etc/xen"] {
+    for dir in
+        ["proc", "sys", "dev", "run", "tmp", "root", "bin", "sbin", "var/log/xen/console", "var/lib/xen", "etc/xen"]
+    {
         archive.dir(Path::new(dir))?;
     }
     archive.file("etc/xen/xl.conf", 0o644, b"")?;
@@ -163,7 +175,8 @@ fn libraries(root: &Path, programs: &[PathBuf]) -> Result<BTreeMap<PathBuf, Vec<
     for program in programs {
         queue.push_back(fs::read(program)?);
     }
-    let linker = find(root, &["lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"])?;
+    let linker =
+        find(root, &["lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"])?;
     found.insert(PathBuf::from("lib64/ld-linux-x86-64.so.2"), fs::read(linker)?);
     // iperf3 loads it when a thread ends, without naming it.
     let mut extra = vec!["libgcc_s.so.1".to_owned()];

@@ -66,21 +66,19 @@ pub fn is_prepared(suite: Suite) -> Result<bool> {
 
 /// Downloads and builds what a boot of `suite` needs; at once where it is there already.
 pub fn prepare(suite: Suite) -> Result<Qemu> {
-    images(suite)?;
-    Qemu::find()
+    let home = home(suite)?;
+    fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
+    // Another `cargo xen` may be at it.
+    let lock = File::create(home.join("lock")).with_context(|| format!("cannot write to {}", home.display()))?;
+    lock.lock().context("cannot lock the lab's cache")?;
+    if !is_prepared(suite)? {
+        build_images(suite, &home, &home.join("images"))?;
+    }
+    Qemu::find(suite)
 }
 
 fn images(suite: Suite) -> Result<Images> {
-    let home = home(suite)?;
-    let dir = home.join("images");
-    if !is_prepared(suite)? {
-        fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
-        let lock = File::create(home.join("lock"))?;
-        lock.lock().context("cannot lock the lab's cache")?;
-        if !is_prepared(suite)? {
-            build_images(suite, &home, &dir)?;
-        }
-    }
+    let dir = home(suite)?.join("images");
     Ok(Images { xen: dir.join("xen"), kernel: dir.join("vmlinuz"), base: dir.join("base.cpio.gz") })
 }
 
@@ -149,7 +147,8 @@ impl Lab {
     fn wait_ready(&self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(180);
         loop {
-            let text = fs::read(&self.serial).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+            let text =
+                fs::read(&self.serial).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
             if text.contains("lab: ready") {
                 break;
             }
@@ -246,10 +245,13 @@ fn command(
     command
         .args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048", "-cpu", qemu::CPU])
         .args(["-display", "none", "-nodefaults", "-no-reboot", "-monitor", "none"])
-        .args(["-netdev", &net, "-device", "e1000,netdev=n0"])
+        .args(["-netdev", &net, "-device", "e1000,netdev=n0,romfile="])
         .arg("-kernel")
         .arg(&images.xen)
-        .args(["-append", "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=all dom0_mem=768M,max:768M dom0_max_vcpus=1"])
+        .args([
+            "-append",
+            "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=all dom0_mem=768M,max:768M dom0_max_vcpus=1",
+        ])
         .args(["-initrd", &format!("{} console=hvc0 quiet loglevel=4,{}", images.kernel.display(), initrd.display())]);
     Ok((command, scratch.join("serial.log")))
 }

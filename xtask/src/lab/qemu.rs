@@ -1,4 +1,7 @@
-//! The emulator: the host's own QEMU where it has one, else one unpacked beside the lab's other downloads.
+//! The emulator: of the same Debian release as the Xen that it runs, unpacked beside the lab's other downloads.
+//!
+//! Not the host's own: nested SVM is emulated with different faults in different versions (QEMU 10.0 loses a guest's
+//! CR2 under Xen 4.17, for one), and these pairs are tested.
 
 use std::fs;
 use std::io::Write;
@@ -8,13 +11,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::apt::{self, Apt};
-use super::suite;
-use crate::paths::{cache, which};
+use super::{Suite, home};
 
 /// The processor that the lab emulates. `-rdtscp`: with it nested Linux guests die of an instruction that Xen cannot
 /// emulate. Named features rather than `max`, which is slower and less stable under Xen.
-pub const CPU: &str =
-    "qemu64,+svm,+npt,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf_lm,+aes,+pclmulqdq,+rdrand,-rdtscp";
+pub const CPU: &str = "qemu64,+svm,+npt,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf_lm,+aes,+pclmulqdq,+rdrand,-rdtscp";
 
 /// A QEMU that can be started.
 pub struct Qemu {
@@ -24,20 +25,19 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// `$SARAB_QEMU`, else the one on `$PATH`, else the cached one, else downloads one; checked for nested SVM.
-    pub fn find() -> Result<Qemu> {
-        let qemu = match Self::present()? {
+    /// `$SARAB_QEMU`, else the suite's own, which is downloaded where it is not there yet; checked for nested SVM.
+    pub fn find(suite: Suite) -> Result<Qemu> {
+        let qemu = match Self::present(suite)? {
             Some(qemu) => qemu,
             None => {
-                let home = cache()?.join("qemu");
-                let root = home.join("root");
-                let files = Apt::new(suite::DEFAULT.codename, home.clone())?
-                    .download("QEMU", &["qemu-system-x86".to_owned()])?;
-                let partial = home.join("root.tmp");
+                let home = home(suite)?;
+                let what = format!("QEMU (Debian {})", suite.codename);
+                let files = Apt::new(suite.codename, home.clone())?.download(&what, &["qemu-system-x86".to_owned()])?;
+                let partial = home.join("qemu.tmp");
                 let _ = fs::remove_dir_all(&partial);
-                apt::unpack("QEMU", &files, &partial)?;
-                fs::rename(&partial, &root).context("cannot keep the unpacked QEMU")?;
-                Self::unpacked(&root)
+                apt::unpack(&what, &files, &partial)?;
+                fs::rename(&partial, home.join("qemu")).context("cannot keep the unpacked QEMU")?;
+                Self::unpacked(&home.join("qemu"))
             }
         };
         qemu.check()?;
@@ -45,16 +45,13 @@ impl Qemu {
     }
 
     /// The QEMU that would be used without a download.
-    pub fn present() -> Result<Option<Qemu>> {
+    pub fn present(suite: Suite) -> Result<Option<Qemu>> {
         if let Some(path) = std::env::var_os("SARAB_QEMU") {
             let path = PathBuf::from(path);
             ensure!(path.is_file(), "SARAB_QEMU names {}, which is no file", path.display());
             return Ok(Some(Qemu { program: path, arguments: Vec::new(), modules: None }));
         }
-        if let Some(program) = which("qemu-system-x86_64") {
-            return Ok(Some(Qemu { program, arguments: Vec::new(), modules: None }));
-        }
-        let root = cache()?.join("qemu/root");
+        let root = home(suite)?.join("qemu");
         Ok(root.exists().then(|| Self::unpacked(&root)))
     }
 
@@ -94,7 +91,11 @@ impl Qemu {
     pub fn version(&self) -> Result<String> {
         let output = self.command().arg("--version").output().with_context(|| format!("cannot start {self}"))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(output.status.success() && !text.is_empty(), "{self} does not run: {}", String::from_utf8_lossy(&output.stderr).trim());
+        ensure!(
+            output.status.success() && !text.is_empty(),
+            "{self} does not run: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
         Ok(text.lines().next().unwrap_or_default().to_owned())
     }
 
@@ -119,8 +120,8 @@ impl Qemu {
         let errors = String::from_utf8_lossy(&output.stderr);
         let reason = errors.lines().next().unwrap_or("no reason given");
         bail!(
-            "{self} cannot emulate the processor that Xen needs (AMD SVM with nested paging; {reason}): install \
-             qemu-system-x86 7.2 or newer, or move it out of the PATH and `cargo xen` fetches its own"
+            "{self} cannot emulate the processor that Xen needs (AMD SVM with nested paging; {reason}): name QEMU \
+             7.2 or newer by SARAB_QEMU, or unset it and `cargo xen` fetches its own"
         )
     }
 }

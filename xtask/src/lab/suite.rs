@@ -14,8 +14,7 @@ pub struct Suite {
 }
 
 /// Every suite that the lab knows, the default last.
-pub const SUITES: [Suite; 2] =
-    [Suite { codename: "bookworm", xen: "4.17" }, Suite { codename: "trixie", xen: "4.20" }];
+pub const SUITES: [Suite; 2] = [Suite { codename: "bookworm", xen: "4.17" }, Suite { codename: "trixie", xen: "4.20" }];
 
 /// The suite taken where none is named.
 pub const DEFAULT: Suite = SUITES[1];

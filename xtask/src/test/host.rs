@@ -15,8 +15,12 @@ pub fn run(tally: &mut Tally) {
         cargo(&root, &["fmt", "--all", "--check"])?;
         cargo(&apps, &["fmt", "--all", "--check"])
     });
-    tally.step("clippy", || cargo(&root, &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]));
-    tally.step("clippy of the guests", || cargo(&apps, &["clippy", "--quiet", "--release", "--workspace", "--", "-D", "warnings"]));
+    tally.step("clippy", || {
+        cargo(&root, &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    });
+    tally.step("clippy of the guests", || {
+        cargo(&apps, &["clippy", "--quiet", "--release", "--workspace", "--", "-D", "warnings"])
+    });
     tally.step("tests on the host", || cargo(&root, &["test", "--workspace"]));
     tally.step("documentation", || {
         let mut command = command(&root, &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
