@@ -71,8 +71,9 @@ impl TryRng for Entropy {
     fn try_next_u64(&mut self) -> Result<u64, EntropyError> {
         for _ in 0..TRIES {
             let value = match self.seed {
-                // SAFETY (of both): `new` has found the instruction.
+                // SAFETY: `new` has found the instruction.
                 true => unsafe { rdseed() },
+                // SAFETY: `new` has found the instruction.
                 false => unsafe { rdrand() },
             };
             if let Some(value) = value {

@@ -62,7 +62,7 @@ fn set_and_compare(checks: &mut Checks, count: usize) {
 
     let one = pattern(9);
     let mut two = one.clone();
-    // SAFETY (of both): the ranges lie within the buffers.
+    // SAFETY: the ranges lie within the buffers.
     let compare = |two: &[u8]| unsafe { memcmp(one.as_ptr().add(1).cast(), two.as_ptr().add(1).cast(), count) };
     checks.equal(compare(&two).signum(), 0, format_args!("memcmp of {count} equal bytes"));
     if count > 0 {

@@ -33,7 +33,7 @@ pub async fn timers(app: App, checks: &mut Checks) {
     for task in tasks {
         task.await;
     }
-    let fired = fired.borrow();
+    let fired = fired.take();
     checks.check(fired.is_sorted_by_key(|(milliseconds, _)| *milliseconds), "timers fire in order");
     for (milliseconds, at) in fired.iter() {
         let deadline = Duration::from_millis(*milliseconds);

@@ -108,7 +108,7 @@ mod tests {
     fn output_stops_at_the_peer_and_goes_on_across_the_wrap() {
         let page = page();
         // SAFETY: a leaked page of the test's own.
-        let mut ring = unsafe { Ring::new(page) };
+        let ring = unsafe { Ring::new(page) };
         ring.index(OUT_PROD).store(u32::MAX - 99, Ordering::Relaxed);
         ring.index(OUT_CONS).store(u32::MAX - 99, Ordering::Relaxed);
         // SAFETY: as above; the first ring is not used any more.

@@ -48,12 +48,12 @@ impl<'a> Bitmap<'a> {
         let mut run = 0;
         while number < self.words.len() * 64 {
             match self.words[number / 64] {
-                0 if number % 64 == 0 => {
+                0 if number.is_multiple_of(64) => {
                     run = 0;
                     number += 64;
                     continue;
                 }
-                u64::MAX if number % 64 == 0 && run + 64 < count => {
+                u64::MAX if number.is_multiple_of(64) && run + 64 < count => {
                     run += 64;
                     number += 64;
                     continue;
@@ -107,12 +107,12 @@ mod tests {
         for _ in 0..20_000 {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let random = (seed >> 33) as usize;
-            if random % 2 == 0 && !taken.is_empty() {
+            if random.is_multiple_of(2) && !taken.is_empty() {
                 let (start, count) = taken.swap_remove(random / 2 % taken.len());
                 bitmap.give(start, count);
                 model.extend(start..start + count);
             } else {
-                let count = 1 + random / 2 % if random % 7 == 0 { 200 } else { 5 };
+                let count = 1 + random / 2 % if random.is_multiple_of(7) { 200 } else { 5 };
                 let fits = |start: &usize| (*start..*start + count).all(|number| model.contains(&number));
                 let expected = model.iter().find(|start| fits(start)).copied();
                 assert_eq!(bitmap.take_run(count), expected, "{count} in {model:?}");

@@ -118,6 +118,6 @@ mod tests {
     fn overlapping_reservations_end() {
         let map = MemoryMap::new([entry(0x800, 0x10_0000, 1), entry(0x2000, 0x3000, 2)].into_iter());
         let free: Vec<_> = map.free_frames(&[0x1800..0x2800, 0x4fff..0x5001]).collect();
-        assert_eq!(free, [6..0x100]);
+        assert!(matches!(free.as_slice(), [only] if *only == (6..0x100)), "{free:?}");
     }
 }
