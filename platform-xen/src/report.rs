@@ -49,7 +49,8 @@ impl Report {
         }
         // SAFETY: only called within the stack, which is always mapped, and aligned.
         let read = |address: u64| unsafe { (address as *const u64).read_volatile() };
-        let on_stack = |address: u64| address.is_multiple_of(8) && stack.contains(&address) && address + 16 <= stack.end;
+        let on_stack =
+            |address: u64| address.is_multiple_of(8) && stack.contains(&address) && address + 16 <= stack.end;
         let mut frame = rbp;
         let mut found = false;
         while on_stack(frame) {

@@ -114,7 +114,11 @@ fn finish(name: &str, program: &Path) -> Result<Guest> {
     fs::create_dir_all(&dir)?;
     let image = dir.join(name);
     let partial = dir.join(format!("{name}.tmp"));
-    let strip = Command::new("strip").arg("--strip-all").arg("-o").arg(&partial).arg(program).output();
+    let strip = Command::new("strip")
+        .args(["--strip-all", "--remove-section=.defmt", "-o"])
+        .arg(&partial)
+        .arg(program)
+        .output();
     let output = strip.context("cannot start `strip`, which comes with the C compiler (package binutils)")?;
     ensure!(output.status.success(), "strip: {}", String::from_utf8_lossy(&output.stderr).trim());
     fs::rename(&partial, &image)?;

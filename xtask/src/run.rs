@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::dom0::{Dom0, Local, Ssh};
 use crate::guest::{DEFAULT_MEMORY, Guest};
@@ -135,8 +135,11 @@ pub fn command(args: RunArgs) -> Result<ExitCode> {
         }
         On::Ssh(destination) => {
             let dom0 = Ssh { destination: destination.clone() };
-            let dir = dom0.run("mktemp -d /tmp/sarab-run-XXXXXX").context("cannot reach the Xen host")?;
-            let dir = dir.trim().to_owned();
+            let (status, dir) = dom0.try_run("command -v xl >&2; mktemp -d /tmp/sarab-run-XXXXXX")?;
+            ensure!(status != 255, "cannot reach {destination} by ssh:\n{}", dir.trim());
+            let (path, dir) = dir.trim().split_once('\n').unwrap_or(("", dir.trim()));
+            ensure!(status == 0 && !path.is_empty(), "there is no `xl` at {destination}: it is not a Xen host\n{dir}");
+            let dir = dir.to_owned();
             for (index, disk) in args.disks.iter().enumerate() {
                 let path = format!("{dir}/disk{index}");
                 dom0.put(&path, Box::new(File::open(disk)?))?;

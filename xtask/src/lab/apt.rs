@@ -98,14 +98,10 @@ impl Apt {
     }
 
     fn run(&self, bar: &ProgressBar, args: &[&str]) -> Result<()> {
-        let mut child = self
-            .command()
-            .args(["-qq", "-o", "APT::Status-Fd=1", "-o", "APT::Update::Error-Mode=any"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start apt-get")?;
+        let mut command = self.command();
+        command.args(["-qq", "-o", "APT::Status-Fd=1", "-o", "APT::Update::Error-Mode=any"]).args(args);
+        super::end_with_parent(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let mut child = command.spawn().context("cannot start apt-get")?;
         let stderr = child.stderr.take().expect("stderr is piped");
         let errors = std::thread::spawn(move || {
             let mut text = String::new();
@@ -126,18 +122,25 @@ impl Apt {
             return Ok(());
         }
         bar.finish_and_clear();
-        let reason = errors
-            .lines()
-            .filter(|line| line.starts_with("E:") || line.starts_with("W:"))
-            .map(|line| line[2..].trim())
-            .next_back()
-            .unwrap_or("apt-get failed without saying why");
-        bail!(
-            "cannot fetch Debian {} packages: {reason}. The first run needs the network; what was already \
-             downloaded is kept, so simply run the command again",
-            self.codename
-        )
+        let codename = self.codename;
+        match errors.lines().find(|line| line.contains("enough free space") || line.contains("No space left")) {
+            Some(_) => bail!("the disk is full: downloads for Debian {codename} go to {}", self.home.display()),
+            None => bail!(
+                "cannot fetch Debian {codename} packages: {}\nThe first run needs the network. What is already \
+                 downloaded is kept: simply run the command again",
+                reason(&errors)
+            ),
+        }
     }
+}
+
+/// The line of apt's complaints that tells most: of many files that could not be fetched, the first.
+fn reason(errors: &str) -> &str {
+    let complaints = || errors.lines().filter(|line| line.starts_with("E:") || line.starts_with("W:"));
+    complaints()
+        .find(|line| line.contains("Failed to fetch"))
+        .or_else(|| complaints().find(|line| line.starts_with("E:")))
+        .map_or("apt-get does not say why", |line| line[2..].trim())
 }
 
 /// Unpacks package files into `root`.
@@ -150,12 +153,10 @@ pub fn unpack(what: &str, files: &[PathBuf], root: &Path) -> Result<()> {
     for file in files {
         let output =
             Command::new("dpkg-deb").arg("-x").arg(file).arg(root).output().context("cannot start dpkg-deb")?;
-        ensure!(
-            output.status.success(),
-            "cannot unpack {}: {}",
-            file.display(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(!errors.contains("No space left"), "the disk is full: unpacking {what} into {}", root.display());
+        let first = errors.lines().next().unwrap_or("dpkg-deb does not say why");
+        ensure!(output.status.success(), "cannot unpack {}: {first}", file.display());
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -272,6 +273,15 @@ fn one_line_mirrors(text: &str) -> Vec<Mirror> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_telling_complaint_is_found() {
+        let many = "W: Failed to fetch http://a.test/x  Could not resolve 'a.test'\nW: Failed to fetch http://a.test/y  z\n\
+                    E: Some index files failed to download.\n";
+        assert_eq!(reason(many), "Failed to fetch http://a.test/x  Could not resolve 'a.test'");
+        assert_eq!(reason("W: odd\nE: Unable to locate package x\n"), "Unable to locate package x");
+        assert_eq!(reason(""), "apt-get does not say why");
+    }
 
     #[test]
     fn mirrors_come_from_both_source_formats() {

@@ -39,6 +39,8 @@ pub struct Publish {
 #[derive(Default)]
 pub struct Options {
     pub publish: Vec<Publish>,
+    /// Ports of the host that lead to dom0 itself.
+    pub publish_dom0: Vec<Publish>,
     /// Files that dom0 gets as block devices; see [`Lab::disk_path`].
     pub disks: Vec<PathBuf>,
     /// How long a command in dom0 may print nothing before it counts as stuck; for ever where it is not set.
@@ -67,7 +69,8 @@ pub fn is_prepared(suite: Suite) -> Result<bool> {
 /// Downloads and builds what a boot of `suite` needs; at once where it is there already.
 pub fn prepare(suite: Suite) -> Result<Qemu> {
     let home = home(suite)?;
-    fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
+    fs::create_dir_all(&home)
+        .with_context(|| format!("cannot create {} for downloads (SARAB_CACHE names another place)", home.display()))?;
     // Another `cargo xen` may be at it.
     let lock = File::create(home.join("lock")).with_context(|| format!("cannot write to {}", home.display()))?;
     lock.lock().context("cannot lock the lab's cache")?;
@@ -85,13 +88,10 @@ fn images(suite: Suite) -> Result<Images> {
 fn build_images(suite: Suite, home: &Path, dir: &Path) -> Result<()> {
     let files = Apt::new(suite.codename, home.to_owned())?.download(&suite.to_string(), &suite.dom0_packages())?;
     // Both folders are named .tmp until they are whole: an interrupted run leaves nothing that looks finished.
-    let root = home.join("root.tmp");
-    let partial = home.join("images.tmp");
-    for leftover in [&root, &partial, &dir.to_owned()] {
-        let _ = fs::remove_dir_all(leftover);
-    }
-    apt::unpack(&suite.to_string(), &files, &root)?;
-    fs::create_dir_all(&partial)?;
+    let root = Partial::new(home.join("root.tmp"))?;
+    let partial = Partial::new(home.join("images.tmp"))?;
+    let (root, partial) = (root.path(), partial.path());
+    apt::unpack(&suite.to_string(), &files, root)?;
     initramfs::gunzip(&root.join(format!("boot/xen-{}-amd64.gz", suite.xen)), &partial.join("xen"))?;
     let kernel = fs::read_dir(root.join("boot"))?
         .flatten()
@@ -99,11 +99,31 @@ fn build_images(suite: Suite, home: &Path, dir: &Path) -> Result<()> {
         .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")))
         .context("the kernel package holds no vmlinuz")?;
     fs::copy(kernel, partial.join("vmlinuz"))?;
-    initramfs::write_base(suite, &root, &partial.join("base.cpio.gz"))?;
+    initramfs::write_base(suite, root, &partial.join("base.cpio.gz"))?;
     fs::write(partial.join("revision"), IMAGE_REVISION)?;
-    fs::rename(&partial, dir).context("cannot keep the lab's images")?;
-    fs::remove_dir_all(&root)?;
-    Ok(())
+    let _ = fs::remove_dir_all(dir);
+    fs::rename(partial, dir).context("cannot keep the lab's images")
+}
+
+/// A folder that goes away unless it is renamed to what it is to be.
+struct Partial(PathBuf);
+
+impl Partial {
+    fn new(path: PathBuf) -> Result<Partial> {
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Partial(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// A booted lab. Dropping it ends the emulator.
@@ -112,7 +132,7 @@ pub struct Lab {
     agent: Agent,
     /// Everything that Xen and dom0 print: the first place to look when something goes wrong.
     pub serial: PathBuf,
-    _scratch: tempfile::TempDir,
+    scratch: tempfile::TempDir,
 }
 
 impl Lab {
@@ -126,7 +146,7 @@ impl Lab {
         let port = free_port()?;
         let (command, serial) = command(suite, options, &qemu, &images, scratch.path(), &token, port)?;
         let child = Arc::new(Mutex::new(spawn(command, &serial)?));
-        let lab = Lab { child, agent: Agent { port, token, patience: options.patience }, serial, _scratch: scratch };
+        let lab = Lab { child, agent: Agent { port, token, patience: options.patience }, serial, scratch };
         lab.wait_ready()?;
         Ok(lab)
     }
@@ -180,11 +200,13 @@ impl Lab {
         Ok(self.run(&find)?.trim().to_owned())
     }
 
-    /// A handle that ends the emulator from another thread, for a signal handler.
+    /// A handle that ends the lab from another thread, for a signal handler after which nothing is dropped.
     pub fn killer(&self) -> impl Fn() + Send + 'static {
         let child = Arc::clone(&self.child);
+        let scratch = self.scratch.path().to_owned();
         move || {
             let _ = child.lock().expect("not poisoned").kill();
+            let _ = fs::remove_dir_all(&scratch);
         }
     }
 }
@@ -234,6 +256,9 @@ fn command(
     let mut net = format!("user,id=n0,dhcpstart={GUEST_ADDRESS},hostfwd=tcp:127.0.0.1:{port}-10.0.2.10:5555");
     for publish in &options.publish {
         net += &format!(",hostfwd=tcp:127.0.0.1:{}-{GUEST_ADDRESS}:{}", publish.host, publish.guest);
+    }
+    for publish in &options.publish_dom0 {
+        net += &format!(",hostfwd=tcp:127.0.0.1:{}-10.0.2.10:{}", publish.host, publish.guest);
     }
     let mut command = qemu.command();
     for (index, disk) in options.disks.iter().enumerate() {
@@ -296,7 +321,8 @@ pub fn check_ports(publish: &[Publish]) -> Result<()> {
     Ok(())
 }
 
-fn free_port() -> Result<u16> {
+/// A port of this machine that nobody uses just now.
+pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::apt::{self, Apt};
-use super::{Suite, home};
+use super::{Partial, Suite, home};
 
 /// The processor that the lab emulates. `-rdtscp`: with it nested Linux guests die of an instruction that Xen cannot
 /// emulate. Named features rather than `max`, which is slower and less stable under Xen.
@@ -33,10 +33,9 @@ impl Qemu {
                 let home = home(suite)?;
                 let what = format!("QEMU (Debian {})", suite.codename);
                 let files = Apt::new(suite.codename, home.clone())?.download(&what, &["qemu-system-x86".to_owned()])?;
-                let partial = home.join("qemu.tmp");
-                let _ = fs::remove_dir_all(&partial);
-                apt::unpack(&what, &files, &partial)?;
-                fs::rename(&partial, home.join("qemu")).context("cannot keep the unpacked QEMU")?;
+                let partial = Partial::new(home.join("qemu.tmp"))?;
+                apt::unpack(&what, &files, partial.path())?;
+                fs::rename(partial.path(), home.join("qemu")).context("cannot keep the unpacked QEMU")?;
                 Self::unpacked(&home.join("qemu"))
             }
         };
@@ -92,8 +91,8 @@ impl Qemu {
         let output = self.command().arg("--version").output().with_context(|| format!("cannot start {self}"))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(
-            output.status.success() && !text.is_empty(),
-            "{self} does not run: {}",
+            output.status.success() && text.starts_with("QEMU emulator"),
+            "{self} does not run as a QEMU: {}",
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(text.lines().next().unwrap_or_default().to_owned())

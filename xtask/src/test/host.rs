@@ -20,7 +20,11 @@ pub fn run(tally: &mut Tally) {
     });
     tally.step("clippy of the platform in a guest", || {
         let features = ["--features", "platform-xen/guest", "--lib"];
-        cargo(&root, &[&["clippy", "--quiet", "-p", "platform-xen", "-p", "sarab"], &features[..], &["--", "-D", "warnings"]].concat())
+        cargo(
+            &root,
+            &[&["clippy", "--quiet", "-p", "platform-xen", "-p", "sarab"], &features[..], &["--", "-D", "warnings"]]
+                .concat(),
+        )
     });
     tally.step("clippy of the guests", || {
         cargo(&apps, &["clippy", "--quiet", "--release", "--workspace", "--", "-D", "warnings"])

@@ -1,8 +1,272 @@
 //! `cargo xen` itself, as a user meets it.
 
-use anyhow::Result;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Cursor};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::dom0::Dom0;
+use crate::guest::Guest;
+use crate::lab::{Lab, Options, Publish, free_port, suite};
+use crate::paths::{repo, which};
 
 type Check = fn() -> Result<String>;
 
 /// All checks by name.
-pub const ALL: &[(&str, Check)] = &[];
+pub const ALL: &[(&str, Check)] = &[
+    ("bad input", bad_input),
+    ("build says where the ELF is", build),
+    ("run with a disk and a published port", run_hello),
+    ("run of a guest that crashes", run_crash),
+    ("Ctrl-C leaves nothing behind", interrupt),
+    ("a failed download leaves nothing behind", failed_download),
+    ("run --on ssh and --on xl", other_hosts),
+];
+
+fn xen(args: &[&str]) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(args).current_dir(repo()).stdin(Stdio::null());
+    Ok(command)
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Runs a command that must fail with an error of one paragraph that holds `expected`.
+fn fails(mut command: Command, expected: &str) -> Result<()> {
+    let output = command.output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let what = format!("{command:?}:\n{}", text(&output));
+    ensure!(!output.status.success(), "did not fail: {what}");
+    ensure!(errors.contains("error: ") && errors.contains(expected), "expected {expected:?} of {what}");
+    ensure!(!errors.contains("panicked"), "{what}");
+    Ok(())
+}
+
+fn bad_input() -> Result<String> {
+    let dir = tempfile::tempdir()?;
+    let file = |name: &str, data: &[u8]| -> Result<String> {
+        let path = dir.path().join(name);
+        fs::write(&path, data)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(path.display().to_string())
+    };
+    let script = file("script", b"#!/bin/sh\n")?;
+    let own = std::env::current_exe()?.display().to_string();
+    let holder = TcpListener::bind("127.0.0.1:0")?;
+    let taken = format!("{}:80", holder.local_addr()?.port());
+    for (args, expected) in [
+        (vec!["run", "nosuch"], "there is no app `nosuch` (there are hello, probe)"),
+        (vec!["run", &script], "it is no ELF file"),
+        (vec!["run", &own], "no guest that Xen can boot"),
+        (vec!["run", "hello", "--memory", "1"], "1 MiB of memory are too little for hello"),
+        (vec!["run", "hello", "--memory", "much"], "invalid value 'much'"),
+        (vec!["run", "hello", "--publish", &taken], "is in use: publish the guest on another one"),
+        (vec!["run", "hello", "--publish", "80"], "expected HOSTPORT:GUESTPORT"),
+        (vec!["run", "hello", "--disk", "/nonexistent"], "--disk /nonexistent: there is no such file"),
+        (vec!["run", "hello", "--set", "=x"], "expected key=value"),
+        (vec!["run", "hello", "--suite", "sid"], "the lab knows bookworm and trixie"),
+        (vec!["run", "hello", "--on", "kvm"], "expected lab, xl, or ssh:DEST"),
+        (vec!["run", "hello", "--on", "xl", "--suite", "trixie"], "--suite chooses the lab's Xen"),
+        (vec!["logs", "--elf", "hello", "/nonexistent"], "cannot read /nonexistent"),
+    ] {
+        fails(xen(&args)?, expected)?;
+    }
+    drop(holder);
+    let old = file(
+        "qemu",
+        b"#!/bin/sh\n[ \"$1\" = --version ] && { echo QEMU emulator version 2.1; exit; }\necho 'no svm' >&2\nexit 1\n",
+    )?;
+    for (qemu, expected) in [
+        ("/nonexistent", "SARAB_QEMU names /nonexistent, which is no file"),
+        (script.as_str(), "does not run as a QEMU"),
+        (old.as_str(), "cannot emulate the processor that Xen needs"),
+    ] {
+        let mut command = xen(&["run", "hello"])?;
+        command.env("SARAB_QEMU", qemu);
+        fails(command, expected)?;
+    }
+    if which("xl").is_none() {
+        fails(xen(&["run", "hello", "--on", "xl"])?, "there is no `xl` here")?;
+    }
+    Ok(String::new())
+}
+
+fn build() -> Result<String> {
+    let output = xen(&["build", "hello"])?.output()?;
+    ensure!(output.status.success(), "{}", text(&output));
+    let stdout = String::from_utf8(output.stdout)?;
+    let path = Path::new(stdout.lines().last().context("no output")?);
+    crate::elf::check(path)?;
+    let config = fs::read_to_string(path.with_extension("cfg"))?;
+    ensure!(
+        config.contains("type = \"pvh\"") && config.contains(&format!("kernel = \"{}\"", path.display())),
+        "{config}"
+    );
+    let doctor = xen(&["doctor"])?.output()?;
+    ensure!(doctor.status.success() && text(&doctor).contains("boots offline"), "{}", text(&doctor));
+    Ok(format!("{} bytes", fs::metadata(path)?.len()))
+}
+
+fn run_hello() -> Result<String> {
+    let disk = tempfile::NamedTempFile::new()?;
+    disk.as_file().set_len(3 << 20)?;
+    let (disk, port) = (disk.path().display().to_string(), format!("{}:80", free_port()?));
+    let args = ["run", "hello", "--set", "exit=now", "--memory", "4", "--disk", &disk, "--publish", &port];
+    let output = xen(&args)?.output()?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{}", text(&output));
+    for expected in
+        ["Sarab says hello.\n", "memory        4096 KiB", "command line  exit=now\n", "INFO  hello is up  (main.rs:"]
+    {
+        ensure!(stdout.contains(expected), "no {expected:?} in:\n{}", text(&output));
+    }
+    Ok(String::new())
+}
+
+fn run_crash() -> Result<String> {
+    let output = xen(&["run", "probe", "--set", "test=panic"])?.output()?;
+    let all = text(&output);
+    ensure!(output.status.code() == Some(1), "{:?}:\n{all}", output.status);
+    for expected in ["CRASH: panic at ", "a panic on purpose", "probe crashed", "(main.rs:"] {
+        ensure!(all.contains(expected), "no {expected:?} in:\n{all}");
+    }
+    Ok(String::new())
+}
+
+/// Processes whose command line holds `text`.
+fn processes(text: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let lines = entries.flatten().filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(text)).collect()
+}
+
+fn interrupt() -> Result<String> {
+    let scratch = tempfile::tempdir()?;
+    let mut child =
+        xen(&["run", "hello"])?.env("TMPDIR", scratch.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("stdout")?);
+    let mut line = String::new();
+    while !line.contains("us since start") {
+        line.clear();
+        ensure!(lines.read_line(&mut line)? > 0, "the run ended before the guest was up");
+    }
+    let scratch_text = scratch.path().display().to_string();
+    ensure!(!processes(&scratch_text).is_empty(), "no emulator runs");
+    // SAFETY: a signal to a child of ours that has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                child.kill()?;
+                bail!("still runs 10 s after Ctrl-C");
+            }
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    ensure!(status.code() == Some(130), "ended with {status}");
+    while !processes(&scratch_text).is_empty() {
+        ensure!(Instant::now() < deadline, "left behind: {:?}", processes(&scratch_text));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let left: Vec<_> = fs::read_dir(scratch.path())?.flatten().map(|entry| entry.path()).collect();
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    Ok(String::new())
+}
+
+fn failed_download() -> Result<String> {
+    let empty = tempfile::tempdir()?;
+    let mut command = xen(&["run", "hello"])?;
+    command.env("SARAB_CACHE", empty.path());
+    // Nobody listens on the discard port.
+    for name in ["http_proxy", "https_proxy"] {
+        command.env(name, "http://127.0.0.1:9");
+    }
+    fails(command, "The first run needs the network")?;
+    let suite = empty.path().join("lab").join(suite::DEFAULT.codename);
+    for name in ["images", "images.tmp", "root.tmp", "qemu", "qemu.tmp"] {
+        ensure!(!suite.join(name).exists(), "{name} was left behind");
+    }
+    Ok(String::new())
+}
+
+/// The lab's dom0 plays the other Xen host, by a real ssh server; and it runs `cargo xen`'s program itself.
+fn other_hosts() -> Result<String> {
+    let port = free_port()?;
+    let options = Options { publish_dom0: vec![Publish { host: port, guest: 22 }], ..Options::default() };
+    let lab = Lab::boot(suite::DEFAULT, &options)?;
+    let by_xl = on_xl(&lab)?;
+    let by_ssh = match (which("ssh"), which("ssh-keygen")) {
+        (Some(ssh), Some(keygen)) => on_ssh(&lab, port, &ssh, &keygen)?,
+        _ => "--on ssh not tried: this machine has no ssh".into(),
+    };
+    Ok(format!("{by_xl}{by_ssh}"))
+}
+
+fn on_ssh(lab: &Lab, port: u16, ssh: &Path, keygen: &Path) -> Result<String> {
+    let dir = tempfile::tempdir()?;
+    let key = dir.path().join("key");
+    let made = Command::new(keygen).args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).output()?;
+    ensure!(made.status.success(), "{}", text(&made));
+    let public = fs::read(key.with_extension("pub"))?;
+    lab.run("mkdir -p /root/.ssh /etc/dropbear && chmod 700 /root /root/.ssh && echo /bin/sh > /etc/shells")?;
+    lab.put("/root/.ssh/authorized_keys", Box::new(Cursor::new(public)))?;
+    lab.run("chmod 600 /root/.ssh/authorized_keys; dropbear -R -s -p 22 </dev/null >/tmp/dropbear.log 2>&1")?;
+    // What a user has in ~/.ssh/config.
+    let config = format!(
+        "Host dom0\n HostName 127.0.0.1\n Port {port}\n User root\n IdentityFile {}\n IdentitiesOnly yes\n \
+         StrictHostKeyChecking no\n UserKnownHostsFile {}\n LogLevel ERROR\n",
+        key.display(),
+        dir.path().join("known").display()
+    );
+    fs::write(dir.path().join("config"), config)?;
+    let wrapper = dir.path().join("ssh");
+    fs::write(&wrapper, format!("#!/bin/sh\nexec {} -F {}/config \"$@\"\n", ssh.display(), dir.path().display()))?;
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap_or_default());
+    let run = |args: &[&str]| -> Result<Output> { Ok(xen(args)?.env("PATH", &path).output()?) };
+
+    let output = run(&["run", "hello", "--on", "ssh:dom0", "--set", "exit=now"])?;
+    ensure!(output.status.success() && text(&output).contains("command line  exit=now"), "{}", text(&output));
+    let output = run(&["run", "probe", "--on", "ssh:dom0", "--set", "test=error"])?;
+    ensure!(!output.status.success() && text(&output).contains("an error on purpose"), "{}", text(&output));
+    let left = lab.run("ls -d /tmp/sarab-run-* 2>/dev/null; xl list | tail -n +3; true")?;
+    ensure!(left.trim().is_empty(), "left behind on the Xen host: {left}");
+    // Nobody listens there.
+    fs::write(dir.path().join("config"), format!("Host dom0\n HostName 127.0.0.1\n Port {}\n", free_port()?))?;
+    let output = run(&["run", "hello", "--on", "ssh:dom0"])?;
+    ensure!(text(&output).contains("cannot reach dom0 by ssh"), "{}", text(&output));
+    Ok(String::new())
+}
+
+fn on_xl(lab: &Lab) -> Result<String> {
+    let dir = tempfile::tempdir()?;
+    let small = dir.path().join("xtask");
+    let strip = Command::new("strip").arg("-o").arg(&small).arg(std::env::current_exe()?).output()?;
+    ensure!(strip.status.success(), "{}", text(&strip));
+    lab.put("/tmp/xtask", Box::new(File::open(&small)?))?;
+    let hello = Guest::get("hello")?;
+    lab.put("/tmp/hello", Box::new(File::open(&hello.image)?))?;
+    let (status, output) = lab.try_run("chmod +x /tmp/xtask; /tmp/xtask --version")?;
+    if status != 0 {
+        // This machine's C library may be newer than the lab's.
+        ensure!(output.contains("GLIBC"), "{output}");
+        return Ok("--on xl not tried: this machine's C library is newer than the lab's; ".into());
+    }
+    let run = |args: &str| lab.try_run(&format!("/tmp/xtask run /tmp/hello --on xl {args} </dev/null"));
+    let (status, output) = run("--set exit=now")?;
+    ensure!(status == 0 && output.contains("command line  exit=now"), "{output}");
+    let (status, output) = run("--set exit=maybe")?;
+    ensure!(status == 1 && output.contains("hello crashed"), "{output}");
+    let left = lab.run("xl list | tail -n +3; ls -d /tmp/sarab-run-* 2>/dev/null; true")?;
+    ensure!(left.trim().is_empty(), "left behind: {left}");
+    Ok(String::new())
+}
