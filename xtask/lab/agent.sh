@@ -1,7 +1,7 @@
 #!/bin/sh
 # One command for dom0 from the host: a line with the token, a line with the command (base64); the rest is the command's
 # standard input. Answers with its output and, last, its exit status.
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin:@XEN_BIN@ HOME=/root
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 read -r token
 [ "$token" = "@TOKEN@" ] || exit 1
 read -r line

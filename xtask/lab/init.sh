@@ -1,7 +1,8 @@
 #!/bin/busybox sh
 # The lab's first process in dom0. @VALUES@ are filled in by `cargo xen` at each boot.
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin:@XEN_BIN@ HOME=/root TERM=${TERM:-vt100}
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM=${TERM:-vt100}
 /bin/busybox --install -s /bin
+for program in @XEN_BIN@/*; do ln -s "$program" /bin/; done
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev

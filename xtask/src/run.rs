@@ -135,7 +135,7 @@ pub fn command(args: RunArgs) -> Result<ExitCode> {
         }
         On::Ssh(destination) => {
             let dom0 = Ssh { destination: destination.clone() };
-            let (status, dir) = dom0.try_run("command -v xl >&2; mktemp -d /tmp/sarab-run-XXXXXX")?;
+            let (status, dir) = dom0.try_run("PATH=$PATH:/usr/sbin:/sbin; command -v xl >&2; mktemp -d /tmp/sarab-run-XXXXXX")?;
             ensure!(status != 255, "cannot reach {destination} by ssh:\n{}", dir.trim());
             let (path, dir) = dir.trim().split_once('\n').unwrap_or(("", dir.trim()));
             ensure!(status == 0 && !path.is_empty(), "there is no `xl` at {destination}: it is not a Xen host\n{dir}");
@@ -186,7 +186,7 @@ fn run(dom0: &dyn Dom0, guest: &Guest, mut config: crate::xlcfg::Config, dir: &s
     let script = include_str!("../lab/run.sh")
         .replace("@NAME@", &config.name)
         .replace("@CONFIG@", &file)
-        .replace("@CLEANUP@", &format!("rm -rf '{dir}'"));
+        .replace("@DIR@", dir);
 
     let mut decoder = Decoder::new(Some(&guest.debug))?;
     let mut stream = dom0.stream(&script, Some(Box::new(Keyboard)))?;

@@ -154,7 +154,7 @@ pub fn write_overlay(suite: Suite, values: &[(&str, &str)], output: &Path) -> Re
         for (key, value) in values {
             text = text.replace(&format!("@{key}@"), value);
         }
-        ensure!(!text.contains("@XEN_"), "{path}: a placeholder was left");
+        ensure!(!text.contains("@XEN_BIN@"), "{path}: a placeholder was left");
         archive.file(path, 0o755, text.as_bytes())?;
     }
     archive.finish()
