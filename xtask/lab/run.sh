@@ -1,6 +1,6 @@
-# Runs a domain to its end: @NAME@ from the xl file @CONFIG@. Its console comes on standard output; standard input goes
-# to it; when standard input ends, so does the domain. The last line tells how it went: @sarab-end=REASON, a number of
-# xen/include/public/sched.h, or `failed`.
+# Runs a domain to its end: @NAME@ from the xl file @CONFIG@. Its console comes on standard output. When standard input
+# ends, which is when nobody is there any more, so does the domain. The last line tells how it went:
+# @sarab-end=REASON, a number of xen/include/public/sched.h, or `failed`.
 export PATH="$PATH:/usr/sbin:/sbin"
 name='@NAME@'
 config='@CONFIG@'
@@ -9,7 +9,7 @@ cleanup() {
   status=$?
   trap - EXIT HUP INT TERM PIPE
   xl destroy "$name" >/dev/null 2>&1
-  kill $console $input 2>/dev/null
+  kill $console 2>/dev/null
   rm -rf "$dir"
   exit $status
 }
@@ -22,22 +22,22 @@ if xl domid "$name" >/dev/null 2>&1; then
   rm -rf "$dir"
   exit 1
 fi
-# One reader of standard input for all of the domain's lives. It holds nothing that would keep standard output open.
+# It holds nothing that would keep standard output open.
 exec 3<&0
-mkfifo "$dir/input" && exec 4<>"$dir/input" || exit 1
-{ cat <&3 >&4; kill -TERM $$; } >/dev/null 2>&1 &
+{ cat <&3; kill -TERM $$; } >/dev/null 2>&1 &
 while :; do
   # -e: nobody else reacts to its end. -p: the console is listened to before there is anything to hear.
   xl create -q -e -p "$config" || { echo '@sarab-end=failed'; exit 1; }
   id=$(xl domid "$name") || exit 1
-  xl console -t pv "$id" </dev/null 3<&- 4<&- &
+  # The console's terminal (docs/misc/console.txt).
+  tries=100
+  until tty=$(xenstore-read "/local/domain/$id/console/tty" 2>/dev/null) && [ -n "$tty" ]; do
+    tries=$((tries - 1))
+    [ $tries -gt 0 ] || { echo "xenconsoled has made no terminal for $name"; exit 1; }
+    sleep 0.1
+  done
+  cat <"$tty" 3<&- 2>/dev/null &
   console=$!
-  # `xl console` passes on no input that does not come from a terminal.
-  (
-    until tty=$(xenstore-read "/local/domain/$id/console/tty" 2>/dev/null) && [ -n "$tty" ]; do sleep 0.1; done
-    exec cat >"$tty"
-  ) <&4 3<&- 4<&- >/dev/null 2>&1 &
-  input=$!
   xl unpause "$id"
   while :; do
     reason=$(xl list -v "$id" 2>/dev/null | awk 'NR == 2 { print $8 }')
@@ -47,7 +47,7 @@ while :; do
   # What the guest printed has left its ring; give the toolstack's programs a moment to pass it on.
   sleep 0.3
   xl destroy "$id" >/dev/null 2>&1
-  kill "$console" "$input" 2>/dev/null
+  kill "$console" 2>/dev/null
   [ "$reason" = 1 ] || break
   echo '-- the guest reboots --'
 done

@@ -135,7 +135,8 @@ pub fn command(args: RunArgs) -> Result<ExitCode> {
         }
         On::Ssh(destination) => {
             let dom0 = Ssh { destination: destination.clone() };
-            let (status, dir) = dom0.try_run("PATH=$PATH:/usr/sbin:/sbin; command -v xl >&2; mktemp -d /tmp/sarab-run-XXXXXX")?;
+            let (status, dir) =
+                dom0.try_run("PATH=$PATH:/usr/sbin:/sbin; command -v xl >&2; mktemp -d /tmp/sarab-run-XXXXXX")?;
             ensure!(status != 255, "cannot reach {destination} by ssh:\n{}", dir.trim());
             let (path, dir) = dir.trim().split_once('\n').unwrap_or(("", dir.trim()));
             ensure!(status == 0 && !path.is_empty(), "there is no `xl` at {destination}: it is not a Xen host\n{dir}");
@@ -183,13 +184,11 @@ fn run(dom0: &dyn Dom0, guest: &Guest, mut config: crate::xlcfg::Config, dir: &s
     dom0.put(&config.kernel, Box::new(File::open(&guest.image)?))?;
     let file = format!("{dir}/{}.cfg", guest.name);
     dom0.put(&file, Box::new(io::Cursor::new(config.text()?)))?;
-    let script = include_str!("../lab/run.sh")
-        .replace("@NAME@", &config.name)
-        .replace("@CONFIG@", &file)
-        .replace("@DIR@", dir);
+    let script =
+        include_str!("../lab/run.sh").replace("@NAME@", &config.name).replace("@CONFIG@", &file).replace("@DIR@", dir);
 
     let mut decoder = Decoder::new(Some(&guest.debug))?;
-    let mut stream = dom0.stream(&script, Some(Box::new(Keyboard)))?;
+    let mut stream = dom0.stream(&script, Some(Box::new(Lifeline)))?;
     let mut out = io::stdout().lock();
     let mut end = None;
     while let Some(line) = stream.line()? {
@@ -208,16 +207,13 @@ fn run(dom0: &dyn Dom0, guest: &Guest, mut config: crate::xlcfg::Config, dir: &s
     }
 }
 
-/// The user's keyboard. At its end it waits rather than ends, because the end of input ends the domain.
-struct Keyboard;
+/// An input that never ends while this program lives: its end tells dom0 to end the domain.
+struct Lifeline;
 
-impl Read for Keyboard {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match io::stdin().read(buffer) {
-            Ok(count) if count > 0 => Ok(count),
-            _ => loop {
-                std::thread::park();
-            },
+impl Read for Lifeline {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        loop {
+            std::thread::park();
         }
     }
 }

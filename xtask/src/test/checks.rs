@@ -226,8 +226,8 @@ fn ports(f: &Fixture) -> Result<String> {
 }
 
 fn input(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.probe, "echo").command_line("test=echo").create()?;
-    domain.wait_for("echo: ready", 20)?;
+    let domain = guest(&f.lab, &f.probe, "echo").command_line("test=echo").early_input("early").create()?;
+    domain.wait_for("echo: early\n", 20)?;
     let long: String = ('a'..='z').cycle().take(3000).collect();
     for line in ["one", "two  three", &long] {
         domain.send(line)?;

@@ -16,6 +16,7 @@ pub struct Builder<'a> {
     pub(super) lab: &'a Lab,
     config: Config,
     image: &'a Guest,
+    early_input: Option<&'a str>,
 }
 
 /// Begins a domain of this image.
@@ -23,7 +24,7 @@ pub fn guest<'a>(lab: &'a Lab, image: &'a Guest, name: &str) -> Builder<'a> {
     let mut config = image.config();
     config.name = name.to_owned();
     config.kernel = format!("/tmp/images/{}", image.name);
-    Builder { lab, config, image }
+    Builder { lab, config, image, early_input: None }
 }
 
 impl<'a> Builder<'a> {
@@ -42,6 +43,12 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Sends a line to its console before it runs.
+    pub fn early_input(mut self, line: &'a str) -> Self {
+        self.early_input = Some(line);
+        self
+    }
+
     /// Creates the domain. It stays after its end, for its state to be looked at.
     pub fn create(self) -> Result<Domain<'a>> {
         let (lab, name) = (self.lab, self.config.name.clone());
@@ -54,13 +61,18 @@ impl<'a> Builder<'a> {
         lab.put(&path, Box::new(Cursor::new(self.config.text()?)))?;
         let log = format!("/var/log/xen/console/guest-{name}.log");
         let id = lab
-            .run(&format!("rm -f {log}; xl create -q -e {path} && xl domid {name}"))?
+            .run(&format!("rm -f {log}; xl create -q -e -p {path} && xl domid {name}"))?
             .trim()
             .lines()
             .last()
             .and_then(|id| id.parse().ok())
             .context("xl domid")?;
-        Ok(Domain { lab, name, id, log })
+        let domain = Domain { lab, name, id, log };
+        if let Some(line) = self.early_input {
+            domain.send(line)?;
+        }
+        lab.run(&format!("xl unpause {id}"))?;
+        Ok(domain)
     }
 }
 
@@ -97,7 +109,11 @@ impl Domain<'_> {
     /// Sends a line to its console.
     pub fn send(&self, line: &str) -> Result<()> {
         self.lab
-            .run(&format!("t=$(xenstore-read /local/domain/{}/console/tty) && printf '%s\\n' '{line}' > $t", self.id))
+            .run(&format!(
+                "until t=$(xenstore-read /local/domain/{}/console/tty 2>/dev/null) && [ -n \"$t\" ]; do usleep 50000; done
+                 printf '%s\\n' '{line}' > $t",
+                self.id
+            ))
             .map(drop)
     }
 
