@@ -43,7 +43,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("running out of memory is reported", |f| fault(f, "oom", &["panic", "allocation"])),
     ("shutdown calls", shutdown_calls),
     ("memory functions, tasks, ports, grants", |f| probe(f, "self", 60)),
-    ("timers of 1 ms to 5 s", |f| probe(f, "timers", 60)),
+    ("timers of 1 ms to 5 s", timers),
     ("the clock agrees with dom0's", clock),
     ("events and grants between two domains", pair),
     ("the grant table grows to its limit", grants),
@@ -153,6 +153,13 @@ fn shutdown_calls(f: &Fixture) -> Result<String> {
 fn probe(f: &Fixture, test: &str, seconds: u64) -> Result<String> {
     let domain = guest(&f.lab, &f.probe, test).command_line(format!("test={test}")).create()?;
     Ok(sum(&domain.wait_passed(seconds)?))
+}
+
+fn timers(f: &Fixture) -> Result<String> {
+    let domain = guest(&f.lab, &f.probe, "timers").command_line("test=timers").create()?;
+    // The longest timer takes 6 s. Asking dom0 meanwhile would keep the processors busy that the timers wait for.
+    std::thread::sleep(Duration::from_secs(6));
+    Ok(sum(&domain.wait_passed(60)?))
 }
 
 fn sum(console: &str) -> String {
