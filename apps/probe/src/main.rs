@@ -24,7 +24,7 @@ use checks::Checks;
 async fn main(app: App) -> Result<(), String> {
     const TESTS: &[&str] = &[
         "panic", "overflow", "readonly", "execute", "null", "opcode", "oom", "self", "timers", "clock", "flood",
-        "module", "suspend", "grants", "ports", "offer", "accept", "reboot", "crash", "error", "echo",
+        "module", "suspend", "grants", "ports", "offer", "accept", "reboot", "crash", "error", "echo", "entropy",
     ];
     let test = app.args().choice("test", TESTS).map_err(text)?.unwrap_or("self");
     let mut checks = Checks::new();
@@ -52,6 +52,10 @@ async fn main(app: App) -> Result<(), String> {
         "ports" => limits::ports(app, &mut checks).await,
         "offer" => pair::offer(app, &mut checks).await?,
         "accept" => pair::accept(app, &mut checks).await?,
+        "entropy" => match app.entropy() {
+            Ok(_) => println!("entropy: there is some"),
+            Err(error) => println!("entropy: {error}"),
+        },
         _ => echo(app).await,
     }
     checks.finish()

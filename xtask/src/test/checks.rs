@@ -43,6 +43,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("running out of memory is reported", |f| fault(f, "oom", &["panic", "allocation"])),
     ("shutdown calls", shutdown_calls),
     ("memory functions, tasks, ports, grants", |f| probe(f, "self", 60)),
+    ("a processor without random numbers", no_entropy),
     ("timers of 1 ms to 5 s", timers),
     ("the clock agrees with dom0's", clock),
     ("events and grants between two domains", pair),
@@ -153,6 +154,14 @@ fn shutdown_calls(f: &Fixture) -> Result<String> {
 fn probe(f: &Fixture, test: &str, seconds: u64) -> Result<String> {
     let domain = guest(&f.lab, &f.probe, test).command_line(format!("test={test}")).create()?;
     Ok(sum(&domain.wait_passed(seconds)?))
+}
+
+fn no_entropy(f: &Fixture) -> Result<String> {
+    let line = "cpuid = \"host,rdrand=0,rdseed=0\"";
+    let domain = guest(&f.lab, &f.probe, "entropy").command_line("test=entropy").line(line).create()?;
+    let console = domain.wait_passed(20)?;
+    ensure!(console.contains("entropy: no source of random numbers: this processor offers neither"), "{console}");
+    Ok(String::new())
 }
 
 fn timers(f: &Fixture) -> Result<String> {
