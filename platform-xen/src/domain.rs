@@ -73,7 +73,7 @@ impl ShutdownReason {
 
 /// Ends the domain, after the console has had up to 2 s to take what was printed.
 pub fn shutdown(reason: ShutdownReason) -> ! {
-    console::emergency_drain();
+    console::drain();
     shutdown_now(reason)
 }
 
@@ -121,7 +121,7 @@ pub enum Resumed {
 /// Where a restored domain cannot be set up again; there is nothing left then to report an error to.
 pub fn suspend() -> Result<Resumed, Errno> {
     const SUSPEND: u32 = 2;
-    console::emergency_drain();
+    console::drain();
     time::disarm();
     // The latest time read is where the clock goes on from.
     time::now_ns();

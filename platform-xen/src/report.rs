@@ -11,7 +11,7 @@ static REPORTING: AtomicBool = AtomicBool::new(false);
 
 /// A report in the making. Each line goes out at once, in case the next cannot be made.
 pub(crate) struct Report {
-    _private: (),
+    console: Option<console::LastWords>,
 }
 
 impl Report {
@@ -21,12 +21,12 @@ impl Report {
             hypercall::console_write(b"sarab: a crash while reporting a crash\n");
             domain::shutdown_now(ShutdownReason::Crash)
         }
-        console::emergency_begin();
-        Report { _private: () }
+        // SAFETY: a report ends the domain.
+        Report { console: unsafe { console::last_words() } }
     }
 
     pub(crate) fn line(&mut self, text: fmt::Arguments<'_>) {
-        let _ = writeln!(Emergency, "{text}");
+        let _ = writeln!(self, "{text}");
     }
 
     /// Prints return addresses: along the chain of frame pointers where there is one, else whatever on the stack looks
@@ -80,18 +80,19 @@ impl Report {
 }
 
 /// Ends the domain after a report.
-pub(crate) fn crash(_report: Report) -> ! {
-    console::emergency_drain();
+pub(crate) fn crash(mut report: Report) -> ! {
+    if let Some(console) = &mut report.console {
+        console.drain();
+    }
     domain::shutdown_now(ShutdownReason::Crash)
 }
 
-/// Both consoles, without buffers in between.
-struct Emergency;
-
-impl Write for Emergency {
+impl Write for Report {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         hypercall::console_write(text.as_bytes());
-        console::emergency_write(text.as_bytes());
+        if let Some(console) = &mut self.console {
+            console.write(text.as_bytes());
+        }
         Ok(())
     }
 }

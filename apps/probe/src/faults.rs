@@ -47,6 +47,18 @@ pub fn bad_opcode() -> ! {
     unsafe { core::arch::asm!("ud2", options(noreturn)) }
 }
 
+/// A panic in the middle of a `println!`, while the console is in use.
+pub fn panic_while_printing() -> ! {
+    struct Broken;
+    impl core::fmt::Display for Broken {
+        fn fmt(&self, _: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+            panic!("a panic inside of a Display")
+        }
+    }
+    sarab::println!("half a line, then {Broken}");
+    panic!("it was printed")
+}
+
 /// More memory than there is.
 pub fn out_of_memory() -> ! {
     let mut hoard = alloc::vec::Vec::new();

@@ -23,8 +23,9 @@ use checks::Checks;
 #[sarab::main]
 async fn main(app: App) -> Result<(), String> {
     const TESTS: &[&str] = &[
-        "panic", "overflow", "readonly", "execute", "null", "opcode", "oom", "self", "timers", "clock", "flood",
-        "module", "suspend", "grants", "ports", "offer", "accept", "reboot", "crash", "error", "echo", "entropy",
+        "panic", "overflow", "readonly", "execute", "null", "opcode", "display", "oom", "self", "timers", "clock",
+        "flood", "module", "suspend", "grants", "ports", "offer", "accept", "reboot", "crash", "error", "echo",
+        "entropy",
     ];
     let test = app.args().choice("test", TESTS).map_err(text)?.unwrap_or("self");
     let mut checks = Checks::new();
@@ -35,6 +36,7 @@ async fn main(app: App) -> Result<(), String> {
         "execute" => faults::execute_data(),
         "null" => faults::null(),
         "opcode" => faults::bad_opcode(),
+        "display" => faults::panic_while_printing(),
         "oom" => faults::out_of_memory(),
         "reboot" => platform::reboot(),
         "crash" => platform::crash(),

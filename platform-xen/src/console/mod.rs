@@ -135,6 +135,19 @@ impl State {
         self.pump();
     }
 
+    /// Moves everything to the other end, waiting a while for it to be taken.
+    fn drain(&mut self) {
+        let deadline = now_ns() + LAST_WORDS;
+        loop {
+            self.pump();
+            let drained = self.channel.as_ref().is_none_or(|channel| channel.ring.is_drained());
+            if (self.buffer.is_empty() && drained) || now_ns() >= deadline {
+                return;
+            }
+            hypercall::sched_yield();
+        }
+    }
+
     fn wait(&mut self, cx: &Context<'_>) {
         if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
             self.waiting.push(cx.waker().clone());
@@ -341,22 +354,47 @@ impl embedded_io_async::Write for Console {
 /// How long the last words may wait for the console daemon.
 const LAST_WORDS: u64 = 2_000_000_000;
 
-/// Prepares for a crash report: what is in the buffer goes first.
-pub(crate) fn emergency_begin() {
-    emergency_drain();
+/// Gives the console daemon a while to take what is there.
+pub(crate) fn drain() {
+    with(|state| state.drain());
 }
 
-/// Writes the report's text, waiting for room a while: nothing else runs any more.
-pub(crate) fn emergency_write(text: &[u8]) {
-    let Some(mut console) = CONSOLE.try_get() else { return };
-    let Some(state) = console.as_mut() else { return };
-    for part in text.split_inclusive(|byte| *byte == b'\n') {
-        let (line, end): (_, &[u8]) = match part.strip_suffix(b"\n") {
-            Some(line) => (line, b"\r\n"),
-            None => (part, b""),
-        };
-        push(state, line);
-        push(state, end);
+/// The console at a domain's end, for the report of why it ends.
+///
+/// # Safety
+///
+/// The domain ends: nothing that ran before runs again.
+pub(crate) unsafe fn last_words() -> Option<LastWords> {
+    // SAFETY: the caller's promise.
+    unsafe { CONSOLE.seize() }.as_mut().map(|state| {
+        // A message that was being written when the domain crashed stays as it is.
+        state.buffer.end();
+        state.drain();
+        LastWords { state }
+    })
+}
+
+/// A console that nothing else uses any more.
+pub(crate) struct LastWords {
+    state: &'static mut State,
+}
+
+impl LastWords {
+    /// Writes text, waiting a while for room.
+    pub(crate) fn write(&mut self, text: &[u8]) {
+        for part in text.split_inclusive(|byte| *byte == b'\n') {
+            let (line, end): (_, &[u8]) = match part.strip_suffix(b"\n") {
+                Some(line) => (line, b"\r\n"),
+                None => (part, b""),
+            };
+            push(self.state, line);
+            push(self.state, end);
+        }
+    }
+
+    /// Gives the console daemon a while to take it.
+    pub(crate) fn drain(&mut self) {
+        self.state.drain();
     }
 }
 
@@ -370,22 +408,5 @@ fn push(state: &mut State, mut bytes: &[u8]) {
         if count == 0 {
             hypercall::sched_yield();
         }
-    }
-}
-
-/// Gives the console daemon a while to take what is there.
-pub(crate) fn emergency_drain() {
-    let Some(mut console) = CONSOLE.try_get() else { return };
-    let Some(state) = console.as_mut() else { return };
-    let deadline = now_ns() + LAST_WORDS;
-    loop {
-        // A message that was being written when the domain crashed stays as it is.
-        state.buffer.end();
-        state.pump();
-        let drained = state.channel.as_ref().is_none_or(|channel| channel.ring.is_drained());
-        if (state.buffer.is_empty() && drained) || now_ns() >= deadline {
-            return;
-        }
-        hypercall::sched_yield();
     }
 }

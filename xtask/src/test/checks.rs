@@ -40,6 +40,7 @@ pub const ALL: &[(&str, Check)] = &[
     }),
     ("a null pointer is reported", |f| fault(f, "null", &["page fault (vector 14)", "read at 0x10: a null pointer"])),
     ("a bad instruction is reported", |f| fault(f, "opcode", &["invalid opcode (vector 6)"])),
+    ("a panic while printing is reported", |f| fault(f, "display", &["half a line", "a panic inside of a Display"])),
     ("running out of memory is reported", |f| fault(f, "oom", &["panic", "allocation"])),
     ("shutdown calls", shutdown_calls),
     ("memory functions, tasks, ports, grants", |f| probe(f, "self", 60)),
