@@ -7,6 +7,7 @@ mod event;
 mod grant;
 mod ids;
 mod page;
+mod store;
 
 pub use clock::{Clock, Until};
 pub use errno::Errno;
@@ -16,3 +17,4 @@ pub use grant::{
 };
 pub use ids::{DomId, Frame, GrantRef, PortNumber};
 pub use page::{OutOfPages, PAGE_SIZE, Page, Pages};
+pub use store::StoreChannel;

@@ -1,0 +1,249 @@
+//! A ring of bytes, as XenStore and the console use it.
+
+use core::fmt;
+use core::sync::atomic::{Ordering, fence};
+
+use crate::SharedMemory;
+
+/// One direction of a ring of bytes: where its data and its indices lie in the shared memory.
+///
+/// Indices run freely and wrap at 2³²; the peer's is never trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRing {
+    /// Where the data begins.
+    pub data: usize,
+    /// Bytes of data: a power of two.
+    pub size: u32,
+    /// Where the reader's index is.
+    pub consumer: usize,
+    /// Where the writer's index is.
+    pub producer: usize,
+}
+
+/// The peer's index says that there is more in the ring than fits: the peer is broken or hostile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadIndex {
+    /// The reader's index.
+    pub consumer: u32,
+    /// The writer's index.
+    pub producer: u32,
+    /// How many bytes the ring holds.
+    pub size: u32,
+}
+
+impl fmt::Display for BadIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "ring indices out of range: producer {:#x} and consumer {:#x} are more than {} bytes apart",
+            self.producer, self.consumer, self.size
+        )
+    }
+}
+
+impl core::error::Error for BadIndex {}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// How many bytes were moved.
+    pub bytes: usize,
+    /// Whether the peer may be waiting for just this, and is to be notified: the ring was full before a read, or empty
+    /// before a write.
+    pub notify: bool,
+}
+
+impl ByteRing {
+    fn used(&self, consumer: u32, producer: u32) -> Result<u32, BadIndex> {
+        match producer.wrapping_sub(consumer) {
+            used if used <= self.size => Ok(used),
+            _ => Err(BadIndex { consumer, producer, size: self.size }),
+        }
+    }
+
+    /// The two pieces that `len` bytes from `index` on make.
+    fn pieces(&self, index: u32, len: usize) -> (usize, usize, usize) {
+        let offset = (index & (self.size - 1)) as usize;
+        let first = len.min(self.size as usize - offset);
+        (self.data + offset, first, len - first)
+    }
+
+    /// The reading end. It goes on where the shared index says that it was.
+    ///
+    /// # Errors
+    ///
+    /// Where the indices are out of range.
+    ///
+    /// # Panics
+    ///
+    /// Where the size is no power of two.
+    pub fn reader(self, memory: &SharedMemory) -> Result<ByteReader, BadIndex> {
+        assert!(self.size.is_power_of_two());
+        let consumer = memory.load(self.consumer);
+        self.used(consumer, memory.load(self.producer))?;
+        Ok(ByteReader { ring: self, consumer })
+    }
+
+    /// The writing end. It goes on where the shared index says that it was.
+    ///
+    /// # Errors
+    ///
+    /// Where the indices are out of range.
+    ///
+    /// # Panics
+    ///
+    /// Where the size is no power of two.
+    pub fn writer(self, memory: &SharedMemory) -> Result<ByteWriter, BadIndex> {
+        assert!(self.size.is_power_of_two());
+        let producer = memory.load(self.producer);
+        self.used(memory.load(self.consumer), producer)?;
+        Ok(ByteWriter { ring: self, producer })
+    }
+}
+
+/// The reading end of a [`ByteRing`].
+#[derive(Debug)]
+pub struct ByteReader {
+    ring: ByteRing,
+    /// Ours; the shared one is only ever written.
+    consumer: u32,
+}
+
+impl ByteReader {
+    /// Takes as many bytes as there are and fit into `to`.
+    ///
+    /// # Errors
+    ///
+    /// Where the peer's index is out of range; nothing is taken then.
+    pub fn read(&mut self, memory: &SharedMemory, to: &mut [u8]) -> Result<Moved, BadIndex> {
+        let used = self.ring.used(self.consumer, memory.load(self.ring.producer))?;
+        let bytes = to.len().min(used as usize);
+        if bytes == 0 {
+            return Ok(Moved::default());
+        }
+        let (offset, first, rest) = self.ring.pieces(self.consumer, bytes);
+        memory.read(offset, &mut to[..first]);
+        memory.read(self.ring.data, &mut to[first..first + rest]);
+        let before = self.consumer;
+        self.consumer = before.wrapping_add(bytes as u32);
+        memory.store(self.ring.consumer, self.consumer);
+        // A writer that found the ring full after our look above waits to hear of the room that there is now.
+        fence(Ordering::SeqCst);
+        let notify = memory.load(self.ring.producer).wrapping_sub(before) >= self.ring.size;
+        Ok(Moved { bytes, notify })
+    }
+}
+
+/// The writing end of a [`ByteRing`].
+#[derive(Debug)]
+pub struct ByteWriter {
+    ring: ByteRing,
+    /// Ours; the shared one is only ever written.
+    producer: u32,
+}
+
+impl ByteWriter {
+    /// Puts in as many of the bytes as there is room for.
+    ///
+    /// # Errors
+    ///
+    /// Where the peer's index is out of range; nothing is put in then.
+    pub fn write(&mut self, memory: &SharedMemory, from: &[u8]) -> Result<Moved, BadIndex> {
+        let used = self.ring.used(memory.load(self.ring.consumer), self.producer)?;
+        let bytes = from.len().min((self.ring.size - used) as usize);
+        if bytes == 0 {
+            return Ok(Moved::default());
+        }
+        // The room is the reader's to give: its index was read before the bytes that it has taken are overwritten.
+        fence(Ordering::SeqCst);
+        let (offset, first, rest) = self.ring.pieces(self.producer, bytes);
+        memory.write(offset, &from[..first]);
+        memory.write(self.ring.data, &from[first..first + rest]);
+        let before = self.producer;
+        self.producer = before.wrapping_add(bytes as u32);
+        memory.store(self.ring.producer, self.producer);
+        // A reader that found the ring empty after our look above waits to hear of what there is now.
+        fence(Ordering::SeqCst);
+        let notify = memory.load(self.ring.consumer) == before;
+        Ok(Moved { bytes, notify })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::VecDeque;
+    use alloc::vec::Vec;
+    use core::ptr::NonNull;
+    use proptest::prelude::*;
+
+    const RING: ByteRing = ByteRing { data: 0, size: 16, consumer: 16, producer: 20 };
+
+    #[repr(align(4))]
+    struct Words([u8; 24]);
+
+    fn memory(words: &mut Words, index: u32) -> SharedMemory {
+        // SAFETY: the array outlives the test's use of it, which is only through this value.
+        let memory = unsafe { SharedMemory::new(NonNull::from(&mut words.0).cast(), 24) };
+        memory.store(RING.consumer, index);
+        memory.store(RING.producer, index);
+        memory
+    }
+
+    proptest! {
+        /// Whatever is put in comes out, in order, wherever the indices begin, also across their wrap.
+        #[test]
+        fn bytes_come_out_as_they_went_in(
+            start in prop_oneof![any::<u32>(), (u32::MAX - 40)..u32::MAX],
+            steps in prop::collection::vec((any::<bool>(), 0_usize..20), 0..200),
+        ) {
+            let mut words = Words([0; 24]);
+            let memory = memory(&mut words, start);
+            let (mut reader, mut writer) = (RING.reader(&memory).unwrap(), RING.writer(&memory).unwrap());
+            let mut model = VecDeque::new();
+            let mut next = 0_u8;
+            for (write, len) in steps {
+                if write {
+                    let bytes: Vec<u8> = (0..len).map(|index| next.wrapping_add(index as u8)).collect();
+                    let moved = writer.write(&memory, &bytes).unwrap();
+                    prop_assert_eq!(moved.bytes, len.min(16 - model.len()));
+                    prop_assert_eq!(moved.notify, moved.bytes > 0 && model.is_empty());
+                    model.extend(&bytes[..moved.bytes]);
+                    next = next.wrapping_add(moved.bytes as u8);
+                } else {
+                    let mut bytes = alloc::vec![0; len];
+                    let moved = reader.read(&memory, &mut bytes).unwrap();
+                    prop_assert_eq!(moved.bytes, len.min(model.len()));
+                    prop_assert_eq!(moved.notify, moved.bytes > 0 && model.len() == 16);
+                    let expected: Vec<u8> = model.drain(..moved.bytes).collect();
+                    prop_assert_eq!(&bytes[..moved.bytes], &expected[..]);
+                }
+            }
+        }
+
+        /// A peer that writes anything into its index gets nothing but an error.
+        #[test]
+        fn a_hostile_index_is_an_error(start in any::<u32>(), index in any::<u32>()) {
+            let mut words = Words([0; 24]);
+            let memory = memory(&mut words, start);
+            let mut reader = RING.reader(&memory).unwrap();
+            memory.store(RING.producer, index);
+            let mut bytes = [0; 64];
+            let legal = index.wrapping_sub(start) <= 16;
+            prop_assert_eq!(reader.read(&memory, &mut bytes).is_ok(), legal);
+
+            let memory = self::memory(&mut words, start);
+            let mut writer = RING.writer(&memory).unwrap();
+            memory.store(RING.consumer, index);
+            let legal = start.wrapping_sub(index) <= 16;
+            prop_assert_eq!(writer.write(&memory, &bytes).is_ok(), legal);
+            prop_assert_eq!(RING.writer(&memory).is_ok(), legal);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "4 bytes at 24 of 24 shared bytes")]
+    fn nothing_outside_is_touched() {
+        memory(&mut Words([0; 24]), 0).load(24);
+    }
+}

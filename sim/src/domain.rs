@@ -1,0 +1,181 @@
+//! A domain: all of `xen-hal`'s traits in one handle.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::{Rc, Weak};
+
+use async_task::Task;
+use xen_hal::{DomId, OutOfPages, Page, Pages, StoreChannel};
+use xen_ring::SharedPage;
+
+use crate::events::{PortState, SimPort};
+use crate::grants::GrantState;
+use crate::memory::SimPage;
+use crate::store;
+use crate::world::{Slot, World};
+
+/// A domain of the simulated machine. A handle: clones are the same domain.
+#[derive(Clone)]
+pub struct Domain {
+    pub(crate) world: Weak<World>,
+    pub(crate) id: DomId,
+}
+
+pub(crate) struct DomainState {
+    pub(crate) ports: BTreeMap<u32, PortState>,
+    pub(crate) grants: BTreeMap<u32, GrantState>,
+    pub(crate) tasks: Vec<Weak<RefCell<dyn Slot>>>,
+    /// The ring page and this domain's port to the store, until they are taken.
+    store: Option<(SimPage, u32)>,
+    pub(crate) next_grant: u32,
+}
+
+/// What a domain has in use: what a test compares before and after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// Open ports.
+    pub ports: usize,
+    /// Pages that are lent, those included whose end had to be put off.
+    pub grants: usize,
+    /// Watches that the store has for the domain.
+    pub watches: usize,
+    /// Transactions that the store has open for the domain.
+    pub transactions: usize,
+}
+
+impl Domain {
+    pub(crate) fn world(&self) -> Rc<World> {
+        self.world.upgrade().expect("the machine is gone")
+    }
+
+    pub(crate) fn create(world: &Rc<World>, id: DomId) -> Domain {
+        let domain = Domain::new(world, id);
+        world.server.borrow_mut().create_domain(id);
+        domain.connect_store();
+        domain
+    }
+
+    pub(crate) fn create_unserved(world: &Rc<World>, id: DomId) -> (Domain, SharedPage<SimPage>, SimPort) {
+        let domain = Domain::new(world, id);
+        let (page, port) = domain.make_store();
+        (domain, SharedPage::new(page), port)
+    }
+
+    fn new(world: &Rc<World>, id: DomId) -> Domain {
+        let state = DomainState {
+            ports: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            tasks: Vec::new(),
+            store: None,
+            next_grant: 8,
+        };
+        world.domains.borrow_mut().insert(id.0, state);
+        Domain { world: Rc::downgrade(world), id }
+    }
+
+    /// Makes ring page and ports, and has the store's server serve them.
+    fn connect_store(&self) {
+        let (page, port) = self.make_store();
+        store::serve(&self.world(), self.id, page, port);
+    }
+
+    /// Makes ring page and ports, and returns the server's end.
+    fn make_store(&self) -> (SimPage, SimPort) {
+        let world = self.world();
+        let page = world.memory.allocate().expect("a page for the store's ring");
+        let (near, far) = world.bind_pair(self.id, DomId::DOM0);
+        let alias = world.memory.alias(page.frame());
+        if let Some(state) = world.domains.borrow_mut().get_mut(&self.id.0) {
+            state.store = Some((page, near));
+        }
+        (alias, SimPort::new(&world, DomId::DOM0, far))
+    }
+
+    /// Its number.
+    pub fn id(&self) -> DomId {
+        self.id
+    }
+
+    /// Starts a task of this domain. Dropping what is returned cancels it.
+    pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+        self.world().spawn_in(self.id, future)
+    }
+
+    /// Connects to the store and spawns the task that talks to it.
+    pub fn store(&self) -> xenstore_client::Store {
+        let (store, runner) = xenstore_client::connect(self.clone()).expect("the connection was taken before");
+        self.spawn(runner.run()).detach();
+        store
+    }
+
+    /// Whether it is there.
+    pub fn is_alive(&self) -> bool {
+        self.world().domains.borrow().contains_key(&self.id.0)
+    }
+
+    /// Ends the domain at once, whatever it is doing: what it has lent stays until its peers let go of it, and its
+    /// nodes in the store stay until the toolstack removes them.
+    pub fn destroy(&self) {
+        let world = self.world();
+        let Some(mut state) = world.domains.borrow_mut().remove(&self.id.0) else { return };
+        for task in std::mem::take(&mut state.tasks) {
+            if let Some(slot) = task.upgrade() {
+                let clear = slot.borrow_mut().clear();
+                clear();
+            }
+        }
+        for (port, _) in std::mem::take(&mut state.ports) {
+            world.close_remote(self.id, port);
+        }
+        world.grants_of_dead(&mut state);
+        world.server.borrow_mut().release(self.id);
+    }
+
+    /// What happens to a domain that is saved and restored under the same number: its ports and grants are gone, and
+    /// its connection to the store is new. To be followed by
+    /// [`Quiet::go_on`](xenstore_client::Quiet::go_on).
+    pub fn suspend_and_restore(&self) {
+        let world = self.world();
+        let ports: Vec<u32> = match world.domains.borrow().get(&self.id.0) {
+            Some(state) => state.ports.keys().copied().collect(),
+            None => return,
+        };
+        for port in ports {
+            world.close(self.id, port);
+        }
+        world.server.borrow_mut().forget_connection(self.id);
+        self.connect_store();
+    }
+
+    /// What it has in use.
+    pub fn in_use(&self) -> Use {
+        let world = self.world();
+        let domains = world.domains.borrow();
+        let server = world.server.borrow();
+        let (watches, transactions) = server.in_use(self.id);
+        match domains.get(&self.id.0) {
+            Some(state) => Use { ports: state.ports.len(), grants: state.grants.len(), watches, transactions },
+            None => Use { ports: 0, grants: 0, watches, transactions },
+        }
+    }
+}
+
+impl Pages for Domain {
+    type Page = SimPage;
+
+    fn alloc_page(&self) -> Result<SimPage, OutOfPages> {
+        self.world().memory.allocate().ok_or(OutOfPages)
+    }
+}
+
+impl StoreChannel for Domain {
+    type Page = SimPage;
+    type Port = SimPort;
+
+    fn open_store(&self) -> Option<(SimPage, SimPort)> {
+        let world = self.world();
+        let (page, port) = world.domains.borrow_mut().get_mut(&self.id.0)?.store.take()?;
+        Some((page, SimPort::new(&world, self.id, port)))
+    }
+}

@@ -1,0 +1,240 @@
+//! Grant tables.
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::rc::{Rc, Weak};
+
+use xen_hal::{
+    Access, CopyOp, DomId, Grant, GrantError, GrantErrorKind, GrantRef, GrantStatus, GrantTable, MapRequest, Mapping,
+    Page, Refused,
+};
+
+use crate::domain::{Domain, DomainState};
+use crate::memory::{SimPage, Window};
+use crate::world::World;
+
+pub(crate) struct GrantState {
+    /// The peer's way to the page.
+    page: SimPage,
+    peer: DomId,
+    access: Access,
+    mapped: usize,
+    /// Its owner has dropped it, but the peer has not let go.
+    ended: bool,
+}
+
+impl World {
+    /// The page that a reference leads `id` to.
+    fn lent(&self, id: DomId, peer: DomId, reference: GrantRef, access: Access) -> Result<xen_hal::Frame, GrantStatus> {
+        let domains = self.domains.borrow();
+        let domain = domains.get(&peer.0).ok_or(GrantStatus::BadDomain)?;
+        let grant = domain.grants.get(&reference.0).ok_or(GrantStatus::BadGrantRef)?;
+        if grant.peer != id || grant.ended || (access == Access::ReadWrite && grant.access == Access::ReadOnly) {
+            return Err(GrantStatus::GeneralError);
+        }
+        Ok(grant.page.frame())
+    }
+
+    fn count_mapping(&self, peer: DomId, reference: GrantRef, change: isize) {
+        let done = {
+            let mut domains = self.domains.borrow_mut();
+            let Some(domain) = domains.get_mut(&peer.0) else { return };
+            let Some(grant) = domain.grants.get_mut(&reference.0) else { return };
+            grant.mapped = grant.mapped.saturating_add_signed(change);
+            match grant.ended && grant.mapped == 0 {
+                true => domain.grants.remove(&reference.0),
+                false => None,
+            }
+        };
+        if done.is_some() {
+            self.deferred.set(self.deferred.get() - 1);
+        }
+    }
+
+    pub(crate) fn grants_of_dead(&self, state: &mut DomainState) {
+        let ended = state.grants.values().filter(|grant| grant.ended).count();
+        self.deferred.set(self.deferred.get() - ended);
+        state.grants.clear();
+    }
+}
+
+impl GrantTable for Domain {
+    type Error = SimGrantError;
+    type Page = SimPage;
+    type Grant = SimGrant;
+    type Mapping = SimMapping;
+
+    fn grant(
+        &self,
+        page: SimPage,
+        peer: DomId,
+        access: Access,
+    ) -> Result<SimGrant, Refused<SimPage, SimGrantError>> {
+        let world = self.world();
+        let percent = world.faults.borrow().grants;
+        if world.chance(percent) {
+            return Err(Refused { page, error: SimGrantError });
+        }
+        let mut domains = world.domains.borrow_mut();
+        let Some(domain) = domains.get_mut(&self.id.0) else { return Err(Refused { page, error: SimGrantError }) };
+        let reference = domain.next_grant;
+        domain.next_grant += 1;
+        let lent = world.memory.alias(page.frame());
+        domain.grants.insert(reference, GrantState { page: lent, peer, access, mapped: 0, ended: false });
+        drop(domains);
+        Ok(SimGrant { world: Rc::downgrade(&world), id: self.id, reference, page: Some(page) })
+    }
+
+    fn map(&self, requests: &[MapRequest]) -> Result<SimMapping, SimGrantError> {
+        let world = self.world();
+        let percent = world.faults.borrow().maps;
+        let outcomes: Vec<_> = requests
+            .iter()
+            .map(|request| {
+                if world.chance(percent) {
+                    return Err(GrantStatus::NoSpace);
+                }
+                world.lent(self.id, request.peer, request.reference, request.access)
+            })
+            .collect();
+        let pages: Vec<_> = outcomes
+            .iter()
+            .zip(requests)
+            .map(|(outcome, request)| outcome.ok().map(|frame| (frame, request.access)))
+            .collect();
+        let window = world.memory.window(&pages);
+        let held = pages.iter().flatten().map(|(frame, _)| world.memory.alias(*frame)).collect();
+        for (request, _) in requests.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok()) {
+            world.count_mapping(request.peer, request.reference, 1);
+        }
+        let pages = requests.iter().zip(outcomes).map(|(request, outcome)| (*request, outcome.map(drop))).collect();
+        Ok(SimMapping { world: Rc::downgrade(&world), window, pages, _held: held })
+    }
+
+    fn copy(&self, operations: &mut [CopyOp<'_>]) -> Result<(), SimGrantError> {
+        let world = self.world();
+        for operation in operations {
+            let remote = operation.remote();
+            let access = if operation.is_write() { Access::ReadWrite } else { Access::ReadOnly };
+            let outcome = world.lent(self.id, remote.peer, remote.reference, access).map(|frame| {
+                let page = world.memory.alias(frame);
+                let (local, len) = (operation.local(), usize::from(operation.byte_count()));
+                // SAFETY: `CopyOp` has checked that both sides stay within their pages, and its borrow keeps the local
+                // bytes; the remote page is held.
+                unsafe {
+                    let far = page.as_ptr().add(usize::from(remote.offset));
+                    match operation.is_write() {
+                        true => local.copy_to(far, len),
+                        false => far.copy_to(local, len),
+                    }
+                }
+            });
+            operation.set_result(outcome);
+        }
+        Ok(())
+    }
+}
+
+/// A page lent to a peer.
+pub struct SimGrant {
+    world: Weak<World>,
+    id: DomId,
+    reference: u32,
+    /// `None` once it has ended.
+    page: Option<SimPage>,
+}
+
+impl SimGrant {
+    fn is_mapped(&self) -> bool {
+        let Some(world) = self.world.upgrade() else { return false };
+        let domains = world.domains.borrow();
+        domains.get(&self.id.0).and_then(|domain| domain.grants.get(&self.reference)).is_some_and(|g| g.mapped > 0)
+    }
+
+    fn end(&mut self) {
+        let Some(world) = self.world.upgrade() else { return };
+        let mut domains = world.domains.borrow_mut();
+        let Some(domain) = domains.get_mut(&self.id.0) else { return };
+        let Some(grant) = domain.grants.get_mut(&self.reference) else { return };
+        if grant.mapped > 0 {
+            grant.ended = true;
+            world.deferred.set(world.deferred.get() + 1);
+        } else {
+            domain.grants.remove(&self.reference);
+        }
+    }
+}
+
+impl Grant for SimGrant {
+    type Page = SimPage;
+
+    fn reference(&self) -> GrantRef {
+        GrantRef(self.reference)
+    }
+
+    fn page(&self) -> &SimPage {
+        self.page.as_ref().expect("a grant that has not ended has its page")
+    }
+
+    fn try_end(mut self) -> Result<SimPage, SimGrant> {
+        if self.is_mapped() {
+            return Err(self);
+        }
+        self.end();
+        Ok(self.page.take().expect("a grant that has not ended has its page"))
+    }
+}
+
+impl Drop for SimGrant {
+    fn drop(&mut self) {
+        if self.page.is_some() {
+            self.end();
+        }
+    }
+}
+
+/// Pages of peers, mapped side by side.
+pub struct SimMapping {
+    world: Weak<World>,
+    window: Window,
+    pages: Vec<(MapRequest, Result<(), GrantStatus>)>,
+    /// Keeps the pages from being given to somebody else.
+    _held: Vec<SimPage>,
+}
+
+impl Mapping for SimMapping {
+    fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    fn page(&self, index: usize) -> Result<NonNull<u8>, GrantStatus> {
+        self.pages[index].1.map(|()| self.window.page(index))
+    }
+}
+
+impl Drop for SimMapping {
+    fn drop(&mut self) {
+        let Some(world) = self.world.upgrade() else { return };
+        for (request, _) in self.pages.iter().filter(|(_, outcome)| outcome.is_ok()) {
+            world.count_mapping(request.peer, request.reference, -1);
+        }
+    }
+}
+
+/// The grant table is full, as the faults have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SimGrantError;
+
+impl GrantError for SimGrantError {
+    fn kind(&self) -> GrantErrorKind {
+        GrantErrorKind::NoGrants
+    }
+}
+
+impl fmt::Display for SimGrantError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the grant table is full")
+    }
+}
+
+impl std::error::Error for SimGrantError {}

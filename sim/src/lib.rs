@@ -1,0 +1,21 @@
+#![doc = include_str!("../README.md")]
+
+mod check;
+mod clock;
+mod domain;
+mod events;
+mod faults;
+mod grants;
+mod memory;
+pub mod store;
+mod toolstack;
+mod world;
+
+pub use check::check;
+pub use domain::{Domain, Use};
+pub use events::{SimEventChannelError, SimPort};
+pub use faults::Faults;
+pub use grants::{SimGrant, SimGrantError, SimMapping};
+pub use memory::SimPage;
+pub use toolstack::Toolstack;
+pub use world::Xen;

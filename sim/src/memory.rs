@@ -1,0 +1,150 @@
+//! The machine's memory: one file in memory, so that a page can be mapped wherever a domain wants it.
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use xen_hal::{Access, Frame, PAGE_SIZE, Page};
+
+/// Pages of the machine; no more are needed at a time by what is tested here.
+const FRAMES: usize = 4096;
+
+pub(crate) struct Memory {
+    file: OwnedFd,
+    base: NonNull<u8>,
+    /// By frame: how many hold it; 0 is free.
+    holders: RefCell<Vec<u32>>,
+    free: RefCell<Vec<usize>>,
+}
+
+impl Memory {
+    pub(crate) fn new() -> Rc<Memory> {
+        let file = memfd_create("xen-sim", MemfdFlags::CLOEXEC).expect("a file in memory");
+        ftruncate(&file, (FRAMES * PAGE_SIZE) as u64).expect("memory for the machine");
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs nothing.
+        let base = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                FRAMES * PAGE_SIZE,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                &file,
+                0,
+            )
+        };
+        let base = NonNull::new(base.expect("address space for the machine").cast()).expect("no null mapping");
+        let free = (0..FRAMES).rev().collect();
+        Rc::new(Memory { file, base, holders: RefCell::new(vec![0; FRAMES]), free: RefCell::new(free) })
+    }
+
+    fn address(&self, frame: usize) -> NonNull<u8> {
+        assert!(frame < FRAMES);
+        // SAFETY: within the mapping.
+        unsafe { self.base.add(frame * PAGE_SIZE) }
+    }
+
+    /// Takes a free page and clears it.
+    pub(crate) fn allocate(self: &Rc<Self>) -> Option<SimPage> {
+        let frame = self.free.borrow_mut().pop()?;
+        // SAFETY: nobody holds the page.
+        unsafe { self.address(frame).write_bytes(0, PAGE_SIZE) };
+        self.holders.borrow_mut()[frame] = 1;
+        Some(SimPage { memory: self.clone(), frame })
+    }
+
+    /// The same page in the hands of somebody in another domain.
+    pub(crate) fn alias(self: &Rc<Self>, frame: Frame) -> SimPage {
+        let frame = frame.0 as usize;
+        let mut holders = self.holders.borrow_mut();
+        assert!(holders[frame] > 0, "an alias of a free page");
+        holders[frame] += 1;
+        SimPage { memory: self.clone(), frame }
+    }
+
+    /// Pages that somebody holds.
+    pub(crate) fn used(&self) -> usize {
+        FRAMES - self.free.borrow().len()
+    }
+
+    /// Maps pages side by side; `None` leaves a hole, which faults when it is touched.
+    pub(crate) fn window(self: &Rc<Self>, pages: &[Option<(Frame, Access)>]) -> Window {
+        let len = pages.len().max(1) * PAGE_SIZE;
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs nothing.
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::empty(), MapFlags::PRIVATE) };
+        let start: *mut u8 = start.expect("address space for a mapping").cast();
+        for (index, (frame, access)) in pages.iter().enumerate().filter_map(|(index, page)| Some((index, (*page)?))) {
+            let protection = match access {
+                Access::ReadOnly => ProtFlags::READ,
+                Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+            };
+            let offset = frame.0 * PAGE_SIZE as u64;
+            // SAFETY: replaces a page of the range that was reserved just now, which nobody uses yet.
+            unsafe {
+                let at = start.add(index * PAGE_SIZE).cast::<c_void>();
+                mmap(at, PAGE_SIZE, protection, MapFlags::SHARED | MapFlags::FIXED, &self.file, offset)
+            }
+            .expect("a mapping");
+        }
+        Window { start: NonNull::new(start).expect("no null mapping"), len }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and every page of it is gone: each held a reference to this.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), FRAMES * PAGE_SIZE) };
+    }
+}
+
+/// Pages mapped side by side.
+pub(crate) struct Window {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl Window {
+    pub(crate) fn page(&self, index: usize) -> NonNull<u8> {
+        assert!((index + 1) * PAGE_SIZE <= self.len);
+        // SAFETY: within the mapping.
+        unsafe { self.start.add(index * PAGE_SIZE) }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own; by `Mapping`'s contract nobody uses it after its end.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// A page of the machine, held by a domain. Dropping it frees it, unless others hold it too.
+pub struct SimPage {
+    memory: Rc<Memory>,
+    frame: usize,
+}
+
+// SAFETY: the frame stays mapped at its address while the machine lives, which the page's reference sees to. Each
+// domain has one value for it at most.
+unsafe impl Page for SimPage {
+    fn as_ptr(&self) -> NonNull<u8> {
+        self.memory.address(self.frame)
+    }
+
+    fn frame(&self) -> Frame {
+        Frame(self.frame as u64)
+    }
+}
+
+impl Drop for SimPage {
+    fn drop(&mut self) {
+        let mut holders = self.memory.holders.borrow_mut();
+        holders[self.frame] -= 1;
+        if holders[self.frame] == 0 {
+            self.memory.free.borrow_mut().push(self.frame);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Nodes, and who may do what with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use xen_hal::{DomId, Errno};
+use xenstore_client::{Access, Permission};
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its value.
+    pub value: Vec<u8>,
+    /// Its permissions, the owner's first.
+    pub permissions: Vec<Permission>,
+    /// Changes with each change of the node, its list of children included.
+    pub generation: u64,
+    /// Names of the nodes below.
+    pub children: BTreeSet<String>,
+}
+
+impl Node {
+    /// Whether a domain may use the node in this way; `write` or else read.
+    pub fn allows(&self, domain: DomId, write: bool) -> bool {
+        if domain == DomId::DOM0 || self.permissions[0].domain == domain {
+            return true;
+        }
+        let entry = self.permissions[1..].iter().find(|entry| entry.domain == domain).unwrap_or(&self.permissions[0]);
+        match entry.access {
+            Access::None => false,
+            Access::Read => !write,
+            Access::Write => write,
+            Access::ReadWrite => true,
+        }
+    }
+}
+
+/// All nodes by their absolute path. A clone is cheap: nodes are shared until they change.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    nodes: BTreeMap<String, Rc<Node>>,
+    /// The latest generation.
+    generation: u64,
+}
+
+/// The path of the node above, `None` for the root.
+pub(crate) fn parent(path: &str) -> Option<&str> {
+    match path.rsplit_once('/')? {
+        ("", "") => None,
+        ("", _) => Some("/"),
+        (parent, _) => Some(parent),
+    }
+}
+
+fn name(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(_, name)| name)
+}
+
+/// Whether `path` is `above` or below it.
+pub(crate) fn is_at_or_below(path: &str, above: &str) -> bool {
+    above == "/" || path == above || path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'))
+}
+
+impl Tree {
+    pub(crate) fn new() -> Tree {
+        let root = Node {
+            value: Vec::new(),
+            permissions: vec![Permission::new(DomId::DOM0, Access::Read)],
+            generation: 1,
+            children: BTreeSet::new(),
+        };
+        Tree { nodes: BTreeMap::from([("/".into(), Rc::new(root))]), generation: 1 }
+    }
+
+    /// The node at a path.
+    pub fn node(&self, path: &str) -> Option<&Node> {
+        self.nodes.get(path).map(|node| &**node)
+    }
+
+    /// All paths, in order.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.nodes.keys().map(String::as_str)
+    }
+
+    /// How many nodes a domain owns.
+    pub fn owned(&self, domain: DomId) -> usize {
+        self.nodes.values().filter(|node| node.permissions[0].domain == domain).count()
+    }
+
+    /// The node, as far as a domain may know of it.
+    pub(crate) fn visible(&self, domain: DomId, path: &str, write: bool) -> Result<&Node, Errno> {
+        match self.node(path) {
+            Some(node) if node.allows(domain, write) => Ok(node),
+            Some(_) => Err(Errno::EACCES),
+            None => Err(self.why_missing(domain, path)),
+        }
+    }
+
+    /// `ENOENT`, or `EACCES` to a domain that may not even see what is above.
+    fn why_missing(&self, domain: DomId, path: &str) -> Errno {
+        let mut above = parent(path);
+        while let Some(path) = above {
+            if let Some(node) = self.node(path) {
+                return if node.allows(domain, false) { Errno::ENOENT } else { Errno::EACCES };
+            }
+            above = parent(path);
+        }
+        Errno::ENOENT
+    }
+
+    fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
+    fn change(&mut self, path: &str, change: impl FnOnce(&mut Node)) {
+        let generation = self.next_generation();
+        if let Some(node) = self.nodes.get_mut(path) {
+            let node = Rc::make_mut(node);
+            node.generation = generation;
+            change(node);
+        }
+    }
+
+    /// The nearest node at or above a path.
+    pub(crate) fn nearest<'a>(&self, path: &'a str) -> &'a str {
+        let mut path = path;
+        while !self.nodes.contains_key(path) {
+            path = parent(path).unwrap_or("/");
+        }
+        path
+    }
+
+    /// Makes a node and what is missing above it; `Ok(false)` where it is there already.
+    pub(crate) fn create(&mut self, domain: DomId, path: &str, most_owned: usize) -> Result<bool, Errno> {
+        let nearest = self.nearest(path);
+        if nearest == path {
+            return Ok(false);
+        }
+        let above = &self.nodes[nearest];
+        if !above.allows(domain, true) {
+            return Err(Errno::EACCES);
+        }
+        let mut permissions = above.permissions.clone();
+        if domain != DomId::DOM0 {
+            permissions[0].domain = domain;
+        }
+        let mut missing = Vec::new();
+        let mut at = path;
+        while at != nearest {
+            missing.push(at);
+            at = parent(at).unwrap_or("/");
+        }
+        let owner = permissions[0].domain;
+        if owner != DomId::DOM0 && self.owned(owner) + missing.len() > most_owned {
+            return Err(Errno::ENOSPC);
+        }
+        for path in missing.into_iter().rev() {
+            let generation = self.next_generation();
+            let node =
+                Node { value: Vec::new(), permissions: permissions.clone(), generation, children: BTreeSet::new() };
+            self.nodes.insert(path.into(), Rc::new(node));
+            let name = name(path).to_owned();
+            self.change(parent(path).unwrap_or("/"), |node| {
+                node.children.insert(name);
+            });
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn write(&mut self, path: &str, value: &[u8]) {
+        self.change(path, |node| node.value = value.to_vec());
+    }
+
+    pub(crate) fn set_permissions(&mut self, path: &str, permissions: &[Permission]) {
+        self.change(path, |node| node.permissions = permissions.to_vec());
+    }
+
+    /// Removes a node and all below; returns what was removed.
+    pub(crate) fn remove(&mut self, path: &str) -> Vec<(String, Rc<Node>)> {
+        let paths: Vec<String> = self.paths().filter(|known| is_at_or_below(known, path)).map(str::to_owned).collect();
+        let removed =
+            paths.into_iter().filter_map(|path| self.nodes.remove(&path).map(|node| (path, node))).collect();
+        if let Some(above) = parent(path) {
+            let name = name(path).to_owned();
+            self.change(above, |node| {
+                node.children.remove(&name);
+            });
+        }
+        removed
+    }
+}

@@ -1,0 +1,100 @@
+//! What the toolstack does with devices, as `xl` does it.
+
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use xen_hal::{Clock, DomId};
+use xenstore_client::{Access, Error, Permission, Store};
+
+use crate::domain::Domain;
+use crate::world::Xen;
+
+/// The toolstack in dom0: attaches and detaches devices the way that libxl does (tools/libs/light/libxl_device.c).
+#[derive(Clone)]
+pub struct Toolstack {
+    dom0: Domain,
+    store: Store,
+}
+
+impl Toolstack {
+    pub(crate) fn new(xen: &Xen) -> Toolstack {
+        let dom0 = xen.dom0();
+        let store = dom0.store();
+        Toolstack { dom0, store }
+    }
+
+    /// dom0's handle on the store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Where a device's two directories are.
+    pub fn paths(class: &str, frontend: DomId, backend: DomId, device: u32) -> (String, String) {
+        (
+            format!("/local/domain/{}/device/{class}/{device}", frontend.0),
+            format!("/local/domain/{}/backend/{class}/{}/{device}", backend.0, frontend.0),
+        )
+    }
+
+    /// Makes a device's two directories.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    pub async fn attach(&self, class: &str, frontend: DomId, backend: DomId, device: u32) -> Result<(), Error> {
+        let (front, back) = Self::paths(class, frontend, backend, device);
+        let front_permissions = [Permission::new(frontend, Access::None), Permission::new(backend, Access::Read)];
+        let back_permissions = [Permission::new(backend, Access::None), Permission::new(frontend, Access::Read)];
+        self.store
+            .transaction(async |t| -> Result<(), Error> {
+                t.mkdir(&front).await?;
+                t.set_permissions(&front, &front_permissions).await?;
+                t.mkdir(&back).await?;
+                t.set_permissions(&back, &back_permissions).await?;
+                t.set(&format!("{front}/backend"), back.as_str()).await?;
+                t.set(&format!("{front}/backend-id"), &backend).await?;
+                t.set(&format!("{front}/state"), &1_u32).await?;
+                t.set(&format!("{back}/frontend"), front.as_str()).await?;
+                t.set(&format!("{back}/frontend-id"), &frontend).await?;
+                t.set(&format!("{back}/online"), &true).await?;
+                t.set(&format!("{back}/state"), &1_u32).await
+            })
+            .await
+    }
+
+    /// Asks the backend to close the device, waits up to 10 s, and removes both directories; `false` where the backend
+    /// did not close it in time.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    pub async fn detach(&self, class: &str, frontend: DomId, backend: DomId, device: u32) -> Result<bool, Error> {
+        let (front, back) = Self::paths(class, frontend, backend, device);
+        let state = format!("{back}/state");
+        let closing = self
+            .store
+            .transaction(async |t| -> Result<bool, Error> {
+                match t.get::<u32>(&state).await? {
+                    None | Some(6) => Ok(false),
+                    Some(_) => {
+                        t.set(&format!("{back}/online"), &false).await?;
+                        t.set(&state, &5_u32).await?;
+                        Ok(true)
+                    }
+                }
+            })
+            .await?;
+        let mut closed = true;
+        if closing {
+            let done = self.store.wait_for(&state, |value| matches!(value, None | Some(b"6")).then_some(()));
+            let timeout = self.dom0.sleep(Duration::from_secs(10));
+            match select(std::pin::pin!(done), timeout).await {
+                Either::Left((outcome, _)) => outcome?,
+                Either::Right(_) => closed = false,
+            }
+        }
+        self.store.remove(&front).await?;
+        self.store.remove(&back).await?;
+        Ok(closed)
+    }
+}

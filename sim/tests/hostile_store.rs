@@ -1,0 +1,354 @@
+//! The client against servers that break the protocol, or make use of its rarer parts.
+
+use std::rc::Rc;
+
+use xen_hal::{Errno, Port};
+use xen_ring::{ByteReader, ByteWriter, SharedPage};
+use xen_sim::{Domain, SimPage, SimPort, Xen, check};
+use xenstore_client::wire::offsets::{CONNECTION, ERROR, REPLIES, REQUESTS, SERVER_FEATURES};
+use xenstore_client::wire::{Features, HEADER_SIZE, Header, Malformed, Op, RingError};
+use xenstore_client::{Broken, ErrorKind, Store};
+
+/// A server's end of the ring, in the hands of a test.
+struct Fake {
+    page: SharedPage<SimPage>,
+    port: SimPort,
+    reader: ByteReader,
+    writer: ByteWriter,
+}
+
+impl Fake {
+    fn new(xen: &Xen, features: Features, index: u32) -> (Domain, Store, Fake) {
+        let (domain, page, port) = xen.domain_and_server();
+        page.store(SERVER_FEATURES, features.0);
+        for offset in [REQUESTS.consumer, REQUESTS.producer, REPLIES.consumer, REPLIES.producer] {
+            page.store(offset, index);
+        }
+        let (reader, writer) = (REQUESTS.reader(&page).unwrap(), REPLIES.writer(&page).unwrap());
+        let store = domain.store();
+        (domain, store, Fake { page, port, reader, writer })
+    }
+
+    /// The next request's header and payload.
+    async fn request(&mut self) -> (Header, Vec<u8>) {
+        let mut header = [0; HEADER_SIZE];
+        self.fill(&mut header).await;
+        let header = Header::from_bytes(&header);
+        let mut payload = vec![0; header.payload_len().unwrap()];
+        self.fill(&mut payload).await;
+        (header, payload)
+    }
+
+    async fn fill(&mut self, bytes: &mut [u8]) {
+        let mut done = 0;
+        while done < bytes.len() {
+            let moved = self.reader.read(&self.page, &mut bytes[done..]).unwrap();
+            done += moved.bytes;
+            if moved.bytes == 0 {
+                self.port.wait().await;
+            } else {
+                self.port.notify();
+            }
+        }
+    }
+
+    async fn send(&mut self, header: Header, payload: &[u8]) {
+        let bytes: Vec<u8> = header.to_bytes().into_iter().chain(payload.iter().copied()).collect();
+        let mut done = 0;
+        while done < bytes.len() {
+            let moved = self.writer.write(&self.page, &bytes[done..]).unwrap();
+            done += moved.bytes;
+            self.port.notify();
+            if moved.bytes == 0 {
+                self.port.wait().await;
+            }
+        }
+    }
+
+    async fn answer(&mut self, to: Header, payload: &[u8]) {
+        self.send(Header { len: payload.len() as u32, ..to }, payload).await;
+    }
+}
+
+/// Reads from a server that answers as `serve` says, and returns what the client makes of it.
+fn outcome(
+    xen: &Xen,
+    features: Features,
+    serve: impl AsyncFnOnce(&mut Fake, Header) + 'static,
+) -> (Result<Vec<u8>, xenstore_client::Error>, Store) {
+    let (_, store, mut fake) = Fake::new(xen, features, xen.random(1 << 32) as u32);
+    xen.dom0()
+        .spawn(async move {
+            let (header, _) = fake.request().await;
+            serve(&mut fake, header).await;
+            // The page stays until the end.
+            std::future::pending::<()>().await;
+        })
+        .detach();
+    let reader = store.clone();
+    (xen.run(async move { reader.read("a").await }), store)
+}
+
+#[test]
+fn answers_that_make_no_sense_fail_their_request_alone() {
+    check("wrong answers", 20, |xen| {
+        let (answer, store) = outcome(xen, Features::default(), async |fake, header| {
+            fake.send(Header { op: Op::Mkdir as u32, len: 3, ..header }, b"OK\0").await;
+            let (header, _) = fake.request().await;
+            fake.answer(header, b"good").await;
+        });
+        assert_eq!(answer.unwrap_err().kind, ErrorKind::Malformed(Malformed::WrongType(Op::Mkdir as u32)));
+        assert_eq!(xen.run(async move { store.read("a").await }).unwrap(), b"good");
+    });
+}
+
+#[test]
+fn answers_to_nothing_are_dropped_and_counted() {
+    check("answers to nothing", 20, |xen| {
+        let (answer, store) = outcome(xen, Features::default(), async |fake, header| {
+            for request in [header.request + 1, u32::MAX, 77] {
+                fake.send(Header { request, len: 3, ..header }, b"bad").await;
+            }
+            // Events for watches that nobody has, and some that are none.
+            for payload in [&b"a\0ffff\0"[..], b"a\0no number\0", b"", b"a", b"\xff\0\0\0"] {
+                let event = Header { op: Op::WatchEvent as u32, request: 0, transaction: 0, len: payload.len() as u32 };
+                fake.send(event, payload).await;
+            }
+            fake.answer(header, b"good").await;
+            fake.answer(header, b"twice").await;
+        });
+        assert_eq!(answer.unwrap(), b"good");
+        xen.settle();
+        assert_eq!(store.unexpected(), 3 + 3 + 1);
+        assert_eq!(store.broken(), None);
+    });
+}
+
+#[test]
+fn unknown_errors_keep_their_text() {
+    check("unknown errors", 1, |xen| {
+        let (answer, _) = outcome(xen, Features::default(), async |fake, header| {
+            fake.send(Header { op: Op::Error as u32, len: 8, ..header }, b"ESTRANGE").await;
+        });
+        let error = answer.unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::EINVAL));
+        assert_eq!(
+            error.to_string(),
+            "store: READ a: the store answered \"ESTRANGE\", an error that the protocol does not name"
+        );
+    });
+}
+
+#[test]
+fn an_oversized_packet_breaks_the_connection() {
+    check("oversized", 20, |xen| {
+        let (answer, store) = outcome(xen, Features::default(), async |fake, header| {
+            fake.send(Header { len: 4097, ..header }, b"").await;
+        });
+        let broken = Broken::Oversized { len: 4097, op: Op::Read as u32 };
+        assert_eq!(answer.unwrap_err().kind, ErrorKind::Broken(broken));
+        assert_eq!(store.broken(), Some(broken));
+        let error = xen.run(async move { store.write("b", b"").await.unwrap_err() });
+        assert_eq!(
+            error.to_string(),
+            "store: WRITE b: the store sent a packet of type 2 with 4097 bytes, at most 4096 are allowed"
+        );
+    });
+}
+
+#[test]
+fn indices_out_of_range_break_the_connection() {
+    check("indices", 20, |xen| {
+        let (answer, store) = outcome(xen, Features::default(), async |fake, _| {
+            fake.page.store(REPLIES.producer, fake.page.load(REPLIES.producer).wrapping_add(1025));
+            fake.port.notify();
+        });
+        let kind = answer.unwrap_err().kind;
+        assert!(matches!(kind, ErrorKind::Broken(Broken::Index { requests: false, .. })), "{kind:?}");
+        assert!(store.broken().is_some());
+    });
+}
+
+#[test]
+fn a_consumer_index_out_of_range_breaks_the_connection_when_something_is_sent() {
+    check("requests' index", 20, |xen| {
+        let (_, store, fake) = Fake::new(xen, Features::default(), 5);
+        fake.page.store(REQUESTS.consumer, 6);
+        let error = xen.run(async move { store.read("a").await.unwrap_err() });
+        assert!(matches!(error.kind, ErrorKind::Broken(Broken::Index { requests: true, .. })), "{error}");
+    });
+}
+
+#[test]
+fn a_server_that_stops_talking_says_why() {
+    check("error field", 20, |xen| {
+        let (answer, store) = outcome(xen, Features::ERROR, async |fake, _| {
+            fake.page.store(ERROR, 3);
+            fake.port.notify();
+        });
+        assert_eq!(answer.unwrap_err().kind, ErrorKind::Broken(Broken::Server(RingError::Protocol)));
+        assert!(store.broken().is_some());
+        // One that does not offer the field may have anything there.
+        let (answer, _) = outcome(xen, Features::default(), async |fake, header| {
+            fake.page.store(ERROR, 3);
+            fake.answer(header, b"good").await;
+        });
+        assert_eq!(answer.unwrap(), b"good");
+    });
+}
+
+#[test]
+fn a_watch_stream_ends_with_the_connection() {
+    check("watch of a broken store", 20, |xen| {
+        let (_, store, mut fake) = Fake::new(xen, Features::ERROR, 0);
+        xen.dom0()
+            .spawn(async move {
+                let (header, _) = fake.request().await;
+                fake.answer(header, b"OK\0").await;
+                let (header, _) = fake.request().await;
+                fake.answer(header, b"x").await;
+                fake.page.store(ERROR, 1);
+                fake.port.notify();
+                std::future::pending::<()>().await;
+            })
+            .detach();
+        xen.run(async move {
+            let mut watch = store.watch("a").await.unwrap();
+            store.read("a").await.unwrap();
+            assert_eq!(watch.next().await, None);
+            let error = store.wait_for("a", |_| Some(())).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Broken(Broken::Server(RingError::Communication)));
+        });
+    });
+}
+
+#[test]
+fn a_server_that_offers_it_is_asked_for_a_new_connection() {
+    check("reconnection", 100, |xen| {
+        let features = Features(Features::RECONNECTION.0 | Features::ERROR.0);
+        let (_, store, mut fake) = Fake::new(xen, features, xen.random(1 << 32) as u32);
+        let served = xen.dom0().spawn(async move {
+            // A watch, and then a request whose answer never comes.
+            let (header, watch) = fake.request().await;
+            assert_eq!(header.op, Op::Watch as u32);
+            fake.answer(header, b"OK\0").await;
+            fake.request().await;
+            fake.page.store(ERROR, 2);
+            fake.port.notify();
+            while fake.page.load(CONNECTION) != 1 {
+                fake.port.wait().await;
+            }
+            // Everything starts over.
+            fake.page.store(ERROR, 0);
+            for offset in [REQUESTS.consumer, REQUESTS.producer, REPLIES.consumer, REPLIES.producer] {
+                fake.page.store(offset, 0);
+            }
+            fake.reader = REQUESTS.reader(&fake.page).unwrap();
+            fake.writer = REPLIES.writer(&fake.page).unwrap();
+            fake.page.store(CONNECTION, 0);
+            fake.port.notify();
+            let (header, again) = fake.request().await;
+            assert_eq!((header.op, &again), (Op::Watch as u32, &watch));
+            fake.answer(header, b"OK\0").await;
+            let event = Header { op: Op::WatchEvent as u32, request: 0, transaction: 0, len: watch.len() as u32 };
+            fake.send(event, &watch).await;
+            let (header, _) = fake.request().await;
+            fake.answer(header, b"again").await;
+            fake
+        });
+        let reader = store.clone();
+        xen.run(async move {
+            let mut watch = reader.watch("a").await.unwrap();
+            assert_eq!(reader.read("a").await.unwrap_err().kind, ErrorKind::Interrupted);
+            assert_eq!(&*watch.next().await.unwrap().path, "a");
+            assert_eq!(reader.read("a").await.unwrap(), b"again");
+            assert_eq!((reader.generation(), reader.broken()), (1, None));
+        });
+        drop(xen.run(served));
+    });
+}
+
+#[test]
+fn a_connection_that_is_pending_at_the_start_is_waited_for() {
+    check("pending connection", 20, |xen| {
+        let (domain, page, port) = xen.domain_and_server();
+        page.store(SERVER_FEATURES, Features::RECONNECTION.0);
+        page.store(CONNECTION, 1);
+        // Nothing else in the page means anything yet.
+        page.store(REPLIES.producer, 0xdead_beef);
+        let store = domain.store();
+        let page = Rc::new(page);
+        let later = page.clone();
+        let port = Rc::new(port);
+        let bell = port.clone();
+        let main = xen.dom0();
+        let read = domain.spawn(async move { store.read("a").await });
+        xen.settle();
+        let served = main.spawn(async move {
+            later.store(REPLIES.producer, 0);
+            later.store(CONNECTION, 0);
+            bell.notify();
+            let (mut reader, mut writer) = (REQUESTS.reader(&later).unwrap(), REPLIES.writer(&later).unwrap());
+            let mut bytes = [0; 64];
+            while reader.read(&later, &mut bytes).unwrap().bytes == 0 {
+                bell.wait().await;
+            }
+            let header = Header::from_bytes(bytes[..HEADER_SIZE].try_into().unwrap());
+            let mut answer = Header { len: 1, ..header }.to_bytes().to_vec();
+            answer.push(b'x');
+            writer.write(&later, &answer).unwrap();
+            bell.notify();
+        });
+        assert_eq!(xen.run(read).unwrap(), b"x");
+        xen.run(served);
+    });
+}
+
+/// A server that writes at random into the page and rings: the client answers with errors, and ends.
+#[test]
+fn a_server_that_scribbles_over_the_page_breaks_nothing_else() {
+    check("scribbling", 2000, |xen| {
+        let (domain, store, fake) = Fake::new(xen, Features(xen.random(4) as u32), 0);
+        let mut random = fastrand::Rng::with_seed(xen.seed());
+        let busy = domain.spawn(async move {
+            let mut watch = None;
+            for index in 0..20_u32 {
+                match index % 4 {
+                    0 => drop(store.read("a").await),
+                    1 => drop(store.transaction(async |t| t.set("a", &index).await).await),
+                    2 => watch = store.watch("a").await.ok(),
+                    _ => drop(store.list("a").await),
+                }
+            }
+            drop(watch);
+        });
+        for _ in 0..60 {
+            xen.settle();
+            match random.u8(0..4) {
+                0 => {
+                    let offset = *random.choice([2048, 2052, 2056, 2060, 2064, 2068, 2072].iter()).unwrap();
+                    let value = if random.bool() { random.u32(..) } else { random.u32(0..2100) };
+                    fake.page.store(offset, value);
+                }
+                1 => fake.page.write(random.usize(0..2040), &random.u64(..).to_le_bytes()),
+                _ => {
+                    // Something like an answer.
+                    let header = Header {
+                        op: random.u32(0..30),
+                        request: random.u32(0..8),
+                        transaction: random.u32(0..2),
+                        len: random.u32(0..40),
+                    };
+                    let at = (fake.page.load(REPLIES.producer) & 1023) as usize;
+                    let room = header.to_bytes().len().min(1024 - at);
+                    fake.page.write(1024 + at, &header.to_bytes()[..room]);
+                    let producer = fake.page.load(REPLIES.producer);
+                    fake.page.store(REPLIES.producer, producer.wrapping_add(16 + header.len));
+                }
+            }
+            fake.port.notify();
+        }
+        drop(busy);
+        xen.settle();
+    });
+}

@@ -1,0 +1,473 @@
+//! What handles and runner share: requests to be sent, requests that wait for an answer, watches.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::task::{Poll, Waker};
+
+use async_lock::Semaphore;
+use xen_hal::Errno;
+
+use super::error::{Broken, Error, ErrorKind};
+use super::watch::{self, WatchState};
+use crate::wire::{self, Features, Header, Malformed, Op, Request, ServerError};
+
+/// Requests that may wait for their answers at a time; more wait for a place.
+const MOST_IN_FLIGHT: usize = 64;
+/// Transactions that may be open at a time; servers allow a guest ten.
+const MOST_TRANSACTIONS: usize = 8;
+
+pub(super) type Answer = Result<Vec<u8>, ErrorKind>;
+
+pub(super) struct Link {
+    pub(super) state: RefCell<State>,
+    /// Places for requests. One is taken by each that somebody awaits, until its answer has come.
+    pub(super) places: Semaphore,
+    pub(super) transactions: Semaphore,
+}
+
+pub(super) struct State {
+    /// Packets to be sent, in order.
+    queue: VecDeque<Packet>,
+    /// How much of the first one is in the ring already.
+    sent: usize,
+    calls: BTreeMap<u32, Call>,
+    next_request: u32,
+    pub(super) watches: BTreeMap<u32, WatchState>,
+    next_watch: u32,
+    pub(super) phase: Phase,
+    /// Counts connections: transactions from an earlier one are gone.
+    pub(super) generation: u32,
+    pub(super) features: Features,
+    /// The runner, which waits for something to send.
+    pub(super) runner: Option<Waker>,
+    /// Who waits for all requests to be answered.
+    pub(super) quiet: Option<Waker>,
+    /// Packets that nobody was waiting for.
+    pub(super) unexpected: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Up,
+    /// Nothing new is sent.
+    Quiet,
+    /// The domain was restored: page and port are to be taken anew.
+    Restart,
+    Broken(Broken),
+}
+
+struct Packet {
+    request: u32,
+    /// Packets of a transaction make sense within one connection only.
+    in_transaction: bool,
+    bytes: Vec<u8>,
+}
+
+struct Call {
+    op: Op,
+    state: CallState,
+    has_place: bool,
+}
+
+enum CallState {
+    Awaited(Option<Waker>),
+    Answered(Answer),
+    /// Nobody awaits the answer, but something is to be done about it.
+    Detached(Then),
+}
+
+/// What an answer that nobody awaits leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    Nothing,
+    /// A transaction was begun that nobody wants any more.
+    AbortTransaction,
+    /// A transaction has ended, and another may begin.
+    FreeTransaction,
+    /// A transaction was to be committed; where that was never sent, it is to be aborted.
+    Commit {
+        transaction: u32,
+        generation: Option<u32>,
+    },
+    /// A watch was registered that nobody wants any more.
+    Unwatch(u32),
+    /// A watch was registered again, on a new connection.
+    Rewatched(u32),
+}
+
+impl Link {
+    pub(super) fn new() -> Rc<Link> {
+        Rc::new(Link {
+            state: RefCell::new(State {
+                queue: VecDeque::new(),
+                sent: 0,
+                calls: BTreeMap::new(),
+                next_request: 0,
+                watches: BTreeMap::new(),
+                next_watch: 0,
+                phase: Phase::Up,
+                generation: 0,
+                features: Features::default(),
+                runner: None,
+                quiet: None,
+                unexpected: 0,
+            }),
+            places: Semaphore::new(MOST_IN_FLIGHT),
+            transactions: Semaphore::new(MOST_TRANSACTIONS),
+        })
+    }
+
+    pub(super) fn wake_runner(&self) {
+        let runner = self.state.borrow_mut().runner.take();
+        if let Some(runner) = runner {
+            runner.wake();
+        }
+    }
+
+    /// Queues a request that somebody will await.
+    pub(super) fn begin(&self, request: &Request<'_>, transaction: u32) -> Result<u32, ErrorKind> {
+        let id = self.state.borrow_mut().queue(request, transaction, CallState::Awaited(None), true)?;
+        self.wake_runner();
+        Ok(id)
+    }
+
+    /// Queues a request that nobody will await. Those are the ones that give something back, so their number is
+    /// bounded by what there is to be given back.
+    pub(super) fn begin_detached(&self, request: &Request<'_>, transaction: u32, then: Then) {
+        let queued = self.state.borrow_mut().queue(request, transaction, CallState::Detached(then), false);
+        match queued {
+            Ok(_) => self.wake_runner(),
+            // Without a connection there is nothing left that would have to be given back there.
+            Err(_) => self.finish_detached(then, None),
+        }
+    }
+
+    /// The answer, once it is there.
+    pub(super) fn poll_answer(&self, id: u32, waker: &Waker) -> Poll<Answer> {
+        let mut state = self.state.borrow_mut();
+        match state.calls.get_mut(&id) {
+            Some(Call { state: CallState::Awaited(slot), .. }) => {
+                match slot {
+                    Some(known) => known.clone_from(waker),
+                    None => *slot = Some(waker.clone()),
+                }
+                Poll::Pending
+            }
+            _ => match state.calls.remove(&id) {
+                Some(Call { state: CallState::Answered(answer), .. }) => Poll::Ready(answer),
+                _ => Poll::Ready(Err(ErrorKind::Interrupted)),
+            },
+        }
+    }
+
+    /// Nobody awaits the request any more. Where it is not on its way yet it will not be sent; otherwise `then` says
+    /// what its answer leads to.
+    pub(super) fn abandon(&self, id: u32, then: Then) {
+        let answer = {
+            let mut state = self.state.borrow_mut();
+            if state.unqueue(id) {
+                drop(state);
+                self.places.add_permits(1);
+                return self.finish_detached(then, None);
+            }
+            match state.calls.get_mut(&id) {
+                Some(call) if matches!(call.state, CallState::Awaited(_)) => {
+                    call.state = CallState::Detached(then);
+                    return;
+                }
+                // It was answered, and nobody has looked.
+                Some(_) => match state.calls.remove(&id) {
+                    Some(Call { state: CallState::Answered(answer), .. }) => answer,
+                    _ => return,
+                },
+                None => return,
+            }
+        };
+        self.finish_detached(then, Some(&answer));
+    }
+
+    /// Does what the answer to a request that nobody awaits leads to.
+    pub(super) fn finish_detached(&self, then: Then, answer: Option<&Answer>) {
+        match then {
+            Then::Nothing => {}
+            Then::FreeTransaction => self.transactions.add_permits(1),
+            Then::Commit { transaction, generation } => match answer {
+                None if generation == Some(self.state.borrow().generation) => {
+                    let end = Request::TransactionEnd { commit: false };
+                    self.begin_detached(&end, transaction, Then::FreeTransaction);
+                }
+                _ => self.transactions.add_permits(1),
+            },
+            Then::AbortTransaction => match answer {
+                Some(Ok(payload)) => match wire::number(payload) {
+                    Ok(id) => {
+                        let end = Request::TransactionEnd { commit: false };
+                        self.begin_detached(&end, id, Then::FreeTransaction);
+                    }
+                    Err(_) => self.transactions.add_permits(1),
+                },
+                _ => self.transactions.add_permits(1),
+            },
+            Then::Unwatch(id) => {
+                let watch = self.state.borrow_mut().watches.remove(&id);
+                if let (Some(watch), Some(Ok(_))) = (watch, answer) {
+                    let token = watch::token(id);
+                    self.begin_detached(&Request::Unwatch { path: &watch.path, token: &token }, 0, Then::Nothing);
+                }
+            }
+            Then::Rewatched(id) => {
+                if let Some(Err(error)) = answer
+                    && !is_exists(error)
+                {
+                    let mut state = self.state.borrow_mut();
+                    if let Some(watch) = state.watches.get_mut(&id) {
+                        warning!("store: the watch on {} could not be made again", watch.path);
+                        watch.ended = true;
+                        let waker = watch.waker.take();
+                        drop(state);
+                        waker.into_iter().for_each(Waker::wake);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a packet from the server.
+    pub(super) fn deliver(&self, header: Header, payload: &[u8]) {
+        if header.op == Op::WatchEvent as u32 {
+            return self.deliver_event(payload);
+        }
+        let mut state = self.state.borrow_mut();
+        let request = header.request;
+        let queued = state.queue.iter().any(|packet| packet.request == request);
+        let op = match state.calls.get(&request) {
+            Some(Call { state: CallState::Awaited(_) | CallState::Detached(_), op, .. }) if !queued => *op,
+            _ => {
+                state.unexpected += 1;
+                drop(state);
+                warning!("store: an answer to request {}, which waits for none, is dropped", request);
+                return;
+            }
+        };
+        let quiet = state.quiet.take();
+        drop(state);
+        let answer = match header.op {
+            number if number == op as u32 => Ok(payload.to_vec()),
+            number if number == Op::Error as u32 => Err(ErrorKind::Refused(ServerError::parse(payload))),
+            number => Err(ErrorKind::Malformed(Malformed::WrongType(number))),
+        };
+        self.answer(request, answer);
+        quiet.into_iter().for_each(Waker::wake);
+    }
+
+    fn answer(&self, id: u32, answer: Answer) {
+        let mut state = self.state.borrow_mut();
+        let Some(call) = state.calls.get_mut(&id) else { return };
+        let has_place = core::mem::take(&mut call.has_place);
+        match core::mem::replace(&mut call.state, CallState::Answered(Err(ErrorKind::Interrupted))) {
+            CallState::Awaited(waker) => {
+                call.state = CallState::Answered(answer);
+                drop(state);
+                waker.into_iter().for_each(Waker::wake);
+            }
+            CallState::Detached(then) => {
+                state.calls.remove(&id);
+                drop(state);
+                self.finish_detached(then, Some(&answer));
+            }
+            CallState::Answered(first) => call.state = CallState::Answered(first),
+        }
+        if has_place {
+            self.places.add_permits(1);
+        }
+    }
+
+    fn deliver_event(&self, payload: &[u8]) {
+        let mut state = self.state.borrow_mut();
+        let waker = match wire::watch_event(payload) {
+            Ok(event) => {
+                let id = watch::id_of_token(event.token);
+                match id.and_then(|id| state.watches.get_mut(&id)) {
+                    Some(watch) => watch.push(event.path),
+                    // One that was still on its way when the watch was dropped.
+                    None => None,
+                }
+            }
+            Err(_) => {
+                state.unexpected += 1;
+                None
+            }
+        };
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Copies what is to be sent next, as much as fits; [`sent`](Link::sent) says how much of it was.
+    pub(super) fn next_bytes(&self, buffer: &mut [u8]) -> usize {
+        let state = self.state.borrow();
+        if state.phase != Phase::Up && (state.phase != Phase::Quiet || state.sent == 0) {
+            return 0;
+        }
+        let mut filled = 0;
+        let mut skip = state.sent;
+        // In the quiet phase a packet that was begun is ended, and no other begun.
+        let packets = if state.phase == Phase::Quiet { 1 } else { usize::MAX };
+        for packet in state.queue.iter().take(packets) {
+            let bytes = &packet.bytes[skip..];
+            skip = 0;
+            let len = bytes.len().min(buffer.len() - filled);
+            buffer[filled..filled + len].copy_from_slice(&bytes[..len]);
+            filled += len;
+            if filled == buffer.len() {
+                break;
+            }
+        }
+        filled
+    }
+
+    /// Takes note that `len` bytes are in the ring.
+    pub(super) fn sent(&self, len: usize) {
+        let mut state = self.state.borrow_mut();
+        state.sent += len;
+        while let Some(first) = state.queue.front() {
+            let whole = first.bytes.len();
+            if state.sent < whole {
+                break;
+            }
+            state.sent -= whole;
+            state.queue.pop_front();
+        }
+    }
+
+    /// Ends the connection for good: everybody who waits learns why.
+    pub(super) fn fail(&self, broken: Broken) {
+        let (calls, wakers) = {
+            let mut state = self.state.borrow_mut();
+            if matches!(state.phase, Phase::Broken(_)) {
+                return;
+            }
+            state.phase = Phase::Broken(broken);
+            state.queue.clear();
+            state.sent = 0;
+            let mut wakers: Vec<Waker> = state.watches.values_mut().filter_map(|watch| watch.waker.take()).collect();
+            wakers.extend(state.quiet.take());
+            (state.calls.keys().copied().collect::<Vec<_>>(), wakers)
+        };
+        for id in calls {
+            self.answer(id, Err(broken.into()));
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Begins a new connection: what waits for an answer will get none, and all watches are to be registered again.
+    pub(super) fn renew(&self, features: Features) {
+        let (lost, watches) = {
+            let mut state = self.state.borrow_mut();
+            state.generation = state.generation.wrapping_add(1);
+            state.features = features;
+            // A packet of which a part was sent is lost with the old connection.
+            let partly = core::mem::take(&mut state.sent) > 0;
+            let queue = core::mem::take(&mut state.queue);
+            let (kept, dropped): (VecDeque<_>, VecDeque<_>) =
+                queue.into_iter().enumerate().partition(|(index, packet)| !(packet.in_transaction || partly && *index == 0));
+            state.queue = kept.into_iter().map(|(_, packet)| packet).collect();
+            let mut lost: BTreeMap<u32, ErrorKind> =
+                state.calls.keys().map(|id| (*id, ErrorKind::Interrupted)).collect();
+            for (_, packet) in dropped.iter().filter(|(_, packet)| packet.in_transaction) {
+                lost.insert(packet.request, stale());
+            }
+            for packet in &state.queue {
+                lost.remove(&packet.request);
+            }
+            // Those that were never registered are in the queue still, or fail now.
+            let again = state.watches.iter().filter(|(_, watch)| watch.registered && !watch.dropped);
+            let again: Vec<_> = again.map(|(id, watch)| (*id, watch.path.clone(), watch.depth)).collect();
+            (lost, again)
+        };
+        for (id, error) in lost {
+            self.answer(id, Err(error));
+        }
+        for (id, path, depth) in watches {
+            let token = watch::token(id);
+            let request = Request::Watch { path: &path, token: &token, depth };
+            self.begin_detached(&request, 0, Then::Rewatched(id));
+        }
+    }
+
+    /// Whether requests that were sent wait for their answers.
+    pub(super) fn is_quiet(&self) -> bool {
+        let state = self.state.borrow();
+        let waiting = state.calls.iter().filter(|(_, call)| !matches!(call.state, CallState::Answered(_))).count();
+        state.sent == 0 && waiting == state.queue.len()
+    }
+
+    /// Whether nothing is left to be sent or answered.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state.borrow();
+        state.queue.is_empty() && state.calls.is_empty()
+    }
+
+    pub(super) fn new_watch(&self, path: Box<str>, depth: Option<u32>) -> u32 {
+        let mut state = self.state.borrow_mut();
+        loop {
+            let id = state.next_watch;
+            state.next_watch = id.wrapping_add(1);
+            if !state.watches.contains_key(&id) {
+                state.watches.insert(id, WatchState::new(path, depth));
+                return id;
+            }
+        }
+    }
+}
+
+/// What a transaction from before a new connection gets.
+pub(super) fn stale() -> ErrorKind {
+    ErrorKind::Refused(ServerError { errno: Errno::EAGAIN, unknown: None })
+}
+
+/// Whether the store says that it has this watch already: it is there, and that is what was wanted.
+pub(super) fn is_exists(error: &ErrorKind) -> bool {
+    matches!(error, ErrorKind::Refused(error) if error.errno == Errno::EEXIST)
+}
+
+impl State {
+    fn queue(
+        &mut self,
+        request: &Request<'_>,
+        transaction: u32,
+        state: CallState,
+        has_place: bool,
+    ) -> Result<u32, ErrorKind> {
+        if let Phase::Broken(broken) = self.phase {
+            return Err(broken.into());
+        }
+        let mut id = self.next_request;
+        while self.calls.contains_key(&id) {
+            id = id.wrapping_add(1);
+        }
+        let mut bytes = Vec::new();
+        request.encode(id, transaction, &mut bytes)?;
+        self.next_request = id.wrapping_add(1);
+        self.calls.insert(id, Call { op: request.op(), state, has_place });
+        self.queue.push_back(Packet { request: id, in_transaction: transaction != 0, bytes });
+        Ok(id)
+    }
+
+    /// Takes a request out of the queue, where no byte of it was sent.
+    fn unqueue(&mut self, id: u32) -> bool {
+        let Some(position) = self.queue.iter().position(|packet| packet.request == id) else { return false };
+        if position == 0 && self.sent > 0 {
+            return false;
+        }
+        self.queue.remove(position);
+        self.calls.remove(&id).is_some()
+    }
+}
+
+/// Makes an error of a request's failure.
+pub(super) fn error(request: &Request<'_>, kind: impl Into<ErrorKind>) -> Error {
+    Error::new(request.op(), &request.subject(), kind)
+}

@@ -1,0 +1,19 @@
+//! The client: one task owns the ring, any number of handles ask.
+
+mod call;
+mod error;
+mod link;
+mod runner;
+mod store;
+mod transaction;
+mod tree;
+mod value;
+mod watch;
+
+pub use error::{Broken, Error, ErrorKind};
+pub use runner::Runner;
+pub use store::{Quiet, Restart, Store, connect};
+pub use transaction::Transaction;
+pub use tree::Tree;
+pub use value::{FromValue, Path, ToValue};
+pub use watch::{Watch, WatchEvent};

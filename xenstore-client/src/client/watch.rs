@@ -1,0 +1,167 @@
+//! Watches as streams.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+use alloc::string::String;
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker};
+
+use futures_util::Stream;
+
+use super::call::call;
+use super::error::Error;
+use super::link::{Link, Phase, Then, is_exists};
+use crate::wire::Request;
+
+/// Different paths that are kept for a reader that is slow; when more change, it is told that anything may have.
+const MOST_EVENTS: usize = 64;
+
+/// Something at or below a watched path may have changed.
+///
+/// Events do not count and may come without a change; the first one comes at once. What is new is to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchEvent {
+    /// The node that changed, absolute or relative as the watched path was given.
+    pub path: Box<str>,
+    /// Whether other nodes below the watched path may have changed too: there were more events than are kept, or the
+    /// connection was made anew.
+    pub all: bool,
+}
+
+/// A watch: a stream of [`WatchEvent`]s, which ends only when the connection to the store does.
+///
+/// Dropping it ends the watch. Equal events that wait to be read are one, and at most 64 wait.
+pub struct Watch {
+    link: Rc<Link>,
+    id: u32,
+}
+
+pub(super) struct WatchState {
+    pub(super) path: Box<str>,
+    pub(super) depth: Option<u32>,
+    /// The server has it.
+    pub(super) registered: bool,
+    /// Nobody reads it, but the server's answer to its registration is still to come.
+    pub(super) dropped: bool,
+    /// It could not be made again on a new connection.
+    pub(super) ended: bool,
+    events: VecDeque<Box<str>>,
+    all: bool,
+    pub(super) waker: Option<Waker>,
+}
+
+impl WatchState {
+    pub(super) fn new(path: Box<str>, depth: Option<u32>) -> WatchState {
+        WatchState {
+            path,
+            depth,
+            registered: false,
+            dropped: false,
+            ended: false,
+            events: VecDeque::new(),
+            all: false,
+            waker: None,
+        }
+    }
+
+    /// Takes an event; returns who is to be woken.
+    pub(super) fn push(&mut self, path: &str) -> Option<Waker> {
+        if self.dropped {
+            return None;
+        }
+        if !self.all && !self.events.iter().any(|known| **known == *path) {
+            if self.events.len() == MOST_EVENTS {
+                self.events.clear();
+                self.all = true;
+            } else {
+                self.events.push_back(path.into());
+            }
+        }
+        self.waker.take()
+    }
+
+    fn pop(&mut self) -> Option<WatchEvent> {
+        if core::mem::take(&mut self.all) {
+            return Some(WatchEvent { path: self.path.clone(), all: true });
+        }
+        self.events.pop_front().map(|path| WatchEvent { path, all: false })
+    }
+}
+
+/// Tokens are the watch's number: short, so that events for long paths still fit.
+pub(super) fn token(id: u32) -> String {
+    alloc::format!("{id:x}")
+}
+
+pub(super) fn id_of_token(token: &str) -> Option<u32> {
+    u32::from_str_radix(token, 16).ok()
+}
+
+impl Watch {
+    pub(super) async fn register(link: &Rc<Link>, path: &str, depth: Option<u32>) -> Result<Watch, Error> {
+        let watch = Watch { link: link.clone(), id: link.new_watch(path.into(), depth) };
+        let token = token(watch.id);
+        let request = Request::Watch { path, token: &token, depth };
+        // Dropped from here on, the watch sends nothing by itself: that is left to the answer.
+        let answer = call(link, &request, 0, None, Then::Unwatch(watch.id)).await;
+        match answer {
+            Err(error) if !is_exists(&error.kind) => {
+                link.state.borrow_mut().watches.remove(&watch.id);
+                Err(error)
+            }
+            _ => {
+                if let Some(state) = link.state.borrow_mut().watches.get_mut(&watch.id) {
+                    state.registered = true;
+                }
+                Ok(watch)
+            }
+        }
+    }
+
+    /// Waits for the next event; `None` once the connection to the store is gone.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses no event.
+    pub async fn next(&mut self) -> Option<WatchEvent> {
+        futures_util::StreamExt::next(self).await
+    }
+}
+
+impl Stream for Watch {
+    type Item = WatchEvent;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
+        let mut state = self.link.state.borrow_mut();
+        let broken = matches!(state.phase, Phase::Broken(_));
+        let Some(watch) = state.watches.get_mut(&self.id) else { return Poll::Ready(None) };
+        if let Some(event) = watch.pop() {
+            return Poll::Ready(Some(event));
+        }
+        if broken || watch.ended {
+            return Poll::Ready(None);
+        }
+        watch.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let path = {
+            let mut state = self.link.state.borrow_mut();
+            let Some(watch) = state.watches.get_mut(&self.id) else { return };
+            if !watch.registered {
+                // The call that registers it is being dropped too, and knows what to do.
+                watch.dropped = true;
+                return;
+            }
+            state.watches.remove(&self.id).map(|watch| watch.path)
+        };
+        if let Some(path) = path {
+            let token = token(self.id);
+            self.link.begin_detached(&Request::Unwatch { path: &path, token: &token }, 0, Then::Nothing);
+        }
+    }
+}

@@ -1,0 +1,19 @@
+#![doc = include_str!("../README.md")]
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+#[macro_use]
+mod fmt;
+
+mod client;
+pub mod control;
+pub mod wire;
+pub mod xenbus;
+
+pub use client::{
+    Broken, Error, ErrorKind, FromValue, Path, Quiet, Restart, Runner, Store, ToValue, Transaction, Tree, Watch,
+    WatchEvent, connect,
+};
+pub use wire::{Access, Permission};
