@@ -219,14 +219,17 @@ impl Server {
         connection.transactions.get_mut(&id).map(Some).ok_or(Errno::ENOENT)
     }
 
-    /// The tree as this request is to see it; `path` counts as read.
-    fn view(&mut self, domain: DomId, id: u32, path: &str) -> Result<&Tree, Errno> {
+    /// The tree as this request is to see it; `path` counts as read, or only its value does.
+    fn view(&mut self, domain: DomId, id: u32, path: &str, value: bool) -> Result<&Tree, Errno> {
         // Twice, as the borrow of one outcome must not outlive the other.
         if self.transaction(domain, id)?.is_none() {
             return Ok(&self.tree);
         }
         let transaction = self.transaction(domain, id)?.ok_or(Errno::ENOENT)?;
-        transaction.read(path);
+        match value {
+            true => transaction.read_value(path),
+            false => transaction.read(path),
+        }
         Ok(&transaction.view)
     }
 
@@ -238,24 +241,24 @@ impl Server {
         match request {
             Request::Directory { path } => {
                 let path = absolute(domain, path)?;
-                let tree = self.view(domain, id, &path)?;
+                let tree = self.view(domain, id, &path, false)?;
                 let node = tree.visible(domain, &path, false)?;
                 nothing(node.children.iter().flat_map(|name| name.bytes().chain([0])).collect())
             }
             Request::DirectoryPart { path, offset } => {
                 let path = absolute(domain, path)?;
-                let tree = self.view(domain, id, &path)?;
+                let tree = self.view(domain, id, &path, false)?;
                 let node = tree.visible(domain, &path, false)?;
                 nothing(directory_part(node, offset as usize))
             }
             Request::Read { path } => {
                 let path = absolute(domain, path)?;
-                let tree = self.view(domain, id, &path)?;
+                let tree = self.view(domain, id, &path, true)?;
                 nothing(tree.visible(domain, &path, false)?.value.clone())
             }
             Request::GetPerms { path } => {
                 let path = absolute(domain, path)?;
-                let tree = self.view(domain, id, &path)?;
+                let tree = self.view(domain, id, &path, false)?;
                 let node = tree.visible(domain, &path, false)?;
                 nothing(node.permissions.iter().flat_map(|entry| format!("{entry}\0").into_bytes()).collect())
             }
@@ -401,7 +404,11 @@ impl Server {
                     transaction.read(&nearest);
                 }
             }
-            Change::Remove { path } | Change::SetPermissions { path, .. } => transaction.read(path),
+            Change::Remove { path } => {
+                transaction.read(path);
+                transaction.read(super::tree::parent(path).unwrap_or("/"));
+            }
+            Change::SetPermissions { path, .. } => transaction.read(path),
         }
         make(&mut transaction.view, domain, change.clone(), most)?;
         transaction.changes.push(change);

@@ -16,28 +16,31 @@ pub(crate) enum Change {
 }
 
 pub(crate) struct Transaction {
+    /// The tree at its start.
+    base: Tree,
     pub(crate) view: Tree,
     pub(crate) changes: Vec<Change>,
-    /// The generation of each node that was read before it was written; `None` for one that was not there.
+    /// The generation that each node that was read had at the start; `None` for one that was not there.
     reads: BTreeMap<String, Option<u64>>,
 }
 
 impl Transaction {
     pub(crate) fn new(tree: &Tree) -> Transaction {
-        Transaction { view: tree.clone(), changes: Vec::new(), reads: BTreeMap::new() }
+        Transaction { base: tree.clone(), view: tree.clone(), changes: Vec::new(), reads: BTreeMap::new() }
     }
 
-    /// Takes note that a node was read.
-    pub(crate) fn read(&mut self, path: &str) {
-        let written = self.changes.iter().any(|change| match change {
-            Change::Write { path: changed, .. }
-            | Change::Mkdir { path: changed }
-            | Change::Remove { path: changed }
-            | Change::SetPermissions { path: changed, .. } => changed == path,
-        });
-        if !written && !self.reads.contains_key(path) {
-            self.reads.insert(path.into(), self.view.node(path).map(|node| node.generation));
+    /// Takes note that a node's value was read: that matters unless the transaction has set it itself.
+    pub(crate) fn read_value(&mut self, path: &str) {
+        let set = |change: &Change| matches!(change, Change::Write { path: changed, .. } if changed == path);
+        if !self.changes.iter().any(set) {
+            self.read(path);
         }
+    }
+
+    /// Takes note that it mattered whether a node is there and what is below it.
+    pub(crate) fn read(&mut self, path: &str) {
+        let generation = self.base.node(path).map(|node| node.generation);
+        self.reads.insert(path.into(), generation);
     }
 
     /// Whether what was read is as it was.

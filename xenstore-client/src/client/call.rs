@@ -29,14 +29,14 @@ impl Drop for Pending<'_> {
 
 /// Sends a request and waits for its answer. Where the future is dropped before that, `then` says what a late answer
 /// leads to; where
-/// it is returned, an error too, that is the caller's business.
+/// it is returned, an error too, that is the caller's business. With the payload comes the generation of the connection.
 pub(super) async fn call(
     link: &Rc<Link>,
     request: &Request<'_>,
     transaction: u32,
     generation: Option<u32>,
     then: Then,
-) -> Result<Vec<u8>, Error> {
+) -> Result<(Vec<u8>, u32), Error> {
     let mut pending = Pending { link, id: None, then, done: false };
     // The answer gives the place back.
     link.places.acquire().await.forget();

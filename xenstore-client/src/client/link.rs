@@ -19,7 +19,8 @@ const MOST_IN_FLIGHT: usize = 64;
 /// Transactions that may be open at a time; servers allow a guest ten.
 const MOST_TRANSACTIONS: usize = 8;
 
-pub(super) type Answer = Result<Vec<u8>, ErrorKind>;
+/// An answer's payload, and the generation of the connection that it came over.
+pub(super) type Answer = Result<(Vec<u8>, u32), ErrorKind>;
 
 pub(super) struct Link {
     pub(super) state: RefCell<State>,
@@ -202,12 +203,12 @@ impl Link {
                 _ => self.transactions.add_permits(1),
             },
             Then::AbortTransaction => match answer {
-                Some(Ok(payload)) => match wire::number(payload) {
-                    Ok(id) => {
+                Some(Ok((payload, generation))) => match wire::number(payload) {
+                    Ok(id) if *generation == self.state.borrow().generation => {
                         let end = Request::TransactionEnd { commit: false };
                         self.begin_detached(&end, id, Then::FreeTransaction);
                     }
-                    Err(_) => self.transactions.add_permits(1),
+                    _ => self.transactions.add_permits(1),
                 },
                 _ => self.transactions.add_permits(1),
             },
@@ -253,9 +254,10 @@ impl Link {
             }
         };
         let quiet = state.quiet.take();
+        let generation = state.generation;
         drop(state);
         let answer = match header.op {
-            number if number == op as u32 => Ok(payload.to_vec()),
+            number if number == op as u32 => Ok((payload.to_vec(), generation)),
             number if number == Op::Error as u32 => Err(ErrorKind::Refused(ServerError::parse(payload))),
             number => Err(ErrorKind::Malformed(Malformed::WrongType(number))),
         };

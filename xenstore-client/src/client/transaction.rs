@@ -35,10 +35,10 @@ impl Transaction {
         // A place among the transactions, given back when this one has ended.
         link.transactions.acquire().await.forget();
         let request = Request::TransactionStart;
-        let generation = link.state.borrow().generation;
-        let answer = call(link, &request, 0, Some(generation), Then::AbortTransaction).await;
-        match answer.and_then(|payload| wire::number(&payload).map_err(|what| error(&request, what))) {
-            Ok(id) => {
+        let answer = call(link, &request, 0, None, Then::AbortTransaction).await;
+        let id = |payload: &[u8]| wire::number(payload).map_err(|what| error(&request, what));
+        match answer.and_then(|(payload, generation)| Ok((id(&payload)?, generation))) {
+            Ok((id, generation)) => {
                 let tree = Tree { link: link.clone(), transaction: id, generation: Some(generation) };
                 Ok(Transaction { tree, ended: false })
             }
@@ -59,7 +59,7 @@ impl Transaction {
         let answer = call(link, &request, *transaction, *generation, then).await;
         link.transactions.add_permits(1);
         match answer {
-            Ok(payload) => wire::ok(&payload).map(|()| true).map_err(|what| error(&request, what)),
+            Ok((payload, _)) => wire::ok(&payload).map(|()| true).map_err(|what| error(&request, what)),
             Err(error) if error.errno() == Some(Errno::EAGAIN) => Ok(false),
             Err(error) => Err(error),
         }
@@ -93,8 +93,7 @@ pub(super) async fn run<T, E: From<Error>>(
     for _ in 0..MOST_TRIES {
         let transaction = match Transaction::begin(link).await {
             Ok(transaction) => transaction,
-            // The connection was made anew before it began.
-            Err(error) if error.errno() == Some(Errno::EAGAIN) => continue,
+            Err(Error { kind: ErrorKind::Interrupted, .. }) => continue,
             Err(error) => return Err(error.into()),
         };
         match body(&transaction).await {

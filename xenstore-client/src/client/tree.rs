@@ -34,7 +34,8 @@ pub struct Tree {
 
 impl Tree {
     pub(super) async fn ask(&self, request: &Request<'_>) -> Result<Vec<u8>, Error> {
-        call(&self.link, request, self.transaction, self.generation, Then::Nothing).await
+        let (payload, _) = call(&self.link, request, self.transaction, self.generation, Then::Nothing).await?;
+        Ok(payload)
     }
 
     pub(super) async fn command(&self, request: Request<'_>) -> Result<(), Error> {
