@@ -1,4 +1,4 @@
-//! Simulated time: it stands still while anything can happen, and then goes on to the next timer.
+//! Simulated time: each step takes a microsecond, and where nothing can happen it goes on to the next timer.
 
 use std::task::{Context, Poll};
 use std::time::Duration;

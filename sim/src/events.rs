@@ -203,7 +203,8 @@ impl Port for SimPort {
     }
 
     fn notify(&self) {
-        if let (Some(Remote::Bound(remote, port)), Some(world)) = (self.state(|state| state.remote), self.world.upgrade())
+        if let (Some(Remote::Bound(remote, port)), Some(world)) =
+            (self.state(|state| state.remote), self.world.upgrade())
         {
             world.send(remote, port);
         }

@@ -64,12 +64,7 @@ impl GrantTable for Domain {
     type Grant = SimGrant;
     type Mapping = SimMapping;
 
-    fn grant(
-        &self,
-        page: SimPage,
-        peer: DomId,
-        access: Access,
-    ) -> Result<SimGrant, Refused<SimPage, SimGrantError>> {
+    fn grant(&self, page: SimPage, peer: DomId, access: Access) -> Result<SimGrant, Refused<SimPage, SimGrantError>> {
         let world = self.world();
         let percent = world.faults.borrow().grants;
         if world.chance(percent) {

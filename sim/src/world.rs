@@ -14,14 +14,16 @@ use xen_hal::DomId;
 use xen_ring::SharedPage;
 
 use crate::domain::{Domain, DomainState};
-use crate::faults::Faults;
 use crate::events::SimPort;
+use crate::faults::Faults;
 use crate::memory::{Memory, SimPage};
 use crate::store::Server;
 use crate::toolstack::Toolstack;
 
 /// Steps before a run counts as going round in circles.
 const MOST_STEPS: u64 = 20_000_000;
+/// How long a step takes: time goes on also while something always happens.
+const STEP: Duration = Duration::from_micros(1);
 /// Simulated time before a run counts as stuck: longer than any time-out in it.
 const MOST_TIME: Duration = Duration::from_secs(24 * 3600);
 
@@ -186,6 +188,8 @@ impl Xen {
     fn step(&self) -> bool {
         let world = &self.0;
         world.steps.set(world.steps.get() + 1);
+        world.now.set(world.now.get() + STEP);
+        world.expire();
         world.spurious_event();
         let tasks = world.ready.lock().expect("one thread").len();
         let events = world.events.borrow().len();
@@ -215,8 +219,7 @@ impl World {
 
     /// Spawns a task that ends with its domain.
     pub(crate) fn spawn_in<T: 'static>(&self, id: DomId, future: impl Future<Output = T> + 'static) -> Task<T> {
-        let slot: Rc<RefCell<Option<Pin<Box<dyn Future<Output = T>>>>>> =
-            Rc::new(RefCell::new(Some(Box::pin(future))));
+        let slot: Rc<RefCell<Option<Pin<Box<dyn Future<Output = T>>>>>> = Rc::new(RefCell::new(Some(Box::pin(future))));
         if let Some(domain) = self.domains.borrow_mut().get_mut(&id.0) {
             domain.tasks.retain(|task| task.strong_count() > 0);
             let weak: Weak<RefCell<dyn Slot>> = Rc::downgrade(&slot) as Weak<RefCell<dyn Slot>>;
@@ -234,6 +237,20 @@ impl World {
     pub(crate) fn set_timer(&self, at: Duration, waker: &Waker) {
         let number = self.next_timer.replace(self.next_timer.get() + 1);
         self.timers.borrow_mut().insert((at, number), waker.clone());
+    }
+
+    /// Wakes whose time has come.
+    fn expire(&self) {
+        loop {
+            let due = {
+                let mut timers = self.timers.borrow_mut();
+                match timers.first_entry() {
+                    Some(first) if first.key().0 <= self.now.get() => first.remove(),
+                    _ => return,
+                }
+            };
+            due.wake();
+        }
     }
 
     /// Lets time go on to the next timer.

@@ -353,9 +353,7 @@ fn wait_for_sees_what_another_domain_writes() {
             }
         });
         let found = xen.run(async move {
-            store
-                .wait_for("control/shutdown", |value| (value == Some(b"poweroff")).then_some(7))
-                .await
+            store.wait_for("control/shutdown", |value| (value == Some(b"poweroff")).then_some(7)).await
         });
         assert_eq!(found, Ok(7));
         xen.run(writer);

@@ -446,7 +446,8 @@ impl Server {
             }
             for watch in connection.watches.iter().filter(|watch| !watch.path.starts_with('@')) {
                 let hit = if exact { watch.path == path } else { is_at_or_below(path, &watch.path) };
-                let below = path.matches('/').count().saturating_sub(watch.path.trim_end_matches('/').matches('/').count());
+                let below =
+                    path.matches('/').count().saturating_sub(watch.path.trim_end_matches('/').matches('/').count());
                 if hit && watch.depth.is_none_or(|depth| below <= depth as usize) {
                     let home = format!("/local/domain/{id}/");
                     let shown = match watch.relative {

@@ -179,8 +179,7 @@ impl Tree {
     /// Removes a node and all below; returns what was removed.
     pub(crate) fn remove(&mut self, path: &str) -> Vec<(String, Rc<Node>)> {
         let paths: Vec<String> = self.paths().filter(|known| is_at_or_below(known, path)).map(str::to_owned).collect();
-        let removed =
-            paths.into_iter().filter_map(|path| self.nodes.remove(&path).map(|node| (path, node))).collect();
+        let removed = paths.into_iter().filter_map(|path| self.nodes.remove(&path).map(|node| (path, node))).collect();
         if let Some(above) = parent(path) {
             let name = name(path).to_owned();
             self.change(above, |node| {

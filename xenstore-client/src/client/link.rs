@@ -373,8 +373,10 @@ impl Link {
             // A packet of which a part was sent is lost with the old connection.
             let partly = core::mem::take(&mut state.sent) > 0;
             let queue = core::mem::take(&mut state.queue);
-            let (kept, dropped): (VecDeque<_>, VecDeque<_>) =
-                queue.into_iter().enumerate().partition(|(index, packet)| !(packet.in_transaction || partly && *index == 0));
+            let (kept, dropped): (VecDeque<_>, VecDeque<_>) = queue
+                .into_iter()
+                .enumerate()
+                .partition(|(index, packet)| !(packet.in_transaction || partly && *index == 0));
             state.queue = kept.into_iter().map(|(_, packet)| packet).collect();
             let mut lost: BTreeMap<u32, ErrorKind> =
                 state.calls.keys().map(|id| (*id, ErrorKind::Interrupted)).collect();

@@ -263,7 +263,7 @@ impl Store {
     ///
     /// As [`introduce`](Store::introduce).
     pub async fn control(&self, arguments: &[&str]) -> Result<String, Error> {
-        self.query(Request::Control { arguments: arguments.into() }, |payload| {
+        self.query(Request::Control { arguments: arguments.to_vec() }, |payload| {
             Ok(String::from_utf8_lossy(payload.strip_suffix(b"\0").unwrap_or(payload)).into_owned())
         })
         .await

@@ -195,7 +195,6 @@ impl Tree {
     pub async fn set_permissions(&self, path: &str, permissions: &[Permission]) -> Result<(), Error> {
         self.command(Request::SetPerms { path, permissions: Cow::Borrowed(permissions) }).await
     }
-
 }
 
 pub(super) fn owned(names: Vec<&str>) -> Vec<String> {

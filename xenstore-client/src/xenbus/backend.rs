@@ -1,0 +1,261 @@
+//! A backend's life.
+
+use core::pin::pin;
+
+use futures_util::future::{Either, select};
+use xen_hal::Clock;
+
+use super::device::{Device, Ended, Failure, Switched, Watches};
+use super::signals::Signals;
+use super::state::{BackendStage, BackendStep, End, State, backend_step};
+use crate::{Error, Store, Tree};
+
+/// What a driver does for a device that it provides to another domain, which may be hostile.
+///
+/// # Cancellation
+///
+/// The futures may be dropped at any time: what they use of the frontend's ends with them.
+#[allow(async_fn_in_trait, reason = "one core: no future has to be `Send`")]
+pub trait Backend {
+    /// The frontend's rings, mapped, and what else is in use. Dropping it lets go of all of it.
+    type Link;
+
+    /// Gets ready what the device stands for: opens the disk, joins the bridge.
+    ///
+    /// # Errors
+    ///
+    /// What makes the device unusable.
+    async fn prepare(&mut self, device: &Device) -> Result<(), Failure>;
+
+    /// Writes what this end can do, before it waits for the frontend. This runs in the transaction that also changes
+    /// the state, and perhaps more than once.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    async fn offer(&mut self, device: &Device, tree: &Tree) -> Result<(), Error>;
+
+    /// Reads where the frontend's rings are, and connects to them.
+    ///
+    /// # Errors
+    ///
+    /// What makes the device unusable: a frontend that publishes nonsense.
+    async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure>;
+
+    /// Writes what the frontend is to know before it uses the device: its size, for example. As
+    /// [`offer`](Backend::offer), in the transaction.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    async fn publish(&mut self, device: &Device, link: &Self::Link, tree: &Tree) -> Result<(), Error>;
+
+    /// Serves until [`Signals::closing`]. What was mapped is let go of before it returns.
+    ///
+    /// # Errors
+    ///
+    /// What makes the device unusable from here on: a frontend that breaks the protocol.
+    async fn run(&mut self, device: &Device, link: Self::Link, signals: &Signals) -> Result<(), Failure>;
+}
+
+/// Leads a backend's driver through the life of the device at `path`, such as `backend/vbd/3/51712`: connects, answers
+/// the frontend's wish to close, and connects again to a frontend that comes back, until the toolstack wants the device
+/// gone.
+///
+/// Whatever makes the device unusable is written to its error node, and closes it; that is no error here.
+///
+/// # Errors
+///
+/// Where the store fails.
+///
+/// # Cancellation
+///
+/// Dropping the future ends the use at once, and leaves the state as it is.
+pub async fn backend<B: Backend>(store: &Store, clock: impl Clock, path: &str, driver: &mut B) -> Result<Ended, Error> {
+    loop {
+        let Some(device) = Device::open(store, End::Backend, path).await? else { return Ok(Ended::Removed) };
+        match live(&device, &clock, driver).await? {
+            Life::Removed => return Ok(Ended::Removed),
+            Life::Stopped => return Ok(Ended::Stopped),
+            Life::Again => {}
+        }
+    }
+}
+
+/// How one life of a device went.
+enum Life {
+    Removed,
+    Stopped,
+    /// The directories are new: the toolstack has made the device again.
+    Again,
+}
+
+/// What the monitor saw while the device was in use.
+enum Seen {
+    Step(BackendStep),
+    Life(Life),
+}
+
+async fn live<B: Backend>(device: &Device, clock: &impl Clock, driver: &mut B) -> Result<Life, Error> {
+    let mut watches = Watches::new(device).await?;
+    let mut stage = BackendStage::Closed;
+    // Anything but the beginning is left over from an earlier driver, or the toolstack's wish to end.
+    if device.last() == State::Initialising {
+        let prepared = driver.prepare(device).await;
+        device.set_hotplug_status(prepared.as_ref().map(|()| ())).await?;
+        match prepared {
+            Ok(()) => match wait(device, driver).await? {
+                None => stage = BackendStage::Waiting,
+                Some(life) => return Ok(life),
+            },
+            Err(failure) => give_up(device, &mut watches, clock, &failure).await?,
+        }
+    } else if device.last() != State::Closed
+        && let Some(life) = reach(device, State::Closed).await?
+    {
+        return Ok(life);
+    }
+    loop {
+        let step = match look(device, stage).await? {
+            Seen::Step(step) => step,
+            Seen::Life(life) => return Ok(life),
+        };
+        match step {
+            BackendStep::Wait => watches.next(device).await?,
+            BackendStep::Connect => {
+                match connect(device, driver).await? {
+                    Ok(Err(Switched::Gone)) => return Ok(Life::Removed),
+                    // The toolstack has done something: the next look tells what.
+                    Ok(Err(_)) => continue,
+                    Ok(Ok(link)) => match run(device, &mut watches, driver, link).await? {
+                        (_, Some(Seen::Life(life))) => return Ok(life),
+                        (Ok(()), Some(Seen::Step(BackendStep::Leave))) => return leave(device).await,
+                        (Ok(()), Some(Seen::Step(_))) => {
+                            if let Some(life) = reach(device, State::Closed).await? {
+                                return Ok(life);
+                            }
+                        }
+                        (Ok(()), None) => {
+                            close(device, &mut watches, clock).await?;
+                            return Ok(Life::Stopped);
+                        }
+                        (Err(failure), _) => give_up(device, &mut watches, clock, &failure).await?,
+                    },
+                    Err(failure) => give_up(device, &mut watches, clock, &failure).await?,
+                }
+                stage = BackendStage::Closed;
+            }
+            BackendStep::Close => {
+                if let Some(life) = reach(device, State::Closed).await? {
+                    return Ok(life);
+                }
+                stage = BackendStage::Closed;
+            }
+            BackendStep::Reopen => match wait(device, driver).await? {
+                None => stage = BackendStage::Waiting,
+                Some(life) => return Ok(life),
+            },
+            BackendStep::Leave => return leave(device).await,
+        }
+    }
+}
+
+/// Goes to a state; or says how this life ends, where that could not be.
+async fn reach(device: &Device, state: State) -> Result<Option<Life>, Error> {
+    Ok(life(device.switch(state).await?))
+}
+
+fn life(switched: Switched) -> Option<Life> {
+    match switched {
+        Switched::Yes => None,
+        Switched::No => Some(Life::Again),
+        Switched::Gone => Some(Life::Removed),
+    }
+}
+
+/// Says what this end can do, and waits for the frontend.
+async fn wait<B: Backend>(device: &Device, driver: &mut B) -> Result<Option<Life>, Error> {
+    let switched = device.switch_with(State::InitWait, async |tree| driver.offer(device, tree).await).await?;
+    Ok(life(switched))
+}
+
+async fn leave(device: &Device) -> Result<Life, Error> {
+    Ok(match device.switch(State::Closed).await? {
+        Switched::No => Life::Again,
+        Switched::Yes | Switched::Gone => Life::Removed,
+    })
+}
+
+/// What the two states, and what the toolstack has written, say that is to be done.
+async fn look(device: &Device, stage: BackendStage) -> Result<Seen, Error> {
+    let Some(own) = device.state().await? else { return Ok(Seen::Life(Life::Removed)) };
+    let asked = own == State::Closing && device.last() != State::Closing;
+    if own != device.last() && !asked {
+        return Ok(Seen::Life(Life::Again));
+    }
+    let online = device.get::<bool>("online").await.unwrap_or(None).unwrap_or(false);
+    let frontend = device.other_state().await?;
+    Ok(Seen::Step(backend_step(stage, frontend, online, asked)))
+}
+
+async fn connect<B: Backend>(
+    device: &Device,
+    driver: &mut B,
+) -> Result<Result<Result<B::Link, Switched>, Failure>, Error> {
+    let link = match driver.connect(device).await {
+        Ok(link) => link,
+        Err(failure) => return Ok(Err(failure)),
+    };
+    match device.switch_with(State::Connected, async |tree| driver.publish(device, &link, tree).await).await {
+        Ok(Switched::Yes) => Ok(Ok(Ok(link))),
+        Ok(other) => Ok(Ok(Err(other))),
+        Err(error) if error.is_broken() => Err(error),
+        Err(error) => Ok(Err(error.into())),
+    }
+}
+
+/// Runs the driver, and tells it when the frontend or the toolstack wants to end.
+async fn run<B: Backend>(
+    device: &Device,
+    watches: &mut Watches,
+    driver: &mut B,
+    link: B::Link,
+) -> Result<(Result<(), Failure>, Option<Seen>), Error> {
+    let signals = Signals::default();
+    let serve = pin!(driver.run(device, link, &signals));
+    let monitor = pin!(async {
+        loop {
+            match look(device, BackendStage::Up).await? {
+                Seen::Step(BackendStep::Wait | BackendStep::Connect | BackendStep::Reopen) => signals.change(),
+                seen => return Ok::<Seen, Error>(seen),
+            }
+            watches.next(device).await?;
+        }
+    });
+    match select(serve, monitor).await {
+        Either::Left((outcome, _)) => Ok((outcome, None)),
+        Either::Right((seen, serve)) => {
+            signals.close();
+            let outcome = serve.await;
+            Ok((outcome, Some(seen?)))
+        }
+    }
+}
+
+/// The closing handshake, from this end.
+async fn close(device: &Device, watches: &mut Watches, clock: &impl Clock) -> Result<(), Error> {
+    if device.switch(State::Closing).await? == Switched::Yes {
+        let done = |state| {
+            matches!(backend_step(BackendStage::Closing, state, true, false), BackendStep::Close | BackendStep::Leave)
+        };
+        watches.until(device, clock, done).await?;
+        // What became of it shows at the next look.
+        let _ = device.switch(State::Closed).await?;
+    }
+    Ok(())
+}
+
+async fn give_up(device: &Device, watches: &mut Watches, clock: &impl Clock, failure: &Failure) -> Result<(), Error> {
+    device.report(failure).await?;
+    close(device, watches, clock).await
+}

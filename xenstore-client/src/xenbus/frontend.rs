@@ -1,0 +1,268 @@
+//! A frontend's life.
+
+use core::pin::pin;
+
+use futures_util::future::{Either, select};
+use xen_hal::Clock;
+
+use super::device::{Device, Ended, Failure, Switched, Watches};
+use super::signals::Signals;
+use super::state::{End, FrontendStage, FrontendStep, State, frontend_step};
+use crate::{Error, Store, Tree};
+
+/// What a driver does for its end of a device that another domain provides.
+///
+/// # Cancellation
+///
+/// The futures may be dropped at any time: what they share with the backend ends with them.
+#[allow(async_fn_in_trait, reason = "one core: no future has to be `Send`")]
+pub trait Frontend {
+    /// The state that says that rings are published: [`State::Initialised`] for block devices,
+    /// [`State::Connected`] for network devices.
+    const OFFERED: State;
+    /// What is lent to the backend: rings, ports. Dropping it takes all of it back.
+    type Offer;
+
+    /// Reads what the backend can do, and makes rings and ports for it.
+    ///
+    /// # Errors
+    ///
+    /// What makes the device unusable.
+    async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure>;
+
+    /// Writes where they are. This runs in the transaction that also changes the state, and perhaps more than once.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    async fn publish(&mut self, device: &Device, offer: &Self::Offer, tree: &Tree) -> Result<(), Error>;
+
+    /// The backend is connected: reads what it provides, before this end says that it is connected too.
+    ///
+    /// # Errors
+    ///
+    /// What makes the device unusable.
+    async fn accept(&mut self, device: &Device, offer: &mut Self::Offer) -> Result<(), Failure>;
+
+    /// Uses the device until [`Signals::closing`], or for as long as there is somebody to use it. What was lent is
+    /// given back before it returns.
+    ///
+    /// # Errors
+    ///
+    /// What makes the device unusable from here on: a backend that breaks the protocol.
+    async fn run(&mut self, device: &Device, offer: Self::Offer, signals: &Signals) -> Result<(), Failure>;
+}
+
+/// How one life of a device went.
+enum Life {
+    Removed,
+    Stopped,
+    /// The directories are new: the toolstack has made the device again, or the domain was restored.
+    Again,
+}
+
+/// What the monitor saw while the device was in use.
+enum Seen {
+    Closing,
+    Life(Life),
+}
+
+/// Leads a frontend's driver through the life of the device at `path`, such as `device/vbd/51712`: connects, answers the
+/// backend's wish to close, and connects again to a backend that comes back, until the device is removed or the driver
+/// has had enough.
+///
+/// Whatever makes the device unusable is written to its error node, and closes it; that is no error here.
+///
+/// # Errors
+///
+/// Where the store fails.
+///
+/// # Cancellation
+///
+/// Dropping the future ends the use at once, and leaves the state as it is.
+pub async fn frontend<F: Frontend>(
+    store: &Store,
+    clock: impl Clock,
+    path: &str,
+    driver: &mut F,
+) -> Result<Ended, Error> {
+    loop {
+        let Some(device) = Device::open(store, End::Frontend, path).await? else { return Ok(Ended::Removed) };
+        match live(&device, &clock, driver).await? {
+            Life::Removed => return Ok(Ended::Removed),
+            Life::Stopped => return Ok(Ended::Stopped),
+            Life::Again => {}
+        }
+    }
+}
+
+async fn live<F: Frontend>(device: &Device, clock: &impl Clock, driver: &mut F) -> Result<Life, Error> {
+    let mut watches = Watches::new(device).await?;
+    let generation = device.store().generation();
+    // Left over from an earlier driver.
+    if device.last() != State::Initialising {
+        for state in [State::Closed, State::Initialising] {
+            if let Some(life) = reach(device, state).await? {
+                return Ok(life);
+            }
+        }
+    }
+    let mut stage = FrontendStage::Fresh;
+    let mut offer: Option<F::Offer> = None;
+    loop {
+        let state = match look(device, generation, stage).await? {
+            Ok(state) => state,
+            Err(life) => return Ok(life),
+        };
+        match frontend_step(stage, state) {
+            FrontendStep::Wait => watches.next(device).await?,
+            FrontendStep::Offer => match make_offer(device, driver).await? {
+                Ok(Ok(made)) => {
+                    offer = Some(made);
+                    stage = FrontendStage::Offered;
+                }
+                Ok(Err(life)) => return Ok(life),
+                Err(failure) => {
+                    give_up(device, &mut watches, clock, &failure).await?;
+                    stage = FrontendStage::Closed;
+                }
+            },
+            FrontendStep::Finish => {
+                let Some(made) = offer.take() else { return Ok(Life::Again) };
+                match use_device(device, generation, &mut watches, driver, made).await? {
+                    (_, Some(Seen::Life(life))) => return Ok(life),
+                    (Ok(()), Some(Seen::Closing)) => {
+                        if let Some(life) = reach(device, State::Closed).await? {
+                            return Ok(life);
+                        }
+                    }
+                    (Ok(()), None) => {
+                        close(device, &mut watches, clock).await?;
+                        return Ok(Life::Stopped);
+                    }
+                    (Err(failure), _) => give_up(device, &mut watches, clock, &failure).await?,
+                }
+                stage = FrontendStage::Closed;
+            }
+            FrontendStep::Close => {
+                offer = None;
+                if let Some(life) = reach(device, State::Closed).await? {
+                    return Ok(life);
+                }
+                stage = FrontendStage::Closed;
+            }
+            FrontendStep::Reopen => return Ok(reach(device, State::Initialising).await?.unwrap_or(Life::Again)),
+        }
+    }
+}
+
+/// Goes to a state; or says how this life ends, where that could not be.
+async fn reach(device: &Device, state: State) -> Result<Option<Life>, Error> {
+    Ok(match device.switch(state).await? {
+        Switched::Yes => None,
+        Switched::No => Some(Life::Again),
+        Switched::Gone => Some(Life::Removed),
+    })
+}
+
+/// The backend's state; or how this life ends, where this end's directory is gone or another one.
+async fn look(device: &Device, generation: u32, stage: FrontendStage) -> Result<Result<Option<State>, Life>, Error> {
+    let Some(own) = device.state().await? else { return Ok(Err(Life::Removed)) };
+    // Nobody but the toolstack writes it.
+    if own != device.last() || device.store().generation() != generation {
+        return Ok(Err(Life::Again));
+    }
+    let state = device.other_state().await?;
+    // A backend's directory that is gone may be another one by now.
+    if state.is_none() && stage == FrontendStage::Fresh && is_renamed(device).await? {
+        return Ok(Err(Life::Again));
+    }
+    Ok(Ok(state))
+}
+
+async fn is_renamed(device: &Device) -> Result<bool, Error> {
+    let now = Device::open(device.store(), End::Frontend, device.path()).await?;
+    Ok(now.is_some_and(|now| now.other_path() != device.other_path()))
+}
+
+async fn make_offer<F: Frontend>(
+    device: &Device,
+    driver: &mut F,
+) -> Result<Result<Result<F::Offer, Life>, Failure>, Error> {
+    let offer = match driver.offer(device).await {
+        Ok(offer) => offer,
+        Err(failure) => return Ok(Err(failure)),
+    };
+    match device.switch_with(F::OFFERED, async |tree| driver.publish(device, &offer, tree).await).await {
+        Ok(Switched::Yes) => Ok(Ok(Ok(offer))),
+        Ok(Switched::No) => Ok(Ok(Err(Life::Again))),
+        Ok(Switched::Gone) => Ok(Ok(Err(Life::Removed))),
+        Err(error) if error.is_broken() => Err(error),
+        Err(error) => Ok(Err(error.into())),
+    }
+}
+
+/// Accepts what the backend provides, and runs the driver.
+async fn use_device<F: Frontend>(
+    device: &Device,
+    generation: u32,
+    watches: &mut Watches,
+    driver: &mut F,
+    mut offer: F::Offer,
+) -> Result<(Result<(), Failure>, Option<Seen>), Error> {
+    if let Err(failure) = driver.accept(device, &mut offer).await {
+        return Ok((Err(failure), None));
+    }
+    match reach(device, State::Connected).await? {
+        Some(life) => Ok((Ok(()), Some(Seen::Life(life)))),
+        None => run(device, generation, watches, driver, offer).await,
+    }
+}
+
+/// Runs the driver, and tells it when the backend wants to end.
+async fn run<F: Frontend>(
+    device: &Device,
+    generation: u32,
+    watches: &mut Watches,
+    driver: &mut F,
+    offer: F::Offer,
+) -> Result<(Result<(), Failure>, Option<Seen>), Error> {
+    let signals = Signals::default();
+    let use_it = pin!(driver.run(device, offer, &signals));
+    let monitor = pin!(async {
+        loop {
+            match look(device, generation, FrontendStage::Up).await? {
+                Err(life) => return Ok::<Seen, Error>(Seen::Life(life)),
+                Ok(state) if frontend_step(FrontendStage::Up, state) == FrontendStep::Close => {
+                    return Ok(Seen::Closing);
+                }
+                Ok(_) => signals.change(),
+            }
+            watches.next(device).await?;
+        }
+    });
+    match select(use_it, monitor).await {
+        Either::Left((outcome, _)) => Ok((outcome, None)),
+        Either::Right((seen, use_it)) => {
+            signals.close();
+            let outcome = use_it.await;
+            Ok((outcome, Some(seen?)))
+        }
+    }
+}
+
+/// The closing handshake, from this end.
+async fn close(device: &Device, watches: &mut Watches, clock: &impl Clock) -> Result<(), Error> {
+    if device.switch(State::Closing).await? == Switched::Yes {
+        let stage = FrontendStage::Closing;
+        watches.until(device, clock, |state| frontend_step(stage, state) == FrontendStep::Close).await?;
+        // What became of it shows at the next look.
+        let _ = device.switch(State::Closed).await?;
+    }
+    Ok(())
+}
+
+async fn give_up(device: &Device, watches: &mut Watches, clock: &impl Clock, failure: &Failure) -> Result<(), Error> {
+    device.report(failure).await?;
+    close(device, watches, clock).await
+}

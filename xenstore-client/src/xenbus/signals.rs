@@ -1,0 +1,71 @@
+//! What a driver learns of the other end while the device is in use.
+
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::future::poll_fn;
+use core::task::{Context, Poll, Waker};
+
+/// Tells a driver that the device is to end, or that the other end has changed something.
+#[derive(Debug, Default)]
+pub struct Signals {
+    closing: Cell<bool>,
+    changes: Cell<u32>,
+    wakers: RefCell<Vec<Waker>>,
+}
+
+impl Signals {
+    /// Whether the use is to end.
+    pub fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// Waits until the use is to end: the driver then lets go of everything that it shares, and returns.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn closing(&self) {
+        poll_fn(|cx| self.poll(cx, || self.closing.get())).await;
+    }
+
+    /// How often the other end has said that something has changed.
+    pub fn changes(&self) -> u32 {
+        self.changes.get()
+    }
+
+    /// Waits until [`changes`](Signals::changes) is another number than `known`: the other end has written its state
+    /// again, as a block backend does when the disk's size has changed.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn changed(&self, known: u32) {
+        poll_fn(|cx| self.poll(cx, || self.changes.get() != known)).await;
+    }
+
+    fn poll(&self, cx: &mut Context<'_>, done: impl Fn() -> bool) -> Poll<()> {
+        if done() {
+            return Poll::Ready(());
+        }
+        let mut wakers = self.wakers.borrow_mut();
+        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn close(&self) {
+        self.closing.set(true);
+        self.wake();
+    }
+
+    pub(super) fn change(&self) {
+        self.changes.set(self.changes.get().wrapping_add(1));
+        self.wake();
+    }
+
+    fn wake(&self) {
+        let wakers = core::mem::take(&mut *self.wakers.borrow_mut());
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
