@@ -3,12 +3,20 @@
 use core::fmt;
 use core::future::Future;
 
+#[cfg(feature = "guest")]
+use alloc::boxed::Box;
+
+#[cfg(feature = "guest")]
+use platform_xen::XenStoreChannel;
 use platform_xen::{
-    Console, Entropy, EntropyError, MemoryInfo, Task, XenClock, XenEventChannels, XenGrantTable, XenVersion,
+    Console, Entropy, EntropyError, MemoryInfo, Resumed, Task, XenClock, XenEventChannels, XenGrantTable, XenVersion,
 };
 use xen_hal::DomId;
+use xenstore_client::control::Shutdown;
+use xenstore_client::{Broken, Store};
 
 use crate::args::Args;
+use crate::control::{self, SuspendError, Wishes};
 
 /// The domain that the application runs in: everything that it did not make itself.
 ///
@@ -16,6 +24,14 @@ use crate::args::Args;
 #[derive(Clone, Copy)]
 pub struct App {
     args: Args,
+    domain: &'static Domain,
+}
+
+/// What there is once in a domain.
+struct Domain {
+    /// The connection to the store, or why there is none.
+    store: Result<Store, Broken>,
+    wishes: Wishes,
 }
 
 impl App {
@@ -42,6 +58,52 @@ impl App {
     /// The grant table, and pages that can be lent.
     pub fn grant_table(&self) -> XenGrantTable {
         XenGrantTable
+    }
+
+    /// The store. The handle and its clones share one connection.
+    ///
+    /// # Errors
+    ///
+    /// Where the toolstack has made no connection for this domain.
+    pub fn store(&self) -> Result<Store, Broken> {
+        self.domain.store.clone()
+    }
+
+    /// Waits until the toolstack asks the domain to end: `xl shutdown`, `xl reboot`.
+    ///
+    /// Whoever calls this takes it on himself to end: main returns, and the domain powers off, or reboots where that
+    /// was asked for. Where nobody ever called it, the domain ends at once; it also does when it is asked again.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time; the next call still returns a request that came before.
+    pub async fn shutdown(&self) -> Shutdown {
+        self.domain.wishes.shutdown().await
+    }
+
+    /// Waits for a key of `xl sysrq`. From the first call on keys are the application's; until then `b`, `o`, `c`, `m`
+    /// and `t` reboot, power off, crash, and show memory and counters.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn sysrq(&self) -> char {
+        self.domain.wishes.sysrq().await
+    }
+
+    /// Suspends the domain, for the toolstack to save or to move it. `xl save` and `xl migrate` do that by themselves;
+    /// this is for who wants to do it at a moment of his own choice.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no store, or the hypervisor refuses. The domain goes on as it was then.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped before the domain is suspended.
+    pub async fn suspend(&self) -> Result<Resumed, SuspendError> {
+        let store = self.store().map_err(SuspendError::Store)?;
+        control::suspend(&store).await
     }
 
     /// The processor's random numbers.
@@ -105,12 +167,22 @@ where
     F: Future<Output = O> + 'static,
     O: Exit + 'static,
 {
-    let app = App { args: Args::new(platform_xen::command_line()) };
+    let store = xenstore_client::connect(XenStoreChannel).map(|(store, runner)| {
+        platform_xen::spawn(runner.run()).detach();
+        store
+    });
+    // One for the domain's whole life.
+    let domain: &'static Domain = Box::leak(Box::new(Domain { store, wishes: Wishes::default() }));
+    let app = App { args: Args::new(platform_xen::command_line()), domain };
     platform_xen::spawn(async move {
         match main(app).await.report() {
-            true => platform_xen::poweroff(),
+            true => platform_xen::shutdown(domain.wishes.reason()),
             false => platform_xen::crash(),
         }
     })
     .detach();
+    // After main's task, so that main is the first to run.
+    if let Ok(store) = app.store() {
+        platform_xen::spawn(control::listen(store, &domain.wishes)).detach();
+    }
 }

@@ -1,19 +1,24 @@
 #![doc = include_str!("../README.md")]
 #![no_std]
 
-#[cfg(test)]
 extern crate alloc;
 
 mod app;
 mod args;
+#[cfg_attr(not(feature = "guest"), allow(dead_code))]
+mod control;
 
 pub use app::{App, Exit};
 pub use args::{ArgError, Args, FromArg, Size};
+pub use control::SuspendError;
 pub use embassy_time as time;
 pub use platform_xen as platform;
 pub use platform_xen::{Console, Entropy, Task, XenClock, print, println};
 pub use sarab_macros::main;
 pub use xen_hal as hal;
+pub use xenstore_client as store;
+pub use xenstore_client::control::Shutdown;
+pub use xenstore_client::{Store, xenbus};
 
 #[doc(hidden)]
 #[cfg(feature = "guest")]

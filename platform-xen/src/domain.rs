@@ -5,7 +5,7 @@ use core::fmt;
 use raw_cpuid::CpuId;
 use xen_hal::{DomId, Errno};
 
-use crate::{abi, console, events, grants, hypercall, shared_info, time};
+use crate::{console, events, grants, hypercall, shared_info, time};
 
 /// The hypervisor's version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,11 +140,4 @@ pub fn suspend() -> Result<Resumed, Errno> {
 /// What the toolstack has set for this domain; `None` where it has set nothing.
 pub(crate) fn param(index: u32) -> Option<u64> {
     hypercall::hvm_param(index).ok().filter(|value| *value != 0 && *value != u64::MAX)
-}
-
-/// Frame and port of this domain's ring to the store, where the toolstack made one.
-pub fn store_ring() -> Option<(xen_hal::Frame, xen_hal::PortNumber)> {
-    let frame = param(abi::HVM_PARAM_STORE_PFN)?;
-    let port = param(abi::HVM_PARAM_STORE_EVTCHN)?;
-    Some((xen_hal::Frame(frame), xen_hal::PortNumber(u32::try_from(port).ok()?)))
 }

@@ -28,14 +28,15 @@ mod report;
 mod shared_info;
 #[cfg(feature = "guest")]
 mod start;
+mod store;
 mod time;
 mod traps;
 
 pub use console::Console;
 pub use counters::{Counters, counters};
 pub use domain::{
-    Resumed, ShutdownReason, XenVersion, crash, domain_id, poweroff, processor_vendor, reboot, shutdown, store_ring,
-    suspend, xen_version,
+    Resumed, ShutdownReason, XenVersion, crash, domain_id, poweroff, processor_vendor, reboot, shutdown, suspend,
+    xen_version,
 };
 pub use entropy::{Entropy, EntropyError};
 pub use events::{XenEventChannelError, XenEventChannels, XenPort};
@@ -44,6 +45,7 @@ pub use grants::{GrantUse, XenGrant, XenGrantError, XenGrantTable, XenMapping, g
 pub use memory::{MemoryInfo, RamPage, RamPages, memory};
 #[cfg(feature = "guest")]
 pub use start::{Module, command_line, modules};
+pub use store::{StorePage, XenStoreChannel};
 pub use time::XenClock;
 
 pub use async_task::Task;

@@ -45,7 +45,7 @@ impl SharedMemory {
 
     #[track_caller]
     fn word(&self, offset: usize) -> &AtomicU32 {
-        assert!(offset % 4 == 0, "a word at the odd offset {offset}");
+        assert!(offset.is_multiple_of(4), "a word at the odd offset {offset}");
         // SAFETY: mapped, by the constructor's contract, and aligned. An atomic may be changed by others at any time.
         unsafe { self.at(offset, 4).cast::<AtomicU32>().as_ref() }
     }

@@ -211,16 +211,14 @@ impl Port for SimPort {
     }
 
     fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let (taken, displaced) = match self.state(|state| match std::mem::take(&mut state.pending) {
+        let outcome = self.state(|state| match std::mem::take(&mut state.pending) {
             true => (true, None),
             false => match &state.waker {
                 Some(known) if known.will_wake(cx.waker()) => (false, None),
                 _ => (false, state.waker.replace(cx.waker().clone())),
             },
-        }) {
-            Some(found) => found,
-            None => (false, None),
-        };
+        });
+        let (taken, displaced) = outcome.unwrap_or_default();
         displaced.into_iter().for_each(Waker::wake);
         if taken { Poll::Ready(()) } else { Poll::Pending }
     }

@@ -219,7 +219,7 @@ impl World {
 
     /// Spawns a task that ends with its domain.
     pub(crate) fn spawn_in<T: 'static>(&self, id: DomId, future: impl Future<Output = T> + 'static) -> Task<T> {
-        let slot: Rc<RefCell<Option<Pin<Box<dyn Future<Output = T>>>>>> = Rc::new(RefCell::new(Some(Box::pin(future))));
+        let slot: Rc<RefCell<Hold<T>>> = Rc::new(RefCell::new(Some(Box::pin(future))));
         if let Some(domain) = self.domains.borrow_mut().get_mut(&id.0) {
             domain.tasks.retain(|task| task.strong_count() > 0);
             let weak: Weak<RefCell<dyn Slot>> = Rc::downgrade(&slot) as Weak<RefCell<dyn Slot>>;
@@ -268,9 +268,12 @@ impl World {
     }
 }
 
+/// A future, until its domain is destroyed.
+type Hold<T> = Option<Pin<Box<dyn Future<Output = T>>>>;
+
 /// A task's future in its domain, which ends when the domain is destroyed.
 struct InDomain<T> {
-    slot: Rc<RefCell<Option<Pin<Box<dyn Future<Output = T>>>>>>,
+    slot: Rc<RefCell<Hold<T>>>,
 }
 
 impl<T> Future for InDomain<T> {
@@ -292,7 +295,7 @@ pub(crate) trait Slot {
     fn clear(&mut self) -> Box<dyn FnOnce()>;
 }
 
-impl<T: 'static> Slot for Option<Pin<Box<dyn Future<Output = T>>>> {
+impl<T: 'static> Slot for Hold<T> {
     fn clear(&mut self) -> Box<dyn FnOnce()> {
         let future = self.take();
         Box::new(move || drop(future))

@@ -1,7 +1,7 @@
 //! What handles and runner share: requests to be sent, requests that wait for an answer, watches.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
@@ -11,6 +11,7 @@ use async_lock::Semaphore;
 use xen_hal::Errno;
 
 use super::error::{Broken, Error, ErrorKind};
+use super::table::Table;
 use super::watch::{self, WatchState};
 use crate::wire::{self, Features, Header, Malformed, Op, Request, ServerError};
 
@@ -34,10 +35,8 @@ pub(super) struct State {
     queue: VecDeque<Packet>,
     /// How much of the first one is in the ring already.
     sent: usize,
-    calls: BTreeMap<u32, Call>,
-    next_request: u32,
-    pub(super) watches: BTreeMap<u32, WatchState>,
-    next_watch: u32,
+    calls: Table<Call>,
+    pub(super) watches: Table<WatchState>,
     pub(super) phase: Phase,
     /// Counts connections: transactions from an earlier one are gone.
     pub(super) generation: u32,
@@ -105,10 +104,8 @@ impl Link {
             state: RefCell::new(State {
                 queue: VecDeque::new(),
                 sent: 0,
-                calls: BTreeMap::new(),
-                next_request: 0,
-                watches: BTreeMap::new(),
-                next_watch: 0,
+                calls: Table::new(),
+                watches: Table::new(),
                 phase: Phase::Up,
                 generation: 0,
                 features: Features::default(),
@@ -149,7 +146,7 @@ impl Link {
     /// The answer, once it is there.
     pub(super) fn poll_answer(&self, id: u32, waker: &Waker) -> Poll<Answer> {
         let mut state = self.state.borrow_mut();
-        match state.calls.get_mut(&id) {
+        match state.calls.get_mut(id) {
             Some(Call { state: CallState::Awaited(slot), .. }) => {
                 match slot {
                     Some(known) => known.clone_from(waker),
@@ -157,7 +154,7 @@ impl Link {
                 }
                 Poll::Pending
             }
-            _ => match state.calls.remove(&id) {
+            _ => match state.calls.remove(id) {
                 Some(Call { state: CallState::Answered(answer), .. }) => Poll::Ready(answer),
                 _ => Poll::Ready(Err(ErrorKind::Interrupted)),
             },
@@ -174,13 +171,13 @@ impl Link {
                 self.places.add_permits(1);
                 return self.finish_detached(then, None);
             }
-            match state.calls.get_mut(&id) {
+            match state.calls.get_mut(id) {
                 Some(call) if matches!(call.state, CallState::Awaited(_)) => {
                     call.state = CallState::Detached(then);
                     return;
                 }
                 // It was answered, and nobody has looked.
-                Some(_) => match state.calls.remove(&id) {
+                Some(_) => match state.calls.remove(id) {
                     Some(Call { state: CallState::Answered(answer), .. }) => answer,
                     _ => return,
                 },
@@ -213,7 +210,7 @@ impl Link {
                 _ => self.transactions.add_permits(1),
             },
             Then::Unwatch(id) => {
-                let watch = self.state.borrow_mut().watches.remove(&id);
+                let watch = self.state.borrow_mut().watches.remove(id);
                 if let (Some(watch), Some(Ok(_))) = (watch, answer) {
                     let token = watch::token(id);
                     self.begin_detached(&Request::Unwatch { path: &watch.path, token: &token }, 0, Then::Nothing);
@@ -224,7 +221,7 @@ impl Link {
                     && !is_exists(error)
                 {
                     let mut state = self.state.borrow_mut();
-                    if let Some(watch) = state.watches.get_mut(&id) {
+                    if let Some(watch) = state.watches.get_mut(id) {
                         warning!("store: the watch on {} could not be made again", watch.path);
                         watch.ended = true;
                         let waker = watch.waker.take();
@@ -244,7 +241,7 @@ impl Link {
         let mut state = self.state.borrow_mut();
         let request = header.request;
         let queued = state.queue.iter().any(|packet| packet.request == request);
-        let op = match state.calls.get(&request) {
+        let op = match state.calls.get(request) {
             Some(Call { state: CallState::Awaited(_) | CallState::Detached(_), op, .. }) if !queued => *op,
             _ => {
                 state.unexpected += 1;
@@ -267,7 +264,7 @@ impl Link {
 
     fn answer(&self, id: u32, answer: Answer) {
         let mut state = self.state.borrow_mut();
-        let Some(call) = state.calls.get_mut(&id) else { return };
+        let Some(call) = state.calls.get_mut(id) else { return };
         let has_place = core::mem::take(&mut call.has_place);
         match core::mem::replace(&mut call.state, CallState::Answered(Err(ErrorKind::Interrupted))) {
             CallState::Awaited(waker) => {
@@ -276,7 +273,7 @@ impl Link {
                 waker.into_iter().for_each(Waker::wake);
             }
             CallState::Detached(then) => {
-                state.calls.remove(&id);
+                state.calls.remove(id);
                 drop(state);
                 self.finish_detached(then, Some(&answer));
             }
@@ -292,7 +289,7 @@ impl Link {
         let waker = match wire::watch_event(payload) {
             Ok(event) => {
                 let id = watch::id_of_token(event.token);
-                match id.and_then(|id| state.watches.get_mut(&id)) {
+                match id.and_then(|id| state.watches.get_mut(id)) {
                     Some(watch) => watch.push(event.path),
                     // One that was still on its way when the watch was dropped.
                     None => None,
@@ -356,7 +353,7 @@ impl Link {
             state.sent = 0;
             let mut wakers: Vec<Waker> = state.watches.values_mut().filter_map(|watch| watch.waker.take()).collect();
             wakers.extend(state.quiet.take());
-            (state.calls.keys().copied().collect::<Vec<_>>(), wakers)
+            (state.calls.iter().map(|(id, _)| id).collect::<Vec<_>>(), wakers)
         };
         for id in calls {
             self.answer(id, Err(broken.into()));
@@ -366,31 +363,34 @@ impl Link {
 
     /// Begins a new connection: what waits for an answer will get none, and all watches are to be registered again.
     pub(super) fn renew(&self, features: Features) {
-        let (lost, watches) = {
+        let mut lost = Vec::new();
+        let mut watches = Vec::new();
+        {
             let mut state = self.state.borrow_mut();
+            let state = &mut *state;
             state.generation = state.generation.wrapping_add(1);
             state.features = features;
             // A packet of which a part was sent is lost with the old connection.
-            let partly = core::mem::take(&mut state.sent) > 0;
-            let queue = core::mem::take(&mut state.queue);
-            let (kept, dropped): (VecDeque<_>, VecDeque<_>) = queue
-                .into_iter()
-                .enumerate()
-                .partition(|(index, packet)| !(packet.in_transaction || partly && *index == 0));
-            state.queue = kept.into_iter().map(|(_, packet)| packet).collect();
-            let mut lost: BTreeMap<u32, ErrorKind> =
-                state.calls.keys().map(|id| (*id, ErrorKind::Interrupted)).collect();
-            for (_, packet) in dropped.iter().filter(|(_, packet)| packet.in_transaction) {
-                lost.insert(packet.request, stale());
+            if core::mem::take(&mut state.sent) > 0 {
+                state.queue.pop_front();
             }
-            for packet in &state.queue {
-                lost.remove(&packet.request);
+            state.queue.retain(|packet| {
+                if packet.in_transaction {
+                    lost.push((packet.request, stale()));
+                }
+                !packet.in_transaction
+            });
+            for (id, _) in state.calls.iter() {
+                let kept = state.queue.iter().any(|packet| packet.request == id);
+                if !kept && !lost.iter().any(|(known, _)| *known == id) {
+                    lost.push((id, ErrorKind::Interrupted));
+                }
             }
             // Those that were never registered are in the queue still, or fail now.
-            let again = state.watches.iter().filter(|(_, watch)| watch.registered && !watch.dropped);
-            let again: Vec<_> = again.map(|(id, watch)| (*id, watch.path.clone(), watch.depth)).collect();
-            (lost, again)
-        };
+            for (id, watch) in state.watches.iter().filter(|(_, watch)| watch.registered && !watch.dropped) {
+                watches.push((id, watch.path.clone(), watch.depth));
+            }
+        }
         for (id, error) in lost {
             self.answer(id, Err(error));
         }
@@ -411,19 +411,11 @@ impl Link {
     /// Whether nothing is left to be sent or answered.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state.borrow();
-        state.queue.is_empty() && state.calls.is_empty()
+        state.queue.is_empty() && state.calls.len() == 0
     }
 
     pub(super) fn new_watch(&self, path: Box<str>, depth: Option<u32>) -> u32 {
-        let mut state = self.state.borrow_mut();
-        loop {
-            let id = state.next_watch;
-            state.next_watch = id.wrapping_add(1);
-            if !state.watches.contains_key(&id) {
-                state.watches.insert(id, WatchState::new(path, depth));
-                return id;
-            }
-        }
+        self.state.borrow_mut().watches.insert(WatchState::new(path, depth))
     }
 }
 
@@ -448,14 +440,12 @@ impl State {
         if let Phase::Broken(broken) = self.phase {
             return Err(broken.into());
         }
-        let mut id = self.next_request;
-        while self.calls.contains_key(&id) {
-            id = id.wrapping_add(1);
-        }
+        let id = self.calls.insert(Call { op: request.op(), state, has_place });
         let mut bytes = Vec::new();
-        request.encode(id, transaction, &mut bytes)?;
-        self.next_request = id.wrapping_add(1);
-        self.calls.insert(id, Call { op: request.op(), state, has_place });
+        if let Err(error) = request.encode(id, transaction, &mut bytes) {
+            self.calls.remove(id);
+            return Err(error.into());
+        }
         self.queue.push_back(Packet { request: id, in_transaction: transaction != 0, bytes });
         Ok(id)
     }
@@ -467,7 +457,7 @@ impl State {
             return false;
         }
         self.queue.remove(position);
-        self.calls.remove(&id).is_some()
+        self.calls.remove(id).is_some()
     }
 }
 

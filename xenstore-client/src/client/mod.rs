@@ -5,6 +5,7 @@ mod error;
 mod link;
 mod runner;
 mod store;
+mod table;
 mod transaction;
 mod tree;
 mod value;

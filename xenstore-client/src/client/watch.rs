@@ -107,11 +107,11 @@ impl Watch {
         let answer = call(link, &request, 0, None, Then::Unwatch(watch.id)).await;
         match answer {
             Err(error) if !is_exists(&error.kind) => {
-                link.state.borrow_mut().watches.remove(&watch.id);
+                link.state.borrow_mut().watches.remove(watch.id);
                 Err(error)
             }
             _ => {
-                if let Some(state) = link.state.borrow_mut().watches.get_mut(&watch.id) {
+                if let Some(state) = link.state.borrow_mut().watches.get_mut(watch.id) {
                     state.registered = true;
                 }
                 Ok(watch)
@@ -135,7 +135,7 @@ impl Stream for Watch {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
         let mut state = self.link.state.borrow_mut();
         let broken = matches!(state.phase, Phase::Broken(_));
-        let Some(watch) = state.watches.get_mut(&self.id) else { return Poll::Ready(None) };
+        let Some(watch) = state.watches.get_mut(self.id) else { return Poll::Ready(None) };
         if let Some(event) = watch.pop() {
             return Poll::Ready(Some(event));
         }
@@ -151,13 +151,13 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let path = {
             let mut state = self.link.state.borrow_mut();
-            let Some(watch) = state.watches.get_mut(&self.id) else { return };
+            let Some(watch) = state.watches.get_mut(self.id) else { return };
             if !watch.registered {
                 // The call that registers it is being dropped too, and knows what to do.
                 watch.dropped = true;
                 return;
             }
-            state.watches.remove(&self.id).map(|watch| watch.path)
+            state.watches.remove(self.id).map(|watch| watch.path)
         };
         if let Some(path) = path {
             let token = token(self.id);

@@ -292,7 +292,7 @@ impl<'a> Request<'a> {
             }
             Op::Unwatch => Request::Unwatch { path: words.text()?, token: words.last()? },
             Op::ResetWatches | Op::TransactionStart => {
-                if words.last()? != "" {
+                if !words.last()?.is_empty() {
                     return Err(Malformed::Request(op));
                 }
                 if op == Op::ResetWatches { Request::ResetWatches } else { Request::TransactionStart }

@@ -102,7 +102,7 @@ async fn live<B: Backend>(device: &Device, clock: &impl Clock, driver: &mut B) -
     // Anything but the beginning is left over from an earlier driver, or the toolstack's wish to end.
     if device.last() == State::Initialising {
         let prepared = driver.prepare(device).await;
-        device.set_hotplug_status(prepared.as_ref().map(|()| ())).await?;
+        device.set_hotplug_status(prepared.as_ref().copied()).await?;
         match prepared {
             Ok(()) => match wait(device, driver).await? {
                 None => stage = BackendStage::Waiting,

@@ -1,0 +1,170 @@
+//! What the toolstack asks for: default actions, and what the application is told.
+
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::future::poll_fn;
+use core::task::{Context, Poll, Waker};
+
+use platform_xen::{Resumed, ShutdownReason, println};
+use xen_hal::Errno;
+use xenstore_client::control::{Control, Request, Shutdown};
+use xenstore_client::{Broken, Restart, Store};
+
+/// What the application knows of the toolstack's wishes.
+#[derive(Default)]
+pub(crate) struct Wishes {
+    /// The latest request to end.
+    shutdown: Cell<Option<Shutdown>>,
+    /// How many wait for one, or were told.
+    heard: Cell<bool>,
+    waiting: RefCell<Vec<Waker>>,
+    /// Keys that the application wants to see itself.
+    keys: RefCell<Option<(Vec<char>, Option<Waker>)>>,
+}
+
+impl Wishes {
+    pub(crate) async fn shutdown(&self) -> Shutdown {
+        self.heard.set(true);
+        poll_fn(|cx| match self.shutdown.get() {
+            Some(request) => Poll::Ready(request),
+            None => {
+                wait(&mut self.waiting.borrow_mut(), cx);
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn sysrq(&self) -> char {
+        poll_fn(|cx| {
+            let mut keys = self.keys.borrow_mut();
+            let (pressed, waker) = keys.get_or_insert_default();
+            match pressed.is_empty() {
+                false => Poll::Ready(pressed.remove(0)),
+                true => {
+                    *waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// How the domain is to end, where its main has returned.
+    pub(crate) fn reason(&self) -> ShutdownReason {
+        match self.shutdown.get() {
+            Some(Shutdown::Reboot) => ShutdownReason::Reboot,
+            _ => ShutdownReason::Poweroff,
+        }
+    }
+
+    fn request(&self, request: Shutdown) {
+        // Asked for the second time, or where nobody listens: the application has had its chance.
+        let first = self.shutdown.replace(Some(request)).is_none();
+        if !first || !self.heard.get() {
+            platform_xen::shutdown(self.reason());
+        }
+        self.waiting.take().into_iter().for_each(Waker::wake);
+    }
+
+    fn press(&self, key: char) {
+        let mut keys = self.keys.borrow_mut();
+        match &mut *keys {
+            // More keys than anybody reads are not kept.
+            Some((pressed, _)) if pressed.len() >= 16 => {}
+            Some((pressed, waker)) => {
+                pressed.push(key);
+                let waker = waker.take();
+                drop(keys);
+                waker.into_iter().for_each(Waker::wake);
+            }
+            None => {
+                drop(keys);
+                default_key(key);
+            }
+        }
+    }
+}
+
+fn wait(waiting: &mut Vec<Waker>, cx: &Context<'_>) {
+    if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+        waiting.push(cx.waker().clone());
+    }
+}
+
+/// Does what the toolstack asks for, until the store fails.
+pub(crate) async fn listen(store: Store, wishes: &'static Wishes) {
+    let outcome = async {
+        let mut control = Control::new(&store).await?;
+        loop {
+            match control.next().await? {
+                Request::Shutdown(Shutdown::Crash) => platform_xen::crash(),
+                Request::Shutdown(Shutdown::Suspend) => match suspend(&store).await {
+                    Ok(_) => {}
+                    Err(error) => println!("suspend: {error}"),
+                },
+                Request::Shutdown(request) => wishes.request(request),
+                Request::Sysrq(key) => wishes.press(key),
+            }
+        }
+    };
+    let Err(error): Result<core::convert::Infallible, xenstore_client::Error> = outcome.await;
+    println!("the toolstack's requests are not heard any more: {error}");
+}
+
+/// Why a domain could not be suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SuspendError {
+    /// The store cannot be brought to rest, as there is no connection to it.
+    Store(Broken),
+    /// The hypervisor refuses.
+    Refused(Errno),
+}
+
+impl core::fmt::Display for SuspendError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            SuspendError::Store(broken) => broken.fmt(f),
+            SuspendError::Refused(errno) => write!(f, "the hypervisor does not suspend this domain: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for SuspendError {}
+
+/// Brings the store to rest, suspends, and goes on with the store that there is then.
+pub(crate) async fn suspend(store: &Store) -> Result<Resumed, SuspendError> {
+    let quiet = store.quiesce().await.map_err(SuspendError::Store)?;
+    // Where it is refused, dropping `quiet` lets the store go on.
+    let resumed = platform_xen::suspend().map_err(SuspendError::Refused)?;
+    quiet.go_on(match resumed {
+        Resumed::Cancelled => Restart::Same,
+        Resumed::Restored => Restart::New,
+    });
+    Ok(resumed)
+}
+
+fn default_key(key: char) {
+    match key {
+        'b' => platform_xen::reboot(),
+        'o' => platform_xen::poweroff(),
+        'c' => platform_xen::crash(),
+        'm' => {
+            let memory = platform_xen::memory();
+            println!(
+                "sysrq: memory {} KiB, {} KiB free, {} KiB at the least",
+                memory.total / 1024,
+                memory.free / 1024,
+                memory.least_free / 1024
+            );
+        }
+        't' => {
+            let counters = platform_xen::counters();
+            println!(
+                "sysrq: {} polls, {} sleeps, {} events, {} notifications, {} hypercalls",
+                counters.polls, counters.sleeps, counters.events, counters.notifications, counters.hypercalls
+            );
+        }
+        _ => println!("sysrq: {key}: b reboots, o powers off, c crashes, m shows memory, t shows counters"),
+    }
+}
