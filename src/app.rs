@@ -16,7 +16,9 @@ use xenstore_client::control::Shutdown;
 use xenstore_client::{Broken, Store};
 
 use crate::args::Args;
-use crate::control::{self, SuspendError, Wishes};
+#[cfg(feature = "guest")]
+use crate::control;
+use crate::control::{SuspendError, Wishes};
 
 /// The domain that the application runs in: everything that it did not make itself.
 ///
@@ -103,7 +105,17 @@ impl App {
     /// May be dropped before the domain is suspended.
     pub async fn suspend(&self) -> Result<Resumed, SuspendError> {
         let store = self.store().map_err(SuspendError::Store)?;
-        control::suspend(&store).await
+        self.domain.wishes.suspend(&store).await
+    }
+
+    /// Waits until the domain has been suspended and runs again, and says how: on another host, perhaps, and under
+    /// another number. Store, timers and console go on by themselves; ports and grants are gone after a restore.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time; a resume before the call does not count.
+    pub async fn resumed(&self) -> Resumed {
+        self.domain.wishes.resumed().await
     }
 
     /// The processor's random numbers.

@@ -18,6 +18,8 @@ pub(crate) struct Wishes {
     /// How many wait for one, or were told.
     heard: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
+    /// How often the domain was resumed, and how the last time.
+    resumed: Cell<(u32, Option<Resumed>)>,
     /// Keys that the application wants to see itself.
     keys: RefCell<Option<(Vec<char>, Option<Waker>)>>,
 }
@@ -28,6 +30,18 @@ impl Wishes {
         poll_fn(|cx| match self.shutdown.get() {
             Some(request) => Poll::Ready(request),
             None => {
+                wait(&mut self.waiting.borrow_mut(), cx);
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn resumed(&self) -> Resumed {
+        let (before, _) = self.resumed.get();
+        poll_fn(|cx| match self.resumed.get() {
+            (count, Some(resumed)) if count != before => Poll::Ready(resumed),
+            _ => {
                 wait(&mut self.waiting.borrow_mut(), cx);
                 Poll::Pending
             }
@@ -56,6 +70,20 @@ impl Wishes {
             Some(Shutdown::Reboot) => ShutdownReason::Reboot,
             _ => ShutdownReason::Poweroff,
         }
+    }
+
+    /// Brings the store to rest, suspends, and goes on with the store that there is then.
+    pub(crate) async fn suspend(&self, store: &Store) -> Result<Resumed, SuspendError> {
+        let quiet = store.quiesce().await.map_err(SuspendError::Store)?;
+        // Where it is refused, dropping `quiet` lets the store go on.
+        let resumed = platform_xen::suspend().map_err(SuspendError::Refused)?;
+        quiet.go_on(match resumed {
+            Resumed::Cancelled => Restart::Same,
+            Resumed::Restored => Restart::New,
+        });
+        self.resumed.set((self.resumed.get().0.wrapping_add(1), Some(resumed)));
+        self.waiting.take().into_iter().for_each(Waker::wake);
+        Ok(resumed)
     }
 
     fn request(&self, request: Shutdown) {
@@ -99,10 +127,11 @@ pub(crate) async fn listen(store: Store, wishes: &'static Wishes) {
         loop {
             match control.next().await? {
                 Request::Shutdown(Shutdown::Crash) => platform_xen::crash(),
-                Request::Shutdown(Shutdown::Suspend) => match suspend(&store).await {
-                    Ok(_) => {}
-                    Err(error) => println!("suspend: {error}"),
-                },
+                Request::Shutdown(Shutdown::Suspend) => {
+                    if let Err(error) = wishes.suspend(&store).await {
+                        println!("suspend: {error}");
+                    }
+                }
                 Request::Shutdown(request) => wishes.request(request),
                 Request::Sysrq(key) => wishes.press(key),
             }
@@ -131,18 +160,6 @@ impl core::fmt::Display for SuspendError {
 }
 
 impl core::error::Error for SuspendError {}
-
-/// Brings the store to rest, suspends, and goes on with the store that there is then.
-pub(crate) async fn suspend(store: &Store) -> Result<Resumed, SuspendError> {
-    let quiet = store.quiesce().await.map_err(SuspendError::Store)?;
-    // Where it is refused, dropping `quiet` lets the store go on.
-    let resumed = platform_xen::suspend().map_err(SuspendError::Refused)?;
-    quiet.go_on(match resumed {
-        Resumed::Cancelled => Restart::Same,
-        Resumed::Restored => Restart::New,
-    });
-    Ok(resumed)
-}
 
 fn default_key(key: char) {
     match key {

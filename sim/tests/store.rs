@@ -129,7 +129,7 @@ fn quotas_are_errors() {
             assert_eq!(store.watches(), 128);
             let mut count = 0;
             let refused = loop {
-                match store.mkdir(&format!("data/{count}")).await {
+                match store.mkdir(&format!("data/{}/{count}", count / 100)).await {
                     Ok(()) => count += 1,
                     Err(error) => break error,
                 }
@@ -364,24 +364,34 @@ fn wait_for_sees_what_another_domain_writes() {
 fn long_directories_are_listed_whole() {
     check("directory", 10, |xen| {
         rough(xen);
-        xen.server().borrow_mut().quotas.nodes = 3000;
         let domain = xen.domain();
         let store = domain.store();
-        let busy = domain.clone();
+        let toolstack = xen.toolstack();
+        let dom0 = xen.dom0();
+        let data = format!("/local/domain/{}/data", domain.id().0);
         xen.run(async move {
+            // A guest's own directory has an end.
+            let names = (0..100).map(|index| format!("data/an-entry-with-a-long-name-{index}"));
+            let outcomes = join_all(names.map(|name| async { store.mkdir(&{ name }).await })).await;
+            assert!(outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|e| e.errno() == Some(Errno::ENOSPC))));
+            store.remove("data").await.unwrap();
+            // dom0's has none.
+            let writer = toolstack.store().clone();
+            writer.mkdir(&data).await.unwrap();
+            let open = [Permission::new(DomId::DOM0, Access::Read)];
+            writer.set_permissions(&data, &open).await.unwrap();
             for index in 0..1000 {
-                store.mkdir(&format!("data/entry-number-{index}")).await.unwrap();
+                writer.mkdir(&format!("{data}/entry-number-{index}")).await.unwrap();
             }
             assert_eq!(store.list_short("data").await.unwrap_err().errno(), Some(Errno::E2BIG));
             let names = store.list("data").await.unwrap();
             assert_eq!(names.len(), 1000);
             // Whatever is added meanwhile: a list is whole.
-            let writer = store.clone();
-            let clock = busy.clone();
-            let task = busy.spawn(async move {
+            let clock = dom0.clone();
+            let task = dom0.spawn(async move {
                 for index in 0..5 {
                     clock.sleep(Duration::from_millis(15)).await;
-                    writer.mkdir(&format!("data/later-{index}")).await.unwrap();
+                    writer.mkdir(&format!("{data}/later-{index}")).await.unwrap();
                 }
             });
             for _ in 0..4 {

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::time::Duration;
 
+use futures_util::future::{Either, select};
 use rand_core::TryRng;
 use sarab::hal::{
     Access, Clock, CopyOp, DomId, EventChannelError, EventChannelErrorKind, EventChannels, Grant, GrantError,
@@ -299,10 +300,13 @@ pub fn module(checks: &mut Checks) {
 pub async fn suspend(app: App, checks: &mut Checks) {
     let ticks = Rc::new(Cell::new(0_u32));
     let counting = ticks.clone();
+    let last_tick = Rc::new(Cell::new(app.clock().now()));
+    let latest = last_tick.clone();
     app.spawn(async move {
         loop {
             app.clock().sleep(Duration::from_millis(10)).await;
             counting.set(counting.get() + 1);
+            latest.set(app.clock().now());
         }
     })
     .detach();
@@ -312,13 +316,14 @@ pub async fn suspend(app: App, checks: &mut Checks) {
     let stale_port = app.event_channels().alloc_unbound(DomId::DOM0).expect("a port");
     println!("suspend: ready");
     loop {
-        match app.console().read_line(64).await.as_str() {
-            "quit" => break,
-            "suspend" => {}
-            _ => continue,
-        }
-        let before = app.clock().now();
-        let resumed = platform::suspend().expect("suspend");
+        let console = app.console();
+        let line = core::pin::pin!(console.read_line(64));
+        let resumed = match select(line, core::pin::pin!(app.resumed())).await {
+            Either::Left((line, _)) if line == "quit" => break,
+            Either::Left(_) => continue,
+            Either::Right((resumed, _)) => resumed,
+        };
+        let before = last_tick.get();
         println!("suspend: {resumed:?}");
         let after = app.clock().now();
         // A domain that goes on was only paused; one that lay in an image does not notice.

@@ -12,7 +12,9 @@ mod faults;
 mod limits;
 mod memory_functions;
 mod pair;
+mod store;
 mod timing;
+mod vbd;
 
 use alloc::string::String;
 
@@ -25,7 +27,7 @@ async fn main(app: App) -> Result<(), String> {
     const TESTS: &[&str] = &[
         "panic", "overflow", "readonly", "execute", "null", "opcode", "display", "oom", "self", "timers", "clock",
         "flood", "module", "suspend", "grants", "ports", "offer", "accept", "reboot", "crash", "error", "echo",
-        "entropy",
+        "entropy", "count", "names", "bench", "vbd", "vbd-back", "shutdown", "sysrq", "stubborn",
     ];
     let test = app.args().choice("test", TESTS).map_err(text)?.unwrap_or("self");
     let mut checks = Checks::new();
@@ -54,6 +56,24 @@ async fn main(app: App) -> Result<(), String> {
         "ports" => limits::ports(app, &mut checks).await,
         "offer" => pair::offer(app, &mut checks).await?,
         "accept" => pair::accept(app, &mut checks).await?,
+        "count" => store::count(app, &mut checks).await?,
+        "names" => store::names(app).await?,
+        "bench" => store::bench(app).await?,
+        "vbd" => vbd::frontends(app).await?,
+        "vbd-back" => vbd::backends(app).await?,
+        "shutdown" => {
+            println!("shutdown: ready");
+            println!("shutdown: asked to {}", app.shutdown().await);
+        }
+        "stubborn" => {
+            println!("stubborn: ready");
+            println!("stubborn: asked to {}", app.shutdown().await);
+            core::future::pending::<()>().await;
+        }
+        "sysrq" => {
+            println!("sysrq: ready");
+            println!("sysrq: key {}", app.sysrq().await);
+        }
         "entropy" => match app.entropy() {
             Ok(_) => println!("entropy: there is some"),
             Err(error) => println!("entropy: {error}"),

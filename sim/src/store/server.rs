@@ -18,12 +18,24 @@ pub struct Quotas {
     pub watches: usize,
     /// Open transactions.
     pub transactions: usize,
-    /// Bytes of a node's value.
+    /// Bytes of a node's value and of the names of its children.
     pub node_size: usize,
     /// Entries of a node's permissions.
     pub permissions: usize,
     /// Packets that wait to be taken before no more requests are.
     pub outstanding: usize,
+}
+
+impl Quotas {
+    /// No limits.
+    pub const NONE: Quotas = Quotas {
+        nodes: usize::MAX,
+        watches: usize::MAX,
+        transactions: usize::MAX,
+        node_size: usize::MAX,
+        permissions: usize::MAX,
+        outstanding: usize::MAX,
+    };
 }
 
 impl Default for Quotas {
@@ -104,7 +116,7 @@ impl Server {
         let own = [Permission::new(domain, Access::None)];
         let mut node = |path: &str, value: &str, permissions: &[Permission]| {
             let path = if path.is_empty() { home.clone() } else { format!("{home}/{path}") };
-            let _ = self.tree.create(DomId::DOM0, &path, usize::MAX);
+            let _ = self.tree.create(DomId::DOM0, &path, &Quotas::NONE);
             self.tree.write(&path, value.as_bytes());
             self.tree.set_permissions(&path, permissions);
         };
@@ -357,12 +369,12 @@ impl Server {
                 if !transaction.holds(&self.tree) {
                     return Err(Errno::EAGAIN);
                 }
-                if !transaction.fits(&self.tree, domain, self.quotas.nodes) {
+                if !transaction.fits(&self.tree, domain, &self.quotas) {
                     return Err(Errno::ENOSPC);
                 }
                 let mut events = Vec::new();
                 for change in transaction.changes {
-                    events.extend(make(&mut self.tree, domain, change, usize::MAX)?);
+                    events.extend(make(&mut self.tree, domain, change, &Quotas::NONE)?);
                 }
                 Ok((ok(), events))
             }
@@ -391,9 +403,9 @@ impl Server {
 
     /// Makes a change, or takes note of it for a transaction.
     fn apply(&mut self, domain: DomId, id: u32, change: Change) -> Result<Vec<Event>, Errno> {
-        let most = self.quotas.nodes;
+        let quotas = self.quotas;
         let Some(transaction) = self.transaction(domain, id)? else {
-            return make(&mut self.tree, domain, change, most);
+            return make(&mut self.tree, domain, change, &quotas);
         };
         // To make or remove a node is to read the one above; to write one that is there is not to read it.
         match &change {
@@ -410,7 +422,7 @@ impl Server {
             }
             Change::SetPermissions { path, .. } => transaction.read(path),
         }
-        make(&mut transaction.view, domain, change.clone(), most)?;
+        make(&mut transaction.view, domain, change.clone(), &quotas)?;
         transaction.changes.push(change);
         Ok(Vec::new())
     }
@@ -478,17 +490,17 @@ impl Server {
 }
 
 /// Makes a change to a tree, with the checks of permissions and quotas.
-fn make(tree: &mut Tree, domain: DomId, change: Change, most_owned: usize) -> Result<Vec<Event>, Errno> {
+fn make(tree: &mut Tree, domain: DomId, change: Change, quotas: &Quotas) -> Result<Vec<Event>, Errno> {
     match change {
         Change::Write { path, value } => {
-            if !tree.create(domain, &path, most_owned)? {
+            if !tree.create(domain, &path, quotas)? {
                 tree.visible(domain, &path, true)?;
             }
             tree.write(&path, &value);
             Ok(vec![Event::Changed(path)])
         }
         Change::Mkdir { path } => {
-            let made = tree.create(domain, &path, most_owned)?;
+            let made = tree.create(domain, &path, quotas)?;
             Ok(if made { vec![Event::Changed(path)] } else { Vec::new() })
         }
         Change::Remove { path } => {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use xen_hal::DomId;
 use xenstore_client::Permission;
 
+use super::server::Quotas;
 use super::tree::Tree;
 
 #[derive(Clone, Debug)]
@@ -49,11 +50,11 @@ impl Transaction {
     }
 
     /// Whether the changes can be made by this domain, within its quota of nodes.
-    pub(crate) fn fits(&self, tree: &Tree, domain: DomId, most_owned: usize) -> bool {
+    pub(crate) fn fits(&self, tree: &Tree, domain: DomId, quotas: &Quotas) -> bool {
         let mut tree = tree.clone();
         for change in &self.changes {
             if let Change::Write { path, .. } | Change::Mkdir { path } = change
-                && tree.create(domain, path, usize::MAX).is_err()
+                && tree.create(domain, path, &Quotas::NONE).is_err()
             {
                 return false;
             }
@@ -61,6 +62,6 @@ impl Transaction {
                 tree.remove(path);
             }
         }
-        domain == DomId::DOM0 || tree.owned(domain) <= most_owned
+        domain == DomId::DOM0 || tree.owned(domain) <= quotas.nodes
     }
 }

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use xen_hal::{DomId, Errno};
 use xenstore_client::{Access, Permission};
 
+use super::server::Quotas;
+
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -20,6 +22,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Bytes of its value and of its list of children.
+    pub fn size(&self) -> usize {
+        self.value.len() + self.children.iter().map(|name| name.len() + 1).sum::<usize>()
+    }
+
     /// Whether a domain may use the node in this way; `write` or else read.
     pub fn allows(&self, domain: DomId, write: bool) -> bool {
         if domain == DomId::DOM0 || self.permissions[0].domain == domain {
@@ -65,7 +72,7 @@ impl Tree {
     pub(crate) fn new() -> Tree {
         let root = Node {
             value: Vec::new(),
-            permissions: vec![Permission::new(DomId::DOM0, Access::Read)],
+            permissions: vec![Permission::new(DomId::DOM0, Access::None)],
             generation: 1,
             children: BTreeSet::new(),
         };
@@ -132,7 +139,7 @@ impl Tree {
     }
 
     /// Makes a node and what is missing above it; `Ok(false)` where it is there already.
-    pub(crate) fn create(&mut self, domain: DomId, path: &str, most_owned: usize) -> Result<bool, Errno> {
+    pub(crate) fn create(&mut self, domain: DomId, path: &str, quotas: &Quotas) -> Result<bool, Errno> {
         let nearest = self.nearest(path);
         if nearest == path {
             return Ok(false);
@@ -152,8 +159,11 @@ impl Tree {
             at = parent(at).unwrap_or("/");
         }
         let owner = permissions[0].domain;
-        if owner != DomId::DOM0 && self.owned(owner) + missing.len() > most_owned {
-            return Err(Errno::ENOSPC);
+        if owner != DomId::DOM0 {
+            let name = missing.last().map_or(0, |path| name(path).len() + 1);
+            if self.owned(owner) + missing.len() > quotas.nodes || above.size() + name > quotas.node_size {
+                return Err(Errno::ENOSPC);
+            }
         }
         for path in missing.into_iter().rev() {
             let generation = self.next_generation();

@@ -13,7 +13,7 @@ use super::error::{Broken, Error, ErrorKind};
 use super::link::{Link, Phase};
 use super::runner::Runner;
 use super::transaction::{self, Transaction};
-use super::tree::{Tree, owned};
+use super::tree::Tree;
 use super::watch::Watch;
 use crate::wire::{self, Features, Op, Request};
 
@@ -267,15 +267,6 @@ impl Store {
             Ok(String::from_utf8_lossy(payload.strip_suffix(b"\0").unwrap_or(payload)).into_owned())
         })
         .await
-    }
-
-    /// [`list`](Tree::list) in one packet: what [`list`](Tree::list) tries first.
-    ///
-    /// # Errors
-    ///
-    /// `E2BIG` where the names do not fit.
-    pub async fn list_short(&self, path: &str) -> Result<Vec<String>, Error> {
-        self.query(Request::Directory { path }, |payload| Ok(owned(wire::names(payload)?))).await
     }
 
     /// What the server offers by the ring page; nothing with older servers.

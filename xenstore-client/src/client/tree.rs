@@ -140,7 +140,7 @@ impl Tree {
     /// As [`read`](Tree::read); [`ErrorKind::Contended`] where the list kept changing; `E2BIG` where it is too long for
     /// a packet and the server knows no parts.
     pub async fn list(&self, path: &str) -> Result<Vec<String>, Error> {
-        match self.query(Request::Directory { path }, |payload| Ok(owned(wire::names(payload)?))).await {
+        match self.list_short(path).await {
             Err(failed) if failed.errno() == Some(Errno::E2BIG) => match self.list_parts(path).await {
                 Err(parts) if parts.errno() == Some(Errno::ENOSYS) => Err(failed),
                 other => other,
@@ -149,8 +149,22 @@ impl Tree {
         }
     }
 
-    /// [`list`](Tree::list) in parts from the start.
-    async fn list_parts(&self, path: &str) -> Result<Vec<String>, Error> {
+    /// [`list`](Tree::list) in one packet (`DIRECTORY`), which is what it tries first.
+    ///
+    /// # Errors
+    ///
+    /// As [`list`](Tree::list); `E2BIG` where the names do not fit.
+    pub async fn list_short(&self, path: &str) -> Result<Vec<String>, Error> {
+        let own = |names: Vec<&str>| names.into_iter().map(String::from).collect();
+        self.query(Request::Directory { path }, |payload| wire::names(payload).map(own)).await
+    }
+
+    /// [`list`](Tree::list) in parts (`DIRECTORY_PART`), whatever the length.
+    ///
+    /// # Errors
+    ///
+    /// As [`list`](Tree::list); `ENOSYS` where the server knows no parts.
+    pub async fn list_parts(&self, path: &str) -> Result<Vec<String>, Error> {
         let mut tries = 0;
         'again: loop {
             tries += 1;
@@ -195,8 +209,4 @@ impl Tree {
     pub async fn set_permissions(&self, path: &str, permissions: &[Permission]) -> Result<(), Error> {
         self.command(Request::SetPerms { path, permissions: Cow::Borrowed(permissions) }).await
     }
-}
-
-pub(super) fn owned(names: Vec<&str>) -> Vec<String> {
-    names.into_iter().map(String::from).collect()
 }
