@@ -62,8 +62,8 @@ impl Toolstack {
             .await
     }
 
-    /// Asks the backend to close the device, waits up to 10 s, and removes both directories; `false` where the backend
-    /// did not close it in time.
+    /// Asks the backend to close the device, waits up to 10 s until it has removed its directory, as a backend outside of
+    /// dom0 does, and removes what is left; `false` where that was not in time.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl Toolstack {
             .await?;
         let mut closed = true;
         if closing {
-            let done = self.store.wait_for(&state, |value| matches!(value, None | Some(b"6")).then_some(()));
+            let done = self.store.wait_for(&state, |value| value.is_none().then_some(()));
             let timeout = self.dom0.sleep(Duration::from_secs(10));
             match select(std::pin::pin!(done), timeout).await {
                 Either::Left((outcome, _)) => outcome?,

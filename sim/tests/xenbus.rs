@@ -95,6 +95,10 @@ impl Frontend for Bell {
                 Either::Right((Either::Left(_), _)) => count(&self.log.rounds),
                 Either::Right(_) => {}
             }
+            let pause = self.domain.sleep(Duration::from_micros(300));
+            if let Either::Left(_) = select(std::pin::pin!(signals.closing()), pause).await {
+                return Ok(());
+            }
         }
     }
 }

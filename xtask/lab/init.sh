@@ -15,7 +15,7 @@ mount -t xenfs xenfs /proc/xen
 hostname lab
 echo 'root::0:0:root:/root:/bin/sh' >/etc/passwd
 
-xenstored || echo "lab: xenstored failed"
+@STORE@ || echo "lab: @STORE@ failed"
 until xenstore-read / >/dev/null 2>&1; do usleep 20000; done
 xen-init-dom0
 xenconsoled --log=all --log-dir=/var/log/xen/console

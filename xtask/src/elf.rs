@@ -11,7 +11,7 @@ use object::{Endianness, elf};
 const PHYS32_ENTRY: u32 = 18;
 
 /// What a PVH image needs.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// Where Xen enters it.
     pub entry: u64,

@@ -14,6 +14,7 @@ use crate::xlcfg::Config;
 pub const DEFAULT_MEMORY: u64 = 16;
 
 /// A guest that can be booted.
+#[derive(Clone)]
 pub struct Guest {
     pub name: String,
     /// What boots.

@@ -12,13 +12,13 @@ use sarab::{App, platform, println};
 use crate::checks::Checks;
 use crate::text;
 
-/// Adds one to the number at `path=`, `times=` over, each time in a transaction.
+/// Adds one to the number at `path=`, `times=` over, each time in a transaction, once there is `data/go`.
 pub async fn count(app: App, checks: &mut Checks) -> Result<(), String> {
     let path: &str = app.args().require("path").map_err(text)?;
     let times: u32 = app.args().require("times").map_err(text)?;
     let store = app.store().map_err(text)?;
     println!("count: ready");
-    store.wait_for(path, |value| value.map(drop)).await.map_err(text)?;
+    store.wait_for("data/go", |value| value.map(drop)).await.map_err(text)?;
     let tries = Cell::new(0);
     for _ in 0..times {
         let outcome = store

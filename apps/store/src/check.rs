@@ -270,7 +270,11 @@ async fn directories(store: &Store, tally: &Tally) -> Result<(), Error> {
     };
     let expected: Vec<String> = (10..50).map(name).collect();
     tally.check(sorted(store.list_short(&at("long")).await?) == expected, "a directory, in one packet");
-    tally.check(sorted(store.list_parts(&at("long")).await?) == expected, "a directory, in parts");
+    match store.list_parts(&at("long")).await {
+        Ok(names) => tally.check(sorted(names) == expected, "a directory, in parts"),
+        // oxenstored knows no parts.
+        refused => tally.refused(refused, &[Errno::ENOSYS], "a directory, in parts"),
+    }
     tally.check(sorted(store.list(&at("long")).await?) == expected, "a directory, in whatever way");
     store.remove(&at("long")).await
 }
@@ -288,7 +292,11 @@ async fn domains(store: &Store, tally: &Tally) -> Result<(), Error> {
     tally.refused(store.release(me).await, &denied, "release is for the privileged");
     tally.refused(store.resume(me).await, &denied, "resume is for the privileged");
     tally.refused(store.set_target(me, DomId::DOM0).await, &denied, "set-target is for the privileged");
-    tally.refused(store.control(&["help"]).await, &denied, "control is for the privileged");
+    match store.control(&["help"]).await {
+        // oxenstored answers everybody.
+        Ok(_) => tally.check(true, "control"),
+        refused => tally.refused(refused, &denied, "control is for the privileged"),
+    }
     tally.refused(store.quotas().await, &denied, "quotas are for the privileged");
     // Newer servers answer a guest about itself.
     match store.server_features(None).await {

@@ -3,7 +3,7 @@
 use core::pin::pin;
 
 use futures_util::future::{Either, select};
-use xen_hal::Clock;
+use xen_hal::{Clock, Errno};
 
 use super::device::{Device, Ended, Failure, Switched, Watches};
 use super::signals::Signals;
@@ -20,7 +20,8 @@ pub trait Backend {
     /// The frontend's rings, mapped, and what else is in use. Dropping it lets go of all of it.
     type Link;
 
-    /// Gets ready what the device stands for: opens the disk, joins the bridge.
+    /// Gets ready what the device stands for: opens the disk, joins the bridge. This comes before each time that the
+    /// frontend is waited for, and is nothing new where all is ready still.
     ///
     /// # Errors
     ///
@@ -101,13 +102,9 @@ async fn live<B: Backend>(device: &Device, clock: &impl Clock, driver: &mut B) -
     let mut stage = BackendStage::Closed;
     // Anything but the beginning is left over from an earlier driver, or the toolstack's wish to end.
     if device.last() == State::Initialising {
-        let prepared = driver.prepare(device).await;
-        device.set_hotplug_status(prepared.as_ref().copied()).await?;
-        match prepared {
-            Ok(()) => match wait(device, driver).await? {
-                None => stage = BackendStage::Waiting,
-                Some(life) => return Ok(life),
-            },
+        match prepare(device, driver).await? {
+            Ok(None) => stage = BackendStage::Waiting,
+            Ok(Some(life)) => return Ok(life),
             Err(failure) => give_up(device, &mut watches, clock, &failure).await?,
         }
     } else if device.last() != State::Closed
@@ -151,9 +148,13 @@ async fn live<B: Backend>(device: &Device, clock: &impl Clock, driver: &mut B) -
                 }
                 stage = BackendStage::Closed;
             }
-            BackendStep::Reopen => match wait(device, driver).await? {
-                None => stage = BackendStage::Waiting,
-                Some(life) => return Ok(life),
+            BackendStep::Reopen => match prepare(device, driver).await? {
+                Ok(None) => stage = BackendStage::Waiting,
+                Ok(Some(life)) => return Ok(life),
+                Err(failure) => {
+                    give_up(device, &mut watches, clock, &failure).await?;
+                    stage = BackendStage::Closed;
+                }
             },
             BackendStep::Leave => return leave(device).await,
         }
@@ -173,17 +174,41 @@ fn life(switched: Switched) -> Option<Life> {
     }
 }
 
-/// Says what this end can do, and waits for the frontend.
-async fn wait<B: Backend>(device: &Device, driver: &mut B) -> Result<Option<Life>, Error> {
+/// Gets ready, says what this end can do, and waits for the frontend.
+async fn prepare<B: Backend>(device: &Device, driver: &mut B) -> Result<Result<Option<Life>, Failure>, Error> {
+    let prepared = driver.prepare(device).await;
+    device.set_hotplug_status(prepared.as_ref().copied()).await?;
+    if let Err(failure) = prepared {
+        return Ok(Err(failure));
+    }
     let switched = device.switch_with(State::InitWait, async |tree| driver.offer(device, tree).await).await?;
-    Ok(life(switched))
+    Ok(Ok(life(switched)))
 }
 
+/// Ends a device's life for good. The directory of one that is to go is removed: the toolstack waits for that where the
+/// backend is not in its own domain (`xl devd` does it for Linux; tools/libs/light/libxl_device.c).
 async fn leave(device: &Device) -> Result<Life, Error> {
-    Ok(match device.switch(State::Closed).await? {
-        Switched::No => Life::Again,
-        Switched::Yes | Switched::Gone => Life::Removed,
-    })
+    match device.switch(State::Closed).await? {
+        Switched::No => return Ok(Life::Again),
+        Switched::Gone => return Ok(Life::Removed),
+        Switched::Yes => {}
+    }
+    // In one transaction: it may be another device's directory by now.
+    let (state, online) = (device.own("state"), device.own("online"));
+    let removed = device
+        .store()
+        .transaction(async |t| -> Result<(), Error> {
+            match (t.get::<State>(&state).await?, t.get::<bool>(&online).await) {
+                (Some(State::Closed), Ok(Some(false))) => t.remove(device.path()).await,
+                _ => Ok(()),
+            }
+        })
+        .await;
+    match removed {
+        // Where this domain may not, the toolstack will.
+        Err(error) if matches!(error.errno(), Some(Errno::EACCES | Errno::ENOENT)) => Ok(Life::Removed),
+        other => other.map(|()| Life::Removed),
+    }
 }
 
 /// What the two states, and what the toolstack has written, say that is to be done.
@@ -257,5 +282,8 @@ async fn close(device: &Device, watches: &mut Watches, clock: &impl Clock) -> Re
 
 async fn give_up(device: &Device, watches: &mut Watches, clock: &impl Clock, failure: &Failure) -> Result<(), Error> {
     device.report(failure).await?;
-    close(device, watches, clock).await
+    match device.last() {
+        State::Closed => Ok(()),
+        _ => close(device, watches, clock).await,
+    }
 }

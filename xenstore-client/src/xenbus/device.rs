@@ -270,6 +270,19 @@ impl Watches {
         }
     }
 
+    /// Waits until something may have changed at either end; `false` where nothing has before `deadline`.
+    pub(super) async fn next_before(
+        &mut self,
+        device: &Device,
+        clock: &impl Clock,
+        deadline: Duration,
+    ) -> Result<bool, Error> {
+        match select(core::pin::pin!(self.next(device)), clock.until(deadline)).await {
+            Either::Left((event, _)) => event.map(|()| true),
+            Either::Right(_) => Ok(false),
+        }
+    }
+
     /// Waits until `done` says so, but not longer than the closing handshake may take.
     pub(super) async fn until(
         &mut self,
@@ -282,13 +295,9 @@ impl Watches {
             if done(device.other_state().await?) || device.state().await?.is_none() {
                 return Ok(());
             }
-            let event = core::pin::pin!(self.next(device));
-            match select(event, clock.until(deadline)).await {
-                Either::Left((event, _)) => event?,
-                Either::Right(_) => {
-                    warning!("{}: the other end has not answered for {} s", device.path, PATIENCE.as_secs());
-                    return Ok(());
-                }
+            if !self.next_before(device, clock, deadline).await? {
+                warning!("{}: the other end has not answered for {} s", device.path, PATIENCE.as_secs());
+                return Ok(());
             }
         }
     }

@@ -1,6 +1,7 @@
 //! A frontend's life.
 
 use core::pin::pin;
+use core::time::Duration;
 
 use futures_util::future::{Either, select};
 use xen_hal::Clock;
@@ -53,6 +54,11 @@ pub trait Frontend {
     async fn run(&mut self, device: &Device, offer: Self::Offer, signals: &Signals) -> Result<(), Failure>;
 }
 
+/// How long a frontend waits before it tries a backend again that has closed a device which is to stay. It is doubled
+/// with each try, until one succeeds.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(64);
+
 /// How one life of a device went.
 enum Life {
     Removed,
@@ -86,9 +92,10 @@ pub async fn frontend<F: Frontend>(
     path: &str,
     driver: &mut F,
 ) -> Result<Ended, Error> {
+    let mut pause = LEAST_PAUSE;
     loop {
         let Some(device) = Device::open(store, End::Frontend, path).await? else { return Ok(Ended::Removed) };
-        match live(&device, &clock, driver).await? {
+        match live(&device, &clock, driver, &mut pause).await? {
             Life::Removed => return Ok(Ended::Removed),
             Life::Stopped => return Ok(Ended::Stopped),
             Life::Again => {}
@@ -96,7 +103,12 @@ pub async fn frontend<F: Frontend>(
     }
 }
 
-async fn live<F: Frontend>(device: &Device, clock: &impl Clock, driver: &mut F) -> Result<Life, Error> {
+async fn live<F: Frontend>(
+    device: &Device,
+    clock: &impl Clock,
+    driver: &mut F,
+    pause: &mut Duration,
+) -> Result<Life, Error> {
     let mut watches = Watches::new(device).await?;
     let generation = device.store().generation();
     // Left over from an earlier driver.
@@ -115,7 +127,17 @@ async fn live<F: Frontend>(device: &Device, clock: &impl Clock, driver: &mut F) 
             Err(life) => return Ok(life),
         };
         match frontend_step(stage, state) {
-            FrontendStep::Wait => watches.next(device).await?,
+            FrontendStep::Wait => {
+                // A backend that was taken from the device and given back may have seen this end's old state, and
+                // closed again: it is for this end to begin.
+                let again = stage == FrontendStage::Closed && state == Some(State::Closed) && is_online(device).await?;
+                if !again {
+                    watches.next(device).await?;
+                } else if !watches.next_before(device, clock, clock.now() + *pause).await? {
+                    *pause = (*pause * 2).min(LONGEST_PAUSE);
+                    return Ok(reach(device, State::Initialising).await?.unwrap_or(Life::Again));
+                }
+            }
             FrontendStep::Offer => match make_offer(device, driver).await? {
                 Ok(Ok(made)) => {
                     offer = Some(made);
@@ -129,6 +151,7 @@ async fn live<F: Frontend>(device: &Device, clock: &impl Clock, driver: &mut F) 
             },
             FrontendStep::Finish => {
                 let Some(made) = offer.take() else { return Ok(Life::Again) };
+                *pause = LEAST_PAUSE;
                 match use_device(device, generation, &mut watches, driver, made).await? {
                     (_, Some(Seen::Life(life))) => return Ok(life),
                     (Ok(()), Some(Seen::Closing)) => {
@@ -178,6 +201,14 @@ async fn look(device: &Device, generation: u32, stage: FrontendStage) -> Result<
         return Ok(Err(Life::Again));
     }
     Ok(Ok(state))
+}
+
+/// Whether the toolstack wants the device to stay, as far as the backend lets this domain see.
+async fn is_online(device: &Device) -> Result<bool, Error> {
+    match device.get_other::<bool>("online").await {
+        Err(error) if error.is_broken() => Err(error),
+        other => Ok(other.unwrap_or(None).unwrap_or(false)),
+    }
 }
 
 async fn is_renamed(device: &Device) -> Result<bool, Error> {

@@ -17,9 +17,10 @@ use object::{Object, ObjectSection};
 use super::suite::Suite;
 
 /// Programs of the toolstack, from `usr/lib/xen-VERSION/bin`.
-const XEN_PROGRAMS: [&str; 8] = [
+const XEN_PROGRAMS: [&str; 9] = [
     "xl",
     "xenstored",
+    "oxenstored",
     "xenconsoled",
     "xenconsole",
     "xen-init-dom0",
@@ -29,7 +30,7 @@ const XEN_PROGRAMS: [&str; 8] = [
 ];
 
 /// Programs from elsewhere, by their name in `usr/bin` or `usr/sbin`.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "xenstore-read",
     "xenstore-write",
     "xenstore-rm",
@@ -37,6 +38,7 @@ const PROGRAMS: [&str; 9] = [
     "xenstore-list",
     "xenstore-watch",
     "xenstore-exists",
+    "xenstore-chmod",
     "dropbear",
     "iperf3",
 ];
@@ -129,6 +131,13 @@ pub fn write_base(suite: Suite, root: &Path, output: &Path) -> Result<()> {
     }
     for program in &programs {
         archive.file(program.strip_prefix(root)?, 0o755, &fs::read(program)?)?;
+    }
+    // oxenstored finds the hypervisor's page by its configuration, and newer ones load a part of themselves.
+    archive.file("etc/xen/oxenstored.conf", 0o644, &fs::read(root.join("etc/xen/oxenstored.conf"))?)?;
+    let plugin = format!("usr/lib/xen-{}/ocaml/xsd_glue/xenctrl_plugin/domain_getinfo_v1.cmxs", suite.xen);
+    if root.join(&plugin).exists() {
+        archive.file(&plugin, 0o755, &fs::read(root.join(&plugin))?)?;
+        programs.push(root.join(&plugin));
     }
     for (library, data) in libraries(root, &programs)? {
         archive.file(library, 0o755, &data)?;

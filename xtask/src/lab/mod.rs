@@ -23,7 +23,7 @@ use qemu::Qemu;
 pub use suite::Suite;
 
 /// Bump when what [`prepare`] makes from the packages changes.
-const IMAGE_REVISION: &str = "3";
+const IMAGE_REVISION: &str = "4";
 
 /// The address that the lab gives to the first guest that asks for one by DHCP.
 const GUEST_ADDRESS: &str = "10.0.2.50";
@@ -47,6 +47,18 @@ pub struct Options {
     pub patience: Option<Duration>,
     /// Give the serial console to the user with a shell on it.
     pub shell: bool,
+    /// Which program serves the store.
+    pub store: StoreServer,
+}
+
+/// A program that serves the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreServer {
+    /// `xenstored`, in C.
+    #[default]
+    Xenstored,
+    /// `oxenstored`, in OCaml.
+    Oxenstored,
 }
 
 /// Hypervisor, kernel and base file system of one suite.
@@ -243,6 +255,13 @@ fn command(
     let values = [
         ("TOKEN", token),
         ("SHELL", if options.shell { "yes" } else { "no" }),
+        (
+            "STORE",
+            match options.store {
+                StoreServer::Xenstored => "xenstored",
+                StoreServer::Oxenstored => "oxenstored",
+            },
+        ),
         ("ROWS", &rows.to_string()),
         ("COLS", &columns.to_string()),
     ];

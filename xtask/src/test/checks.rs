@@ -1,6 +1,6 @@
 //! What is checked on real Xen, all in one boot of the lab.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -8,7 +8,7 @@ use super::Fixture;
 use super::domain::guest;
 use crate::dom0::Dom0;
 
-type Check = fn(&Fixture) -> Result<String>;
+pub type Check = fn(&Fixture) -> Result<String>;
 
 /// All checks by name.
 pub const ALL: &[(&str, Check)] = &[
@@ -53,7 +53,6 @@ pub const ALL: &[(&str, Check)] = &[
     ("a flooded console drops and counts", |f| probe(f, "flood", 60)),
     ("console input", input),
     ("a module beside the guest", module),
-    ("save and restore", save_restore),
 ];
 
 fn hello(f: &Fixture) -> Result<String> {
@@ -264,36 +263,4 @@ fn module(f: &Fixture) -> Result<String> {
     let console = domain.wait_passed(30)?;
     ensure!(console.contains(&format!("module: 3000001 bytes, sum {sum}\n")), "expected sum {sum}:\n{console}");
     Ok(String::new())
-}
-
-/// `xl save` and `xl restore`. The guest has no store client yet, so the test does for it what the protocol wants of it:
-/// it acknowledges `control/shutdown`, and tells the guest by its console.
-fn save_restore(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.probe, "saved").command_line("test=suspend").create()?;
-    domain.wait_for("suspend: ready", 20)?;
-    let start = Instant::now();
-    let save = |id: &str, options: &str| {
-        format!(
-            "xl save {options} saved /tmp/saved.img >/tmp/save.log 2>&1 & save=$!
-             key=/local/domain/{id}/control/shutdown
-             for i in $(seq 200); do [ \"$(xenstore-read $key 2>/dev/null)\" = suspend ] && break; usleep 50000; done
-             xenstore-write $key ''
-             echo suspend > $(xenstore-read /local/domain/{id}/console/tty)
-             wait $save || {{ cat /tmp/save.log; exit 1; }}"
-        )
-    };
-    // First a copy, after which the domain goes on; then the real thing.
-    f.lab.run(&save(&domain.id.to_string(), "-c"))?;
-    domain.wait_for("suspend: Cancelled", 20)?;
-    domain.wait_for("suspend: goes on", 20)?;
-    f.lab.run(&save(&domain.id.to_string(), ""))?;
-    f.lab.run("xl restore -e /tmp/saved.img >/tmp/restore.log 2>&1 || { cat /tmp/restore.log; exit 1; }")?;
-    let id = f.lab.run("xl domid saved")?.trim().parse()?;
-    let restored = super::domain::Domain { id, ..domain };
-    restored.wait_for("suspend: Restored", 20)?;
-    let console = restored.wait_for("suspend: Restored\nsuspend: goes on", 20);
-    console?;
-    restored.send("quit")?;
-    restored.wait_passed(20)?;
-    Ok(format!("{:.1} s for two saves and a restore", start.elapsed().as_secs_f32()))
 }

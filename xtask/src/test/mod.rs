@@ -3,6 +3,7 @@
 mod checks;
 mod domain;
 mod host;
+mod store;
 mod tools;
 
 use std::process::ExitCode;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::guest::Guest;
-use crate::lab::{Lab, Options, Suite, suite};
+use crate::lab::{Lab, Options, StoreServer, Suite, suite};
 use crate::run::parse_suite;
 
 /// What the command line says.
@@ -36,6 +37,7 @@ pub struct Fixture {
     pub lab: Lab,
     pub hello: Guest,
     pub probe: Guest,
+    pub store: Guest,
 }
 
 /// Counts of one run.
@@ -88,21 +90,33 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>) -> Result<()>
     let chosen = |name: &str| only.is_none_or(|text| name.contains(text));
     let hello = Guest::get("hello").context("building hello")?;
     let probe = Guest::get("probe").context("building probe")?;
-    let mut lab = None;
-    tally.step(&format!("{}: boot", suite.xen), || {
-        lab = Some(Lab::boot(suite, &Options { patience: Some(Duration::from_secs(120)), ..Options::default() })?);
-        Ok(suite.to_string())
-    });
-    let Some(lab) = lab else { return Ok(()) };
-    let context = Fixture { lab, hello, probe };
-    for (name, check) in checks::ALL.iter().filter(|(name, _)| chosen(name)) {
-        tally.step(&format!("{}: {name}", suite.xen), || {
-            let outcome = check(&context);
-            domain::destroy_all(&context.lab)?;
-            outcome
+    let store = Guest::get("store").context("building store")?;
+    for server in [StoreServer::Xenstored, StoreServer::Oxenstored] {
+        // One boot runs all checks with the one, a second one those of the store with the other.
+        let (name, checks) = match server {
+            StoreServer::Xenstored => (suite.xen.to_owned(), [checks::ALL, store::ALL].concat()),
+            StoreServer::Oxenstored => (format!("{} oxenstored", suite.xen), store::WITH_OTHER_SERVER.to_vec()),
+        };
+        let checks: Vec<_> = checks.into_iter().filter(|(name, _)| chosen(name)).collect();
+        if checks.is_empty() {
+            continue;
+        }
+        let mut lab = None;
+        tally.step(&format!("{name}: boot"), || {
+            let options = Options { patience: Some(Duration::from_secs(120)), store: server, ..Options::default() };
+            lab = Some(Lab::boot(suite, &options)?);
+            Ok(suite.to_string())
         });
+        let Some(lab) = lab else { continue };
+        let context = Fixture { lab, hello: hello.clone(), probe: probe.clone(), store: store.clone() };
+        for (check_name, check) in checks {
+            tally.step(&format!("{name}: {check_name}"), || {
+                let outcome = check(&context);
+                domain::destroy_all(&context.lab)?;
+                outcome
+            });
+        }
     }
-    drop(context);
     if suite == suite::DEFAULT {
         for (name, check) in tools::ALL.iter().filter(|(name, _)| chosen(name)) {
             tally.step(&format!("cargo xen: {name}"), *check);
