@@ -5,6 +5,8 @@ mod clock;
 mod domain;
 mod events;
 mod faults;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grants;
 mod memory;
 pub mod store;

@@ -1,8 +1,10 @@
 //! `cargo xen`: builds guests, runs them on real Xen, tests, and decodes their logs.
 
+mod bench;
 mod doctor;
 mod dom0;
 mod elf;
+mod fuzz;
 mod guest;
 mod lab;
 mod logs;
@@ -41,6 +43,17 @@ enum Command {
     Run(run::RunArgs),
     /// Run all tests: format, clippy, host tests, guest builds, and the lab on each Xen
     Test(test::TestArgs),
+    /// Measure: requests to the store, one in flight and 32
+    Bench(bench::BenchArgs),
+    /// Feed a fuzz target random input until it fails; needs a nightly compiler and a C++ compiler
+    Fuzz {
+        /// What is to be fed
+        #[arg(value_parser = ["packet", "ring", "server"])]
+        target: String,
+        /// How long, in seconds
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Decode a guest's console: text passes through, log frames become lines, addresses get names
     Logs {
         /// The guest whose console it is: an app, a folder, or its unstripped ELF file
@@ -89,6 +102,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Build { target } => guest::build_command(&target)?,
         Command::Run(args) => return run::command(args),
         Command::Test(args) => return test::command(args),
+        Command::Fuzz { target, seconds } => fuzz::command(&target, seconds)?,
+        Command::Bench(args) => bench::command(&args)?,
         Command::Logs { elf, file } => {
             let elf = elf.map(|target| Guest::get(&target)).transpose()?;
             logs::command(elf.map(|guest| guest.debug), file)?;

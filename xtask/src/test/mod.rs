@@ -1,9 +1,9 @@
 //! `cargo xen test`: everything that is checked before a change lands.
 
 mod checks;
-mod domain;
+pub mod domain;
 mod host;
-mod store;
+pub mod store;
 mod tools;
 
 use std::process::ExitCode;

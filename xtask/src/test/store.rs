@@ -10,6 +10,7 @@ use super::Fixture;
 use super::checks::Check;
 use super::domain::{Domain, guest};
 use crate::dom0::Dom0;
+use crate::lab::Lab;
 use crate::paths::repo;
 
 /// All checks by name.
@@ -86,9 +87,8 @@ fn bad_words(f: &Fixture) -> Result<String> {
 /// A small program in dom0, made by the host's C compiler, takes part through the toolstack's own library.
 fn transactions(f: &Fixture) -> Result<String> {
     let path = "/sarab-count";
-    let program = compile_counter()?;
-    f.lab.put("/bin/lab-count", Box::new(File::open(program.path())?))?;
-    f.lab.run(&format!("chmod 755 /bin/lab-count; xenstore-rm {path}; true"))?;
+    install_program(&f.lab)?;
+    f.lab.run(&format!("xenstore-rm {path}; true"))?;
     let line = format!("test=count path={path} times=1000");
     let one = guest(&f.lab, &f.probe, "count1").command_line(&line).create()?;
     let two = guest(&f.lab, &f.probe, "count2").command_line(&line).create()?;
@@ -100,7 +100,7 @@ fn transactions(f: &Fixture) -> Result<String> {
          xenstore-write /local/domain/{0}/data/go 1 /local/domain/{1}/data/go 1",
         one.id, two.id
     );
-    let own = f.lab.run(&format!("{create}; lab-count {path} 1000"))?;
+    let own = f.lab.run(&format!("{create}; lab-store count {path} 1000"))?;
     let consoles = [one.wait_passed(120)?, two.wait_passed(120)?];
     let total = f.lab.run(&format!("xenstore-read {path}"))?;
     ensure!(total.trim() == "3000", "{total} of 3000 updates are left; dom0: {own}");
@@ -110,17 +110,19 @@ fn transactions(f: &Fixture) -> Result<String> {
     Ok(format!("dom0 and two guests: {}", tries.join(", ")))
 }
 
-fn compile_counter() -> Result<tempfile::NamedTempFile> {
+/// Compiles `xtask/lab/store.c` and puts it into dom0.
+pub fn install_program(lab: &Lab) -> Result<()> {
     let program = tempfile::NamedTempFile::new()?;
     let output = Command::new("cc")
         .args(["-O1", "-Wall", "-Werror", "-o"])
         .arg(program.path())
-        .arg(repo().join("xtask/lab/count.c"))
+        .arg(repo().join("xtask/lab/store.c"))
         .arg("-ldl")
         .output()
-        .context("cannot start cc")?;
+        .context("cannot start cc, the C compiler")?;
     ensure!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(program)
+    lab.put("/bin/lab-store", Box::new(File::open(program.path())?))?;
+    lab.run("chmod 755 /bin/lab-store").map(drop)
 }
 
 /// Has dom0 make 1,000 nodes, and a guest list them.

@@ -1,0 +1,89 @@
+//! `cargo xen bench`: how fast things are, in the simulation and on real Xen.
+//!
+//! The lab emulates its processors: numbers of one boot can be compared with each other, and with nothing else.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::dom0::Dom0;
+use crate::guest::Guest;
+use crate::lab::{Lab, Options, StoreServer, Suite, suite};
+use crate::paths::repo;
+use crate::run::parse_suite;
+use crate::test::domain::guest;
+use crate::test::store::install_program;
+
+/// What the command line says.
+#[derive(clap::Args)]
+pub struct BenchArgs {
+    /// Only in the simulation, on this machine
+    #[arg(long, conflicts_with_all = ["lab_only", "suite", "oxenstored"])]
+    host_only: bool,
+    /// Only in the lab
+    #[arg(long)]
+    lab_only: bool,
+    /// Which Xen in the lab: bookworm (4.17) or trixie (4.20)
+    #[arg(long, value_name = "SUITE", value_parser = parse_suite)]
+    suite: Option<Suite>,
+    /// With oxenstored as the store, instead of xenstored
+    #[arg(long)]
+    oxenstored: bool,
+}
+
+/// Runs the benchmarks that were asked for.
+pub fn command(args: &BenchArgs) -> Result<()> {
+    if !args.lab_only {
+        host()?;
+    }
+    if !args.host_only {
+        lab(args.suite.unwrap_or(suite::DEFAULT), args.oxenstored)?;
+    }
+    Ok(())
+}
+
+fn host() -> Result<()> {
+    println!("In the simulation, on this machine:");
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(repo())
+        .args(["bench", "--quiet", "-p", "xen-sim"])
+        .stdin(Stdio::null())
+        .status()
+        .context("cannot start cargo")?;
+    ensure!(status.success(), "the benchmarks on the host failed");
+    Ok(())
+}
+
+fn lab(suite: Suite, oxenstored: bool) -> Result<()> {
+    let probe = Guest::get("probe")?;
+    let store = if oxenstored { StoreServer::Oxenstored } else { StoreServer::Xenstored };
+    println!("In the lab, {suite}, {}:", if oxenstored { "oxenstored" } else { "xenstored" });
+    let options = Options { patience: Some(Duration::from_secs(120)), store, ..Options::default() };
+    let lab = Lab::boot(suite, &options)?;
+    install_program(&lab)?;
+    let domain = guest(&lab, &probe, "bench").command_line("test=bench").create()?;
+    let console = domain.wait_passed(60)?;
+    let path = format!("/local/domain/{}/data/bench", domain.id);
+    let dom0 = lab.run(&format!("lab-store read {path} 3"))?;
+    println!("  {:<34} {:>12} {:>22} {:>20}", "", "requests/s", "notifications/request", "hypercalls/request");
+    for line in console.lines().filter(|line| line.starts_with("bench: ")) {
+        show("Sarab guest, through the ring", line)?;
+    }
+    show("dom0's library, through a socket", dom0.trim())
+}
+
+fn show(who: &str, line: &str) -> Result<()> {
+    let value = |key: &str| {
+        line.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default().to_owned()
+    };
+    let hundredth = |text: String| text.parse::<f64>().map_or(String::from("-"), |n| format!("{:.2}", n / 100.0));
+    println!(
+        "  {:<34} {:>12} {:>22} {:>20}",
+        format!("{who}, {} in flight", value("in-flight")).replace("through ", ""),
+        value("per-second"),
+        hundredth(value("notifications-per-100")),
+        hundredth(value("hypercalls-per-100"))
+    );
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! `cargo xen fuzz`: the fuzz targets with libFuzzer, as `cargo fuzz` would run them.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::paths::repo;
+
+/// What makes the compiler count which code an input reaches, and look out for wrong memory accesses.
+const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing -Zsanitizer=address -Cdebug-assertions";
+
+/// Feeds `target` for so many seconds; an error where it fails, whose input is kept below `fuzz/artifacts`.
+pub fn command(target: &str, seconds: u32) -> Result<()> {
+    let dir = repo().join("fuzz");
+    let (corpus, artifacts) = (dir.join("corpus").join(target), dir.join("artifacts").join(target));
+    for folder in [&corpus, &artifacts] {
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    let status = Command::new("cargo")
+        .current_dir(&dir)
+        .env("RUSTFLAGS", FLAGS)
+        // The one that runs this, which is not the one that is wanted.
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .args([
+            "+nightly",
+            "run",
+            "--quiet",
+            "--release",
+            "--target",
+            "x86_64-unknown-linux-gnu",
+            "--bin",
+            target,
+            "--",
+        ])
+        .arg(&corpus)
+        .arg(format!("-artifact_prefix={}/", artifacts.display()))
+        .arg(format!("-max_total_time={seconds}"))
+        // Each run makes a machine; what it leaks would be found by the tests.
+        .args(["-detect_leaks=0", "-rss_limit_mb=4096", "-print_final_stats=1"])
+        .stdin(Stdio::null())
+        .status()
+        .context("cannot start cargo")?;
+    ensure!(status.success(), "{target} failed; its input is below {}", artifacts.display());
+    Ok(())
+}
