@@ -170,18 +170,7 @@ impl Xen {
         for id in ids {
             self.by_id(DomId(id)).destroy();
         }
-        let timers = std::mem::take(&mut *self.0.timers.borrow_mut());
-        drop(timers);
-        // A task that is dropped is scheduled once more, to drop its future.
-        loop {
-            let ready = std::mem::take(&mut *self.0.ready.lock().expect("one thread"));
-            if ready.is_empty() {
-                return;
-            }
-            for runnable in ready {
-                runnable.run();
-            }
-        }
+        self.0.clear();
     }
 
     /// Takes one step; `false` where there is none.
@@ -208,7 +197,30 @@ impl Xen {
     }
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 impl World {
+    /// Drops everything that can wake a task, and then the tasks.
+    fn clear(&self) {
+        let left = (self.domains.take(), self.timers.take());
+        drop(left);
+        *self.server.borrow_mut() = Server::new();
+        // A task that nothing can wake is scheduled once more, to drop its future; that may drop others' wakers.
+        loop {
+            let ready = std::mem::take(&mut *self.ready.lock().expect("one thread"));
+            if ready.is_empty() {
+                return;
+            }
+            for runnable in ready {
+                runnable.run();
+            }
+        }
+    }
+
     pub(crate) fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
         let ready = self.ready.clone();
         let schedule = move |runnable| ready.lock().expect("one thread").push(runnable);

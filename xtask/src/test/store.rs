@@ -189,6 +189,7 @@ fn cycles(f: &Fixture, domain: &Domain<'_>, disk: &str, backend: &str, count: u3
                  tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo \"cycle $cycle: not connected\"; exit 1; }}; usleep 20000
                done
                xl block-detach {id} xvda >/dev/null || exit 1
+               echo cycle $cycle
                tries=400
                while xenstore-exists $state; do
                  tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo \"cycle $cycle: not detached\"; exit 1; }}; usleep 20000
