@@ -1,22 +1,22 @@
 //! What an application's main receives.
 
+use core::cell::OnceCell;
 use core::fmt;
 use core::future::Future;
 
 #[cfg(feature = "guest")]
 use alloc::boxed::Box;
 
-#[cfg(feature = "guest")]
-use platform_xen::XenStoreChannel;
 use platform_xen::{
-    Console, Entropy, EntropyError, MemoryInfo, Resumed, Task, XenClock, XenEventChannels, XenGrantTable, XenVersion,
+    Console, Entropy, EntropyError, MemoryInfo, Resumed, Task, XenClock, XenEventChannels, XenGrantTable,
+    XenStoreChannel, XenVersion,
 };
 use xen_hal::DomId;
 use xenstore_client::control::Shutdown;
 use xenstore_client::{Broken, Store};
 
 use crate::args::Args;
-#[cfg(feature = "guest")]
+#[cfg(all(feature = "guest", feature = "control"))]
 use crate::control;
 use crate::control::{SuspendError, Wishes};
 
@@ -31,8 +31,8 @@ pub struct App {
 
 /// What there is once in a domain.
 struct Domain {
-    /// The connection to the store, or why there is none.
-    store: Result<Store, Broken>,
+    /// The connection to the store, or why there is none; made at its first use.
+    store: OnceCell<Result<Store, Broken>>,
     wishes: Wishes,
 }
 
@@ -68,7 +68,12 @@ impl App {
     ///
     /// Where the toolstack has made no connection for this domain.
     pub fn store(&self) -> Result<Store, Broken> {
-        self.domain.store.clone()
+        let connect = || {
+            let (store, runner) = xenstore_client::connect(XenStoreChannel)?;
+            platform_xen::spawn(runner.run()).detach();
+            Ok(store)
+        };
+        self.domain.store.get_or_init(connect).clone()
     }
 
     /// Waits until the toolstack asks the domain to end: `xl shutdown`, `xl reboot`.
@@ -179,12 +184,8 @@ where
     F: Future<Output = O> + 'static,
     O: Exit + 'static,
 {
-    let store = xenstore_client::connect(XenStoreChannel).map(|(store, runner)| {
-        platform_xen::spawn(runner.run()).detach();
-        store
-    });
     // One for the domain's whole life.
-    let domain: &'static Domain = Box::leak(Box::new(Domain { store, wishes: Wishes::default() }));
+    let domain: &'static Domain = Box::leak(Box::new(Domain { store: OnceCell::new(), wishes: Wishes::default() }));
     let app = App { args: Args::new(platform_xen::command_line()), domain };
     platform_xen::spawn(async move {
         match main(app).await.report() {
@@ -194,6 +195,7 @@ where
     })
     .detach();
     // After main's task, so that main is the first to run.
+    #[cfg(feature = "control")]
     if let Ok(store) = app.store() {
         platform_xen::spawn(control::listen(store, &domain.wishes)).detach();
     }

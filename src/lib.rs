@@ -5,7 +5,7 @@ extern crate alloc;
 
 mod app;
 mod args;
-#[cfg_attr(not(feature = "guest"), allow(dead_code))]
+#[cfg_attr(not(all(feature = "guest", feature = "control")), allow(dead_code))]
 mod control;
 
 pub use app::{App, Exit};
