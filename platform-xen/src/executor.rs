@@ -2,7 +2,6 @@
 
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
-use core::arch::asm;
 use core::cell::{Cell, RefCell};
 use core::future::{Future, poll_fn};
 use core::task::{Poll, Waker};
@@ -10,7 +9,7 @@ use core::task::{Poll, Waker};
 use async_task::{Builder, Runnable, Task};
 
 use crate::cell::Global;
-use crate::{counters, events, shared_info, time};
+use crate::{counters, events, shared_info, time, traps};
 
 /// How many tasks are polled before events and timers are looked at again.
 const BATCH: usize = 64;
@@ -59,10 +58,7 @@ fn sleep() {
         return;
     }
     counters::SLEEPS.add_one();
-    // Interrupts are enabled only from `sti`'s next instruction on: an event that came since the last look at the
-    // pending bits ends the `hlt` at once. No `nostack`: the upcall pushes its frame.
-    // SAFETY: the upcall's handler changes one byte of the shared page, and no register.
-    unsafe { asm!("sti", "hlt", "cli") };
+    traps::sleep();
 }
 
 /// Lets other tasks run once.

@@ -87,14 +87,29 @@ pub(crate) fn init() {
     }
 }
 
+/// Sleeps until an interrupt, with interrupts on for just that long. What came since they were off ends the sleep at
+/// once.
+#[unsafe(naked)]
+pub(crate) extern "C" fn sleep() {
+    naked_asm!("sti", ".global sarab_hlt", "sarab_hlt:", "hlt", "cli", "ret")
+}
+
 /// Xen's event upcall. It only says that it came: the idle loop looks at the pending bits afterwards. Without the
 /// store Xen would inject it again at once (`struct vcpu_info`, xen/include/public/xen.h).
+///
+/// A processor takes no interrupt between `sti` and the instruction after it. QEMU 7.2 does where the hypervisor was
+/// entered right there, and the `hlt` would then sleep over the event that came: it is stepped over.
 #[unsafe(naked)]
 extern "C" fn upcall() {
     naked_asm!(
         "push rax",
         "mov rax, [rip + {page}]",
         "mov byte ptr [rax + {pending}], 0",
+        "lea rax, [rip + sarab_hlt]",
+        "cmp [rsp + 8], rax",
+        "jne 2f",
+        "inc qword ptr [rsp + 8]",
+        "2:",
         "pop rax",
         "iretq",
         page = sym shared_info::PAGE,
