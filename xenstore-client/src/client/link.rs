@@ -148,10 +148,10 @@ impl Link {
         let mut state = self.state.borrow_mut();
         match state.calls.get_mut(id) {
             Some(Call { state: CallState::Awaited(slot), .. }) => {
-                match slot {
-                    Some(known) => known.clone_from(waker),
-                    None => *slot = Some(waker.clone()),
-                }
+                let displaced = slot.replace(waker.clone());
+                // Dropped with nothing borrowed: a task that goes with its last waker may use the store.
+                drop(state);
+                drop(displaced);
                 Poll::Pending
             }
             _ => match state.calls.remove(id) {

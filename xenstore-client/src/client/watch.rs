@@ -142,7 +142,10 @@ impl Stream for Watch {
         if broken || watch.ended {
             return Poll::Ready(None);
         }
-        watch.waker = Some(cx.waker().clone());
+        let displaced = watch.waker.replace(cx.waker().clone());
+        // Dropped with nothing borrowed: a task that goes with its last waker may use the store.
+        drop(state);
+        drop(displaced);
         Poll::Pending
     }
 }
