@@ -47,7 +47,7 @@ fn host() -> Result<()> {
     println!("In the simulation, on this machine:");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(repo())
-        .args(["bench", "--quiet", "-p", "xen-sim"])
+        .args(["bench", "--quiet", "-p", "xen-sim", "--bench", "store"])
         .stdin(Stdio::null())
         .status()
         .context("cannot start cargo")?;

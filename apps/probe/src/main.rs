@@ -15,6 +15,7 @@ mod pair;
 mod store;
 mod timing;
 mod vbd;
+mod vif;
 
 use alloc::string::String;
 
@@ -27,7 +28,7 @@ async fn main(app: App) -> Result<(), String> {
     const TESTS: &[&str] = &[
         "panic", "overflow", "readonly", "execute", "null", "opcode", "display", "oom", "self", "timers", "clock",
         "flood", "module", "suspend", "grants", "ports", "offer", "accept", "reboot", "crash", "error", "echo",
-        "entropy", "count", "names", "bench", "vbd", "vbd-back", "shutdown", "sysrq", "stubborn",
+        "entropy", "count", "names", "bench", "vbd", "vbd-back", "vif", "shutdown", "sysrq", "stubborn",
     ];
     let test = app.args().choice("test", TESTS).map_err(text)?.unwrap_or("self");
     let mut checks = Checks::new();
@@ -59,7 +60,8 @@ async fn main(app: App) -> Result<(), String> {
         "count" => store::count(app, &mut checks).await?,
         "names" => store::names(app).await?,
         "bench" => store::bench(app).await?,
-        "vbd" => vbd::frontends(app).await?,
+        "vbd" => vbd::frontends(app, "vbd", |app, name| vbd::Front { app, name }).await?,
+        "vif" => vbd::frontends(app, "vif", |app, name| vif::Vif { app, name }).await?,
         "vbd-back" => vbd::backends(app).await?,
         "shutdown" => {
             println!("shutdown: ready");

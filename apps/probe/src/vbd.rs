@@ -15,13 +15,26 @@ use sarab::{App, println};
 
 use crate::text;
 
-fn failure(what: impl ToString) -> Failure {
+pub fn failure(what: impl ToString) -> Failure {
     Failure::new(Errno::EIO, what.to_string())
 }
 
-struct Front {
-    app: App,
-    name: String,
+/// A page lent to the backend, with an empty ring in it.
+pub fn empty_ring(app: App, device: &Device) -> Result<XenGrant, Failure> {
+    let table = app.grant_table();
+    let page = table.alloc_page().map_err(failure)?;
+    // Both events at 1, both producers at 0 (SHARED_RING_INIT, xen/include/public/io/ring.h).
+    for index in [1, 3] {
+        // SAFETY: within the page, which nobody else has yet.
+        unsafe { page.as_ptr().cast::<u32>().add(index).write(1) };
+    }
+    table.grant(page, device.other_domain(), Access::ReadWrite).map_err(failure)
+}
+
+/// The frontend of a block device.
+pub struct Front {
+    pub app: App,
+    pub name: String,
 }
 
 impl Frontend for Front {
@@ -29,14 +42,7 @@ impl Frontend for Front {
     type Offer = (XenGrant, XenPort);
 
     async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
-        let table = self.app.grant_table();
-        let page = table.alloc_page().map_err(failure)?;
-        // An empty ring: both events at 1, both producers at 0 (SHARED_RING_INIT, xen/include/public/io/ring.h).
-        for index in [1, 3] {
-            // SAFETY: within the page, which nobody else has yet.
-            unsafe { page.as_ptr().cast::<u32>().add(index).write(1) };
-        }
-        let grant = table.grant(page, device.other_domain(), Access::ReadWrite).map_err(failure)?;
+        let grant = empty_ring(self.app, device)?;
         let port = self.app.event_channels().alloc_unbound(device.other_domain()).map_err(failure)?;
         Ok((grant, port))
     }
@@ -87,16 +93,16 @@ async fn console(app: App, store: &Store) {
     }
 }
 
-/// A frontend for each block device that comes.
-pub async fn frontends(app: App) -> Result<(), String> {
+/// A frontend for each device of `class` that comes.
+pub async fn frontends<F: Frontend>(app: App, class: &str, make: impl Fn(App, String) -> F) -> Result<(), String> {
     let store = app.store().map_err(text)?;
-    let serving = serve(&store, End::Frontend, "vbd", |found| {
+    let serving = serve(&store, End::Frontend, class, |found| {
         let store = store.clone();
+        let mut driver = make(app, found.id.clone());
         async move {
-            let mut driver = Front { app, name: found.id.clone() };
             match frontend(&store, app.clock(), &found.path, &mut driver).await {
-                Ok(ended) => println!("vbd {}: {ended:?}", found.id),
-                Err(error) => println!("vbd {}: {error}", found.id),
+                Ok(ended) => println!("{class} {}: {ended:?}", found.id),
+                Err(error) => println!("{class} {}: {error}", found.id),
             }
         }
     });

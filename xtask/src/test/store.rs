@@ -21,6 +21,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("1,000 transactions of each of three domains", transactions),
     ("a directory of 1,000 entries", directory),
     ("100 times attach and detach, Linux's blkback", attach_linux),
+    ("attach and detach, Linux's netback", attach_vif),
     ("both ends ours: a vbd from a driver domain", attach_ours),
     ("a blkback that goes away and comes back", rebind),
     ("xl shutdown and xl reboot", shutdown),
@@ -176,19 +177,32 @@ fn in_use(domain: &Domain<'_>) -> Result<(String, u64)> {
     }
 }
 
+/// A device that is attached and detached.
+struct Cycled<'a> {
+    /// `block` or `network`, as in xl's commands.
+    kind: &'a str,
+    class: &'a str,
+    id: u32,
+    /// What `xl block-attach` takes.
+    spec: &'a str,
+    /// Where the backends of this class have their directories.
+    backend: &'a str,
+}
+
 /// Runs cycles of attach and detach in dom0, each waiting for the device to be in use.
-fn cycles(f: &Fixture, domain: &Domain<'_>, disk: &str, backend: &str, count: u32) -> Result<()> {
+fn cycles(f: &Fixture, domain: &Domain<'_>, device: &Cycled<'_>, count: u32) -> Result<()> {
+    let Cycled { kind, class, id: device, spec, backend } = device;
     f.lab
         .run(&format!(
-            "state=/local/domain/{id}/device/vbd/51712/state
+            "state=/local/domain/{id}/device/{class}/{device}/state
              for cycle in $(seq {count}); do
-               xl block-attach {id} '{disk}' >/dev/null || exit 1
+               xl {kind}-attach {id} '{spec}' >/dev/null || exit 1
                tries=400
                until [ \"$(xenstore-read $state 2>/dev/null)\" = 4 ] && \
-                 [ \"$(xenstore-read {backend}/{id}/51712/state)\" = 4 ]; do
+                 [ \"$(xenstore-read {backend}/{id}/{device}/state)\" = 4 ]; do
                  tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo \"cycle $cycle: not connected\"; exit 1; }}; usleep 20000
                done
-               xl block-detach {id} xvda >/dev/null || exit 1
+               xl {kind}-detach {id} {device} >/dev/null || exit 1
                echo cycle $cycle
                tries=400
                while xenstore-exists $state; do
@@ -202,18 +216,30 @@ fn cycles(f: &Fixture, domain: &Domain<'_>, disk: &str, backend: &str, count: u3
 }
 
 /// Cycles until nothing new is in use. Memory is compared after a warm-up: buffers grow to what they are used for.
-fn check_cycles(f: &Fixture, domains: &[&Domain<'_>], disk: &str, backend: &str, count: u32) -> Result<String> {
+fn check_cycles(f: &Fixture, domains: &[&Domain<'_>], device: &Cycled<'_>, count: u32) -> Result<String> {
     let uses = || domains.iter().map(|domain| in_use(domain)).collect::<Result<Vec<_>>>();
     let start = uses()?;
-    cycles(f, domains[0], disk, backend, 5)?;
+    cycles(f, domains[0], device, 5)?;
     let warm = uses()?;
-    cycles(f, domains[0], disk, backend, count - 5)?;
+    cycles(f, domains[0], device, count - 5)?;
     let end = uses()?;
     for ((start, warm), end) in start.iter().zip(&warm).zip(&end) {
         ensure!(start.0 == end.0, "at the start {}, at the end {}", start.0, end.0);
         ensure!(end.1 + 4096 >= warm.1, "{} bytes free after 5 cycles, {} after {count}", warm.1, end.1);
     }
     Ok(format!("{}, as at the start", end[0].0))
+}
+
+fn attach_vif(f: &Fixture) -> Result<String> {
+    let domain = guest(&f.lab, &f.probe, "vif").command_line("test=vif").create()?;
+    domain.wait_for("vbd: ready", 20)?;
+    let backend = "/local/domain/0/backend/vif";
+    let device = Cycled { kind: "network", class: "vif", id: 0, spec: "mac=00:16:3e:01:02:03", backend };
+    let note = check_cycles(f, &[&domain], &device, 10)?;
+    let console = domain.console()?;
+    let connected = console.matches("vif 0: 00:16:3e:01:02:03 from d0").count();
+    ensure!(connected == 10, "{connected} of 10 times connected:\n{console}");
+    Ok(note)
 }
 
 fn attach_linux(f: &Fixture) -> Result<String> {
@@ -230,7 +256,9 @@ fn attach(f: &Fixture, times: u32) -> Result<String> {
     domain.wait_for("vbd: ready", 20)?;
     let backend = "/local/domain/0/backend/vbd";
     let start = Instant::now();
-    let note = check_cycles(f, &[&domain], "format=raw,vdev=xvda,access=rw,target=/tmp/disk", backend, times)?;
+    let spec = "format=raw,vdev=xvda,access=rw,target=/tmp/disk";
+    let device = Cycled { kind: "block", class: "vbd", id: 51712, spec, backend };
+    let note = check_cycles(f, &[&domain], &device, times)?;
     let console = domain.console()?;
     let connected = console.matches("vbd 51712: 2048 sectors from d0").count();
     ensure!(connected == times as usize, "{connected} of {times} times connected:\n{console}");
@@ -246,7 +274,8 @@ fn attach_ours(f: &Fixture) -> Result<String> {
     front.wait_for("vbd: ready", 20)?;
     let disk = |params: &str| format!("format=raw,vdev=xvda,access=rw,backendtype=phy,backend=back,target={params}");
     let backend = format!("/local/domain/{}/backend/vbd", back.id);
-    let note = check_cycles(f, &[&front, &back], &disk("disk"), &backend, 20)?;
+    let device = Cycled { kind: "block", class: "vbd", id: 51712, spec: &disk("disk"), backend: &backend };
+    let note = check_cycles(f, &[&front, &back], &device, 20)?;
     // What is wrong is told where xl looks for it.
     let attached = f.lab.try_run(&format!("xl block-attach {} '{}'", front.id, disk("broken")))?;
     ensure!(attached.0 != 0, "xl is content with a broken disk: {}", attached.1);
