@@ -97,8 +97,9 @@ pub(crate) extern "C" fn sleep() {
 /// Xen's event upcall. It only says that it came: the idle loop looks at the pending bits afterwards. Without the
 /// store Xen would inject it again at once (`struct vcpu_info`, xen/include/public/xen.h).
 ///
-/// A processor takes no interrupt between `sti` and the instruction after it. QEMU 7.2 does where the hypervisor was
-/// entered right there, and the `hlt` would then sleep over the event that came: it is stepped over.
+/// A processor takes no interrupt between `sti` and the instruction after it, but guests under Xen in QEMU 7.2 were seen
+/// asleep with an event pending and its upcall gone, as if it had come right there. So a `hlt` that an upcall comes
+/// before is stepped over.
 #[unsafe(naked)]
 extern "C" fn upcall() {
     naked_asm!(
