@@ -433,3 +433,33 @@ fn devices_of_other_domains_are_not_seen() {
         bench.check_no_leak(xen);
     });
 }
+
+/// Whatever an earlier driver or a strange toolstack has left in the states, the ends begin anew.
+#[test]
+fn any_state_can_be_begun_from() {
+    for left in ["0", "2", "3", "4", "5", "6", "7", "8", "77", "nonsense", ""] {
+        check("left states", 5, move |xen| {
+            let log = Rc::<Log>::default();
+            let (front, back, dom0) = (xen.domain(), xen.domain(), xen.dom0());
+            let toolstack = xen.toolstack();
+            let counted = log.clone();
+            xen.run(async move {
+                toolstack.attach("bell", front.id(), back.id(), 0).await.unwrap();
+                let (at_front, at_back) = Toolstack::paths("bell", front.id(), back.id(), 0);
+                for path in [&at_front, &at_back] {
+                    toolstack.store().set(&format!("{path}/state"), left).await.unwrap();
+                }
+                let mut bell = Bell { domain: front.clone(), log: counted.clone() };
+                let mut echo = Echo { domain: back.clone(), log: counted.clone() };
+                let (front_store, back_store) = (front.store(), back.store());
+                let clock = front.clone();
+                let first = front.spawn(async move { frontend(&front_store, clock, &at_front, &mut bell).await });
+                let clock = back.clone();
+                let second = back.spawn(async move { backend(&back_store, clock, &at_back, &mut echo).await });
+                until(&dom0, "rounds", || counted.rounds.get() > 2).await;
+                assert!(toolstack.detach("bell", front.id(), back.id(), 0).await.unwrap());
+                assert_eq!((first.await, second.await), (Ok(Ended::Removed), Ok(Ended::Removed)));
+            });
+        });
+    }
+}

@@ -91,6 +91,7 @@ pub enum End {
 /// Closing      5                      x            Closing      5                      x
 /// Closed       6       x                           Closed       6       x  x
 /// Reconfiguring 7               x  x  x            Reconfigured 8                x  x  x
+/// (2, 8)                              x            (3, 7)                              x
 /// ```
 pub fn is_legal(end: End, from: State, to: State) -> bool {
     use State::{
@@ -107,8 +108,10 @@ pub fn is_legal(end: End, from: State, to: State) -> bool {
         (End::Backend, InitWait | Reconfigured) => &[Connected, Closing, Closed],
         (End::Backend, Connected) => &[Connected, Closing, Closed, Reconfigured],
         (End::Backend, Closed) => &[Initialising, InitWait],
-        (_, Closing) => &[Closed],
-        (End::Frontend, InitWait | Reconfigured) | (End::Backend, Initialised | Reconfiguring) => &[],
+        // What is not this end's state at all can only be ended.
+        (_, Closing) | (End::Frontend, InitWait | Reconfigured) | (End::Backend, Initialised | Reconfiguring) => {
+            &[Closed]
+        }
     };
     next.contains(&to)
 }
@@ -237,16 +240,16 @@ mod tests {
             (End::Frontend, State::Closing, "     x  "),
             (End::Frontend, State::Closed, "x       "),
             (End::Frontend, State::Reconfiguring, "   xxx  "),
-            (End::Frontend, State::InitWait, "        "),
-            (End::Frontend, State::Reconfigured, "        "),
+            (End::Frontend, State::InitWait, "     x  "),
+            (End::Frontend, State::Reconfigured, "     x  "),
             (End::Backend, State::Initialising, " x  xx  "),
             (End::Backend, State::InitWait, "   xxx  "),
             (End::Backend, State::Connected, "   xxx x"),
             (End::Backend, State::Closing, "     x  "),
             (End::Backend, State::Closed, "xx      "),
             (End::Backend, State::Reconfigured, "   xxx  "),
-            (End::Backend, State::Initialised, "        "),
-            (End::Backend, State::Reconfiguring, "        "),
+            (End::Backend, State::Initialised, "     x  "),
+            (End::Backend, State::Reconfiguring, "     x  "),
         ];
         for (end, from, row) in rows {
             let legal: String =
