@@ -15,7 +15,7 @@ use xenstore_client::{Broken, Restart, Store};
 pub(crate) struct Wishes {
     /// The latest request to end.
     shutdown: Cell<Option<Shutdown>>,
-    /// How many wait for one, or were told.
+    /// Whether the application has ever asked for one: from then on ending is its business.
     heard: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
     /// How often the domain was resumed, and how the last time.

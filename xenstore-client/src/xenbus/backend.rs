@@ -1,12 +1,9 @@
 //! A backend's life.
 
-use core::pin::pin;
-
-use futures_util::future::{Either, select};
 use xen_hal::{Clock, Errno};
 
 use super::device::{Device, Ended, Failure, Switched, Watches};
-use super::signals::Signals;
+use super::signals::{Signals, attend};
 use super::state::{BackendStage, BackendStep, End, State, backend_step};
 use crate::{Error, Store, Tree};
 
@@ -247,8 +244,7 @@ async fn run<B: Backend>(
     link: B::Link,
 ) -> Result<(Result<(), Failure>, Option<Seen>), Error> {
     let signals = Signals::default();
-    let serve = pin!(driver.run(device, link, &signals));
-    let monitor = pin!(async {
+    let monitor = async {
         loop {
             match look(device, BackendStage::Up).await? {
                 Seen::Step(BackendStep::Wait | BackendStep::Connect | BackendStep::Reopen) => signals.change(),
@@ -256,15 +252,8 @@ async fn run<B: Backend>(
             }
             watches.next(device).await?;
         }
-    });
-    match select(serve, monitor).await {
-        Either::Left((outcome, _)) => Ok((outcome, None)),
-        Either::Right((seen, serve)) => {
-            signals.close();
-            let outcome = serve.await;
-            Ok((outcome, Some(seen?)))
-        }
-    }
+    };
+    attend(&signals, driver.run(device, link, &signals), monitor).await
 }
 
 /// The closing handshake, from this end.

@@ -1,13 +1,11 @@
 //! A frontend's life.
 
-use core::pin::pin;
 use core::time::Duration;
 
-use futures_util::future::{Either, select};
 use xen_hal::Clock;
 
 use super::device::{Device, Ended, Failure, Switched, Watches};
-use super::signals::Signals;
+use super::signals::{Signals, attend};
 use super::state::{End, FrontendStage, FrontendStep, State, frontend_step};
 use crate::{Error, Store, Tree};
 
@@ -259,8 +257,7 @@ async fn run<F: Frontend>(
     offer: F::Offer,
 ) -> Result<(Result<(), Failure>, Option<Seen>), Error> {
     let signals = Signals::default();
-    let use_it = pin!(driver.run(device, offer, &signals));
-    let monitor = pin!(async {
+    let monitor = async {
         loop {
             match look(device, generation, FrontendStage::Up).await? {
                 Err(life) => return Ok::<Seen, Error>(Seen::Life(life)),
@@ -271,15 +268,8 @@ async fn run<F: Frontend>(
             }
             watches.next(device).await?;
         }
-    });
-    match select(use_it, monitor).await {
-        Either::Left((outcome, _)) => Ok((outcome, None)),
-        Either::Right((seen, use_it)) => {
-            signals.close();
-            let outcome = use_it.await;
-            Ok((outcome, Some(seen?)))
-        }
-    }
+    };
+    attend(&signals, driver.run(device, offer, &signals), monitor).await
 }
 
 /// The closing handshake, from this end.

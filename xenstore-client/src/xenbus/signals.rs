@@ -2,8 +2,14 @@
 
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
-use core::future::poll_fn;
+use core::future::{Future, poll_fn};
+use core::pin::pin;
 use core::task::{Context, Poll, Waker};
+
+use futures_util::future::{Either, select};
+
+use super::device::Failure;
+use crate::Error;
 
 /// Tells a driver that the device is to end, or that the other end has changed something.
 #[derive(Debug, Default)]
@@ -67,5 +73,22 @@ impl Signals {
     fn wake(&self) {
         let wakers = core::mem::take(&mut *self.wakers.borrow_mut());
         wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Lets a driver use the device until it ends by itself, or `monitor` sees why it has to, and then waits for it to let
+/// go. Returns how the driver ended, and what the monitor saw.
+pub(super) async fn attend<T>(
+    signals: &Signals,
+    driver: impl Future<Output = Result<(), Failure>>,
+    monitor: impl Future<Output = Result<T, Error>>,
+) -> Result<(Result<(), Failure>, Option<T>), Error> {
+    match select(pin!(driver), pin!(monitor)).await {
+        Either::Left((outcome, _)) => Ok((outcome, None)),
+        Either::Right((seen, driver)) => {
+            signals.close();
+            let outcome = driver.await;
+            Ok((outcome, Some(seen?)))
+        }
     }
 }
