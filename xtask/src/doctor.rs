@@ -60,9 +60,8 @@ fn checks() -> Vec<(&'static str, Finding)> {
         ));
     }
     findings.push(("cache", cache_folder()));
+    findings.push(("QEMU", qemu()));
     for suite in suite::SUITES {
-        findings
-            .push((if suite.codename == "bookworm" { "QEMU for Xen 4.17" } else { "QEMU for Xen 4.20" }, qemu(suite)));
         let finding = match lab::is_prepared(suite) {
             Ok(true) => Finding::Good("downloaded; boots offline".into()),
             Ok(false) => Finding::Later(format!(
@@ -122,9 +121,9 @@ fn free_space(path: &Path) -> Option<u64> {
     String::from_utf8_lossy(&output.stdout).lines().nth(1)?.trim().parse().ok()
 }
 
-fn qemu(suite: lab::Suite) -> Finding {
+fn qemu() -> Finding {
     let mend = "unset SARAB_QEMU, or name a QEMU of version 7.2 or newer by it";
-    match Qemu::present(suite) {
+    match Qemu::present() {
         Ok(None) => Finding::Later("the first run downloads it (about 40 MB), for this project alone".into()),
         Ok(Some(qemu)) => match qemu.check().and_then(|()| qemu.version()) {
             Ok(version) => Finding::Good(version),

@@ -44,7 +44,7 @@ const PROGRAMS: [&str; 10] = [
 ];
 
 /// Kernel modules in dom0; what they depend on is added.
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 14] = [
     "xen-evtchn",
     "xen-privcmd",
     "xenfs",
@@ -53,9 +53,13 @@ const MODULES: [&str; 11] = [
     "loop",
     "bridge",
     "xen-blkback",
+    "xen-blkfront",
     "xen-netback",
     "e1000",
     "nvme",
+    // ext4 asks for it by the name of what it does, which no list of dependencies tells.
+    "crc32c_generic",
+    "ext4",
 ];
 
 /// A cpio archive (newc, gzip) in the making.

@@ -147,8 +147,10 @@ impl Domain<'_> {
         if !console.contains(" passed, ") && reason == "0" {
             console = self.wait_for(" passed, ", 20)?;
         }
-        ensure!(console.contains(" passed, 0 failed"), "{}:\n{console}", self.name);
-        ensure!(reason == "0", "{} ended with reason {reason}:\n{console}", self.name);
+        if !console.contains(" passed, 0 failed") || reason != "0" {
+            let hypervisor = self.lab.run("xl dmesg | tail -n 40")?;
+            bail!("{} ended with reason {reason}; its console:\n{console}\nthe hypervisor's:\n{hypervisor}", self.name);
+        }
         Ok(console)
     }
 }
