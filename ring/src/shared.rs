@@ -4,7 +4,7 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use xen_hal::{PAGE_SIZE, Page};
+use xen_hal::{Access, CopyOp, DomId, Grant, GrantRef, GrantStatus, GrantTable, Mapping, PAGE_SIZE, Page, Remote};
 
 /// Memory that a peer reads and writes too.
 ///
@@ -76,10 +76,8 @@ impl SharedMemory {
     /// Where they are not all inside.
     pub fn read(&self, offset: usize, to: &mut [u8]) {
         let from = self.at(offset, to.len());
-        for (index, byte) in to.iter_mut().enumerate() {
-            // SAFETY: inside the memory; volatile, as the peer may write at the same time.
-            *byte = unsafe { from.add(index).read_volatile() };
-        }
+        // SAFETY: inside the memory on one side, exclusively ours on the other.
+        unsafe { copy(from.as_ptr(), to.as_mut_ptr(), to.len()) };
     }
 
     /// Copies bytes in.
@@ -89,10 +87,63 @@ impl SharedMemory {
     /// Where they would not all be inside.
     pub fn write(&self, offset: usize, from: &[u8]) {
         let to = self.at(offset, from.len());
-        for (index, byte) in from.iter().enumerate() {
-            // SAFETY: inside the memory; volatile, as the peer may read at the same time.
-            unsafe { to.add(index).write_volatile(*byte) };
-        }
+        // SAFETY: as in `read`.
+        unsafe { copy(from.as_ptr(), to.as_ptr(), from.len()) };
+    }
+}
+
+/// Copies bytes of which a peer may change those on one side at the same time. The compiler knows nothing of them: not
+/// that they could be read twice, nor that they stay as they were.
+///
+/// # Safety
+///
+/// `len` bytes are readable at `from` and writable at `to`; they do not overlap.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: the caller's; the direction flag is clear by the ABI.
+    unsafe {
+        core::arch::asm!(
+            "rep movsq",
+            "mov rcx, {rest}",
+            "rep movsb",
+            rest = in(reg) len % 8,
+            inout("rcx") len / 8 => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// As above, for other processors and for Miri.
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    for index in 0..len {
+        // SAFETY: the caller's.
+        unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) };
+    }
+}
+
+impl SharedMemory {
+    /// An operation that copies `len` bytes at `offset` to a peer's page, for [`GrantTable::copy`].
+    ///
+    /// # Panics
+    ///
+    /// Where the bytes are not all inside, or cross a page's boundary at either end.
+    pub fn copy_to(&self, offset: usize, len: usize, remote: Remote) -> CopyOp<'_> {
+        // SAFETY: inside the memory, which stays mapped for as long as it is borrowed.
+        unsafe { CopyOp::write_raw(self.at(offset, len), len, remote) }
+    }
+
+    /// An operation that copies `len` bytes from a peer's page to `offset`, for [`GrantTable::copy`].
+    ///
+    /// # Panics
+    ///
+    /// Where the bytes are not all inside, or cross a page's boundary at either end.
+    pub fn copy_from(&self, offset: usize, len: usize, remote: Remote) -> CopyOp<'_> {
+        // SAFETY: inside the memory, which stays mapped for as long as it is borrowed, and into which no reference
+        // points.
+        unsafe { CopyOp::read_raw(remote, self.at(offset, len), len) }
     }
 }
 
@@ -103,6 +154,7 @@ impl fmt::Debug for SharedMemory {
 }
 
 /// A page that a peer reads and writes too; owns the page.
+#[derive(Debug)]
 pub struct SharedPage<P> {
     memory: SharedMemory,
     page: P,
@@ -128,6 +180,123 @@ impl<P: Page> SharedPage<P> {
 }
 
 impl<P> core::ops::Deref for SharedPage<P> {
+    type Target = SharedMemory;
+
+    fn deref(&self) -> &SharedMemory {
+        &self.memory
+    }
+}
+
+/// A page that is lent to a peer at times: as the page of a buffer, whose bytes stay where they are meanwhile.
+pub struct LentPage<G: Grant> {
+    memory: SharedMemory,
+    state: Option<State<G>>,
+}
+
+enum State<G: Grant> {
+    Own(G::Page),
+    Lent(G),
+}
+
+impl<G: Grant> LentPage<G> {
+    /// A page that is not lent yet.
+    pub fn new(page: G::Page) -> LentPage<G> {
+        // SAFETY: by `Page`'s contract the bytes belong to the owner of the page, which is this value, or its grant,
+        // from here on.
+        let memory = unsafe { SharedMemory::new(page.as_ptr(), PAGE_SIZE) };
+        LentPage { memory, state: Some(State::Own(page)) }
+    }
+
+    /// The reference, while it is lent.
+    pub fn reference(&self) -> Option<GrantRef> {
+        match &self.state {
+            Some(State::Lent(grant)) => Some(grant.reference()),
+            _ => None,
+        }
+    }
+
+    /// Lends it; where it is lent already, the reference is the one from then.
+    ///
+    /// # Errors
+    ///
+    /// What the grant table says; the page stays as it is.
+    pub fn lend<T>(&mut self, table: &T, peer: DomId, access: Access) -> Result<GrantRef, T::Error>
+    where
+        T: GrantTable<Grant = G, Page = G::Page>,
+    {
+        match self.state.take() {
+            Some(State::Own(page)) => match table.grant(page, peer, access) {
+                Ok(grant) => {
+                    let reference = grant.reference();
+                    self.state = Some(State::Lent(grant));
+                    Ok(reference)
+                }
+                Err(refused) => {
+                    self.state = Some(State::Own(refused.page));
+                    Err(refused.error)
+                }
+            },
+            Some(State::Lent(grant)) => {
+                let reference = grant.reference();
+                self.state = Some(State::Lent(grant));
+                Ok(reference)
+            }
+            None => unreachable!("the state is only ever taken for a moment"),
+        }
+    }
+
+    /// Ends the peer's access. `false` where the peer still uses the page: it stays lent then.
+    #[must_use = "a page that the peer still has may be given to nobody"]
+    pub fn take_back(&mut self) -> bool {
+        match self.state.take() {
+            Some(State::Lent(grant)) => match grant.try_end() {
+                Ok(page) => {
+                    self.state = Some(State::Own(page));
+                    true
+                }
+                Err(grant) => {
+                    self.state = Some(State::Lent(grant));
+                    false
+                }
+            },
+            other => {
+                self.state = other;
+                true
+            }
+        }
+    }
+}
+
+impl<G: Grant> core::ops::Deref for LentPage<G> {
+    type Target = SharedMemory;
+
+    fn deref(&self) -> &SharedMemory {
+        &self.memory
+    }
+}
+
+/// Pages of a peer, mapped side by side, as one piece of memory; owns the mapping.
+pub struct SharedMapping<M> {
+    memory: SharedMemory,
+    _mapping: M,
+}
+
+impl<M: Mapping> SharedMapping<M> {
+    /// Takes a mapping.
+    ///
+    /// # Errors
+    ///
+    /// Why a page is not mapped.
+    pub fn new(mapping: M) -> Result<SharedMapping<M>, GrantStatus> {
+        let start = mapping.all()?;
+        // SAFETY: by `Mapping`'s contract the pages lie there, mapped, for as long as it lives, and no reference points
+        // into them.
+        let memory = unsafe { SharedMemory::new(start, mapping.len() * PAGE_SIZE) };
+        Ok(SharedMapping { memory, _mapping: mapping })
+    }
+}
+
+impl<M> core::ops::Deref for SharedMapping<M> {
     type Target = SharedMemory;
 
     fn deref(&self) -> &SharedMemory {

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::Tally;
+use crate::lab;
 use crate::paths::{apps, repo};
 
 pub fn run(tally: &mut Tally) {
@@ -29,7 +30,10 @@ pub fn run(tally: &mut Tally) {
     tally.step("clippy of the guests", || {
         cargo(&apps, &["clippy", "--quiet", "--release", "--workspace", "--", "-D", "warnings"])
     });
-    tally.step("tests on the host", || cargo(&root, &["test", "--workspace"]));
+    tally.step("tests on the host", || {
+        let headers = lab::headers().context("Xen's headers, to compare with")?;
+        finish(command(&root, &["test", "--workspace"]).env("SARAB_XEN_HEADERS", headers))
+    });
     tally.step("documentation", || {
         let mut command = command(&root, &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
         finish(command.env("RUSTDOCFLAGS", "-D warnings"))

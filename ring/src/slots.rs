@@ -1,0 +1,486 @@
+//! A ring of requests and responses, as the block and network protocols use it (xen/include/public/io/ring.h).
+//!
+//! Requests and responses share the slots: a response overwrites a request that the backend has taken. Indices run
+//! freely and wrap at 2³². Each end keeps its own indices to itself and checks the peer's against them, so whatever
+//! the peer writes, a slot is read only where the peer may have filled one, and once.
+
+use core::fmt;
+
+use crate::{SharedMemory, handshake};
+
+/// Where the producer of requests has come to.
+const REQ_PROD: usize = 0;
+/// The backend wants to be notified when the producer of requests passes this.
+const REQ_EVENT: usize = 4;
+/// Where the producer of responses has come to.
+const RSP_PROD: usize = 8;
+/// The frontend wants to be notified when the producer of responses passes this.
+const RSP_EVENT: usize = 12;
+/// The slots begin after the header and its padding.
+const SLOTS: usize = 64;
+/// No protocol of Xen's has larger slots.
+const LARGEST_SLOT: usize = 128;
+
+/// How a protocol's requests and responses lie in a slot.
+pub trait Protocol {
+    /// What the frontend asks.
+    type Request;
+    /// What the backend answers.
+    type Response;
+
+    /// Bytes of a slot: of the larger of the two, with C's padding.
+    fn slot_size(&self) -> usize;
+
+    /// Writes a request to a slot of zeroes.
+    fn encode_request(&self, request: &Self::Request, slot: &mut [u8]);
+
+    /// Reads a request from a copy of its slot. Nothing in it is to be trusted.
+    fn decode_request(&self, slot: &[u8]) -> Self::Request;
+
+    /// Writes a response to a slot of zeroes.
+    fn encode_response(&self, response: &Self::Response, slot: &mut [u8]);
+
+    /// Reads a response from a copy of its slot. Nothing in it is to be trusted.
+    fn decode_response(&self, slot: &[u8]) -> Self::Response;
+}
+
+/// The peer has moved its index to where it cannot be: it is broken or hostile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct BadProducer {
+    /// What the peer's index says.
+    pub producer: u32,
+    /// How far this end has taken what the peer produced.
+    pub consumer: u32,
+    /// How many there could be at most.
+    pub most: u32,
+}
+
+impl fmt::Display for BadProducer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "ring index out of range: the peer's producer is {:#x} where {:#x} to {:#x} is possible",
+            self.producer,
+            self.consumer,
+            self.consumer.wrapping_add(self.most)
+        )
+    }
+}
+
+impl core::error::Error for BadProducer {}
+
+/// No slot is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no slot of the ring is free")
+    }
+}
+
+impl core::error::Error for Full {}
+
+/// How many slots of `slot_size` bytes a ring in `bytes` bytes has: a power of two, as `__RING_SIZE` rounds it.
+///
+/// # Panics
+///
+/// Where there is no room for one.
+pub const fn slots(bytes: usize, slot_size: usize) -> u32 {
+    let fit = ((bytes - SLOTS) / slot_size) as u32;
+    1 << fit.ilog2()
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    slot: usize,
+    slots: u32,
+}
+
+impl Layout {
+    fn new(memory: &SharedMemory, slot: usize) -> Layout {
+        assert!(slot <= LARGEST_SLOT, "slots of {slot} bytes");
+        Layout { slot, slots: slots(memory.len(), slot) }
+    }
+
+    fn offset(&self, index: u32) -> usize {
+        SLOTS + (index & (self.slots - 1)) as usize * self.slot
+    }
+
+    /// Copies a slot out, once.
+    fn read<R>(&self, memory: &SharedMemory, index: u32, decode: impl FnOnce(&[u8]) -> R) -> R {
+        let mut copy = [0; LARGEST_SLOT];
+        memory.read(self.offset(index), &mut copy[..self.slot]);
+        decode(&copy[..self.slot])
+    }
+
+    /// Fills a slot whole: what encodes nothing is zero, not what lay there before (XSA-216).
+    fn write(&self, memory: &SharedMemory, index: u32, encode: impl FnOnce(&mut [u8])) {
+        let mut copy = [0; LARGEST_SLOT];
+        encode(&mut copy[..self.slot]);
+        memory.write(self.offset(index), &copy[..self.slot]);
+    }
+}
+
+/// The frontend's end: it puts requests in and takes responses out.
+#[derive(Debug)]
+pub struct FrontRing<P> {
+    protocol: P,
+    layout: Layout,
+    /// Requests put in, of which the peer knows those before `published`.
+    produced: u32,
+    published: u32,
+    /// Responses taken out.
+    consumed: u32,
+}
+
+impl<P: Protocol> FrontRing<P> {
+    /// An empty ring in this memory, which the peer has not seen yet.
+    pub fn new(protocol: P, memory: &SharedMemory) -> FrontRing<P> {
+        let layout = Layout::new(memory, protocol.slot_size());
+        for (index, value) in [(REQ_PROD, 0), (REQ_EVENT, 1), (RSP_PROD, 0), (RSP_EVENT, 1)] {
+            memory.store(index, value);
+        }
+        FrontRing { protocol, layout, produced: 0, published: 0, consumed: 0 }
+    }
+
+    /// How many slots there are.
+    pub fn slots(&self) -> u32 {
+        self.layout.slots
+    }
+
+    /// How many requests have no response taken yet.
+    pub fn outstanding(&self) -> u32 {
+        self.produced.wrapping_sub(self.consumed)
+    }
+
+    /// How many requests can be put in now.
+    pub fn free(&self) -> u32 {
+        self.layout.slots - self.outstanding()
+    }
+
+    /// Puts a request in, for the peer to see at the next [`publish`](FrontRing::publish).
+    ///
+    /// # Errors
+    ///
+    /// Where no slot is free.
+    pub fn push(&mut self, memory: &SharedMemory, request: &P::Request) -> Result<(), Full> {
+        if self.free() == 0 {
+            return Err(Full);
+        }
+        self.layout.write(memory, self.produced, |slot| self.protocol.encode_request(request, slot));
+        self.produced = self.produced.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Shows the peer what was put in. Whether it is to be notified.
+    #[must_use = "a peer that is not notified may sleep for ever"]
+    pub fn publish(&mut self, memory: &SharedMemory) -> bool {
+        let from = core::mem::replace(&mut self.published, self.produced);
+        from != self.produced && handshake::publish(memory, REQ_PROD, REQ_EVENT, from, self.produced)
+    }
+
+    /// Takes a response out, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Where the peer has produced more responses than there were requests.
+    pub fn pop(&mut self, memory: &SharedMemory) -> Result<Option<P::Response>, BadProducer> {
+        if self.waiting(memory)? == 0 {
+            return Ok(None);
+        }
+        let response = self.layout.read(memory, self.consumed, |slot| self.protocol.decode_response(slot));
+        self.consumed = self.consumed.wrapping_add(1);
+        Ok(Some(response))
+    }
+
+    /// How many responses wait to be taken.
+    ///
+    /// # Errors
+    ///
+    /// As [`pop`](FrontRing::pop).
+    pub fn waiting(&self, memory: &SharedMemory) -> Result<u32, BadProducer> {
+        check(memory.load(RSP_PROD), self.consumed, self.published.wrapping_sub(self.consumed))
+    }
+
+    /// Asks to be notified when the `after`th response from now is there, 1 for the next. Whether responses wait
+    /// already, that many: then no notification will come for them.
+    ///
+    /// # Errors
+    ///
+    /// As [`pop`](FrontRing::pop).
+    #[must_use = "what is there already makes no notification"]
+    pub fn arm(&mut self, memory: &SharedMemory, after: u32) -> Result<bool, BadProducer> {
+        handshake::arm(memory, RSP_EVENT, self.consumed.wrapping_add(after));
+        Ok(self.waiting(memory)? >= after)
+    }
+}
+
+/// The backend's end: it takes requests out and puts responses in.
+#[derive(Debug)]
+pub struct BackRing<P> {
+    protocol: P,
+    layout: Layout,
+    /// Requests taken out.
+    consumed: u32,
+    /// Responses put in, of which the peer knows those before `published`.
+    produced: u32,
+    published: u32,
+}
+
+impl<P: Protocol> BackRing<P> {
+    /// Takes over a ring that a frontend has made, and goes on where the last backend has stopped.
+    ///
+    /// # Errors
+    ///
+    /// Where the frontend's index is out of range.
+    pub fn attach(protocol: P, memory: &SharedMemory) -> Result<BackRing<P>, BadProducer> {
+        let layout = Layout::new(memory, protocol.slot_size());
+        let start = memory.load(RSP_PROD);
+        check(memory.load(REQ_PROD), start, layout.slots)?;
+        Ok(BackRing { protocol, layout, consumed: start, produced: start, published: start })
+    }
+
+    /// How many slots there are.
+    pub fn slots(&self) -> u32 {
+        self.layout.slots
+    }
+
+    /// How many requests were taken and have no response yet.
+    pub fn outstanding(&self) -> u32 {
+        self.consumed.wrapping_sub(self.produced)
+    }
+
+    /// Takes a request out, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Where the peer has produced more requests than there are slots for.
+    pub fn pop(&mut self, memory: &SharedMemory) -> Result<Option<P::Request>, BadProducer> {
+        if self.waiting(memory)? == 0 {
+            return Ok(None);
+        }
+        let request = self.layout.read(memory, self.consumed, |slot| self.protocol.decode_request(slot));
+        self.consumed = self.consumed.wrapping_add(1);
+        Ok(Some(request))
+    }
+
+    /// How many requests wait to be taken.
+    ///
+    /// # Errors
+    ///
+    /// As [`pop`](BackRing::pop).
+    pub fn waiting(&self, memory: &SharedMemory) -> Result<u32, BadProducer> {
+        check(memory.load(REQ_PROD), self.consumed, self.layout.slots - self.outstanding())
+    }
+
+    /// Asks to be notified of the next request. Whether there is one already: then no notification will come for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`pop`](BackRing::pop).
+    #[must_use = "what is there already makes no notification"]
+    pub fn arm(&mut self, memory: &SharedMemory) -> Result<bool, BadProducer> {
+        handshake::arm(memory, REQ_EVENT, self.consumed.wrapping_add(1));
+        Ok(self.waiting(memory)? > 0)
+    }
+
+    /// Puts a response in, for the peer to see at the next [`publish`](BackRing::publish).
+    ///
+    /// # Panics
+    ///
+    /// Where every request that was taken has its response already: it would overwrite a request.
+    pub fn push(&mut self, memory: &SharedMemory, response: &P::Response) {
+        assert!(self.outstanding() > 0, "a response without a request");
+        self.layout.write(memory, self.produced, |slot| self.protocol.encode_response(response, slot));
+        self.produced = self.produced.wrapping_add(1);
+    }
+
+    /// Shows the peer what was put in. Whether it is to be notified.
+    #[must_use = "a peer that is not notified may sleep for ever"]
+    pub fn publish(&mut self, memory: &SharedMemory) -> bool {
+        let from = core::mem::replace(&mut self.published, self.produced);
+        from != self.produced && handshake::publish(memory, RSP_PROD, RSP_EVENT, from, self.produced)
+    }
+}
+
+/// How many the peer has produced that were not consumed.
+fn check(producer: u32, consumer: u32, most: u32) -> Result<u32, BadProducer> {
+    match producer.wrapping_sub(consumer) {
+        count if count <= most => Ok(count),
+        _ => Err(BadProducer { producer, consumer, most }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::boxed::Box;
+    use alloc::collections::VecDeque;
+    use alloc::vec::Vec;
+    use core::ptr::NonNull;
+    use proptest::prelude::*;
+
+    /// Requests of 12 bytes and responses of 8.
+    #[derive(Clone, Copy, Debug)]
+    struct Numbers;
+
+    impl Protocol for Numbers {
+        type Request = u64;
+        type Response = u32;
+
+        fn slot_size(&self) -> usize {
+            12
+        }
+
+        fn encode_request(&self, request: &u64, slot: &mut [u8]) {
+            slot[4..].copy_from_slice(&request.to_le_bytes());
+        }
+
+        fn decode_request(&self, slot: &[u8]) -> u64 {
+            u64::from_le_bytes(slot[4..].try_into().unwrap())
+        }
+
+        fn encode_response(&self, response: &u32, slot: &mut [u8]) {
+            slot[..4].copy_from_slice(&response.to_le_bytes());
+        }
+
+        fn decode_response(&self, slot: &[u8]) -> u32 {
+            u32::from_le_bytes(slot[..4].try_into().unwrap())
+        }
+    }
+
+    #[repr(align(4096))]
+    struct Bytes(#[allow(dead_code, reason = "used through a pointer")] [u8; 256]);
+
+    /// Room for 16 slots of 12 bytes.
+    fn memory() -> SharedMemory {
+        let bytes = NonNull::from(Box::leak(Box::new(Bytes([0xaa; 256])))).cast();
+        // SAFETY: leaked, and used through this value alone.
+        unsafe { SharedMemory::new(bytes, 256) }
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_protocols() {
+        // blkif has 32 slots of 112 bytes in a page and 512 in sixteen; netif 256 of 12 or 8.
+        assert_eq!(slots(4096, 112), 32);
+        assert_eq!(slots(16 * 4096, 112), 512);
+        assert_eq!(slots(4096, 12), 256);
+        assert_eq!(slots(4096, 8), 256);
+        assert_eq!(FrontRing::new(Numbers, &memory()).slots(), 16);
+    }
+
+    #[test]
+    fn a_full_ring_refuses_and_a_response_hides_what_was_asked() {
+        let memory = memory();
+        let mut front = FrontRing::new(Numbers, &memory);
+        for number in 0..16 {
+            front.push(&memory, &(number << 32 | 0xffff_ffff)).unwrap();
+        }
+        assert_eq!(front.push(&memory, &16), Err(Full));
+        let mut back = BackRing::attach(Numbers, &memory).unwrap();
+        assert_eq!(back.pop(&memory), Ok(None), "nothing was published");
+        assert!(front.publish(&memory));
+        assert_eq!(back.pop(&memory), Ok(Some(0xffff_ffff)));
+        back.push(&memory, &7);
+        let mut slot = [0xff; 12];
+        memory.read(SLOTS, &mut slot);
+        assert_eq!(slot, [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], "XSA-216: padding leaks nothing");
+        assert!(back.publish(&memory));
+        assert_eq!(front.pop(&memory), Ok(Some(7)));
+        assert_eq!(front.free(), 1);
+    }
+
+    #[test]
+    fn a_backend_goes_on_where_another_has_stopped() {
+        let memory = memory();
+        let mut front = FrontRing::new(Numbers, &memory);
+        let mut back = BackRing::attach(Numbers, &memory).unwrap();
+        for number in 0..3 {
+            front.push(&memory, &number).unwrap();
+        }
+        let _ = front.publish(&memory);
+        back.pop(&memory).unwrap();
+        back.push(&memory, &0);
+        let _ = back.publish(&memory);
+        let mut back = BackRing::attach(Numbers, &memory).unwrap();
+        assert_eq!(back.pop(&memory), Ok(Some(1)));
+    }
+
+    proptest! {
+        /// Both ends against a model, in any order of steps: what goes in comes out once and in order, and an end that
+        /// sleeps is told when there is something.
+        #[test]
+        fn requests_and_responses_arrive_once(steps in prop::collection::vec(0..6, 0..400)) {
+            let memory = memory();
+            let mut front = FrontRing::new(Numbers, &memory);
+            let mut back = BackRing::attach(Numbers, &memory).unwrap();
+            let (mut asked, mut taken, mut answered) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+            let (mut next, mut back_sleeps, mut front_sleeps) = (0_u64, false, false);
+            let (mut unpublished, mut unanswered) = (Vec::new(), Vec::new());
+            for step in steps {
+                match step {
+                    0 => match front.push(&memory, &next) {
+                        Ok(()) => {
+                            unpublished.push(next);
+                            next += 1;
+                        }
+                        Err(Full) => prop_assert_eq!(
+                            unpublished.len() + asked.len() + taken.len() + unanswered.len() + answered.len(), 16
+                        ),
+                    },
+                    1 => {
+                        let notify = front.publish(&memory);
+                        prop_assert!(notify || !back_sleeps || unpublished.is_empty());
+                        back_sleeps &= !notify;
+                        asked.extend(unpublished.drain(..));
+                    }
+                    2 => {
+                        let found = back.pop(&memory).unwrap();
+                        prop_assert_eq!(found, asked.pop_front());
+                        match found {
+                            Some(found) => taken.push_back(found),
+                            None => back_sleeps = !back.arm(&memory).unwrap(),
+                        }
+                    }
+                    3 => if let Some(number) = taken.pop_front() {
+                        back.push(&memory, &(number as u32));
+                        unanswered.push(number);
+                    },
+                    4 => {
+                        let notify = back.publish(&memory);
+                        prop_assert!(notify || !front_sleeps || unanswered.is_empty());
+                        front_sleeps &= !notify;
+                        answered.extend(unanswered.drain(..));
+                    }
+                    _ => {
+                        let found = front.pop(&memory).unwrap();
+                        prop_assert_eq!(found, answered.pop_front().map(|number| number as u32));
+                        if found.is_none() {
+                            front_sleeps = !front.arm(&memory, 1).unwrap();
+                        }
+                    }
+                }
+            }
+        }
+
+        /// A peer that writes anything into its index gets nothing but an error, and no slot is read for it.
+        #[test]
+        fn a_hostile_index_is_an_error(index in any::<u32>(), pushed in 0_u32..16) {
+            let memory = memory();
+            let mut front = FrontRing::new(Numbers, &memory);
+            for number in 0..pushed {
+                front.push(&memory, &number.into()).unwrap();
+            }
+            let _ = front.publish(&memory);
+            let mut back = BackRing::attach(Numbers, &memory).unwrap();
+            memory.store(RSP_PROD, index);
+            prop_assert_eq!(front.pop(&memory).is_ok(), index <= pushed);
+            memory.store(RSP_PROD, 0);
+            memory.store(REQ_PROD, index);
+            prop_assert_eq!(back.pop(&memory).is_ok(), index <= 16);
+            prop_assert_eq!(BackRing::attach(Numbers, &memory).is_ok(), index <= 16);
+        }
+    }
+}
