@@ -42,6 +42,22 @@ impl Toolstack {
     ///
     /// What the store says.
     pub async fn attach(&self, class: &str, frontend: DomId, backend: DomId, device: u32) -> Result<(), Error> {
+        self.attach_with(class, frontend, backend, device, &[]).await
+    }
+
+    /// Makes a device's two directories, the backend's with these nodes besides.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    pub async fn attach_with(
+        &self,
+        class: &str,
+        frontend: DomId,
+        backend: DomId,
+        device: u32,
+        nodes: &[(&str, &str)],
+    ) -> Result<(), Error> {
         let (front, back) = Self::paths(class, frontend, backend, device);
         let front_permissions = [Permission::new(frontend, Access::None), Permission::new(backend, Access::Read)];
         let back_permissions = [Permission::new(backend, Access::None), Permission::new(frontend, Access::Read)];
@@ -57,6 +73,9 @@ impl Toolstack {
                 t.set(&format!("{back}/frontend"), front.as_str()).await?;
                 t.set(&format!("{back}/frontend-id"), &frontend).await?;
                 t.set(&format!("{back}/online"), &true).await?;
+                for (key, value) in nodes {
+                    t.set(&format!("{back}/{key}"), *value).await?;
+                }
                 t.set(&format!("{back}/state"), &1_u32).await
             })
             .await

@@ -1,0 +1,131 @@
+//! blkback: this domain's devices as disks of others.
+
+mod driver;
+mod request;
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::cell::Cell;
+use core::convert::Infallible;
+
+use xen_hal::{Clock, DomId, EventChannels};
+use xenstore_client::Store;
+use xenstore_client::xenbus::{Device, End, Failure, backend, serve as serve_class};
+
+use crate::device::BlockDevice;
+use crate::front::Memory;
+use driver::Driver;
+pub use request::BadRequest;
+
+/// What the toolstack wants a guest to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// The guest.
+    pub domain: DomId,
+    /// The device's number among the guest's, such as 51712 for `xvda`.
+    pub device: String,
+    /// What the guest's xl file names as the disk's target (`target=` or the first word).
+    pub params: String,
+    /// Whether the guest may write.
+    pub writable: bool,
+}
+
+/// Bounds of what one guest may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of requests that are worked on at once. A request of more waits until it is alone.
+    pub in_flight: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { in_flight: 4 << 20 }
+    }
+}
+
+/// What a disk has done for its guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub struct Statistics {
+    /// Reads, writes, flushes (and barriers) and discards that the guest has asked for.
+    pub reads: u64,
+    /// See [`reads`](Statistics::reads).
+    pub writes: u64,
+    /// See [`reads`](Statistics::reads).
+    pub flushes: u64,
+    /// See [`reads`](Statistics::reads).
+    pub discards: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Requests that were done together with the one before.
+    pub merged: u64,
+    /// Requests that were refused or failed.
+    pub failures: u64,
+    /// Notifications sent to the guest.
+    pub notifications: u64,
+}
+
+/// Serves every disk that the toolstack wants of this domain, each to its guest.
+///
+/// `open` finds the device for one; its failure is what `xl` shows. `ended` hears of each disk's end and what it did.
+///
+/// # Errors
+///
+/// The store's: a device's own failures end that device alone, and go to the log and to its error node.
+///
+/// # Cancellation
+///
+/// Dropping it stops all disks at once.
+pub async fn serve<M, E, C, D>(
+    store: &Store,
+    memory: M,
+    events: E,
+    clock: C,
+    limits: Limits,
+    open: impl AsyncFn(&Attach) -> Result<D, Failure>,
+    ended: impl Fn(&Attach, Statistics),
+) -> Result<Infallible, xenstore_client::Error>
+where
+    M: Memory,
+    E: EventChannels + Clone,
+    C: Clock + Clone,
+    D: BlockDevice,
+{
+    let (open, ended) = (&open, &ended);
+    serve_class(store, End::Backend, "vbd", |found| {
+        let (store, memory, events, clock) = (store.clone(), memory.clone(), events.clone(), clock.clone());
+        async move {
+            let statistics = Cell::default();
+            let mut driver =
+                Driver { memory, events, clock: clock.clone(), limits, open, opened: None, statistics: &statistics };
+            let outcome = backend(&store, clock, &found.path, &mut driver).await;
+            if let Some((attach, _)) = driver.opened.take() {
+                ended(&attach, statistics.get());
+            }
+            if let Err(error) = outcome {
+                warning!("{}: {}", found.path, error);
+            }
+        }
+    })
+    .await
+}
+
+impl Attach {
+    async fn read(device: &Device) -> Result<Attach, Failure> {
+        let text = async |key: &str| Ok::<String, Failure>(device.get(key).await?.unwrap_or_default());
+        Ok(Attach {
+            domain: device.other_domain(),
+            device: device.id().into(),
+            params: text("params").await?,
+            writable: text("mode").await?.starts_with('w'),
+        })
+    }
+}
+
+/// A failure of a driver, with its number and text.
+fn failure(errno: xen_hal::Errno, text: impl core::fmt::Display) -> Failure {
+    Failure::new(errno, Box::<str>::from(alloc::format!("{text}")))
+}

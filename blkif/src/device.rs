@@ -1,0 +1,360 @@
+//! What a block device is to the code that uses it, whoever stands behind it.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use xen_hal::PAGE_SIZE;
+use xen_ring::SharedMemory;
+
+use crate::protocol::SECTOR_SIZE;
+
+/// What a device is like. All sectors are of 512 bytes, as in the protocol; [`sector_size`](Geometry::sector_size) only
+/// says to what requests have to be aligned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Geometry {
+    /// The size in sectors of 512 bytes.
+    pub sectors: u64,
+    /// The bytes to which requests must be aligned: 512 or more, a power of two.
+    pub sector_size: u32,
+    /// The bytes that the medium writes at once: [`sector_size`](Geometry::sector_size) or more. Smaller writes are
+    /// slow.
+    pub physical_sector_size: u32,
+    /// Writing is refused.
+    pub read_only: bool,
+    /// The medium can be taken out.
+    pub removable: bool,
+    /// It is a CD-ROM.
+    pub cdrom: bool,
+    /// [`BlockDevice::flush`] does something.
+    pub flush: bool,
+    /// [`BlockDevice::discard`] does something.
+    pub discard: Option<Discard>,
+}
+
+/// How a device discards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Discard {
+    /// Bytes of which multiples can be discarded.
+    pub granularity: u32,
+    /// Where the first multiple begins, in bytes.
+    pub alignment: u32,
+    /// It can discard so that nothing is left.
+    pub secure: bool,
+}
+
+impl Geometry {
+    /// A writable disk of sectors of 512 bytes that can neither flush nor discard.
+    pub const fn plain(sectors: u64) -> Geometry {
+        Geometry {
+            sectors,
+            sector_size: SECTOR_SIZE as u32,
+            physical_sector_size: SECTOR_SIZE as u32,
+            read_only: false,
+            removable: false,
+            cdrom: false,
+            flush: false,
+            discard: None,
+        }
+    }
+
+    /// The size in bytes.
+    pub const fn bytes(&self) -> u128 {
+        self.sectors as u128 * SECTOR_SIZE as u128
+    }
+
+    /// Checks that `len` bytes from `sector` on are whole sectors of the device, inside of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unaligned`] and [`Error::OutOfRange`].
+    pub fn check(&self, sector: u64, len: usize) -> Result<(), Error> {
+        if !len.is_multiple_of(SECTOR_SIZE) {
+            return Err(Error::Unaligned { sector, len: len as u64, sector_size: self.sector_size });
+        }
+        self.check_sectors(sector, (len / SECTOR_SIZE) as u64)
+    }
+
+    /// Checks that `count` sectors from `sector` on are whole sectors of the device, inside of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unaligned`] and [`Error::OutOfRange`].
+    pub fn check_sectors(&self, sector: u64, count: u64) -> Result<(), Error> {
+        let unit = u64::from(self.sector_size) / SECTOR_SIZE as u64;
+        if unit > 1 && !(sector.is_multiple_of(unit) && count.is_multiple_of(unit)) {
+            let len = count.saturating_mul(SECTOR_SIZE as u64);
+            return Err(Error::Unaligned { sector, len, sector_size: self.sector_size });
+        }
+        match sector.checked_add(count) {
+            Some(end) if end <= self.sectors => Ok(()),
+            _ => Err(Error::OutOfRange { sector, count, sectors: self.sectors }),
+        }
+    }
+
+    /// Checks that the device can be written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`].
+    pub fn check_writable(&self) -> Result<(), Error> {
+        if self.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+}
+
+/// Why a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub enum Error {
+    /// It reaches past the end of the device.
+    OutOfRange {
+        /// The first sector of the request.
+        sector: u64,
+        /// How many sectors it has.
+        count: u64,
+        /// How many the device has.
+        sectors: u64,
+    },
+    /// It is not made of whole sectors of the device.
+    Unaligned {
+        /// The first sector (of 512 bytes) of the request.
+        sector: u64,
+        /// Its length in bytes.
+        len: u64,
+        /// The device's own sectors, in bytes.
+        sector_size: u32,
+    },
+    /// The device cannot be written.
+    ReadOnly,
+    /// The device cannot do this.
+    Unsupported(&'static str),
+    /// The device has failed at it.
+    Failed {
+        /// What it was to do.
+        operation: &'static str,
+        /// Where.
+        sector: u64,
+    },
+    /// The device is gone, or was never there.
+    Gone,
+    /// There are no pages for it.
+    OutOfMemory,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::OutOfRange { sector, count, sectors } => {
+                write!(f, "{count} sectors at {sector} reach past the device's end at {sectors}")
+            }
+            Error::Unaligned { sector, len, sector_size } => {
+                write!(f, "{len} bytes at sector {sector} are not whole sectors of {sector_size} bytes")
+            }
+            Error::ReadOnly => f.write_str("the device is read-only"),
+            Error::Unsupported(operation) => write!(f, "the device cannot {operation}"),
+            Error::Failed { operation, sector } => write!(f, "the device has failed to {operation} at sector {sector}"),
+            Error::Gone => f.write_str("the device is gone"),
+            Error::OutOfMemory => f.write_str("no memory for the request"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// Memory that a device reads into and writes from: whole pages, of which the last may be used in part.
+///
+/// A peer may see the pages, and change them while the device has them. So there is no way to their bytes but to copy.
+pub trait Buffer {
+    /// How many bytes it holds.
+    fn len(&self) -> usize;
+
+    /// Whether it holds none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of page `index`, of which the last page's may not all be the buffer's.
+    ///
+    /// # Panics
+    ///
+    /// Where the buffer has no such page.
+    fn page(&self, index: usize) -> &SharedMemory;
+
+    /// Copies bytes out.
+    ///
+    /// # Panics
+    ///
+    /// Where the buffer is shorter.
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        assert!(offset <= self.len() && to.len() <= self.len() - offset);
+        pieces(offset, to.len(), |page, at, range| self.page(page).read(at, &mut to[range]));
+    }
+
+    /// Copies bytes in.
+    ///
+    /// # Panics
+    ///
+    /// Where the buffer is shorter.
+    fn write(&self, offset: usize, from: &[u8]) {
+        assert!(offset <= self.len() && from.len() <= self.len() - offset);
+        pieces(offset, from.len(), |page, at, range| self.page(page).write(at, &from[range]));
+    }
+}
+
+/// Calls `each` for the pieces of pages that `len` bytes at `offset` of a buffer make: page, offset there, and which of
+/// the bytes.
+pub(crate) fn pieces(offset: usize, len: usize, mut each: impl FnMut(usize, usize, core::ops::Range<usize>)) {
+    let mut done = 0;
+    while done < len {
+        let at = offset + done;
+        let count = (PAGE_SIZE - at % PAGE_SIZE).min(len - done);
+        each(at / PAGE_SIZE, at % PAGE_SIZE, done..done + count);
+        done += count;
+    }
+}
+
+/// A buffer that comes back from a device, and how the request ended.
+pub type Completed<B> = (B, Result<(), Error>);
+
+/// A device of blocks, which does many requests at once.
+///
+/// Sectors are of 512 bytes. Requests are whole sectors of [`Geometry::sector_size`] bytes. A write is on the medium
+/// only after a [`flush`](BlockDevice::flush) that began after the write's end.
+///
+/// # Cancellation
+///
+/// A request whose future is dropped is done, done in part or not done; its buffer is gone.
+#[allow(async_fn_in_trait, reason = "one core: no future has to be `Send`")]
+pub trait BlockDevice {
+    /// Memory that the device can use without copying.
+    type Buffer: Buffer + 'static;
+
+    /// What the device is like now.
+    fn geometry(&self) -> Geometry;
+
+    /// Memory of `len` bytes. What it holds is zero, or has been on this device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`].
+    fn buffer(&self, len: usize) -> Result<Self::Buffer, Error>;
+
+    /// Fills the buffer from `sector` on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Geometry::check`], and what the device says. What the buffer holds then is open.
+    async fn read(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer>;
+
+    /// Writes the buffer from `sector` on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Geometry::check`] and [`Geometry::check_writable`], and what the device says. What is on the device then
+    /// is open, for these sectors.
+    async fn write(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer>;
+
+    /// Brings all that was written to the medium.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] where the device has no way to, and what the device says.
+    async fn flush(&self) -> Result<(), Error>;
+
+    /// Tells the device that what these sectors hold is of no use any more. Reading them gives anything, unless
+    /// `secure`: then what they held is nowhere any more.
+    ///
+    /// # Errors
+    ///
+    /// As for [`write`](BlockDevice::write); [`Error::Unsupported`].
+    async fn discard(&self, sector: u64, count: u64, secure: bool) -> Result<(), Error>;
+
+    /// Waits until the geometry is another than `known`.
+    async fn changed(&self, known: &Geometry) -> Geometry;
+
+    /// Reads into a scatter list, with a copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](BlockDevice::read). What is in the list then is as it was.
+    async fn read_vectored(&self, sector: u64, to: &mut [&mut [u8]]) -> Result<(), Error> {
+        let buffer = self.buffer(to.iter().map(|part| part.len()).sum())?;
+        let (buffer, outcome) = self.read(sector, buffer).await;
+        outcome?;
+        let mut offset = 0;
+        for part in to {
+            buffer.read(offset, part);
+            offset += part.len();
+        }
+        Ok(())
+    }
+
+    /// Writes a scatter list, with a copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](BlockDevice::write).
+    async fn write_vectored(&self, sector: u64, from: &[&[u8]]) -> Result<(), Error> {
+        let buffer = self.buffer(from.iter().map(|part| part.len()).sum())?;
+        let mut offset = 0;
+        for part in from {
+            buffer.write(offset, part);
+            offset += part.len();
+        }
+        self.write(sector, buffer).await.1
+    }
+
+    /// Reads bytes, with a copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](BlockDevice::read).
+    async fn read_bytes(&self, sector: u64, to: &mut [u8]) -> Result<(), Error> {
+        self.read_vectored(sector, &mut [to]).await
+    }
+
+    /// Writes bytes, with a copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](BlockDevice::write).
+    async fn write_bytes(&self, sector: u64, from: &[u8]) -> Result<(), Error> {
+        self.write_vectored(sector, &[from]).await
+    }
+}
+
+/// Reads a run of sectors as a fresh vector.
+///
+/// # Errors
+///
+/// As [`BlockDevice::read`].
+pub async fn read_to_vec(device: &impl BlockDevice, sector: u64, len: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = alloc::vec![0; len];
+    device.read_bytes(sector, &mut bytes).await?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_whole_sectors_inside_of_the_device() {
+        let disk = Geometry { sector_size: 4096, ..Geometry::plain(16) };
+        assert_eq!(disk.check(8, 4096), Ok(()));
+        assert_eq!(disk.check(0, 8192), Ok(()));
+        assert_eq!(disk.check(16, 0), Ok(()));
+        for (sector, len) in [(1, 4096), (0, 512), (0, 4095)] {
+            assert!(matches!(disk.check(sector, len), Err(Error::Unaligned { .. })), "{sector} {len}");
+        }
+        for (sector, len) in [(8, 8192), (16, 4096), (u64::MAX - 7, 4096), (u64::MAX - 7, 8192)] {
+            assert!(matches!(disk.check(sector, len), Err(Error::OutOfRange { .. })), "{sector} {len}");
+        }
+        let large = Geometry::plain(u64::MAX);
+        assert_eq!(large.check_sectors(u64::MAX - 1, 1), Ok(()));
+        assert!(large.check_sectors(u64::MAX, 1).is_err());
+        assert_eq!(large.bytes(), u128::from(u64::MAX) * 512);
+    }
+}

@@ -1,0 +1,451 @@
+//! The driver's side of a disk: its life on XenBus, and the ring while it is connected.
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::future::{Future, poll_fn};
+use core::pin::pin;
+use core::task::Poll;
+use core::time::Duration;
+
+use futures_util::future::{Either, select};
+use xen_hal::{Access, Clock, DomId, Errno, EventChannels, OutOfPages, Port};
+use xen_ring::{FrontRing, LentPage};
+use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State};
+use xenstore_client::{Error as StoreError, FromValue, Tree};
+
+use super::Options;
+use super::buffer::{Memory, PooledPage};
+use super::queue::{Asked, Job, Kind, Phase, Shared};
+use crate::device::{Discard, Error, Geometry};
+use crate::protocol::{
+    Abi, Body, MOST_INDIRECT_PAGES, MOST_SEGMENTS, Operation, Request, SECTOR_SIZE, SECTORS_PER_PAGE, SEGMENT_SIZE,
+    Segment, Status,
+};
+
+/// How long requests in flight may take once the device is to close.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
+/// Events without work that are taken one after the other before the driver takes its time (XSA-391).
+const BARREN_EVENTS: u32 = 16;
+
+pub(super) struct Driver<G: Memory, E, C> {
+    pub(super) shared: Rc<Shared<G>>,
+    pub(super) events: E,
+    pub(super) clock: C,
+    pub(super) options: Options,
+}
+
+/// What is offered to a backend: the ring and its bell.
+pub(super) struct Link<G: Memory, P> {
+    ring: FrontRing<Abi>,
+    page: LentPage<G::Grant>,
+    port: P,
+    features: Features,
+}
+
+/// What the backend of this connection can do.
+#[derive(Clone, Copy, Debug, Default)]
+struct Features {
+    flush: bool,
+    barrier: bool,
+    persistent: bool,
+    /// Most segments of an indirect request; 0 where it knows none.
+    indirect: u16,
+}
+
+impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
+    const OFFERED: State = State::Initialised;
+    type Offer = Link<G, E::Port>;
+
+    async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
+        let peer = device.other_domain();
+        let memory = &self.shared.pool.memory;
+        let page = memory.alloc_page().map_err(|OutOfPages| no_memory("a ring"))?;
+        let mut page = LentPage::<G::Grant>::new(page);
+        let ring = FrontRing::new(Abi::X86_64, &page);
+        page.lend(memory, peer, Access::ReadWrite).map_err(|error| Failure::new(Errno::ENOSPC, format!("{error}")))?;
+        let port = self.events.alloc_unbound(peer).map_err(|error| Failure::new(Errno::ENOSPC, format!("{error}")))?;
+        Ok(Link { ring, page, port, features: Features::default() })
+    }
+
+    async fn publish(&mut self, device: &Device, offer: &Self::Offer, tree: &Tree) -> Result<(), StoreError> {
+        let reference = offer.page.reference().expect("lent when it was offered");
+        tree.set(&device.own("ring-ref"), &reference).await?;
+        tree.set(&device.own("event-channel"), &offer.port.number()).await?;
+        tree.set(&device.own("protocol"), Abi::X86_64.name()).await?;
+        tree.set(&device.own("feature-persistent"), &self.options.persistent).await
+    }
+
+    async fn accept(&mut self, device: &Device, offer: &mut Self::Offer) -> Result<(), Failure> {
+        let flag = async |key: &str| Ok::<_, Failure>(optional::<u32>(device, key).await?.unwrap_or(0) != 0);
+        offer.features = Features {
+            flush: flag("feature-flush-cache").await?,
+            barrier: flag("feature-barrier").await?,
+            persistent: self.options.persistent && flag("feature-persistent").await?,
+            indirect: optional(device, "feature-max-indirect-segments").await?.map_or(0, clamp_indirect),
+        };
+        let geometry = read_geometry(device, &offer.features).await?;
+        self.shared.pool.begin(offer.features.persistent);
+        self.shared.count(|statistics| statistics.connections += 1);
+        information!(
+            "{}: {} sectors from {}, {}",
+            device.path(),
+            geometry.sectors,
+            device.other_domain(),
+            if offer.features.persistent { "persistent grants" } else { "a grant for each request" }
+        );
+        self.shared.geometry.set(geometry);
+        Ok(())
+    }
+
+    async fn run(&mut self, device: &Device, offer: Self::Offer, signals: &Signals) -> Result<(), Failure> {
+        self.shared.set(Phase::Up, self.shared.geometry.get());
+        let slots = offer.ring.slots() as usize;
+        let mut connection = Connection {
+            shared: self.shared.clone(),
+            options: self.options,
+            peer: device.other_domain(),
+            link: offer,
+            in_flight: (0..slots).map(|_| None).collect(),
+        };
+        let outcome = connection.run(device, signals, &self.clock).await;
+        // The ring goes first: nothing is lent for it any more when its pages are taken back.
+        drop(connection);
+        self.shared.pool.end();
+        self.shared.rewind();
+        let gone = match device.get_other::<State>("state").await {
+            Ok(state) => state.is_none(),
+            Err(error) => !error.is_broken(),
+        };
+        self.shared.set(Phase::Waiting, self.shared.geometry.get());
+        if gone || outcome.is_err() {
+            self.shared.fail_all(Error::Gone);
+        }
+        outcome
+    }
+}
+
+fn no_memory(what: &str) -> Failure {
+    Failure::new(Errno::ENOMEM, format!("no memory for {what}"))
+}
+
+fn clamp_indirect(offered: u32) -> u16 {
+    u16::try_from(offered).unwrap_or(u16::MAX)
+}
+
+/// A key that the backend need not have written.
+async fn optional<T: FromValue>(device: &Device, key: &str) -> Result<Option<T>, Failure> {
+    device.get_other(key).await.map_err(Failure::from)
+}
+
+async fn read_geometry(device: &Device, features: &Features) -> Result<Geometry, Failure> {
+    const CDROM: u32 = 1;
+    const REMOVABLE: u32 = 2;
+    const READ_ONLY: u32 = 4;
+    let missing = || Failure::new(Errno::EINVAL, format!("the backend has written no {}", device.other("sectors")));
+    let sectors: u64 = optional(device, "sectors").await?.ok_or_else(missing)?;
+    let sector_size: u32 = optional(device, "sector-size").await?.unwrap_or(SECTOR_SIZE as u32);
+    if !(512..=65536).contains(&sector_size) || !sector_size.is_power_of_two() {
+        let text =
+            format!("{} = {sector_size}: expected a power of two from 512 to 65536", device.other("sector-size"));
+        return Err(Failure::new(Errno::EINVAL, text));
+    }
+    let physical: u32 = optional(device, "physical-sector-size").await?.unwrap_or(sector_size);
+    let info: u32 = optional(device, "info").await?.unwrap_or(0);
+    let mode: Option<String> = optional(device, "mode").await.unwrap_or(None);
+    let discard = match optional::<u32>(device, "feature-discard").await? {
+        None | Some(0) => None,
+        Some(_) => Some(Discard {
+            granularity: optional(device, "discard-granularity").await?.unwrap_or(sector_size),
+            alignment: optional(device, "discard-alignment").await?.unwrap_or(0),
+            secure: optional::<u32>(device, "discard-secure").await?.unwrap_or(0) != 0,
+        }),
+    };
+    Ok(Geometry {
+        sectors,
+        sector_size,
+        physical_sector_size: physical.max(sector_size),
+        read_only: info & READ_ONLY != 0 || mode.is_some_and(|mode| mode == "r"),
+        removable: info & REMOVABLE != 0,
+        cdrom: info & CDROM != 0,
+        flush: features.flush || features.barrier,
+        discard,
+    })
+}
+
+/// A request that the backend has.
+struct InFlight<G: Memory> {
+    job: usize,
+    operation: Operation,
+    /// Which pages of the job's buffer.
+    pages: core::ops::Range<usize>,
+    /// The page of its segments, where they have one.
+    indirect: Option<PooledPage<G>>,
+}
+
+/// A ring while it is in use.
+struct Connection<G: Memory, P> {
+    shared: Rc<Shared<G>>,
+    options: Options,
+    peer: DomId,
+    link: Link<G, P>,
+    /// By request id.
+    in_flight: Vec<Option<InFlight<G>>>,
+}
+
+impl<G: Memory, P: Port> Connection<G, P> {
+    async fn run(&mut self, device: &Device, signals: &Signals, clock: &impl Clock) -> Result<(), Failure> {
+        let mut known = signals.changes();
+        let mut barren = 0;
+        let mut deadline = None;
+        loop {
+            let worked = self.step(deadline.is_some())?;
+            let idle = self.link.ring.outstanding() == 0;
+            if signals.is_closing() {
+                let until = *deadline.get_or_insert_with(|| clock.now() + CLOSING_PATIENCE);
+                if idle || clock.now() >= until {
+                    return Ok(());
+                }
+            } else if idle && self.shared.handles.get() == 0 && !self.shared.has_queued() {
+                return Ok(());
+            }
+            let changes = signals.changes();
+            if changes != known {
+                known = changes;
+                self.refresh(device).await?;
+                continue;
+            }
+            if worked || self.link.ring.arm(&self.link.page, 1).map_err(broken)? {
+                continue;
+            }
+            let hurry = barren < BARREN_EVENTS;
+            let event = {
+                let (shared, port) = (&self.shared, &self.link.port);
+                let mut change = pin!(signals.changed(known));
+                let mut closing = pin!(signals.closing());
+                let closing_seen = deadline.is_some();
+                let mut waiting = poll_fn(|cx| {
+                    if hurry && port.poll_wait(cx).is_ready() {
+                        return Poll::Ready(true);
+                    }
+                    let other = shared.poll_kicked(cx.waker()).is_ready()
+                        || change.as_mut().poll(cx).is_ready()
+                        || (!closing_seen && closing.as_mut().poll(cx).is_ready());
+                    if other { Poll::Ready(false) } else { Poll::Pending }
+                });
+                match (deadline, hurry) {
+                    (None, true) => waiting.await,
+                    (until, _) => {
+                        // Late by so much at most, where the peer rings without end.
+                        let pause = clock.now() + Duration::from_millis(1 << (barren / BARREN_EVENTS).min(6));
+                        let until = if hurry { until.unwrap_or(pause) } else { pause };
+                        match select(&mut waiting, clock.until(until)).await {
+                            Either::Left((event, _)) => event,
+                            Either::Right(_) => false,
+                        }
+                    }
+                }
+            };
+            if event {
+                self.shared.count(|statistics| statistics.events += 1);
+            }
+            barren = match self.link.ring.waiting(&self.link.page).map_err(broken)? {
+                0 if event || !hurry => barren.saturating_add(1),
+                0 => barren,
+                _ => 0,
+            };
+        }
+    }
+
+    /// Takes what was answered and asks for more; whether there was an answer.
+    fn step(&mut self, closing: bool) -> Result<bool, Failure> {
+        let mut worked = false;
+        while let Some(response) = self.link.ring.pop(&self.link.page).map_err(broken)? {
+            worked = true;
+            let slot = usize::try_from(response.id).ok().and_then(|id| self.in_flight.get_mut(id));
+            let Some(request) = slot.and_then(Option::take) else {
+                let text = format!("the backend has answered request {}, which it does not have", response.id);
+                return Err(Failure::new(Errno::EIO, text));
+            };
+            if request.operation != response.operation {
+                let text = format!(
+                    "the backend has answered request {} as {}, which was {}",
+                    response.id, response.operation, request.operation
+                );
+                return Err(Failure::new(Errno::EIO, text));
+            }
+            self.complete(request, response.status);
+        }
+        if !closing {
+            self.ask();
+            if self.link.ring.publish(&self.link.page) {
+                self.shared.count(|statistics| statistics.notifications += 1);
+                self.link.port.notify();
+            }
+        }
+        Ok(worked)
+    }
+
+    fn complete(&mut self, request: InFlight<G>, status: Status) {
+        let shared = self.shared.clone();
+        if let Some(mut page) = request.indirect
+            && shared.pool.settle(&mut page).is_ok()
+        {
+            shared.pool.give(page);
+        }
+        let failed = status != Status::Okay;
+        if failed {
+            shared.count(|statistics| statistics.failures += 1);
+        }
+        // What the protocol lets a backend refuse, whatever it has offered.
+        let mut geometry = shared.geometry.get();
+        let mut again = false;
+        if status == Status::Unsupported {
+            match request.operation {
+                Operation::Flush => {
+                    self.link.features.flush = false;
+                    again = self.link.features.barrier;
+                    geometry.flush = again;
+                }
+                Operation::Barrier => {
+                    self.link.features.barrier = false;
+                    geometry.flush = false;
+                }
+                Operation::Discard => geometry.discard = None,
+                _ => {}
+            }
+        }
+        let (pages, pool) = (request.pages, shared.pool.clone());
+        shared.answered(request.job, |job| {
+            if let Some(buffer) = &mut job.buffer {
+                for page in &mut buffer.pages[pages] {
+                    if let Err(error) = pool.settle(page) {
+                        job.outcome = Err(error);
+                    }
+                }
+            }
+            if failed && !again && job.outcome.is_ok() {
+                let sector = job.sector;
+                job.outcome = Err(match status {
+                    Status::Unsupported => Error::Unsupported(job.kind.name()),
+                    _ => Error::Failed { operation: job.kind.name(), sector },
+                });
+            }
+            if again {
+                job.next = 0;
+                job.unanswered += 1;
+            }
+        });
+        if again {
+            shared.again(request.job);
+            shared.answered(request.job, |_| {});
+        }
+        if geometry != shared.geometry.get() {
+            shared.set(Phase::Up, geometry);
+        }
+    }
+
+    /// Puts requests into the ring as long as there is room.
+    fn ask(&mut self) {
+        let shared = self.shared.clone();
+        shared.feed(|index, job| {
+            let Some(id) = self.in_flight.iter().position(Option::is_none) else { return Asked::NoRoom };
+            if self.link.ring.free() == 0 {
+                return Asked::NoRoom;
+            }
+            match self.make(index, job) {
+                Ok((body, sector, in_flight, asked)) => {
+                    let request = Request { id: id as u64, sector, handle: 0, body };
+                    if self.link.ring.push(&self.link.page, &request).is_err() {
+                        return Asked::NoRoom;
+                    }
+                    shared.count(|statistics| {
+                        statistics.requests += 1;
+                        statistics.indirect += u64::from(matches!(body, Body::Indirect { .. }));
+                    });
+                    job.unanswered += 1;
+                    self.in_flight[id] = Some(in_flight);
+                    asked
+                }
+                Err(error) => {
+                    job.outcome = Err(error);
+                    Asked::All
+                }
+            }
+        });
+    }
+
+    /// The next request of a job.
+    fn make(&mut self, index: usize, job: &mut Job<G>) -> Result<(Body, u64, InFlight<G>, Asked), Error> {
+        let (operation, access) = match job.kind {
+            Kind::Read => (Operation::Read, Access::ReadWrite),
+            Kind::Write => (Operation::Write, Access::ReadOnly),
+            Kind::Flush => {
+                let operation = match self.link.features {
+                    Features { flush: true, .. } => Operation::Flush,
+                    Features { barrier: true, .. } => Operation::Barrier,
+                    _ => return Err(Error::Unsupported("flush")),
+                };
+                let body = Body::Direct { operation, count: 0, segments: Default::default() };
+                return Ok((body, 0, InFlight { job: index, operation, pages: 0..0, indirect: None }, Asked::All));
+            }
+            Kind::Discard { sectors, secure } => {
+                let operation = Operation::Discard;
+                let in_flight = InFlight { job: index, operation, pages: 0..0, indirect: None };
+                return Ok((Body::Discard { secure, sectors }, job.sector, in_flight, Asked::All));
+            }
+        };
+        let buffer = job.buffer.as_mut().expect("reads and writes have a buffer");
+        let sectors = crate::Buffer::len(buffer) / SECTOR_SIZE;
+        let first = job.next as usize;
+        let most = usize::from(self.link.features.indirect.min(self.options.most_segments)).max(MOST_SEGMENTS);
+        let count = most.min(buffer.pages.len() - first);
+        let segment = |page: &mut PooledPage<G>, index: usize| -> Result<Segment, Error> {
+            let reference = self.shared.pool.lend(page, self.peer, access)?;
+            let last = (sectors - index * usize::from(SECTORS_PER_PAGE)).min(usize::from(SECTORS_PER_PAGE)) - 1;
+            Ok(Segment::new(reference, 0, last as u8))
+        };
+        let pages = buffer.pages[first..first + count].iter_mut().enumerate();
+        let (body, indirect) = if count <= MOST_SEGMENTS {
+            let mut segments = [Segment::default(); MOST_SEGMENTS];
+            for (at, page) in pages {
+                segments[at] = segment(page, first + at)?;
+            }
+            (Body::Direct { operation, count: count as u8, segments }, None)
+        } else {
+            let mut list = self.shared.pool.take()?;
+            for (at, page) in pages {
+                let mut bytes = [0; SEGMENT_SIZE];
+                segment(page, first + at)?.encode(&mut bytes);
+                list.write(at * SEGMENT_SIZE, &bytes);
+            }
+            let mut references = [0; MOST_INDIRECT_PAGES];
+            references[0] = self.shared.pool.lend(&mut list, self.peer, Access::ReadOnly)?.0;
+            (Body::Indirect { operation, count: count as u16, pages: references }, Some(list))
+        };
+        job.next = (first + count) as u64;
+        let asked = if first + count == buffer.pages.len() { Asked::All } else { Asked::Part };
+        let sector = job.sector + (first as u64) * u64::from(SECTORS_PER_PAGE);
+        Ok((body, sector, InFlight { job: index, operation, pages: first..first + count, indirect }, asked))
+    }
+
+    /// The backend has changed something: a disk that was made larger tells its new size.
+    async fn refresh(&mut self, device: &Device) -> Result<(), Failure> {
+        let features = self.link.features;
+        let Some(_) = optional::<u64>(device, "sectors").await? else { return Ok(()) };
+        let old = self.shared.geometry.get();
+        let mut geometry = read_geometry(device, &features).await?;
+        // What it has refused it does not offer again.
+        geometry.discard = geometry.discard.filter(|_| old.discard.is_some());
+        if geometry != old {
+            information!("{}: {} sectors, before {}", device.path(), geometry.sectors, old.sectors);
+            self.shared.set(Phase::Up, geometry);
+        }
+        Ok(())
+    }
+}
+
+fn broken(error: xen_ring::BadProducer) -> Failure {
+    Failure::new(Errno::EIO, format!("{error}"))
+}

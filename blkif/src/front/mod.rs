@@ -1,0 +1,195 @@
+//! blkfront: a disk that another domain serves.
+
+mod buffer;
+mod driver;
+mod queue;
+
+use alloc::rc::Rc;
+use alloc::string::String;
+use core::fmt;
+use core::future::Future;
+
+use xen_hal::{Clock, EventChannels};
+use xenstore_client::Store;
+use xenstore_client::xenbus::{Ended, frontend};
+
+use crate::device::{BlockDevice, Completed, Error, Geometry};
+pub use buffer::{Buffer, Memory};
+use driver::Driver;
+pub use queue::Statistics;
+use queue::{Kind, Phase, Shared};
+
+/// How a disk is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Use persistent grants where the backend offers them.
+    pub persistent: bool,
+    /// Most segments of a request, up to 256 (1 MiB); more than 11 where the backend knows indirect requests.
+    pub most_segments: u16,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { persistent: true, most_segments: 256 }
+    }
+}
+
+/// A disk. Clones are the same one; when the last is dropped, the driver closes the device and ends.
+///
+/// While the backend is away (a driver domain that is started again, a migration) requests wait, and are made again
+/// when there is one. When the toolstack removes the device they fail with [`Error::Gone`].
+pub struct Disk<G: Memory> {
+    shared: Rc<Shared<G>>,
+    name: Rc<str>,
+}
+
+/// Begins to drive the device whose frontend directory is `path`, such as `device/vbd/51712`. The future is the driver:
+/// it has to run for the disk to work, and ends when the device is removed or the last handle dropped.
+///
+/// # Cancellation
+///
+/// Dropping the driver stops the device at once: pages that the backend still has stay out of use until it lets go.
+pub fn connect<G: Memory, E: EventChannels + 'static, C: Clock + Clone + 'static>(
+    store: &Store,
+    memory: G,
+    events: E,
+    clock: C,
+    path: &str,
+    options: Options,
+) -> (Disk<G>, impl Future<Output = Result<Ended, xenstore_client::Error>> + 'static) {
+    let shared = Rc::new(Shared::new(memory));
+    let disk = Disk { shared: shared.clone(), name: path.rsplit('/').next().unwrap_or(path).into() };
+    let (store, path) = (store.clone(), String::from(path));
+    let runner = async move {
+        // Also where the future is dropped: nobody is to wait for ever.
+        let _end = End(shared.clone());
+        let mut driver = Driver { shared: shared.clone(), events, clock: clock.clone(), options };
+        frontend(&store, clock, &path, &mut driver).await
+    };
+    (disk, runner)
+}
+
+struct End<G: Memory>(Rc<Shared<G>>);
+
+impl<G: Memory> Drop for End<G> {
+    fn drop(&mut self) {
+        self.0.set(Phase::Gone, self.0.geometry.get());
+        self.0.fail_all(Error::Gone);
+    }
+}
+
+impl<G: Memory> Disk<G> {
+    /// The device's name in its directory: a number that tells `xvda` and the like (`51712`).
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits until the disk can be used, and says what it is like.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`] where the driver has ended.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn ready(&self) -> Result<Geometry, Error> {
+        let shared = &self.shared;
+        shared
+            .watch(|| match shared.phase.get() {
+                Phase::Waiting => None,
+                Phase::Up => Some(Ok(shared.geometry.get())),
+                Phase::Gone => Some(Err(Error::Gone)),
+            })
+            .await
+    }
+
+    /// What the disk has done so far.
+    pub fn statistics(&self) -> Statistics {
+        self.shared.statistics.get()
+    }
+
+    async fn transfer(&self, kind: Kind, sector: u64, buffer: Buffer<G>) -> Completed<Buffer<G>> {
+        use crate::device::Buffer as _;
+        let checked = match self.ready().await {
+            Ok(geometry) => match kind {
+                Kind::Write => geometry.check_writable(),
+                _ => Ok(()),
+            }
+            .and_then(|()| geometry.check(sector, buffer.len())),
+            Err(error) => Err(error),
+        };
+        if checked.is_err() || buffer.is_empty() {
+            return (buffer, checked);
+        }
+        let (buffer, outcome) = self.shared.submit(kind, sector, Some(buffer)).await;
+        (buffer.expect("a job keeps its buffer"), outcome)
+    }
+}
+
+impl<G: Memory> BlockDevice for Disk<G> {
+    type Buffer = Buffer<G>;
+
+    /// As the backend told it last; of no sectors before there was one.
+    fn geometry(&self) -> Geometry {
+        self.shared.geometry.get()
+    }
+
+    fn buffer(&self, len: usize) -> Result<Buffer<G>, Error> {
+        Buffer::new(&self.shared.pool, len)
+    }
+
+    async fn read(&self, sector: u64, buffer: Buffer<G>) -> Completed<Buffer<G>> {
+        self.transfer(Kind::Read, sector, buffer).await
+    }
+
+    async fn write(&self, sector: u64, buffer: Buffer<G>) -> Completed<Buffer<G>> {
+        self.transfer(Kind::Write, sector, buffer).await
+    }
+
+    async fn flush(&self) -> Result<(), Error> {
+        if !self.ready().await?.flush {
+            return Err(Error::Unsupported("flush"));
+        }
+        self.shared.submit(Kind::Flush, 0, None).await.1
+    }
+
+    async fn discard(&self, sector: u64, count: u64, secure: bool) -> Result<(), Error> {
+        let geometry = self.ready().await?;
+        geometry.check_writable()?;
+        geometry.check_sectors(sector, count)?;
+        match geometry.discard {
+            None => Err(Error::Unsupported("discard")),
+            Some(discard) if secure && !discard.secure => Err(Error::Unsupported("discard securely")),
+            Some(_) if count == 0 => Ok(()),
+            Some(_) => self.shared.submit(Kind::Discard { sectors: count, secure }, sector, None).await.1,
+        }
+    }
+
+    async fn changed(&self, known: &Geometry) -> Geometry {
+        let shared = &self.shared;
+        shared.watch(|| Some(shared.geometry.get()).filter(|now| now != known)).await
+    }
+}
+
+impl<G: Memory> Clone for Disk<G> {
+    fn clone(&self) -> Self {
+        self.shared.handles.set(self.shared.handles.get() + 1);
+        Disk { shared: self.shared.clone(), name: self.name.clone() }
+    }
+}
+
+impl<G: Memory> Drop for Disk<G> {
+    fn drop(&mut self) {
+        self.shared.handles.set(self.shared.handles.get() - 1);
+        if self.shared.handles.get() == 0 {
+            self.shared.kick();
+        }
+    }
+}
+
+impl<G: Memory> fmt::Debug for Disk<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("name", &self.name).field("geometry", &self.geometry()).finish()
+    }
+}
