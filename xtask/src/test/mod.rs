@@ -1,6 +1,7 @@
 //! `cargo xen test`: everything that is checked before a change lands.
 
 mod checks;
+mod disk;
 pub mod domain;
 mod host;
 pub mod store;
@@ -35,9 +36,12 @@ pub struct TestArgs {
 /// What the lab's checks work with.
 pub struct Fixture {
     pub lab: Lab,
+    pub suite: Suite,
     pub hello: Guest,
     pub probe: Guest,
     pub store: Guest,
+    pub disk: Guest,
+    pub vault: Guest,
 }
 
 /// Counts of one run.
@@ -91,10 +95,12 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>) -> Result<()>
     let hello = Guest::get("hello").context("building hello")?;
     let probe = Guest::get("probe").context("building probe")?;
     let store = Guest::get("store").context("building store")?;
+    let disk = Guest::get("disk").context("building disk")?;
+    let vault = Guest::get("vault").context("building vault")?;
     for server in [StoreServer::Xenstored, StoreServer::Oxenstored] {
         // One boot runs all checks with the one, a second one those of the store with the other.
         let (name, checks) = match server {
-            StoreServer::Xenstored => (suite.xen.to_owned(), [checks::ALL, store::ALL].concat()),
+            StoreServer::Xenstored => (suite.xen.to_owned(), [checks::ALL, store::ALL, disk::ALL].concat()),
             StoreServer::Oxenstored => (format!("{} oxenstored", suite.xen), store::WITH_OTHER_SERVER.to_vec()),
         };
         let checks: Vec<_> = checks.into_iter().filter(|(name, _)| chosen(name)).collect();
@@ -108,7 +114,15 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>) -> Result<()>
             Ok(suite.to_string())
         });
         let Some(lab) = lab else { continue };
-        let context = Fixture { lab, hello: hello.clone(), probe: probe.clone(), store: store.clone() };
+        let context = Fixture {
+            lab,
+            suite,
+            hello: hello.clone(),
+            probe: probe.clone(),
+            store: store.clone(),
+            disk: disk.clone(),
+            vault: vault.clone(),
+        };
         for (check_name, check) in checks {
             tally.step(&format!("{name}: {check_name}"), || {
                 let outcome = check(&context);

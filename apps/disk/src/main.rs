@@ -1,0 +1,134 @@
+//! A disk from inside a guest: what it is like, what is on it, whether it keeps what it is given, and how fast it is.
+//!
+//! `mode=info` prints geometry and features; `mode=hash` the SHA-256 of the whole disk; `mode=fill seed=N` writes a
+//! pattern over all of it, which `mode=verify seed=N` looks for; `mode=bench` measures, with `write=yes` writing too.
+//! `disk=xvdb` takes another disk than the first.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod bench;
+mod pattern;
+
+use core::fmt;
+
+use futures_util::stream::{self, StreamExt};
+use sarab::block::{self, BlockDevice, Buffer};
+use sarab::{App, ArgError, Disk, DiskError, println};
+use sha2::{Digest, Sha256};
+
+/// Bytes of one read or write, and how many of them are on their way at once.
+const STEP: usize = 256 << 10;
+const AT_ONCE: usize = 4;
+
+#[sarab::main]
+async fn main(app: App) -> Result<(), Failure> {
+    let args = app.args();
+    args.expect_only(&["mode", "disk", "seed", "write", "ms"])?;
+    let mode = args.choice("mode", &["info", "hash", "fill", "verify", "bench"])?.unwrap_or("info");
+    let seed = args.get_or("seed", 0_u64)?;
+    let disk = match args.get::<&str>("disk")? {
+        Some(name) => app.disk(name).await?,
+        None => app.first_disk().await?,
+    };
+    match mode {
+        "info" => info(&disk),
+        "hash" => hash(&disk).await?,
+        "fill" => pattern::fill(&disk, seed).await?,
+        "verify" => pattern::verify(&disk, seed).await?,
+        _ => bench::run(app, &disk, args.get_or("write", false)?, args.get_or("ms", 500_u64)?).await?,
+    }
+    Ok(())
+}
+
+/// One line of JSON.
+fn info(disk: &Disk) {
+    let g = disk.geometry();
+    let (granularity, secure) = g.discard.map_or((0, false), |discard| (discard.granularity, discard.secure));
+    println!(
+        "{{\"disk\":\"{}\",\"bytes\":{},\"sectors\":{},\"sector_size\":{},\"physical_sector_size\":{},\
+         \"read_only\":{},\"removable\":{},\"cdrom\":{},\"flush\":{},\"discard\":{},\"discard_granularity\":{},\
+         \"discard_secure\":{}}}",
+        disk.name(),
+        g.bytes(),
+        g.sectors,
+        g.sector_size,
+        g.physical_sector_size,
+        g.read_only,
+        g.removable,
+        g.cdrom,
+        g.flush,
+        g.discard.is_some(),
+        granularity,
+        secure
+    );
+}
+
+/// The pieces of a disk, in order: sector and length.
+fn steps(disk: &Disk) -> impl Iterator<Item = (u64, usize)> + use<> {
+    let sectors = disk.geometry().sectors;
+    let step = (STEP / 512) as u64;
+    (0..sectors.div_ceil(step)).map(move |index| (index * step, (sectors - index * step).min(step) as usize * 512))
+}
+
+async fn hash(disk: &Disk) -> Result<(), Failure> {
+    // Reads overlap; what they bring is taken in order.
+    let mut reads = stream::iter(steps(disk))
+        .map(|(sector, len)| async move {
+            let (buffer, outcome) = disk.read(sector, disk.buffer(len)?).await;
+            outcome.map(|()| buffer)
+        })
+        .buffered(AT_ONCE);
+    let mut sum = Sha256::new();
+    let mut bytes = 0;
+    let mut page = [0; 4096];
+    while let Some(buffer) = reads.next().await {
+        let buffer = buffer?;
+        for offset in (0..buffer.len()).step_by(page.len()) {
+            let part = &mut page[..(buffer.len() - offset).min(4096)];
+            buffer.read(offset, part);
+            sum.update(&*part);
+        }
+        bytes += buffer.len();
+    }
+    println!("sha256 {:x} {bytes}", sum.finalize());
+    Ok(())
+}
+
+/// Why the program ends with an error.
+enum Failure {
+    Argument(ArgError),
+    Disk(DiskError),
+    Request(block::Error),
+    Pattern(pattern::Mismatch),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Argument(error) => error.fmt(f),
+            Failure::Disk(error) => error.fmt(f),
+            Failure::Request(error) => write!(f, "disk: {error}"),
+            Failure::Pattern(error) => write!(f, "verify: {error}"),
+        }
+    }
+}
+
+macro_rules! from {
+    ($($error:ty => $variant:ident;)*) => {
+        $(impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Failure::$variant(error)
+            }
+        })*
+    };
+}
+
+from! {
+    ArgError => Argument;
+    DiskError => Disk;
+    block::Error => Request;
+    pattern::Mismatch => Pattern;
+}

@@ -1,0 +1,193 @@
+//! Checks of disks: blkfront against Linux's blkback, blkback against Linux's blkfront, and the two against each other.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::Fixture;
+use super::checks::Check;
+use super::domain::{Domain, guest};
+use crate::dom0::Dom0;
+
+/// All checks by name.
+pub const ALL: &[(&str, Check)] = &[
+    ("disk: Linux's blkback, disks of awkward sizes", awkward),
+    ("disk: Linux's blkback, fill and verify", fill),
+    ("disk: bad words and no disk", bad_words),
+    ("vault: Linux's blkfront makes a file system", linux_frontend),
+    ("vault: both ends ours, memory and a disk passed on", ours),
+    ("vault: its domain dies under load", death),
+];
+
+fn disk(path: &str, access: &str) -> String {
+    format!("disk = [\"format=raw,vdev=xvda,access={access},target={path}\"]")
+}
+
+fn from_vault(target: &str, access: &str) -> String {
+    format!("format=raw,vdev=xvda,access={access},backendtype=phy,backend=vault,target={target}")
+}
+
+/// Runs the disk program to its end; what it printed.
+fn run(f: &Fixture, name: &str, words: &str, disk: &str) -> Result<String> {
+    let domain = guest(&f.lab, &f.disk, name).command_line(words).line(disk).create()?;
+    let (_, reason, console) = domain.wait_end(60)?;
+    let console = if reason == "0" { domain.wait_for("\n", 20)? } else { console };
+    f.lab.run(&format!("xl destroy {}", domain.id))?;
+    ensure!(reason == "0", "{words}: reason {reason}:\n{console}");
+    Ok(console)
+}
+
+fn hash_in_dom0(f: &Fixture, path: &str) -> Result<String> {
+    let text = f.lab.run(&format!("sync; echo $(sha256sum <{path} | cut -d' ' -f1) $(wc -c <{path})"))?;
+    Ok(format!("sha256 {}", text.trim()))
+}
+
+fn expect_hash(f: &Fixture, name: &str, disk: &str, path: &str) -> Result<()> {
+    let expected = hash_in_dom0(f, path)?;
+    let found = run(f, name, "mode=hash", disk)?;
+    ensure!(found.contains(&expected), "dom0: {expected}\nthe guest:\n{found}");
+    Ok(())
+}
+
+fn awkward(f: &Fixture) -> Result<String> {
+    for (index, bytes) in [512, 3584, 1_050_112, 5_000_192].into_iter().enumerate() {
+        let path = format!("/tmp/awkward{index}");
+        f.lab.run(&format!("head -c {bytes} /dev/urandom >{path}"))?;
+        expect_hash(f, &format!("hash{index}"), &disk(&path, "ro"), &path)?;
+        f.lab.run(&format!("rm {path}"))?;
+    }
+    // More than 2 TiB, of which nothing is there: the end is where it belongs.
+    f.lab.run("dd if=/dev/zero of=/tmp/huge bs=1 count=0 seek=3298534883328 2>/dev/null")?;
+    let info = run(f, "huge", "mode=info", &disk("/tmp/huge", "rw"))?;
+    f.lab.run("rm /tmp/huge")?;
+    ensure!(info.contains("\"bytes\":3298534883328,\"sectors\":6442450944,"), "{info}");
+    Ok(String::new())
+}
+
+fn fill(f: &Fixture) -> Result<String> {
+    f.lab.run("head -c 6291968 /dev/zero >/tmp/fill")?;
+    let line = disk("/tmp/fill", "rw");
+    run(f, "fill", "mode=fill seed=7", &line)?;
+    let verified = run(f, "verify", "mode=verify seed=7", &line)?;
+    ensure!(verified.contains("verify: 12289 sectors with seed 7"), "{verified}");
+    expect_hash(f, "filled", &line, "/tmp/fill")?;
+    // What the pattern is to catch: another run's, and two sectors in each other's place.
+    for (seed, damage) in [
+        (8, "true"),
+        (7, "dd if=/tmp/fill of=/tmp/a bs=512 skip=9 count=1; dd if=/tmp/a of=/tmp/fill bs=512 seek=5000 conv=notrunc"),
+    ] {
+        f.lab.run(&format!("({damage}) 2>/dev/null"))?;
+        let domain =
+            guest(&f.lab, &f.disk, "bad").command_line(format!("mode=verify seed={seed}")).line(&line).create()?;
+        let (_, reason, console) = domain.wait_end(30)?;
+        let sector = if seed == 8 { 0 } else { 5000 };
+        let expected = format!("of sector {sector} is 0x");
+        ensure!(reason == "3" && console.contains(&expected), "reason {reason}, no {expected:?}:\n{console}");
+        super::domain::destroy_all(&f.lab)?;
+    }
+    for (access, features) in [("ro", "\"read_only\":true"), ("rw", "\"flush\":true,\"discard\":true")] {
+        let info = run(f, access, "mode=info", &disk("/tmp/fill", access))?;
+        ensure!(info.contains("\"bytes\":6291968,") && info.contains(features), "{access}: {info}");
+    }
+    f.lab.run("rm /tmp/fill")?;
+    Ok(String::new())
+}
+
+fn bad_words(f: &Fixture) -> Result<String> {
+    for (words, disk, expected) in [
+        ("mode=info", "", "error: the domain has no disk; its xl file lists them (disk = [...])"),
+        ("disk=xvdb", "", "error: disk xvdb: the domain has none of that name"),
+        ("disk=floppy", "", "error: disk `floppy`: expected xvda to xvdz"),
+        ("mode=format", "", "error: command line: `mode=format`: expected info, hash, fill, verify or bench"),
+    ] {
+        let domain = guest(&f.lab, &f.disk, "bad").command_line(words).line(disk).create()?;
+        let (_, reason, console) = domain.wait_end(20)?;
+        ensure!(console.contains(expected) && reason == "3", "reason {reason}:\n{console}");
+        super::domain::destroy_all(&f.lab)?;
+    }
+    let vault = guest(&f.lab, &f.vault, "vault").line("driver_domain=1").create()?;
+    let (_, reason, console) = vault.wait_end(20)?;
+    ensure!(console.contains("nothing to serve: give ramdisk=SIZE") && reason == "3", "reason {reason}:\n{console}");
+    Ok(String::new())
+}
+
+fn vault<'a>(f: &'a Fixture, words: &str, disk: &str) -> Result<Domain<'a>> {
+    let vault =
+        guest(&f.lab, &f.vault, "vault").memory(48).command_line(words).line("driver_domain=1").line(disk).create()?;
+    vault.wait_for("vault: ready", 20)?;
+    Ok(vault)
+}
+
+/// dom0's Linux is the guest here.
+fn linux_frontend(f: &Fixture) -> Result<String> {
+    let vault = vault(f, "ramdisk=16M", "")?;
+    let spec = from_vault("ram", "rw").replace("xvda", "xvdf");
+    let attach = format!(
+        "xl block-attach 0 '{spec}' || exit 1; tries=200
+         until [ -b /dev/xvdf ] && [ \"$(cat /sys/block/xvdf/size)\" = 32768 ]; do
+           tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo 'no /dev/xvdf'; dmesg | tail -n 5; exit 1; }}; usleep 50000
+         done"
+    );
+    let detach = "xl block-detach 0 xvdf || exit 1; tries=200
+         while [ -b /dev/xvdf ]; do
+           tries=$((tries - 1)); [ $tries -gt 0 ] || { echo '/dev/xvdf stays'; exit 1; }; usleep 50000
+         done";
+    f.lab.run(&format!(
+        "{attach}
+         mke2fs -F /dev/xvdf >/dev/null && mkdir -p /mnt/vault && mount -t ext4 /dev/xvdf /mnt/vault || exit 1
+         head -c 9000000 /dev/urandom >/tmp/data && cp /tmp/data /mnt/vault/data && sync && umount /mnt/vault || exit 1
+         {detach}
+         {attach}
+         mount -t ext4 /dev/xvdf /mnt/vault && cmp /tmp/data /mnt/vault/data || exit 1
+         umount /mnt/vault; blkdiscard /dev/xvdf || exit 1
+         [ \"$(tr -d '\\0' </dev/xvdf | wc -c)\" = 0 ] || {{ echo 'discarded, and still there'; exit 1; }}
+         {detach}
+         rm /tmp/data"
+    ))?;
+    let console = vault.wait_for("vault: 51792 of d0", 20)?;
+    let did: Vec<_> = console.lines().filter(|line| line.contains("51792 of d0")).collect();
+    ensure!(did.len() == 2 && did.iter().all(|line| line.ends_with(" 0 failed")), "{console}");
+    f.lab.run("xl shutdown -w vault")?;
+    Ok(did[0].trim_start_matches("vault: ").to_owned())
+}
+
+fn ours(f: &Fixture) -> Result<String> {
+    f.lab.run("head -c 3000320 /dev/urandom >/tmp/passed")?;
+    let vault = vault(f, "ramdisk=8M pass=xvda", &disk("/tmp/passed", "rw"))?;
+    let line = |target, access| format!("disk = [\"{}\"]", from_vault(target, access));
+    expect_hash(f, "passed", &line("xvda", "ro"), "/tmp/passed")?;
+    run(f, "fill", "mode=fill seed=3", &line("xvda", "rw"))?;
+    expect_hash(f, "filled", &line("xvda", "ro"), "/tmp/passed")?;
+    run(f, "ram", "mode=fill seed=4", &line("ram", "rw"))?;
+    run(f, "ram", "mode=verify seed=4", &line("ram", "ro"))?;
+    // Many at once, of which one has no such disk.
+    let one = guest(&f.lab, &f.disk, "one").command_line("mode=verify seed=4").line(&line("ram", "ro")).create()?;
+    let two = guest(&f.lab, &f.disk, "two").command_line("mode=verify seed=3").line(&line("xvda", "ro")).create()?;
+    let spec = from_vault("tape", "ro").replace("xvda", "xvdb");
+    let (status, _) = f.lab.try_run(&format!("xl block-attach one '{spec}'"))?;
+    ensure!(status != 0, "xl is content with a disk that there is not");
+    for domain in [&one, &two] {
+        domain.wait_for("verify: ", 60)?;
+    }
+    ensure!(vault.state()?.1 == "-", "the vault has ended:\n{}", vault.console()?);
+    f.lab.run("xl shutdown -w vault; rm /tmp/passed")?;
+    Ok(String::new())
+}
+
+/// A reader gets the data or an error, and never waits for ever.
+fn death(f: &Fixture) -> Result<String> {
+    let vault = vault(f, "ramdisk=8M", "")?;
+    let line = format!("disk = [\"{}\"]", from_vault("ram", "rw"));
+    run(f, "fill", "mode=fill seed=5", &line)?;
+    let reader = guest(&f.lab, &f.disk, "reader").command_line("mode=bench ms=60000").line(&line).create()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while f.lab.run(&format!("xenstore-read /local/domain/{}/device/vbd/51712/state", reader.id))?.trim() != "4" {
+        ensure!(Instant::now() < deadline, "the reader does not connect:\n{}", reader.console()?);
+    }
+    f.lab.run(&format!("xl destroy {}", vault.id))?;
+    // The toolstack takes the device away, as an administrator would.
+    f.lab.try_run("xl block-detach reader xvda")?;
+    let (_, reason, console) = reader.wait_end(60)?;
+    ensure!(reason == "3" && console.contains("disk: the device"), "reason {reason}:\n{console}");
+    Ok(console.lines().find(|line| line.contains("disk: ")).context("no error")?.trim().to_owned())
+}
