@@ -6,11 +6,15 @@ extern crate alloc;
 
 #[macro_use]
 mod fmt;
+pub mod adapters;
 pub mod back;
+pub mod cache;
 pub mod device;
 mod either;
+pub mod faulty;
 pub mod front;
 pub mod protocol;
 pub mod ramdisk;
+pub mod slice;
 
 pub use device::{BlockDevice, Buffer, Completed, Discard, Error, Geometry};

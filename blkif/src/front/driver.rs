@@ -78,14 +78,15 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
     }
 
     async fn accept(&mut self, device: &Device, offer: &mut Self::Offer) -> Result<(), Failure> {
-        let flag = async |key: &str| Ok::<_, Failure>(optional::<u32>(device, key).await?.unwrap_or(0) != 0);
+        let flag = async |key: &str| Ok::<_, Failure>(device.get_other::<u32>(key).await?.unwrap_or(0) != 0);
         offer.features = Features {
             flush: flag("feature-flush-cache").await?,
             barrier: flag("feature-barrier").await?,
             persistent: self.options.persistent && flag("feature-persistent").await?,
-            indirect: optional(device, "feature-max-indirect-segments").await?.map_or(0, clamp_indirect),
+            indirect: device.get_other("feature-max-indirect-segments").await?.map_or(0, clamp_indirect),
         };
-        let geometry = read_geometry(device, &offer.features).await?;
+        let missing = || Failure::new(Errno::EINVAL, format!("the backend has written no {}", device.other("sectors")));
+        let geometry = read_geometry(device, &offer.features).await?.ok_or_else(missing)?;
         self.shared.pool.begin(offer.features.persistent);
         self.shared.count(|statistics| statistics.connections += 1);
         information!(
@@ -135,34 +136,38 @@ fn clamp_indirect(offered: u32) -> u16 {
 }
 
 /// A key that the backend need not have written.
-async fn optional<T: FromValue>(device: &Device, key: &str) -> Result<Option<T>, Failure> {
-    device.get_other(key).await.map_err(Failure::from)
+async fn optional<T: FromValue>(tree: &Tree, device: &Device, key: &str) -> Result<Option<T>, Failure> {
+    tree.get(&device.other(key)).await.map_err(Failure::from)
 }
 
-async fn read_geometry(device: &Device, features: &Features) -> Result<Geometry, Failure> {
+/// What the backend says, `None` where it has not said it: all of it as it was at one moment.
+async fn read_geometry(device: &Device, features: &Features) -> Result<Option<Geometry>, Failure> {
+    device.store().transaction(async |tree| geometry_in(tree, device, features).await).await
+}
+
+async fn geometry_in(tree: &Tree, device: &Device, features: &Features) -> Result<Option<Geometry>, Failure> {
     const CDROM: u32 = 1;
     const REMOVABLE: u32 = 2;
     const READ_ONLY: u32 = 4;
-    let missing = || Failure::new(Errno::EINVAL, format!("the backend has written no {}", device.other("sectors")));
-    let sectors: u64 = optional(device, "sectors").await?.ok_or_else(missing)?;
-    let sector_size: u32 = optional(device, "sector-size").await?.unwrap_or(SECTOR_SIZE as u32);
+    let Some(sectors) = optional(tree, device, "sectors").await? else { return Ok(None) };
+    let sector_size: u32 = optional(tree, device, "sector-size").await?.unwrap_or(SECTOR_SIZE as u32);
     if !(512..=65536).contains(&sector_size) || !sector_size.is_power_of_two() {
         let text =
             format!("{} = {sector_size}: expected a power of two from 512 to 65536", device.other("sector-size"));
         return Err(Failure::new(Errno::EINVAL, text));
     }
-    let physical: u32 = optional(device, "physical-sector-size").await?.unwrap_or(sector_size);
-    let info: u32 = optional(device, "info").await?.unwrap_or(0);
-    let mode: Option<String> = optional(device, "mode").await.unwrap_or(None);
-    let discard = match optional::<u32>(device, "feature-discard").await? {
+    let physical: u32 = optional(tree, device, "physical-sector-size").await?.unwrap_or(sector_size);
+    let info: u32 = optional(tree, device, "info").await?.unwrap_or(0);
+    let mode: Option<String> = optional(tree, device, "mode").await.unwrap_or(None);
+    let discard = match optional::<u32>(tree, device, "feature-discard").await? {
         None | Some(0) => None,
         Some(_) => Some(Discard {
-            granularity: optional(device, "discard-granularity").await?.unwrap_or(sector_size),
-            alignment: optional(device, "discard-alignment").await?.unwrap_or(0),
-            secure: optional::<u32>(device, "discard-secure").await?.unwrap_or(0) != 0,
+            granularity: optional(tree, device, "discard-granularity").await?.unwrap_or(sector_size),
+            alignment: optional(tree, device, "discard-alignment").await?.unwrap_or(0),
+            secure: optional::<u32>(tree, device, "discard-secure").await?.unwrap_or(0) != 0,
         }),
     };
-    Ok(Geometry {
+    Ok(Some(Geometry {
         sectors,
         sector_size,
         physical_sector_size: physical.max(sector_size),
@@ -171,7 +176,7 @@ async fn read_geometry(device: &Device, features: &Features) -> Result<Geometry,
         cdrom: info & CDROM != 0,
         flush: features.flush || features.barrier,
         discard,
-    })
+    }))
 }
 
 /// A request that the backend has.
@@ -433,9 +438,8 @@ impl<G: Memory, P: Port> Connection<G, P> {
     /// The backend has changed something: a disk that was made larger tells its new size.
     async fn refresh(&mut self, device: &Device) -> Result<(), Failure> {
         let features = self.link.features;
-        let Some(_) = optional::<u64>(device, "sectors").await? else { return Ok(()) };
+        let Some(mut geometry) = read_geometry(device, &features).await? else { return Ok(()) };
         let old = self.shared.geometry.get();
-        let mut geometry = read_geometry(device, &features).await?;
         // What it has refused it does not offer again.
         geometry.discard = geometry.discard.filter(|_| old.discard.is_some());
         if geometry != old {

@@ -1,0 +1,214 @@
+//! The devices that are made of other devices, and devices as other crates want them, each against a model.
+
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::time::Duration;
+
+use aligned::Aligned;
+use block_device_driver::BlockDevice as _;
+use embedded_io_async::{Read, Seek, SeekFrom, Write};
+use futures_util::future::{Either, join_all};
+use xen_blkif::adapters::{Blocks, Stream};
+use xen_blkif::cache::Cache;
+use xen_blkif::faulty::{Ask, Faulty};
+use xen_blkif::ramdisk::RamDisk;
+use xen_blkif::slice::Slice;
+use xen_blkif::{BlockDevice, Error};
+use xen_hal::Clock;
+use xen_sim::{Domain, Xen, check};
+
+const SECTOR: usize = 512;
+
+fn random(xen: &Xen) -> impl FnMut(u64) -> u64 + use<> {
+    let mut state = xen.seed().wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move |limit| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % limit
+    }
+}
+
+#[test]
+fn a_slice_is_the_part_that_it_says() {
+    check("slice", 1, |xen| {
+        let domain = xen.domain();
+        xen.run(async move {
+            let disk = RamDisk::new(domain, 100).unwrap();
+            assert!(matches!(Slice::new(disk.clone(), 50, 51), Err(Error::OutOfRange { .. })));
+            let part = Slice::new(disk.clone(), 40, 20).unwrap();
+            assert_eq!(part.geometry().sectors, 20);
+            part.write_bytes(19, &[7; SECTOR]).await.unwrap();
+            let mut bytes = [0; SECTOR];
+            disk.read_bytes(59, &mut bytes).await.unwrap();
+            assert_eq!(bytes, [7; SECTOR]);
+            for (sector, len) in [(20, SECTOR), (19, 2 * SECTOR), (u64::MAX, SECTOR)] {
+                let outcome = part.write_bytes(sector, &vec![1; len]).await;
+                assert!(matches!(outcome, Err(Error::OutOfRange { .. })), "{sector}");
+            }
+            assert!(part.discard(10, 11, false).await.is_err());
+            part.discard(19, 1, false).await.unwrap();
+            disk.read_bytes(59, &mut bytes).await.unwrap();
+            assert_eq!(bytes, [0; SECTOR]);
+        });
+    });
+}
+
+#[test]
+fn a_cache_gives_what_is_on_the_device_whoever_writes_meanwhile() {
+    check("cache", 200, |xen| {
+        let domain = xen.domain();
+        let delays = Rc::new(RefCell::new(random(xen)));
+        let mut next = random(xen);
+        xen.run(async move {
+            let clock = domain.clone();
+            let slow = Faulty::new(RamDisk::new(domain.clone(), 64).unwrap(), async move |_: Ask| {
+                let pause = delays.borrow_mut()(200);
+                clock.sleep(Duration::from_micros(pause)).await;
+                Ok(())
+            });
+            let cache = Cache::new(slow, NonZeroUsize::new(5).unwrap());
+            for _ in 0..20 {
+                // Some read and some write at once. A read that overlaps with a write may give either; afterwards all
+                // is as the last write has it.
+                let written = next(256) as u8;
+                let jobs = (0..4).map(|_| {
+                    let sector = next(60);
+                    let count = 1 + next(4) as usize;
+                    let write = next(2) == 0;
+                    let cache = &cache;
+                    async move {
+                        let mut bytes = vec![written; count * SECTOR];
+                        match write {
+                            true => cache.write_bytes(sector, &bytes).await.unwrap(),
+                            false => cache.read_bytes(sector, &mut bytes).await.unwrap(),
+                        }
+                        write.then_some(sector..sector + count as u64)
+                    }
+                });
+                let written_ranges: Vec<_> = join_all(jobs).await.into_iter().flatten().collect();
+                for sector in written_ranges.into_iter().flatten() {
+                    let mut bytes = [0; SECTOR];
+                    cache.read_bytes(sector, &mut bytes).await.unwrap();
+                    assert_eq!(bytes, [written; SECTOR], "sector {sector}");
+                }
+            }
+            let (hits, misses) = cache.hits_and_misses();
+            assert!(hits > 0 && misses > 0, "{hits} hits, {misses} misses");
+        });
+    });
+}
+
+#[test]
+fn a_faulty_device_fails_as_it_is_told() {
+    check("faulty", 1, |xen| {
+        let domain = xen.domain();
+        xen.run(async move {
+            let error = Error::Failed { operation: "write", sector: 3 };
+            let disk = Faulty::new(RamDisk::new(domain, 8).unwrap(), async |ask| match ask {
+                Ask::Write(sector, count) if (sector..sector + count).contains(&3) => Err(error),
+                _ => Ok(()),
+            });
+            assert_eq!(disk.write_bytes(2, &[0; 2 * SECTOR]).await, Err(error));
+            assert_eq!(disk.write_bytes(4, &[0; 2 * SECTOR]).await, Ok(()));
+            assert_eq!(disk.flush().await, Ok(()));
+        });
+    });
+}
+
+#[test]
+fn one_of_two_devices() {
+    check("either", 1, |xen| {
+        let domain = xen.domain();
+        xen.run(async move {
+            let disk = RamDisk::new(domain, 8).unwrap();
+            let left: Either<_, Slice<RamDisk<Domain>>> = Either::Left(disk.clone());
+            let right: Either<RamDisk<Domain>, _> = Either::Right(Slice::new(disk, 4, 4).unwrap());
+            left.write_bytes(5, &[6; SECTOR]).await.unwrap();
+            let mut bytes = [0; SECTOR];
+            right.read_bytes(1, &mut bytes).await.unwrap();
+            assert_eq!(bytes, [6; SECTOR]);
+            assert_eq!((left.geometry().sectors, right.geometry().sectors), (8, 4));
+            let other = left.buffer(SECTOR).unwrap();
+            assert_eq!(right.read(0, other).await.1, Err(Error::Gone));
+        });
+    });
+}
+
+#[test]
+fn a_stream_of_bytes_is_as_a_vector() {
+    for size in [512, 4096] {
+        check("stream", 50, |xen| {
+            let domain = xen.domain();
+            let mut next = random(xen);
+            xen.run(async move {
+                let disk = RamDisk::new(domain, 64).unwrap().with_sector_size(size);
+                let mut model = vec![0_u8; 64 * SECTOR];
+                let mut stream = Stream::new(disk);
+                let mut position = 0;
+                for _ in 0..60 {
+                    match next(3) {
+                        0 => {
+                            position = next(model.len() as u64 + 100) as usize;
+                            let seek = match next(3) {
+                                0 => SeekFrom::Start(position as u64),
+                                1 => SeekFrom::End(position as i64 - model.len() as i64),
+                                _ => {
+                                    let now = stream.stream_position().await.unwrap();
+                                    SeekFrom::Current(position as i64 - now as i64)
+                                }
+                            };
+                            assert_eq!(stream.seek(seek).await, Ok(position as u64));
+                        }
+                        1 => {
+                            let mut bytes = vec![0; next(3000) as usize];
+                            let count = stream.read(&mut bytes).await.unwrap();
+                            assert_eq!(count, bytes.len().min(model.len().saturating_sub(position)));
+                            assert!(bytes[..count] == model[position.min(model.len())..][..count]);
+                            position += count;
+                        }
+                        _ => {
+                            let bytes: Vec<u8> = (0..next(3000)).map(|_| next(256) as u8).collect();
+                            match stream.write(&bytes).await {
+                                Ok(count) => {
+                                    model[position.min(64 * SECTOR)..][..count].copy_from_slice(&bytes[..count]);
+                                    position += count;
+                                }
+                                Err(error) => {
+                                    assert!(position >= model.len() && matches!(error, Error::OutOfRange { .. }));
+                                }
+                            }
+                        }
+                    }
+                }
+                assert!(stream.seek(SeekFrom::Current(i64::MIN)).await.is_err());
+                stream.flush().await.unwrap();
+            });
+        });
+    }
+}
+
+#[test]
+fn blocks_for_other_crates_are_where_they_belong() {
+    check("blocks", 1, |xen| {
+        let domain = xen.domain();
+        xen.run(async move {
+            let disk = RamDisk::new(domain, 64).unwrap();
+            let mut blocks = Blocks(disk.clone());
+            assert_eq!(block_device_driver::BlockDevice::<2048>::size(&mut blocks).await, Ok(64 * 512));
+            let data = [Aligned([3_u8; 2048]), Aligned([4; 2048])];
+            blocks.write(5, &data).await.unwrap();
+            let mut bytes = [0; SECTOR];
+            for (sector, expected) in [(19, 0), (20, 3), (24, 4), (28, 0)] {
+                disk.read_bytes(sector, &mut bytes).await.unwrap();
+                assert_eq!(bytes, [expected; SECTOR], "sector {sector}");
+            }
+            let mut found = [Aligned([0_u8; 512]), Aligned([0; 512])];
+            blocks.read(23, &mut found).await.unwrap();
+            assert_eq!((found[0][0], found[1][511]), (3, 4));
+            let outcome: Result<(), Error> = blocks.read(64, &mut found).await;
+            assert!(matches!(outcome, Err(Error::OutOfRange { .. })));
+        });
+    });
+}
