@@ -243,10 +243,10 @@ fn what_was_written_is_read() {
             assert_eq!(ended.await, Ended::Removed);
             assert_eq!(disk.flush().await, Err(Error::Gone));
             drop(disk);
+            bench.dom0.sleep(Duration::from_secs(1)).await;
             let served = bench.served.take();
             assert_eq!((served.len(), served[0].failures), (1, 0));
             assert!(served[0].reads > 0 && served[0].writes > 0 && served[0].flushes > 0);
-            bench.dom0.sleep(Duration::from_secs(1)).await;
             // The drivers' own watches and stores go with them.
             assert_eq!(bench.front.in_use().grants, before.0.grants);
             assert!(bench.front.in_use().ports <= before.0.ports, "the store's port alone");

@@ -60,7 +60,7 @@ async fn main(app: App) -> Result<(), String> {
         "count" => store::count(app, &mut checks).await?,
         "names" => store::names(app).await?,
         "bench" => store::bench(app).await?,
-        "vbd" => vbd::frontends(app, "vbd", |app, name| vbd::Front { app, name }).await?,
+        "vbd" => vbd::disks(app).await?,
         "vif" => vbd::frontends(app, "vif", |app, name| vif::Vif { app, name }).await?,
         "vbd-back" => vbd::backends(app).await?,
         "shutdown" => {

@@ -1,17 +1,18 @@
-//! Both ends of a block device as far as XenBus goes: they connect and close, and no request is ever made.
+//! Disks that come and go, at both ends, and what they leave in use.
 
-use alloc::format;
 use alloc::string::{String, ToString};
 
-use futures_util::future::{Either, select};
-use sarab::hal::Errno;
-use sarab::hal::{
-    Access, EventChannels, Grant, GrantRef, GrantTable, MapRequest, Mapping, Page, Pages, Port, PortNumber,
-};
-use sarab::platform::{XenGrant, XenMapping, XenPort, grant_use};
-use sarab::store::{Error, Store, Tree};
-use sarab::xenbus::{Backend, Device, End, Failure, Frontend, Signals, State, backend, frontend, serve};
-use sarab::{App, println};
+use core::time::Duration;
+
+use futures_util::future::{Either, join, select};
+use sarab::block::back::{self, Attach, Limits, Statistics};
+use sarab::block::ramdisk::RamDisk;
+use sarab::block::{self, BlockDevice, front};
+use sarab::hal::{Access, Clock, Errno, GrantTable, Page, Pages};
+use sarab::platform::{XenGrant, grant_use};
+use sarab::store::Store;
+use sarab::xenbus::{Device, End, Failure, Frontend, frontend, serve};
+use sarab::{App, Disk, println};
 
 use crate::text;
 
@@ -29,43 +30,6 @@ pub fn empty_ring(app: App, device: &Device) -> Result<XenGrant, Failure> {
         unsafe { page.as_ptr().cast::<u32>().add(index).write(1) };
     }
     table.grant(page, device.other_domain(), Access::ReadWrite).map_err(failure)
-}
-
-/// The frontend of a block device.
-pub struct Front {
-    pub app: App,
-    pub name: String,
-}
-
-impl Frontend for Front {
-    const OFFERED: State = State::Initialised;
-    type Offer = (XenGrant, XenPort);
-
-    async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
-        let grant = empty_ring(self.app, device)?;
-        let port = self.app.event_channels().alloc_unbound(device.other_domain()).map_err(failure)?;
-        Ok((grant, port))
-    }
-
-    async fn publish(&mut self, device: &Device, offer: &Self::Offer, tree: &Tree) -> Result<(), Error> {
-        tree.set(&device.own("ring-ref"), &offer.0.reference()).await?;
-        tree.set(&device.own("event-channel"), &offer.1.number()).await?;
-        tree.set(&device.own("protocol"), "x86_64-abi").await
-    }
-
-    async fn accept(&mut self, device: &Device, _: &mut Self::Offer) -> Result<(), Failure> {
-        let sectors: u64 = device.get_other("sectors").await?.ok_or_else(|| failure("the backend tells no sectors"))?;
-        println!("vbd {}: {sectors} sectors from {}", self.name, device.other_domain());
-        Ok(())
-    }
-
-    async fn run(&mut self, _: &Device, offer: Self::Offer, signals: &Signals) -> Result<(), Failure> {
-        println!("vbd {}: connected", self.name);
-        signals.closing().await;
-        drop(offer);
-        println!("vbd {}: closing", self.name);
-        Ok(())
-    }
 }
 
 /// What is in use, for the test to compare.
@@ -112,66 +76,65 @@ pub async fn frontends<F: Frontend>(app: App, class: &str, make: impl Fn(App, St
     }
 }
 
-struct Back {
-    app: App,
-    name: String,
-}
-
-impl Backend for Back {
-    type Link = (XenMapping, XenPort);
-
-    async fn prepare(&mut self, device: &Device) -> Result<(), Failure> {
-        let params: Option<String> = device.get("params").await?;
-        match params.as_deref() {
-            Some("broken") => Err(Failure::new(Errno::ENOENT, "params = broken: there is no such disk")),
-            _ => Ok(()),
-        }
-    }
-
-    async fn offer(&mut self, device: &Device, tree: &Tree) -> Result<(), Error> {
-        tree.set(&device.own("feature-flush-cache"), &false).await
-    }
-
-    async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure> {
-        let missing = |key| move || Failure::new(Errno::EINVAL, format!("the frontend has written no {key}"));
-        let reference: GrantRef = device.get_other("ring-ref").await?.ok_or_else(missing("ring-ref"))?;
-        let port: PortNumber = device.get_other("event-channel").await?.ok_or_else(missing("event-channel"))?;
-        let peer = device.other_domain();
-        let request = MapRequest { peer, reference, access: Access::ReadWrite };
-        let mapping = self.app.grant_table().map(&[request]).map_err(failure)?;
-        mapping.all().map_err(failure)?;
-        let port = self.app.event_channels().bind_interdomain(peer, port).map_err(failure)?;
-        Ok((mapping, port))
-    }
-
-    async fn publish(&mut self, device: &Device, _: &Self::Link, tree: &Tree) -> Result<(), Error> {
-        tree.set(&device.own("sectors"), &2048_u64).await?;
-        tree.set(&device.own("sector-size"), &512_u32).await?;
-        tree.set(&device.own("info"), &0_u32).await
-    }
-
-    async fn run(&mut self, device: &Device, link: Self::Link, signals: &Signals) -> Result<(), Failure> {
-        println!("back {}: connected with {}", self.name, device.other_domain());
-        signals.closing().await;
-        drop(link);
-        println!("back {}: closing", self.name);
-        Ok(())
-    }
-}
-
-/// A backend for each block device that the toolstack wants of this domain.
-pub async fn backends(app: App) -> Result<(), String> {
+/// A user for each disk that comes, who reads and writes for as long as it is there.
+pub async fn disks(app: App) -> Result<(), String> {
     let store = app.store().map_err(text)?;
-    let serving = serve(&store, End::Backend, "vbd", |found| {
-        let store = store.clone();
+    let serving = serve(&store, End::Frontend, "vbd", |found| {
+        let options = front::Options::default();
+        let (disk, runner) =
+            front::connect(&store, app.grant_table(), app.event_channels(), app.clock(), &found.path, options);
         async move {
-            let mut driver = Back { app, name: found.id.clone() };
-            match backend(&store, app.clock(), &found.path, &mut driver).await {
-                Ok(ended) => println!("back {}: {ended:?}", found.id),
-                Err(error) => println!("back {}: {error}", found.id),
+            let using = async { println!("vbd {}: {}", found.id, user(app, &found.id, &disk).await) };
+            match join(runner, using).await.0 {
+                Ok(ended) => println!("vbd {}: {ended:?}", found.id),
+                Err(error) => println!("vbd {}: {error}", found.id),
             }
         }
     });
+    match select(core::pin::pin!(serving), core::pin::pin!(console(app, &store))).await {
+        Either::Left((Err(error), _)) => Err(text(error)),
+        Either::Right(_) => Ok(()),
+    }
+}
+
+/// Writes a number and reads it back; ends when the disk does.
+async fn user(app: App, id: &str, disk: &Disk) -> block::Error {
+    let mut connections = 0;
+    let mut sector = [0; 512];
+    for turn in 0_u32.. {
+        sector[..4].copy_from_slice(&turn.to_le_bytes());
+        let mut found = [0; 512];
+        let outcome = match disk.write_bytes(7, &sector).await {
+            Ok(()) => disk.read_bytes(7, &mut found).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            return error;
+        }
+        assert!(found == sector, "what was written is not what is read");
+        let now = disk.statistics().connections;
+        if now > connections {
+            connections = now;
+            println!("vbd {id}: {} sectors, connected", disk.geometry().sectors);
+        }
+        app.clock().sleep(Duration::from_millis(5)).await;
+    }
+    unreachable!("there is no end of turns")
+}
+
+/// A disk in memory for each block device that the toolstack wants of this domain.
+pub async fn backends(app: App) -> Result<(), String> {
+    let store = app.store().map_err(text)?;
+    let disk = RamDisk::new(app.grant_table(), 2048).map_err(text)?;
+    let open = async |attach: &Attach| match attach.params.as_str() {
+        "broken" => Err(Failure::new(Errno::ENOENT, "params = broken: there is no such disk")),
+        _ => Ok(disk.clone()),
+    };
+    let ended = |attach: &Attach, statistics: Statistics| {
+        println!("back {}: {} writes, {} failed", attach.device, statistics.writes, statistics.failures);
+    };
+    let serving =
+        back::serve(&store, app.grant_table(), app.event_channels(), app.clock(), Limits::default(), open, ended);
     match select(core::pin::pin!(serving), core::pin::pin!(console(app, &store))).await {
         Either::Left((Err(error), _)) => Err(text(error)),
         Either::Right(_) => Ok(()),

@@ -38,6 +38,8 @@ pub(super) struct Driver<'a, M, E, C, O, D> {
     pub(super) limits: Limits,
     pub(super) open: &'a O,
     pub(super) opened: Option<(Attach, D)>,
+    /// The device's geometry when the guest was told of it last.
+    pub(super) told: Option<Geometry>,
     pub(super) statistics: &'a Cell<Statistics>,
 }
 
@@ -57,7 +59,12 @@ where
     fn geometry(&self) -> Geometry {
         let (attach, device) = self.opened.as_ref().expect("opened before it is used");
         let geometry = device.geometry();
-        Geometry { read_only: geometry.read_only || !attach.writable, ..geometry }
+        Geometry {
+            read_only: geometry.read_only || !attach.writable,
+            removable: geometry.removable || attach.removable,
+            cdrom: geometry.cdrom || attach.cdrom,
+            ..geometry
+        }
     }
 }
 
@@ -127,6 +134,7 @@ where
     }
 
     async fn publish(&mut self, device: &Device, _: &Self::Link, tree: &Tree) -> Result<(), StoreError> {
+        self.told = self.opened.as_ref().map(|(_, disk)| disk.geometry());
         let geometry = self.geometry();
         write_features(device, tree, &geometry).await?;
         write_size(device, tree, &geometry).await
@@ -143,10 +151,10 @@ where
             complained: Cell::new(false),
             path: device.path(),
         };
+        let mut told = self.told.unwrap_or_else(|| disk.geometry());
         let resize = async {
             loop {
-                let known = disk.geometry();
-                disk.changed(&known).await;
+                told = disk.changed(&told).await;
                 let geometry = self.geometry();
                 worker.geometry.set(geometry);
                 information!("{}: now {} sectors", device.path(), geometry.sectors);

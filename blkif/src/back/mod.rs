@@ -28,6 +28,10 @@ pub struct Attach {
     pub params: String,
     /// Whether the guest may write.
     pub writable: bool,
+    /// Whether the guest is to take it for a medium that can be removed.
+    pub removable: bool,
+    /// Whether the guest is to take it for a CD-ROM.
+    pub cdrom: bool,
 }
 
 /// Bounds of what one guest may use.
@@ -99,8 +103,16 @@ where
         let (store, memory, events, clock) = (store.clone(), memory.clone(), events.clone(), clock.clone());
         async move {
             let statistics = Cell::default();
-            let mut driver =
-                Driver { memory, events, clock: clock.clone(), limits, open, opened: None, statistics: &statistics };
+            let mut driver = Driver {
+                memory,
+                events,
+                clock: clock.clone(),
+                limits,
+                open,
+                opened: None,
+                told: None,
+                statistics: &statistics,
+            };
             let outcome = backend(&store, clock, &found.path, &mut driver).await;
             if let Some((attach, _)) = driver.opened.take() {
                 ended(&attach, statistics.get());
@@ -121,6 +133,8 @@ impl Attach {
             device: device.id().into(),
             params: text("params").await?,
             writable: text("mode").await?.starts_with('w'),
+            removable: text("removable").await? == "1",
+            cdrom: text("device-type").await? == "cdrom",
         })
     }
 }

@@ -56,7 +56,7 @@ pub fn connect<G: Memory, E: EventChannels + 'static, C: Clock + Clone + 'static
     clock: C,
     path: &str,
     options: Options,
-) -> (Disk<G>, impl Future<Output = Result<Ended, xenstore_client::Error>> + 'static) {
+) -> (Disk<G>, impl Future<Output = Result<Ended, xenstore_client::Error>> + use<G, E, C>) {
     let shared = Rc::new(Shared::new(memory));
     let disk = Disk { shared: shared.clone(), name: path.rsplit('/').next().unwrap_or(path).into() };
     let (store, path) = (store.clone(), String::from(path));

@@ -13,6 +13,7 @@ use crate::dom0::Dom0;
 pub const ALL: &[(&str, Check)] = &[
     ("disk: Linux's blkback, disks of awkward sizes", awkward),
     ("disk: Linux's blkback, fill and verify", fill),
+    ("disk: save and restore under load", restore),
     ("disk: bad words and no disk", bad_words),
     ("vault: Linux's blkfront makes a file system", linux_frontend),
     ("vault: both ends ours, memory and a disk passed on", ours),
@@ -91,6 +92,27 @@ fn fill(f: &Fixture) -> Result<String> {
     }
     f.lab.run("rm /tmp/fill")?;
     Ok(String::new())
+}
+
+/// The bench ends with an error where one of its requests does.
+fn restore(f: &Fixture) -> Result<String> {
+    f.lab.run("head -c 8M /dev/zero >/tmp/saved")?;
+    let domain = guest(&f.lab, &f.disk, "saved")
+        .command_line("mode=bench write=yes ms=300")
+        .line(&disk("/tmp/saved", "rw"))
+        .create()?;
+    domain.wait_for("\"op\":\"read\"", 20)?;
+    f.lab.run(
+        "for turn in 1 2; do
+           timeout 60 xl save saved /tmp/saved.img >/tmp/save.log 2>&1 && xl restore -e /tmp/saved.img >>/tmp/save.log 2>&1 || \
+             { cat /tmp/save.log; exit 1; }
+         done; rm /tmp/saved.img",
+    )?;
+    let id = f.lab.run("xl domid saved")?.trim().parse()?;
+    let restored = Domain { id, ..domain };
+    let (_, reason, console) = restored.wait_end(90)?;
+    ensure!(reason == "0", "reason {reason}:\n{console}");
+    Ok(format!("{} measurements", restored.console()?.matches("\"op\":").count()))
 }
 
 fn bad_words(f: &Fixture) -> Result<String> {

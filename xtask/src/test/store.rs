@@ -260,7 +260,7 @@ fn attach(f: &Fixture, times: u32) -> Result<String> {
     let device = Cycled { kind: "block", class: "vbd", id: 51712, spec, backend };
     let note = check_cycles(f, &[&domain], &device, times)?;
     let console = domain.console()?;
-    let connected = console.matches("vbd 51712: 2048 sectors from d0").count();
+    let connected = console.matches("vbd 51712: 2048 sectors, connected").count();
     ensure!(connected == times as usize, "{connected} of {times} times connected:\n{console}");
     domain.send("quit")?;
     domain.wait_passed(20)?;
@@ -293,7 +293,7 @@ fn rebind(f: &Fixture) -> Result<String> {
     f.lab.run(&format!("xl block-attach {} 'format=raw,vdev=xvda,access=rw,target=/tmp/disk'", domain.id))?;
     let connected = |times: usize| -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while domain.console()?.matches("vbd 51712: connected").count() < times {
+        while domain.console()?.matches("vbd 51712: 2048 sectors, connected").count() < times {
             ensure!(Instant::now() < deadline, "not connected {times} times:\n{}", domain.console()?);
             std::thread::sleep(Duration::from_millis(50));
         }

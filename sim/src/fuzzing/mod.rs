@@ -1,5 +1,9 @@
 //! What the fuzz targets run, with any bytes: a panic is a bug. The tests run it with random ones.
 
+mod block;
+
+pub use block::{blkback, blkfront};
+
 use xen_hal::{DomId, Port};
 use xenstore_client::wire::offsets::{REPLIES, REQUESTS, SERVER_FEATURES};
 use xenstore_client::wire::{HEADER_SIZE, Header, Op, Request, ServerError};
