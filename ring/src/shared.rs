@@ -97,7 +97,7 @@ impl SharedMemory {
 ///
 /// # Safety
 ///
-/// `len` bytes are readable at `from` and writable at `to`; they do not overlap.
+/// `len` bytes are readable at `from` and writable at `to`. Where they overlap, the bytes at `to` are any of those.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: the caller's; the direction flag is clear by the ABI.
@@ -125,6 +125,18 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 }
 
 impl SharedMemory {
+    /// Copies bytes to other shared memory.
+    ///
+    /// # Panics
+    ///
+    /// Where they are not all inside, at either end.
+    pub fn copy(&self, offset: usize, len: usize, to: &SharedMemory, to_offset: usize) {
+        let (from, to) = (self.at(offset, len), to.at(to_offset, len));
+        // SAFETY: inside the memory on both sides. Where both are the same page of a peer's, mapped twice, what is
+        // copied is any mixture, which is the peer's own loss.
+        unsafe { copy(from.as_ptr(), to.as_ptr(), len) };
+    }
+
     /// An operation that copies `len` bytes at `offset` to a peer's page, for [`GrantTable::copy`].
     ///
     /// # Panics

@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::task::Poll;
@@ -17,6 +17,7 @@ use xen_ring::{BackRing, SharedMapping};
 use xenstore_client::xenbus::{Backend, Device, Failure, Signals};
 use xenstore_client::{Error as StoreError, FromValue, Tree};
 
+use super::persistent::Persistent;
 use super::request::{BadRequest, LIST_SIZE, MOST_INDIRECT_SEGMENTS, Work, answer, check_indirect};
 use super::{Attach, Limits, Statistics, failure};
 use crate::device::{BlockDevice, Buffer, Geometry, pieces};
@@ -48,6 +49,8 @@ pub(super) struct Link<M: Memory, P> {
     ring: BackRing<Abi>,
     mapping: SharedMapping<M::Mapping>,
     port: P,
+    /// The guest uses the same pages again and again.
+    persistent: bool,
 }
 
 impl<M, E, C, O, D> Driver<'_, M, E, C, O, D>
@@ -130,7 +133,8 @@ where
             port,
             abi
         );
-        Ok(Link { ring, mapping, port: bell })
+        let persistent = device.get_other::<u32>("feature-persistent").await?.is_some_and(|value| value != 0);
+        Ok(Link { ring, mapping, port: bell, persistent })
     }
 
     async fn publish(&mut self, device: &Device, _: &Self::Link, tree: &Tree) -> Result<(), StoreError> {
@@ -149,6 +153,7 @@ where
             geometry: Cell::new(self.geometry()),
             statistics: self.statistics,
             complained: Cell::new(false),
+            persistent: link.persistent.then(|| RefCell::new(Persistent::new())),
             path: device.path(),
         };
         let mut told = self.told.unwrap_or_else(|| disk.geometry());
@@ -181,6 +186,7 @@ where
 }
 
 async fn write_features(device: &Device, tree: &Tree, geometry: &Geometry) -> Result<(), StoreError> {
+    tree.set(&device.own("feature-persistent"), &true).await?;
     tree.set(&device.own("feature-flush-cache"), &geometry.flush).await?;
     tree.set(&device.own("feature-barrier"), &geometry.flush).await?;
     tree.set(&device.own("feature-discard"), &geometry.discard.is_some()).await?;
@@ -223,12 +229,14 @@ async fn ring_references(device: &Device) -> Result<Vec<GrantRef>, Failure> {
 }
 
 /// What a disk's requests are done with.
-struct Worker<'a, M, D> {
+struct Worker<'a, M: Memory, D> {
     memory: &'a M,
     disk: &'a D,
     peer: DomId,
     geometry: Cell<Geometry>,
     statistics: &'a Cell<Statistics>,
+    /// The guest's pages that stay mapped, where it wants that.
+    persistent: Option<RefCell<Persistent<M>>>,
     /// One line tells of bad requests; the statistics count them.
     complained: Cell<bool>,
     path: &'a str,
@@ -467,8 +475,24 @@ impl<M: Memory, D: BlockDevice> Worker<'_, M, D> {
         self.disk.flush().await.map_err(BadRequest::Device)
     }
 
-    /// Copies between a buffer and the guest's pages, all in one call to the hypervisor. Each outcome counts.
+    /// Copies between a buffer and the guest's pages: those that stay mapped by itself, others all in one call to the
+    /// hypervisor, of which each outcome counts.
     fn copy(&self, buffer: &D::Buffer, segments: &[Segment], to_guest: bool) -> Result<(), BadRequest> {
+        if let Some(persistent) = &self.persistent {
+            let mut offset = 0;
+            let done = persistent.borrow_mut().with(self.memory, self.peer, segments, |segment, memory, page| {
+                let len = usize::from(segment.last - segment.first + 1) * SECTOR_SIZE;
+                let start = page + usize::from(segment.first) * SECTOR_SIZE;
+                pieces(offset, len, |page, at, range| match to_guest {
+                    true => buffer.page(page).copy(at, range.len(), memory, start + range.start),
+                    false => memory.copy(start + range.start, range.len(), buffer.page(page), at),
+                });
+                offset += len;
+            });
+            if done {
+                return Ok(());
+            }
+        }
         let mut operations = Vec::with_capacity(segments.len());
         let mut offset = 0;
         for segment in segments {

@@ -1,6 +1,7 @@
 //! blkback: this domain's devices as disks of others.
 
 mod driver;
+mod persistent;
 mod request;
 
 use alloc::boxed::Box;
