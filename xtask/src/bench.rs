@@ -59,7 +59,7 @@ fn lab(suite: Suite, oxenstored: bool) -> Result<()> {
     let probe = Guest::get("probe")?;
     let store = if oxenstored { StoreServer::Oxenstored } else { StoreServer::Xenstored };
     println!("In the lab, {suite}, {}:", if oxenstored { "oxenstored" } else { "xenstored" });
-    let options = Options { patience: Some(Duration::from_secs(120)), store, ..Options::default() };
+    let options = Options { patience: Some(Duration::from_secs(120)), store, parallel: true, ..Options::default() };
     let lab = Lab::boot(suite, &options)?;
     install_program(&lab)?;
     let domain = guest(&lab, &probe, "bench").command_line("test=bench").create()?;

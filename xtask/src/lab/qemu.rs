@@ -1,8 +1,7 @@
 //! The emulator: Debian's newest that the lab knows, unpacked beside its other downloads, for every Xen.
 //!
 //! Not the host's own: nested SVM is emulated with different faults in different versions, and this one is tested with
-//! each Xen. Bookworm's QEMU 7.2 let guests of a busy host end by triple faults, which were not seen with this one, and
-//! lose wake-ups; this one (10.0) loses a guest's CR2 under Xen 4.17.
+//! each Xen. It loses a guest's CR2 under Xen 4.17; bookworm's 7.2 does not, but loses wake-ups.
 
 use std::fs;
 use std::io::Write;
