@@ -81,6 +81,7 @@ fn disk(lab: &Lab) -> Result<()> {
     lab.run("dd if=/dev/zero of=/tmp/disk bs=1M count=64 2>/dev/null")?;
     let image = Guest::get("disk")?;
     let domain = guest(lab, &image, "disk")
+        .memory(64)
         .command_line("mode=bench write=yes ms=1000")
         .line("disk = [\"format=raw,vdev=xvda,access=rw,target=/tmp/disk\"]")
         .line("tsc_mode = \"native\"")

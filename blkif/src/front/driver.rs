@@ -115,8 +115,8 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
         drop(connection);
         self.shared.pool.end();
         self.shared.rewind();
-        let gone = match device.get_other::<State>("state").await {
-            Ok(state) => state.is_none(),
+        let gone = match has_backend(device).await {
+            Ok(found) => !found,
             Err(error) => !error.is_broken(),
         };
         self.shared.set(Phase::Waiting, self.shared.geometry.get());
@@ -124,6 +124,14 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
             self.shared.fail_all(Error::Gone);
         }
         outcome
+    }
+}
+
+/// Whether there is a backend, or will be one again. A domain that was restored has another than before.
+async fn has_backend(device: &Device) -> Result<bool, StoreError> {
+    match device.get::<String>("backend").await? {
+        Some(path) => device.store().exists(&format!("{path}/state")).await,
+        None => Ok(false),
     }
 }
 
