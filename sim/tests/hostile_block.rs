@@ -380,6 +380,7 @@ fn noise_from_a_guest() {
 /// A backend that runs a script.
 struct BadBackend<F> {
     domain: Domain,
+    nodes: Vec<(&'static str, &'static str)>,
     run: F,
 }
 
@@ -435,7 +436,11 @@ impl<F: AsyncFn(&Served)> Backend for BadBackend<F> {
         tree.set(&device.own("feature-barrier"), &true).await?;
         tree.set(&device.own("feature-discard"), &true).await?;
         tree.set(&device.own("feature-persistent"), &true).await?;
-        tree.set(&device.own("sectors"), &SECTORS).await
+        tree.set(&device.own("sectors"), &SECTORS).await?;
+        for (key, value) in &self.nodes {
+            tree.set(&device.own(key), *value).await?;
+        }
+        Ok(())
     }
 
     async fn run(&mut self, _: &Device, served: Served, signals: &Signals) -> Result<(), Failure> {
@@ -451,6 +456,17 @@ fn against_frontend(
     script: impl AsyncFn(&Served) + 'static,
     user: impl AsyncFn(&Disk<Domain>) + 'static,
 ) -> Option<String> {
+    against_frontend_with(xen, &[], script, user)
+}
+
+/// The same, where the backend says some things in other words.
+fn against_frontend_with(
+    xen: &Xen,
+    nodes: &[(&'static str, &'static str)],
+    script: impl AsyncFn(&Served) + 'static,
+    user: impl AsyncFn(&Disk<Domain>) + 'static,
+) -> Option<String> {
+    let nodes = nodes.to_vec();
     let toolstack = xen.toolstack();
     let (front, back) = (xen.domain(), xen.domain());
     let (store, domain) = (back.store(), back.clone());
@@ -460,7 +476,7 @@ fn against_frontend(
     xen.run(async move {
         toolstack.attach_with("vbd", front_id, back_id, DEVICE, &[("mode", "w")]).await.unwrap();
         back.spawn(async move {
-            let mut driver = BadBackend { domain: domain.clone(), run: script };
+            let mut driver = BadBackend { domain: domain.clone(), nodes, run: script };
             drop(backend(&store, &domain, &path, &mut driver).await);
         })
         .detach();
@@ -530,6 +546,26 @@ fn xsa_376_a_backends_answers_are_checked() {
         );
         assert!(error.unwrap().contains("ring index out of range"));
     });
+}
+
+#[test]
+fn a_backend_that_tells_nonsense_of_its_disk() {
+    for (key, value, expected) in [
+        ("sector-size", "1000", "sector-size = 1000: expected a power of two from 512 to 65536"),
+        ("sector-size", "0", "sector-size = 0: expected a power of two"),
+        ("sectors", "many", "sectors"),
+        ("feature-flush-cache", "-", "feature-flush-cache"),
+    ] {
+        check("nonsense", 5, |xen| {
+            let error = against_frontend_with(
+                xen,
+                &[(key, value)],
+                async |_| {},
+                async |disk| assert_eq!(disk.ready().await.err(), Some(Error::Gone)),
+            );
+            assert!(error.as_ref().is_some_and(|error| error.contains(expected)), "{key} = {value}: {error:?}");
+        });
+    }
 }
 
 #[test]

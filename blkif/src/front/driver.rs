@@ -21,7 +21,7 @@ use super::queue::{Asked, Job, Kind, Phase, Shared};
 use crate::device::{Discard, Error, Geometry};
 use crate::protocol::{
     Abi, Body, MOST_INDIRECT_PAGES, MOST_SEGMENTS, Operation, Request, SECTOR_SIZE, SECTORS_PER_PAGE, SEGMENT_SIZE,
-    Segment, Status,
+    SEGMENTS_PER_PAGE, Segment, Status,
 };
 
 /// How long requests in flight may take once the device is to close.
@@ -54,6 +54,38 @@ struct Features {
     indirect: u16,
 }
 
+impl<G: Memory, E, C> Driver<G, E, C> {
+    /// Nobody is to wait for a backend that does not do its part.
+    fn fail(&self) {
+        self.shared.set(Phase::Gone, self.shared.geometry.get());
+        self.shared.fail_all(Error::Gone);
+    }
+
+    /// Reads what the backend can do, and what the disk is like.
+    async fn agree<P>(&self, device: &Device, offer: &mut Link<G, P>) -> Result<(), Failure> {
+        let flag = async |key: &str| Ok::<_, Failure>(device.get_other::<u32>(key).await?.unwrap_or(0) != 0);
+        offer.features = Features {
+            flush: flag("feature-flush-cache").await?,
+            barrier: flag("feature-barrier").await?,
+            persistent: self.options.persistent && flag("feature-persistent").await?,
+            indirect: device.get_other("feature-max-indirect-segments").await?.map_or(0, clamp_indirect),
+        };
+        let missing = || Failure::new(Errno::EINVAL, format!("the backend has written no {}", device.other("sectors")));
+        let geometry = read_geometry(device, &offer.features).await?.ok_or_else(missing)?;
+        self.shared.pool.begin(offer.features.persistent);
+        self.shared.count(|statistics| statistics.connections += 1);
+        information!(
+            "{}: {} sectors from {}, {}",
+            device.path(),
+            geometry.sectors,
+            device.other_domain(),
+            if offer.features.persistent { "persistent grants" } else { "a grant for each request" }
+        );
+        self.shared.geometry.set(geometry);
+        Ok(())
+    }
+}
+
 impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
     const OFFERED: State = State::Initialised;
     type Offer = Link<G, E::Port>;
@@ -78,26 +110,11 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
     }
 
     async fn accept(&mut self, device: &Device, offer: &mut Self::Offer) -> Result<(), Failure> {
-        let flag = async |key: &str| Ok::<_, Failure>(device.get_other::<u32>(key).await?.unwrap_or(0) != 0);
-        offer.features = Features {
-            flush: flag("feature-flush-cache").await?,
-            barrier: flag("feature-barrier").await?,
-            persistent: self.options.persistent && flag("feature-persistent").await?,
-            indirect: device.get_other("feature-max-indirect-segments").await?.map_or(0, clamp_indirect),
-        };
-        let missing = || Failure::new(Errno::EINVAL, format!("the backend has written no {}", device.other("sectors")));
-        let geometry = read_geometry(device, &offer.features).await?.ok_or_else(missing)?;
-        self.shared.pool.begin(offer.features.persistent);
-        self.shared.count(|statistics| statistics.connections += 1);
-        information!(
-            "{}: {} sectors from {}, {}",
-            device.path(),
-            geometry.sectors,
-            device.other_domain(),
-            if offer.features.persistent { "persistent grants" } else { "a grant for each request" }
-        );
-        self.shared.geometry.set(geometry);
-        Ok(())
+        let agreed = self.agree(device, offer).await;
+        if agreed.is_err() {
+            self.fail();
+        }
+        agreed
     }
 
     async fn run(&mut self, device: &Device, offer: Self::Offer, signals: &Signals) -> Result<(), Failure> {
@@ -119,9 +136,9 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
             Ok(found) => !found,
             Err(error) => !error.is_broken(),
         };
-        self.shared.set(Phase::Waiting, self.shared.geometry.get());
-        if gone || outcome.is_err() {
-            self.shared.fail_all(Error::Gone);
+        match gone || outcome.is_err() {
+            true => self.fail(),
+            false => self.shared.set(Phase::Waiting, self.shared.geometry.get()),
         }
         outcome
     }
@@ -412,7 +429,8 @@ impl<G: Memory, P: Port> Connection<G, P> {
         let buffer = job.buffer.as_mut().expect("reads and writes have a buffer");
         let sectors = crate::Buffer::len(buffer) / SECTOR_SIZE;
         let first = job.next as usize;
-        let most = usize::from(self.link.features.indirect.min(self.options.most_segments)).max(MOST_SEGMENTS);
+        let most = self.link.features.indirect.min(self.options.most_segments);
+        let most = usize::from(most).clamp(MOST_SEGMENTS, SEGMENTS_PER_PAGE);
         let count = most.min(buffer.pages.len() - first);
         let segment = |page: &mut PooledPage<G>, index: usize| -> Result<Segment, Error> {
             let reference = self.shared.pool.lend(page, self.peer, access)?;

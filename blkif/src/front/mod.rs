@@ -37,7 +37,8 @@ impl Default for Options {
 /// A disk. Clones are the same one; when the last is dropped, the driver closes the device and ends.
 ///
 /// While the backend is away (a driver domain that is started again, a migration) requests wait, and are made again
-/// when there is one. When the toolstack removes the device they fail with [`Error::Gone`].
+/// when there is one. When the toolstack removes the device, or the backend does what it may not, they fail with
+/// [`Error::Gone`].
 pub struct Disk<G: Memory> {
     shared: Rc<Shared<G>>,
     name: Rc<str>,
@@ -88,7 +89,7 @@ impl<G: Memory> Disk<G> {
     ///
     /// # Errors
     ///
-    /// [`Error::Gone`] where the driver has ended.
+    /// [`Error::Gone`] where the driver has ended, or the backend has failed.
     ///
     /// # Cancellation
     ///

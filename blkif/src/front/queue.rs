@@ -63,7 +63,7 @@ pub(super) enum Phase {
     /// No backend serves it yet, or again.
     Waiting,
     Up,
-    /// It does not come back.
+    /// It was removed, or its backend has failed; one that begins anew can bring it back.
     Gone,
 }
 

@@ -189,7 +189,7 @@ fn start_users(guest: &Domain) {
             .spawn(async move {
                 for turn in 0..20_u64 {
                     let Geometry { sectors, sector_size, .. } = disk.geometry();
-                    let mut bytes = vec![turn as u8; (1 << (index * 5)) * sector_size.max(512) as usize];
+                    let mut bytes = vec![turn as u8; (1 << (index * 3)) * sector_size.max(512) as usize];
                     let sector = (turn * 8) % sectors.max(1) / 8 * 8;
                     match turn % 5 {
                         0 | 1 => drop(disk.read_bytes(sector, &mut bytes).await),
