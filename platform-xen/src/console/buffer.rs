@@ -61,6 +61,11 @@ impl Buffer {
         self.bytes.len() - self.len
     }
 
+    /// Bytes that wait.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.len == 0

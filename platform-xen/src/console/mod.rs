@@ -135,13 +135,18 @@ impl State {
         self.pump();
     }
 
-    /// Moves everything to the other end, waiting a while for it to be taken.
+    /// Moves everything to the other end, for as long as that takes something now and then.
     fn drain(&mut self) {
-        let deadline = now_ns() + LAST_WORDS;
+        let mut deadline = now_ns() + LAST_WORDS;
+        let mut least = usize::MAX;
         loop {
             self.pump();
-            let drained = self.channel.as_ref().is_none_or(|channel| channel.ring.is_drained());
-            if (self.buffer.is_empty() && drained) || now_ns() >= deadline {
+            let untaken = self.channel.as_ref().map_or(0, |channel| channel.ring.untaken());
+            let left = self.buffer.len() + untaken;
+            if left < least {
+                (least, deadline) = (left, now_ns() + LAST_WORDS);
+            }
+            if left == 0 || now_ns() >= deadline {
                 return;
             }
             hypercall::sched_yield();
@@ -351,7 +356,7 @@ impl embedded_io_async::Write for Console {
     }
 }
 
-/// How long the last words may wait for the console daemon.
+/// How long the last words may wait for the console daemon to take any of them.
 const LAST_WORDS: u64 = 2_000_000_000;
 
 /// Gives the console daemon a while to take what is there.

@@ -56,6 +56,11 @@ impl Ring {
         OUT_SIZE.checked_sub(used).map(|room| room as usize).ok_or(Broken)
     }
 
+    /// Bytes that the peer has not taken yet.
+    pub fn untaken(&self) -> usize {
+        self.room().map_or(0, |room| OUT_SIZE as usize - room)
+    }
+
     /// Whether the peer has taken everything.
     pub fn is_drained(&self) -> bool {
         self.index(OUT_CONS).load(Ordering::Acquire) == self.out_prod
