@@ -8,7 +8,6 @@ use core::cell::{Cell, RefCell};
 use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::task::Poll;
-use core::time::Duration;
 
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -22,16 +21,14 @@ use super::request::{BadRequest, LIST_SIZE, MOST_INDIRECT_SEGMENTS, Work, answer
 use super::{Attach, Limits, Statistics, failure};
 use crate::device::{BlockDevice, Buffer, Geometry, pieces};
 use crate::front::Memory;
-use crate::protocol::{Abi, Body, Request, SECTOR_SIZE, SEGMENTS_PER_PAGE, Segment};
+use crate::protocol::{Abi, Body, Request, SECTOR_SIZE, Segment};
 use crate::ramdisk::PageBuffer;
+use crate::storm::Storm;
 
 /// Largest ring: 16 pages, 512 requests.
 const MOST_RING_ORDER: u32 = 4;
 /// Most bytes of requests that are made one.
 const MOST_MERGED: usize = 1 << 20;
-/// Events without work that are taken one after the other before the driver takes its time (XSA-332).
-const BARREN_EVENTS: u32 = 16;
-
 pub(super) struct Driver<'a, M, E, C, O, D> {
     pub(super) memory: M,
     pub(super) events: E,
@@ -265,7 +262,7 @@ async fn serve<M: Memory, D: BlockDevice, P: Port>(
     let mut finished: Vec<Answers> = Vec::new();
     let mut waiting: VecDeque<(Request, Work)> = VecDeque::new();
     let mut barrier = false;
-    let mut barren = 0;
+    let mut storm = Storm::default();
     loop {
         let mut answered = false;
         for (request, outcome) in finished.drain(..).flatten() {
@@ -317,7 +314,7 @@ async fn serve<M: Memory, D: BlockDevice, P: Port>(
         // Where something waits there is something running, and its end is an occasion to look at the ring again.
         let more = !closing && link.ring.arm(&link.mapping).map_err(broken)? && waiting.is_empty();
         let sleeps = !(answered || started || more);
-        let hurry = barren < BARREN_EVENTS;
+        let hurry = storm.is_calm();
         let event = {
             let port = &link.port;
             let mut closed = pin!(signals.closing());
@@ -340,15 +337,14 @@ async fn serve<M: Memory, D: BlockDevice, P: Port>(
                 wake.await
             } else {
                 // A peer that rings without end is heard late, by so much at most.
-                let pause = Duration::from_millis(1 << (barren / BARREN_EVENTS).min(6));
-                matches!(select(&mut wake, clock.sleep(pause)).await, Either::Right(_))
+                matches!(select(&mut wake, clock.sleep(storm.pause())).await, Either::Right(_))
             }
         };
-        barren = match link.ring.waiting(&link.mapping).map_err(broken)? {
-            0 if event => barren.saturating_add(1),
-            0 if sleeps => barren,
-            _ => 0,
-        };
+        match link.ring.waiting(&link.mapping).map_err(broken)? {
+            0 if event => storm.in_vain(),
+            0 if sleeps => {}
+            _ => storm.over(),
+        }
     }
 }
 
@@ -400,7 +396,6 @@ impl<M: Memory, D: BlockDevice> Worker<'_, M, D> {
             return Work::new(request, &[], &geometry);
         };
         check_indirect(operation, count)?;
-        const _: () = assert!(MOST_INDIRECT_SEGMENTS <= SEGMENTS_PER_PAGE, "one page of segments is looked at");
         let len = usize::from(count) * crate::protocol::SEGMENT_SIZE;
         let remote = Remote { peer: self.peer, reference: GrantRef(pages[0]), offset: 0 };
         let mut operations = [scratch.page(0).copy_from(0, len, remote)];

@@ -23,12 +23,10 @@ use crate::protocol::{
     Abi, Body, MOST_INDIRECT_PAGES, MOST_SEGMENTS, Operation, Request, SECTOR_SIZE, SECTORS_PER_PAGE, SEGMENT_SIZE,
     SEGMENTS_PER_PAGE, Segment, Status,
 };
+use crate::storm::Storm;
 
 /// How long requests in flight may take once the device is to close.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
-/// Events without work that are taken one after the other before the driver takes its time (XSA-391).
-const BARREN_EVENTS: u32 = 16;
-
 pub(super) struct Driver<G: Memory, E, C> {
     pub(super) shared: Rc<Shared<G>>,
     pub(super) events: E,
@@ -227,7 +225,7 @@ struct Connection<G: Memory, P> {
 impl<G: Memory, P: Port> Connection<G, P> {
     async fn run(&mut self, device: &Device, signals: &Signals, clock: &impl Clock) -> Result<(), Failure> {
         let mut known = signals.changes();
-        let mut barren = 0;
+        let mut storm = Storm::default();
         let mut deadline = None;
         loop {
             let worked = self.step(deadline.is_some())?;
@@ -249,7 +247,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
             if worked || self.link.ring.arm(&self.link.page, 1).map_err(broken)? {
                 continue;
             }
-            let hurry = barren < BARREN_EVENTS;
+            let hurry = storm.is_calm();
             let event = {
                 let (shared, port) = (&self.shared, &self.link.port);
                 let mut change = pin!(signals.changed(known));
@@ -268,7 +266,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
                     (None, true) => waiting.await,
                     (until, _) => {
                         // Late by so much at most, where the peer rings without end.
-                        let pause = clock.now() + Duration::from_millis(1 << (barren / BARREN_EVENTS).min(6));
+                        let pause = clock.now() + storm.pause();
                         let until = if hurry { until.unwrap_or(pause) } else { pause };
                         match select(&mut waiting, clock.until(until)).await {
                             Either::Left((event, _)) => event,
@@ -280,11 +278,11 @@ impl<G: Memory, P: Port> Connection<G, P> {
             if event {
                 self.shared.count(|statistics| statistics.events += 1);
             }
-            barren = match self.link.ring.waiting(&self.link.page).map_err(broken)? {
-                0 if event || !hurry => barren.saturating_add(1),
-                0 => barren,
-                _ => 0,
-            };
+            match self.link.ring.waiting(&self.link.page).map_err(broken)? {
+                0 if event || !hurry => storm.in_vain(),
+                0 => {}
+                _ => storm.over(),
+            }
         }
     }
 

@@ -31,8 +31,14 @@ pub fn run(tally: &mut Tally) {
         cargo(&apps, &["clippy", "--quiet", "--release", "--workspace", "--", "-D", "warnings"])
     });
     tally.step("tests on the host", || {
-        let headers = lab::headers().context("Xen's headers, to compare with")?;
-        finish(command(&root, &["test", "--workspace"]).env("SARAB_XEN_HEADERS", headers))
+        let mut command = command(&root, &["test", "--workspace"]);
+        match lab::headers() {
+            Ok(headers) => finish(command.env("SARAB_XEN_HEADERS", headers)),
+            Err(error) => {
+                let tests = finish(&mut command)?;
+                Ok(format!("{tests}; rings not compared with Xen's macros, whose header is absent: {error:#}"))
+            }
+        }
     });
     tally.step("documentation", || {
         let mut command = command(&root, &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
