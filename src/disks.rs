@@ -2,16 +2,19 @@
 
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::string::String;
 use core::fmt;
 
 use platform_xen::XenGrantTable;
-use xen_blkif::front::{self, Options};
+use xen_blkif::front;
 use xenstore_client::{Broken, Error};
 
 use crate::App;
 
 /// A disk that another domain serves; see [`xen_blkif::front::Disk`].
 pub type Disk = front::Disk<XenGrantTable>;
+
+pub use front::Options as DiskOptions;
 
 /// Why there is no such disk.
 #[derive(Debug)]
@@ -89,13 +92,25 @@ impl App {
     ///
     /// Dropping the future closes the disk.
     pub async fn disk(&self, name: &str) -> Result<Disk, DiskError> {
+        self.disk_with(name, DiskOptions::default()).await
+    }
+
+    /// As [`disk`](App::disk), with other options than the usual.
+    ///
+    /// # Errors
+    ///
+    /// As [`disk`](App::disk).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future closes the disk.
+    pub async fn disk_with(&self, name: &str, options: DiskOptions) -> Result<Disk, DiskError> {
         let store = self.store()?;
         let number = number(name).ok_or_else(|| DiskError::Name(name.into()))?;
         let path = format!("device/vbd/{number}");
         if !store.exists(&path).await? {
             return Err(DiskError::NoDisk(name.into()));
         }
-        let options = Options::default();
         let (disk, runner) =
             front::connect(&store, self.grant_table(), self.event_channels(), self.clock(), &path, options);
         // What ends it is in the log, and the requests that wait are told.
@@ -116,6 +131,19 @@ impl App {
     ///
     /// Dropping the future closes the disk.
     pub async fn first_disk(&self) -> Result<Disk, DiskError> {
+        self.disk(&self.first_disk_name().await?).await
+    }
+
+    /// The name, a number, of the disk that [`first_disk`](App::first_disk) takes.
+    ///
+    /// # Errors
+    ///
+    /// As [`first_disk`](App::first_disk).
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn first_disk_name(&self) -> Result<String, DiskError> {
         let store = self.store()?;
         let names = match store.list("device/vbd").await {
             Ok(names) => names,
@@ -123,7 +151,7 @@ impl App {
             Err(error) => return Err(error.into()),
         };
         let first = names.iter().filter_map(|name| name.parse::<u32>().ok()).min().ok_or(DiskError::None)?;
-        self.disk(&format!("{first}")).await
+        Ok(format!("{first}"))
     }
 }
 

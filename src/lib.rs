@@ -12,7 +12,7 @@ mod disks;
 pub use app::{App, Exit};
 pub use args::{ArgError, Args, FromArg, Size};
 pub use control::SuspendError;
-pub use disks::{Disk, DiskError};
+pub use disks::{Disk, DiskError, DiskOptions};
 pub use embassy_time as time;
 pub use platform_xen as platform;
 pub use platform_xen::{Console, Entropy, Task, XenClock, print, println};

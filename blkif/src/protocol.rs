@@ -13,6 +13,8 @@ pub const SECTOR_SIZE: usize = 512;
 pub const SECTORS_PER_PAGE: u8 = 8;
 /// Most segments of a request that holds them itself.
 pub const MOST_SEGMENTS: usize = 11;
+/// Largest ring, as the power of two of its pages: 16 pages, 512 requests.
+pub const MOST_RING_ORDER: u32 = 4;
 /// Most pages of segments of an indirect request.
 pub const MOST_INDIRECT_PAGES: usize = 8;
 /// Segments in a page of an indirect request.

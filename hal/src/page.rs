@@ -35,6 +35,10 @@ pub trait Pages {
 
     /// Takes a page, all of it zero: what it held before must never reach a peer (XSA-403).
     fn alloc_page(&self) -> Result<Self::Page, OutOfPages>;
+
+    /// Takes `count` pages that lie side by side, all of them zero, and hands them to `take` in their order. All or
+    /// none: where it fails, `take` was not called.
+    fn alloc_run(&self, count: usize, take: &mut dyn FnMut(Self::Page)) -> Result<(), OutOfPages>;
 }
 
 impl<T: Pages + ?Sized> Pages for &T {
@@ -42,6 +46,10 @@ impl<T: Pages + ?Sized> Pages for &T {
 
     fn alloc_page(&self) -> Result<Self::Page, OutOfPages> {
         (**self).alloc_page()
+    }
+
+    fn alloc_run(&self, count: usize, take: &mut dyn FnMut(Self::Page)) -> Result<(), OutOfPages> {
+        (**self).alloc_run(count, take)
     }
 }
 

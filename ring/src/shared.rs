@@ -4,14 +4,14 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use xen_hal::{Access, CopyOp, DomId, Grant, GrantRef, GrantStatus, GrantTable, Mapping, PAGE_SIZE, Page, Remote};
+use xen_hal::{CopyOp, GrantStatus, Mapping, PAGE_SIZE, Page, Remote};
 
 /// Memory that a peer reads and writes too.
 ///
 /// It is used by single words, which are atomic, and by copies, whose bytes may be torn where the peer writes at the
 /// same time: what was copied is to be checked in the copy, never in the shared memory.
 pub struct SharedMemory {
-    start: NonNull<u8>,
+    pub(crate) start: NonNull<u8>,
     len: usize,
 }
 
@@ -192,94 +192,6 @@ impl<P: Page> SharedPage<P> {
 }
 
 impl<P> core::ops::Deref for SharedPage<P> {
-    type Target = SharedMemory;
-
-    fn deref(&self) -> &SharedMemory {
-        &self.memory
-    }
-}
-
-/// A page that is lent to a peer at times: as the page of a buffer, whose bytes stay where they are meanwhile.
-pub struct LentPage<G: Grant> {
-    memory: SharedMemory,
-    state: Option<State<G>>,
-}
-
-enum State<G: Grant> {
-    Own(G::Page),
-    Lent(G),
-}
-
-impl<G: Grant> LentPage<G> {
-    /// A page that is not lent yet.
-    pub fn new(page: G::Page) -> LentPage<G> {
-        // SAFETY: by `Page`'s contract the bytes belong to the owner of the page, which is this value, or its grant,
-        // from here on.
-        let memory = unsafe { SharedMemory::new(page.as_ptr(), PAGE_SIZE) };
-        LentPage { memory, state: Some(State::Own(page)) }
-    }
-
-    /// The reference, while it is lent.
-    pub fn reference(&self) -> Option<GrantRef> {
-        match &self.state {
-            Some(State::Lent(grant)) => Some(grant.reference()),
-            _ => None,
-        }
-    }
-
-    /// Lends it; where it is lent already, the reference is the one from then.
-    ///
-    /// # Errors
-    ///
-    /// What the grant table says; the page stays as it is.
-    pub fn lend<T>(&mut self, table: &T, peer: DomId, access: Access) -> Result<GrantRef, T::Error>
-    where
-        T: GrantTable<Grant = G, Page = G::Page>,
-    {
-        match self.state.take() {
-            Some(State::Own(page)) => match table.grant(page, peer, access) {
-                Ok(grant) => {
-                    let reference = grant.reference();
-                    self.state = Some(State::Lent(grant));
-                    Ok(reference)
-                }
-                Err(refused) => {
-                    self.state = Some(State::Own(refused.page));
-                    Err(refused.error)
-                }
-            },
-            Some(State::Lent(grant)) => {
-                let reference = grant.reference();
-                self.state = Some(State::Lent(grant));
-                Ok(reference)
-            }
-            None => unreachable!("the state is only ever taken for a moment"),
-        }
-    }
-
-    /// Ends the peer's access. `false` where the peer still uses the page: it stays lent then.
-    #[must_use = "a page that the peer still has may be given to nobody"]
-    pub fn take_back(&mut self) -> bool {
-        match self.state.take() {
-            Some(State::Lent(grant)) => match grant.try_end() {
-                Ok(page) => {
-                    self.state = Some(State::Own(page));
-                    true
-                }
-                Err(grant) => {
-                    self.state = Some(State::Lent(grant));
-                    false
-                }
-            },
-            other => {
-                self.state = other;
-                true
-            }
-        }
-    }
-}
-
-impl<G: Grant> core::ops::Deref for LentPage<G> {
     type Target = SharedMemory;
 
     fn deref(&self) -> &SharedMemory {

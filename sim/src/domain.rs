@@ -167,6 +167,12 @@ impl Pages for Domain {
     fn alloc_page(&self) -> Result<SimPage, OutOfPages> {
         self.world().memory.allocate().ok_or(OutOfPages)
     }
+
+    fn alloc_run(&self, count: usize, take: &mut dyn FnMut(SimPage)) -> Result<(), OutOfPages> {
+        let run = self.world().memory.allocate_run(count).ok_or(OutOfPages)?;
+        run.into_iter().for_each(take);
+        Ok(())
+    }
 }
 
 impl StoreChannel for Domain {

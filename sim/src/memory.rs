@@ -50,10 +50,26 @@ impl Memory {
     /// Takes a free page and clears it.
     pub(crate) fn allocate(self: &Rc<Self>) -> Option<SimPage> {
         let frame = self.free.borrow_mut().pop()?;
+        Some(self.hold(frame))
+    }
+
+    /// Takes free pages side by side and clears them.
+    pub(crate) fn allocate_run(self: &Rc<Self>, count: usize) -> Option<Vec<SimPage>> {
+        let start = {
+            let holders = self.holders.borrow();
+            (0..(FRAMES + 1).checked_sub(count)?)
+                .find(|start| holders[*start..start + count].iter().all(|n| *n == 0))?
+        };
+        self.free.borrow_mut().retain(|frame| !(start..start + count).contains(frame));
+        Some((start..start + count).map(|frame| self.hold(frame)).collect())
+    }
+
+    /// A page for the first who holds it.
+    fn hold(self: &Rc<Self>, frame: usize) -> SimPage {
         // SAFETY: nobody holds the page.
         unsafe { self.address(frame).write_bytes(0, PAGE_SIZE) };
         self.holders.borrow_mut()[frame] = 1;
-        Some(SimPage { memory: self.clone(), frame })
+        SimPage { memory: self.clone(), frame }
     }
 
     /// The same page in the hands of somebody in another domain.

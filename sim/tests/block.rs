@@ -216,7 +216,11 @@ async fn user(disk: Disk<Domain>, model: Model, mut random: u64, first: u64, sec
 }
 
 fn options(seed: u64) -> front::Options {
-    front::Options { persistent: seed.is_multiple_of(2), most_segments: [256, 11, 20][seed as usize % 3] }
+    front::Options {
+        persistent: seed.is_multiple_of(2),
+        most_segments: [256, 11, 20][seed as usize % 3],
+        most_ring_order: (seed / 6 % 6) as u8,
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! `mode=info` prints geometry and features; `mode=hash` the SHA-256 of the whole disk; `mode=fill seed=N` writes a
 //! pattern over all of it, which `mode=verify seed=N` looks for; `mode=bench` measures, with `write=yes` writing too.
-//! `disk=xvdb` takes another disk than the first.
+//! `disk=xvdb` takes another disk than the first, `ring=0` to `ring=4` says how many pages its ring has, as a power of
+//! two.
 
 #![no_std]
 #![no_main]
@@ -16,7 +17,7 @@ use core::fmt;
 
 use futures_util::stream::{self, StreamExt};
 use sarab::block::{self, BlockDevice, Buffer};
-use sarab::{App, ArgError, Disk, DiskError, println};
+use sarab::{App, ArgError, Disk, DiskError, DiskOptions, println};
 use sha2::{Digest, Sha256};
 
 /// Bytes of one read or write, and how many of them are on their way at once.
@@ -26,13 +27,16 @@ const AT_ONCE: usize = 4;
 #[sarab::main]
 async fn main(app: App) -> Result<(), Failure> {
     let args = app.args();
-    args.expect_only(&["mode", "disk", "seed", "write", "ms"])?;
+    args.expect_only(&["mode", "disk", "seed", "write", "ms", "ring"])?;
     let mode = args.choice("mode", &["info", "hash", "fill", "verify", "bench"])?.unwrap_or("info");
     let seed = args.get_or("seed", 0_u64)?;
-    let disk = match args.get::<&str>("disk")? {
-        Some(name) => app.disk(name).await?,
-        None => app.first_disk().await?,
+    let usual = DiskOptions::default();
+    let options = DiskOptions { most_ring_order: args.get_or("ring", usual.most_ring_order)?, ..usual };
+    let name = match args.get::<&str>("disk")? {
+        Some(name) => name.into(),
+        None => app.first_disk_name().await?,
     };
+    let disk = app.disk_with(&name, options).await?;
     match mode {
         "info" => info(&disk),
         "hash" => hash(&disk).await?,
@@ -50,7 +54,7 @@ fn info(disk: &Disk) {
     println!(
         "{{\"disk\":\"{}\",\"bytes\":{},\"sectors\":{},\"sector_size\":{},\"physical_sector_size\":{},\
          \"read_only\":{},\"removable\":{},\"cdrom\":{},\"flush\":{},\"discard\":{},\"discard_granularity\":{},\
-         \"discard_secure\":{}}}",
+         \"discard_secure\":{},\"ring_slots\":{}}}",
         disk.name(),
         g.bytes(),
         g.sectors,
@@ -62,7 +66,8 @@ fn info(disk: &Disk) {
         g.flush,
         g.discard.is_some(),
         granularity,
-        secure
+        secure,
+        disk.statistics().ring_slots
     );
 }
 

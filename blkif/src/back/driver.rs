@@ -21,12 +21,10 @@ use super::request::{BadRequest, LIST_SIZE, MOST_INDIRECT_SEGMENTS, Work, answer
 use super::{Attach, Limits, Statistics, failure};
 use crate::device::{BlockDevice, Buffer, Geometry, pieces};
 use crate::front::Memory;
-use crate::protocol::{Abi, Body, Request, SECTOR_SIZE, Segment};
+use crate::protocol::{Abi, Body, MOST_RING_ORDER, Request, SECTOR_SIZE, Segment};
 use crate::ramdisk::PageBuffer;
 use crate::storm::Storm;
 
-/// Largest ring: 16 pages, 512 requests.
-const MOST_RING_ORDER: u32 = 4;
 /// Most bytes of requests that are made one.
 const MOST_MERGED: usize = 1 << 20;
 pub(super) struct Driver<'a, M, E, C, O, D> {

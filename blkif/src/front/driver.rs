@@ -10,8 +10,8 @@ use core::task::Poll;
 use core::time::Duration;
 
 use futures_util::future::{Either, select};
-use xen_hal::{Access, Clock, DomId, Errno, EventChannels, OutOfPages, Port};
-use xen_ring::{FrontRing, LentPage};
+use xen_hal::{Access, Clock, DomId, Errno, EventChannels, Port};
+use xen_ring::{FrontRing, LentPages};
 use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State};
 use xenstore_client::{Error as StoreError, FromValue, Tree};
 
@@ -20,13 +20,14 @@ use super::buffer::{Memory, PooledPage};
 use super::queue::{Asked, Job, Kind, Phase, Shared};
 use crate::device::{Discard, Error, Geometry};
 use crate::protocol::{
-    Abi, Body, MOST_INDIRECT_PAGES, MOST_SEGMENTS, Operation, Request, SECTOR_SIZE, SECTORS_PER_PAGE, SEGMENT_SIZE,
-    SEGMENTS_PER_PAGE, Segment, Status,
+    Abi, Body, MOST_INDIRECT_PAGES, MOST_RING_ORDER, MOST_SEGMENTS, Operation, Request, SECTOR_SIZE, SECTORS_PER_PAGE,
+    SEGMENT_SIZE, SEGMENTS_PER_PAGE, Segment, Status,
 };
 use crate::storm::Storm;
 
 /// How long requests in flight may take once the device is to close.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
+
 pub(super) struct Driver<G: Memory, E, C> {
     pub(super) shared: Rc<Shared<G>>,
     pub(super) events: E,
@@ -37,7 +38,9 @@ pub(super) struct Driver<G: Memory, E, C> {
 /// What is offered to a backend: the ring and its bell.
 pub(super) struct Link<G: Memory, P> {
     ring: FrontRing<Abi>,
-    page: LentPage<G::Grant>,
+    memory: LentPages<G::Grant>,
+    /// Whether the ring's keys are numbered, as those of several pages are.
+    numbered: bool,
     port: P,
     features: Features,
 }
@@ -71,12 +74,16 @@ impl<G: Memory, E, C> Driver<G, E, C> {
         let missing = || Failure::new(Errno::EINVAL, format!("the backend has written no {}", device.other("sectors")));
         let geometry = read_geometry(device, &offer.features).await?.ok_or_else(missing)?;
         self.shared.pool.begin(offer.features.persistent);
-        self.shared.count(|statistics| statistics.connections += 1);
+        self.shared.count(|statistics| {
+            statistics.connections += 1;
+            statistics.ring_slots = offer.ring.slots();
+        });
         information!(
-            "{}: {} sectors from {}, {}",
+            "{}: {} sectors from {}, {} requests at once, {}",
             device.path(),
             geometry.sectors,
             device.other_domain(),
+            offer.ring.slots(),
             if offer.features.persistent { "persistent grants" } else { "a grant for each request" }
         );
         self.shared.geometry.set(geometry);
@@ -90,18 +97,32 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
 
     async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
         let peer = device.other_domain();
-        let memory = &self.shared.pool.memory;
-        let page = memory.alloc_page().map_err(|OutOfPages| no_memory("a ring"))?;
-        let mut page = LentPage::<G::Grant>::new(page);
-        let ring = FrontRing::new(Abi::X86_64, &page);
-        page.lend(memory, peer, Access::ReadWrite).map_err(|error| Failure::new(Errno::ENOSPC, format!("{error}")))?;
-        let port = self.events.alloc_unbound(peer).map_err(|error| Failure::new(Errno::ENOSPC, format!("{error}")))?;
-        Ok(Link { ring, page, port, features: Features::default() })
+        let offered: Option<u32> = device.get_other("max-ring-page-order").await?;
+        let order = offered.unwrap_or(0).min(self.options.most_ring_order.into()).min(MOST_RING_ORDER);
+        let full = |error: &dyn core::fmt::Display| Failure::new(Errno::ENOSPC, format!("a ring: {error}"));
+        let memory = LentPages::lend(&self.shared.pool.memory, 1 << order, peer, Access::ReadWrite);
+        let memory = memory.map_err(|error| full(&error))?;
+        let ring = FrontRing::new(Abi::X86_64, &memory);
+        let port = self.events.alloc_unbound(peer).map_err(|error| full(&error))?;
+        Ok(Link { ring, memory, numbered: order > 0, port, features: Features::default() })
     }
 
     async fn publish(&mut self, device: &Device, offer: &Self::Offer, tree: &Tree) -> Result<(), StoreError> {
-        let reference = offer.page.reference().expect("lent when it was offered");
-        tree.set(&device.own("ring-ref"), &reference).await?;
+        if offer.numbered {
+            tree.set(&device.own("ring-page-order"), &offer.memory.references().len().ilog2()).await?;
+            for (index, reference) in offer.memory.references().enumerate() {
+                tree.set(&device.own(&format!("ring-ref{index}")), &reference).await?;
+            }
+        } else {
+            // A backend takes even an order of 0 for numbered keys.
+            let order = device.own("ring-page-order");
+            if tree.exists(&order).await? {
+                tree.remove(&order).await?;
+            }
+            for reference in offer.memory.references() {
+                tree.set(&device.own("ring-ref"), &reference).await?;
+            }
+        }
         tree.set(&device.own("event-channel"), &offer.port.number()).await?;
         tree.set(&device.own("protocol"), Abi::X86_64.name()).await?;
         tree.set(&device.own("feature-persistent"), &self.options.persistent).await
@@ -124,6 +145,7 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
             peer: device.other_domain(),
             link: offer,
             in_flight: (0..slots).map(|_| None).collect(),
+            free_ids: (0..slots).rev().collect(),
         };
         let outcome = connection.run(device, signals, &self.clock).await;
         // The ring goes first: nothing is lent for it any more when its pages are taken back.
@@ -148,10 +170,6 @@ async fn has_backend(device: &Device) -> Result<bool, StoreError> {
         Some(path) => device.store().exists(&format!("{path}/state")).await,
         None => Ok(false),
     }
-}
-
-fn no_memory(what: &str) -> Failure {
-    Failure::new(Errno::ENOMEM, format!("no memory for {what}"))
 }
 
 fn clamp_indirect(offered: u32) -> u16 {
@@ -220,6 +238,8 @@ struct Connection<G: Memory, P> {
     link: Link<G, P>,
     /// By request id.
     in_flight: Vec<Option<InFlight<G>>>,
+    /// Of these, the ids that no request has.
+    free_ids: Vec<usize>,
 }
 
 impl<G: Memory, P: Port> Connection<G, P> {
@@ -244,7 +264,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
                 self.refresh(device).await?;
                 continue;
             }
-            if worked || self.link.ring.arm(&self.link.page, 1).map_err(broken)? {
+            if worked || self.link.ring.arm(&self.link.memory, 1).map_err(broken)? {
                 continue;
             }
             let hurry = storm.is_calm();
@@ -278,7 +298,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
             if event {
                 self.shared.count(|statistics| statistics.events += 1);
             }
-            match self.link.ring.waiting(&self.link.page).map_err(broken)? {
+            match self.link.ring.waiting(&self.link.memory).map_err(broken)? {
                 0 if event || !hurry => storm.in_vain(),
                 0 => {}
                 _ => storm.over(),
@@ -289,13 +309,14 @@ impl<G: Memory, P: Port> Connection<G, P> {
     /// Takes what was answered and asks for more; whether there was an answer.
     fn step(&mut self, closing: bool) -> Result<bool, Failure> {
         let mut worked = false;
-        while let Some(response) = self.link.ring.pop(&self.link.page).map_err(broken)? {
+        while let Some(response) = self.link.ring.pop(&self.link.memory).map_err(broken)? {
             worked = true;
-            let slot = usize::try_from(response.id).ok().and_then(|id| self.in_flight.get_mut(id));
-            let Some(request) = slot.and_then(Option::take) else {
+            let id = usize::try_from(response.id).unwrap_or(usize::MAX);
+            let Some(request) = self.in_flight.get_mut(id).and_then(Option::take) else {
                 let text = format!("the backend has answered request {}, which it does not have", response.id);
                 return Err(Failure::new(Errno::EIO, text));
             };
+            self.free_ids.push(id);
             if request.operation != response.operation {
                 let text = format!(
                     "the backend has answered request {} as {}, which was {}",
@@ -307,7 +328,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
         }
         if !closing {
             self.ask();
-            if self.link.ring.publish(&self.link.page) {
+            if self.link.ring.publish(&self.link.memory) {
                 self.shared.count(|statistics| statistics.notifications += 1);
                 self.link.port.notify();
             }
@@ -378,14 +399,14 @@ impl<G: Memory, P: Port> Connection<G, P> {
     fn ask(&mut self) {
         let shared = self.shared.clone();
         shared.feed(|index, job| {
-            let Some(id) = self.in_flight.iter().position(Option::is_none) else { return Asked::NoRoom };
+            let Some(id) = self.free_ids.last().copied() else { return Asked::NoRoom };
             if self.link.ring.free() == 0 {
                 return Asked::NoRoom;
             }
             match self.make(index, job) {
                 Ok((body, sector, in_flight, asked)) => {
                     let request = Request { id: id as u64, sector, handle: 0, body };
-                    if self.link.ring.push(&self.link.page, &request).is_err() {
+                    if self.link.ring.push(&self.link.memory, &request).is_err() {
                         return Asked::NoRoom;
                     }
                     shared.count(|statistics| {
@@ -393,6 +414,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
                         statistics.indirect += u64::from(matches!(body, Body::Indirect { .. }));
                     });
                     job.unanswered += 1;
+                    self.free_ids.pop();
                     self.in_flight[id] = Some(in_flight);
                     asked
                 }

@@ -26,11 +26,15 @@ pub struct Options {
     pub persistent: bool,
     /// Most segments of a request, up to 256 (1 MiB); more than 11 where the backend knows indirect requests.
     pub most_segments: u16,
+    /// Largest ring, as the power of two of its pages, where the backend takes such: 0 for 32 requests in flight, 4 for
+    /// 512.
+    pub most_ring_order: u8,
 }
 
 impl Default for Options {
+    /// A ring of 64 requests at most: backends set memory aside for each.
     fn default() -> Self {
-        Options { persistent: true, most_segments: 256 }
+        Options { persistent: true, most_segments: 256, most_ring_order: 1 }
     }
 }
 

@@ -102,6 +102,8 @@ pub struct Statistics {
     pub events: u64,
     /// Connections made.
     pub connections: u64,
+    /// Requests that the ring of the last connection holds.
+    pub ring_slots: u32,
 }
 
 impl<G: Memory> Shared<G> {

@@ -44,6 +44,10 @@ impl Pages for XenGrantTable {
     fn alloc_page(&self) -> Result<RamPage, OutOfPages> {
         RamPages.alloc_page()
     }
+
+    fn alloc_run(&self, count: usize, take: &mut dyn FnMut(RamPage)) -> Result<(), OutOfPages> {
+        RamPages.alloc_run(count, take)
+    }
 }
 
 /// A grant operation failed as a whole.

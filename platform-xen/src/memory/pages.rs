@@ -93,6 +93,20 @@ impl Pages for RamPages {
         unsafe { page.write_bytes(0, PAGE_SIZE) };
         Ok(RamPage { start: page })
     }
+
+    fn alloc_run(&self, count: usize, take: &mut dyn FnMut(RamPage)) -> Result<(), OutOfPages> {
+        if count == 0 {
+            return Ok(());
+        }
+        let start = allocate_run(count).ok_or(OutOfPages)?;
+        // SAFETY: the pages were just taken; nobody else has them.
+        unsafe { start.write_bytes(0, count * PAGE_SIZE) };
+        for index in 0..count {
+            // SAFETY: within what was just taken.
+            take(RamPage { start: unsafe { start.add(index * PAGE_SIZE) } });
+        }
+        Ok(())
+    }
 }
 
 /// A page of RAM; dropping it frees it.

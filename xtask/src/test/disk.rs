@@ -52,15 +52,21 @@ fn expect_hash(f: &Fixture, name: &str, disk: &str, path: &str) -> Result<()> {
 
 fn awkward(f: &Fixture) -> Result<String> {
     for (index, bytes) in [512, 3584, 1_050_112, 5_000_192].into_iter().enumerate() {
-        let path = format!("/tmp/awkward{index}");
-        f.lab.run(&format!("head -c {bytes} /dev/urandom >{path}"))?;
-        expect_hash(f, &format!("hash{index}"), &disk(&path, "ro"), &path)?;
-        f.lab.run(&format!("rm {path}"))?;
+        f.lab.run(&format!("head -c {bytes} /dev/urandom >/tmp/awkward"))?;
+        let ring = index + 1;
+        let path = "/tmp/awkward";
+        let found = run(f, &format!("hash{index}"), &format!("mode=hash ring={ring}"), &disk(path, "ro"))?;
+        let expected = hash_in_dom0(f, path)?;
+        ensure!(found.contains(&expected), "dom0: {expected}\nthe guest, a ring of 2^{ring} pages:\n{found}");
+    }
+    for (ring, slots) in [(0, 32), (4, 512)] {
+        let info = run(f, "ring", &format!("mode=info ring={ring}"), &disk("/tmp/awkward", "ro"))?;
+        ensure!(info.contains(&format!("\"ring_slots\":{slots}}}")), "a ring of 2^{ring} pages: {info}");
     }
     // More than 2 TiB, of which nothing is there: the end is where it belongs.
     f.lab.run("dd if=/dev/zero of=/tmp/huge bs=1 count=0 seek=3298534883328 2>/dev/null")?;
     let info = run(f, "huge", "mode=info", &disk("/tmp/huge", "rw"))?;
-    f.lab.run("rm /tmp/huge")?;
+    f.lab.run("rm /tmp/huge /tmp/awkward")?;
     ensure!(info.contains("\"bytes\":3298534883328,\"sectors\":6442450944,"), "{info}");
     Ok(String::new())
 }

@@ -1,0 +1,166 @@
+//! Memory of this domain that is lent to a peer.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use xen_hal::{Access, DomId, Grant, GrantRef, GrantTable, OutOfPages, PAGE_SIZE, Page, Pages};
+
+use crate::SharedMemory;
+
+/// A page that is lent to a peer at times: as the page of a buffer, whose bytes stay where they are meanwhile.
+pub struct LentPage<G: Grant> {
+    memory: SharedMemory,
+    state: Option<State<G>>,
+}
+
+enum State<G: Grant> {
+    Own(G::Page),
+    Lent(G),
+}
+
+impl<G: Grant> LentPage<G> {
+    /// A page that is not lent yet.
+    pub fn new(page: G::Page) -> LentPage<G> {
+        // SAFETY: by `Page`'s contract the bytes belong to the owner of the page, which is this value, or its grant,
+        // from here on.
+        let memory = unsafe { SharedMemory::new(page.as_ptr(), PAGE_SIZE) };
+        LentPage { memory, state: Some(State::Own(page)) }
+    }
+
+    /// The reference, while it is lent.
+    pub fn reference(&self) -> Option<GrantRef> {
+        match &self.state {
+            Some(State::Lent(grant)) => Some(grant.reference()),
+            _ => None,
+        }
+    }
+
+    /// Lends it; where it is lent already, the reference is the one from then.
+    ///
+    /// # Errors
+    ///
+    /// What the grant table says; the page stays as it is.
+    pub fn lend<T>(&mut self, table: &T, peer: DomId, access: Access) -> Result<GrantRef, T::Error>
+    where
+        T: GrantTable<Grant = G, Page = G::Page>,
+    {
+        match self.state.take() {
+            Some(State::Own(page)) => match table.grant(page, peer, access) {
+                Ok(grant) => {
+                    let reference = grant.reference();
+                    self.state = Some(State::Lent(grant));
+                    Ok(reference)
+                }
+                Err(refused) => {
+                    self.state = Some(State::Own(refused.page));
+                    Err(refused.error)
+                }
+            },
+            Some(State::Lent(grant)) => {
+                let reference = grant.reference();
+                self.state = Some(State::Lent(grant));
+                Ok(reference)
+            }
+            None => unreachable!("the state is only ever taken for a moment"),
+        }
+    }
+
+    /// Ends the peer's access. `false` where the peer still uses the page: it stays lent then.
+    #[must_use = "a page that the peer still has may be given to nobody"]
+    pub fn take_back(&mut self) -> bool {
+        match self.state.take() {
+            Some(State::Lent(grant)) => match grant.try_end() {
+                Ok(page) => {
+                    self.state = Some(State::Own(page));
+                    true
+                }
+                Err(grant) => {
+                    self.state = Some(State::Lent(grant));
+                    false
+                }
+            },
+            other => {
+                self.state = other;
+                true
+            }
+        }
+    }
+}
+
+impl<G: Grant> core::ops::Deref for LentPage<G> {
+    type Target = SharedMemory;
+
+    fn deref(&self) -> &SharedMemory {
+        &self.memory
+    }
+}
+
+/// Pages side by side that are lent to a peer together, such as those of a ring: one piece of memory.
+pub struct LentPages<G: Grant> {
+    memory: SharedMemory,
+    pages: Vec<LentPage<G>>,
+}
+
+impl<G: Grant> LentPages<G> {
+    /// Takes zeroed pages side by side and lends them.
+    ///
+    /// # Errors
+    ///
+    /// Where there are none, or the grant table has no entries left.
+    ///
+    /// # Panics
+    ///
+    /// Where `count` is zero, or the allocator's pages are not side by side.
+    pub fn lend<T>(table: &T, count: usize, peer: DomId, access: Access) -> Result<LentPages<G>, LendError<T::Error>>
+    where
+        T: GrantTable<Grant = G, Page = G::Page> + Pages<Page = G::Page>,
+    {
+        let mut pages = Vec::with_capacity(count);
+        let take = &mut |page: G::Page| pages.push(LentPage::<G>::new(page));
+        Pages::alloc_run(table, count, take).map_err(LendError::Memory)?;
+        let start = pages.first().expect("at least a page").memory.start;
+        for (index, page) in pages.iter().enumerate() {
+            assert_eq!(page.memory.start.addr().get(), start.addr().get() + index * PAGE_SIZE, "pages side by side");
+        }
+        for page in &mut pages {
+            page.lend(table, peer, access).map_err(LendError::Grant)?;
+        }
+        // SAFETY: by `Page`'s contract the bytes of each page belong to its owner, which is this value; and they lie
+        // side by side.
+        let memory = unsafe { SharedMemory::new(start, count * PAGE_SIZE) };
+        Ok(LentPages { memory, pages })
+    }
+
+    /// The pages' references, in their order.
+    pub fn references(&self) -> impl ExactSizeIterator<Item = GrantRef> {
+        self.pages.iter().map(|page| page.reference().expect("lent for as long as it is there"))
+    }
+}
+
+impl<G: Grant> core::ops::Deref for LentPages<G> {
+    type Target = SharedMemory;
+
+    fn deref(&self) -> &SharedMemory {
+        &self.memory
+    }
+}
+
+/// Why pages could not be lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LendError<E> {
+    /// There are no such pages.
+    Memory(OutOfPages),
+    /// The grant table has refused one.
+    Grant(E),
+}
+
+impl<E: fmt::Display> fmt::Display for LendError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LendError::Memory(error) => error.fmt(f),
+            LendError::Grant(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> core::error::Error for LendError<E> {}
