@@ -140,7 +140,7 @@ fn start_backend(back: &Domain, disk: Slow, served: Rc<RefCell<Vec<Statistics>>>
             other => Err(Failure::new(Errno::ENOENT, format!("params = {other}: there is no such disk"))),
         };
         let ended = |_: &Attach, statistics| served.borrow_mut().push(statistics);
-        let limits = Limits { in_flight: 64 << 10 };
+        let limits = Limits { in_flight: 64 << 10, ..Limits::default() };
         drop(back::serve(&store, domain.clone(), domain.clone(), domain, limits, open, ended).await);
     })
     .detach();

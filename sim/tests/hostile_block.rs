@@ -323,7 +323,7 @@ fn xsa_361_and_365_every_outcome_of_a_batch_counts() {
 #[test]
 fn a_guest_cannot_have_more_memory_than_its_share() {
     check("share", 10, |xen| {
-        against_backend(xen, Abi::X86_64, Limits { in_flight: 4096 }, async |guest| {
+        against_backend(xen, Abi::X86_64, Limits { in_flight: 4096, ..Limits::default() }, async |guest| {
             for id in 0..32 {
                 let mut request = guest.direct(Operation::Read, id % 8 * 8, Segment::new(guest.reference(0), 0, 7));
                 request.id = id;

@@ -2,7 +2,9 @@
 
 mod driver;
 mod persistent;
+mod queue;
 mod request;
+mod worker;
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -40,11 +42,13 @@ pub struct Attach {
 pub struct Limits {
     /// Bytes of requests that are worked on at once. A request of more waits until it is alone.
     pub in_flight: usize,
+    /// Queues that a guest may have, each with a ring of up to 16 pages of its own.
+    pub queues: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { in_flight: 4 << 20 }
+        Limits { in_flight: 4 << 20, queues: 4 }
     }
 }
 
@@ -67,6 +71,8 @@ pub struct Statistics {
     pub written_bytes: u64,
     /// Requests that were done together with the one before.
     pub merged: u64,
+    /// Calls to the hypervisor that have copied data of requests.
+    pub grant_copies: u64,
     /// Requests that were refused or failed.
     pub failures: u64,
     /// Notifications sent to the guest.

@@ -25,48 +25,39 @@ struct Mapped<M: GrantTable> {
     offset: usize,
 }
 
-impl<M: GrantTable> Clone for Mapped<M> {
-    fn clone(&self) -> Self {
-        Mapped { batch: self.batch.clone(), offset: self.offset }
-    }
-}
-
 impl<M: Memory> Persistent<M> {
     pub(super) fn new() -> Self {
         Persistent { pages: LruCache::new(MOST) }
     }
 
-    /// Calls `each` with the page of each segment, and where it begins in the memory that it is given; `false` where one
-    /// of them cannot be mapped for writing, or they are more than stay mapped. What is not mapped yet is mapped in one
-    /// call to the hypervisor.
-    pub(super) fn with(
-        &mut self,
-        memory: &M,
-        peer: DomId,
-        segments: &[Segment],
-        mut each: impl FnMut(&Segment, &SharedMemory, usize),
-    ) -> bool {
+    /// Maps the pages of these segments that are not mapped yet, in one call to the hypervisor: all, or none where one
+    /// of them cannot be mapped for writing.
+    pub(super) fn map<'s>(&mut self, memory: &M, peer: DomId, segments: impl Iterator<Item = &'s Segment>) {
         let mut missing: Vec<u32> = Vec::new();
         for segment in segments {
-            if self.pages.get(&segment.reference).is_none() && !missing.contains(&segment.reference) {
+            // Looked up, and so the last to go.
+            if self.pages.get(&segment.reference).is_none() {
                 missing.push(segment.reference);
             }
         }
-        if !missing.is_empty() {
-            let requests: Vec<_> = missing
-                .iter()
-                .map(|reference| MapRequest { peer, reference: GrantRef(*reference), access: Access::ReadWrite })
-                .collect();
-            let Ok(mapping) = memory.map(&requests) else { return false };
-            let Ok(batch) = SharedMapping::new(mapping).map(Rc::new) else { return false };
-            for (index, reference) in missing.into_iter().enumerate() {
-                self.pages.put(reference, Mapped { batch: batch.clone(), offset: index * PAGE_SIZE });
-            }
+        missing.sort_unstable();
+        missing.dedup();
+        if missing.is_empty() {
+            return;
         }
-        for segment in segments {
-            let Some(page) = self.pages.get(&segment.reference).cloned() else { return false };
-            each(segment, &page.batch, page.offset);
+        let requests: Vec<_> = missing
+            .iter()
+            .map(|reference| MapRequest { peer, reference: GrantRef(*reference), access: Access::ReadWrite })
+            .collect();
+        let Ok(mapping) = memory.map(&requests) else { return };
+        let Ok(batch) = SharedMapping::new(mapping).map(Rc::new) else { return };
+        for (index, reference) in missing.into_iter().enumerate() {
+            self.pages.put(reference, Mapped { batch: batch.clone(), offset: index * PAGE_SIZE });
         }
-        true
+    }
+
+    /// The memory in which a page is mapped, and where in it the page begins.
+    pub(super) fn get(&self, reference: u32) -> Option<(&SharedMemory, usize)> {
+        self.pages.peek(&reference).map(|page| (&**page.batch, page.offset))
     }
 }

@@ -138,13 +138,11 @@ impl Work {
         })
     }
 
-    /// How many segments it has.
-    pub(super) fn segments(&self) -> usize {
+    /// Its segments.
+    pub(super) fn list(&self) -> &[Segment] {
         match self {
-            Work::Read { segments, .. } | Work::Write { segments, .. } | Work::Barrier { segments, .. } => {
-                segments.len()
-            }
-            Work::Discard { .. } | Work::Flush => 0,
+            Work::Read { segments, .. } | Work::Write { segments, .. } | Work::Barrier { segments, .. } => segments,
+            Work::Discard { .. } | Work::Flush => &[],
         }
     }
 
@@ -186,12 +184,7 @@ impl Work {
 
     /// How many bytes of memory it takes.
     pub(super) fn len(&self) -> usize {
-        match self {
-            Work::Read { segments, .. } | Work::Write { segments, .. } | Work::Barrier { segments, .. } => {
-                len(segments)
-            }
-            Work::Discard { .. } | Work::Flush => 0,
-        }
+        len(self.list())
     }
 }
 

@@ -93,7 +93,7 @@ pub fn blkback(data: &[u8]) {
         .spawn(async move {
             let open = async |_: &Attach| Ok::<_, Failure>(served.clone());
             let ended = |_: &Attach, _: Statistics| {};
-            let limits = Limits { in_flight: 16 << 10 };
+            let limits = Limits { in_flight: 16 << 10, ..Limits::default() };
             drop(back::serve(&store, memory.clone(), memory.clone(), memory, limits, open, ended).await);
         })
         .detach();

@@ -1,0 +1,236 @@
+//! One ring of a guest's, while it is connected: what it asks for, in which order that is done, and the answers.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::future::{Future, poll_fn};
+use core::pin::pin;
+use core::task::Poll;
+
+use futures_util::future::{Either, select};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use xen_hal::{Clock, Errno, Mapping, Port};
+use xen_ring::{BackRing, SharedMapping};
+use xenstore_client::xenbus::{Failure, Signals};
+
+use super::failure;
+use super::request::{BadRequest, Work, answer};
+use super::worker::{Done, Lists, MOST_LISTS, Worker};
+use crate::device::BlockDevice;
+use crate::front::Memory;
+use crate::protocol::{Abi, Request};
+use crate::storm::Storm;
+
+/// Most bytes of requests that are made one.
+const MOST_MERGED: usize = 1 << 20;
+
+/// A ring and its bell.
+pub(super) struct Queue<A, P> {
+    pub(super) ring: BackRing<Abi>,
+    pub(super) mapping: SharedMapping<A>,
+    pub(super) port: P,
+}
+
+/// Requests of one kind side by side on the disk, done as one.
+pub(super) struct Group {
+    pub(super) work: Work,
+    /// Each with how many of the segments are its own.
+    requests: Vec<(Request, usize)>,
+}
+
+/// A request that was checked.
+struct Pending {
+    request: Request,
+    work: Work,
+    /// It was done together with others, and that has failed: now it is to be done by itself.
+    alone: bool,
+}
+
+/// What a queue has to do.
+#[derive(Default)]
+struct Tasks {
+    waiting: VecDeque<Pending>,
+    answers: Vec<(Request, Result<(), BadRequest>)>,
+}
+
+impl<A: Mapping, P: Port> Queue<A, P> {
+    /// Serves the ring until the device is to close, and all that was asked is done.
+    pub(super) async fn serve<M: Memory, D: BlockDevice>(
+        mut self,
+        worker: &Worker<'_, M, D>,
+        signals: &Signals,
+        clock: &impl Clock,
+    ) -> Result<(), Failure> {
+        let broken = |error| failure(Errno::EIO, error);
+        let lists = Lists::new(worker.memory).map_err(|error| failure(Errno::ENOMEM, error))?;
+        let mut running = FuturesUnordered::new();
+        let mut finished: Vec<Done<Group, D::Buffer>> = Vec::new();
+        let mut tasks = Tasks::default();
+        let mut barrier = false;
+        let mut storm = Storm::default();
+        loop {
+            tasks.finish(worker, finished.drain(..));
+            // What was asked is looked at, in its order; what is asked from now on is another backend's.
+            let closing = signals.is_closing();
+            while !closing && tasks.waiting.len() < self.ring.slots() as usize {
+                let mut requests = Vec::new();
+                while requests.len() < MOST_LISTS
+                    && let Some(request) = self.ring.pop(&self.mapping).map_err(broken)?
+                {
+                    requests.push(request);
+                }
+                if requests.is_empty() {
+                    break;
+                }
+                tasks.take(worker, &lists, requests);
+            }
+            for (request, outcome) in tasks.answers.drain(..) {
+                worker.note(&request, outcome);
+                self.ring.push(&self.mapping, &answer(&request, outcome));
+            }
+            if self.ring.publish(&self.mapping) {
+                worker.count(|statistics| statistics.notifications += 1);
+                self.port.notify();
+            }
+            let mut chosen = Vec::new();
+            loop {
+                let idle = running.is_empty() && chosen.is_empty();
+                barrier &= !idle;
+                if barrier {
+                    break;
+                }
+                let Some(group) = tasks.next_group(if idle { usize::MAX } else { worker.room() }, idle) else { break };
+                barrier = matches!(group.work, Work::Barrier { .. });
+                worker.count(|statistics| statistics.merged += group.requests.len() as u64 - 1);
+                worker.begin(group.work.len());
+                chosen.push(group);
+            }
+            let started = !chosen.is_empty();
+            for (group, outcome) in worker.prepare(chosen, |group| &group.work) {
+                match outcome {
+                    Ok(buffer) => running.push(worker.perform(group, buffer, |group| &group.work)),
+                    Err(bad) => tasks.settle(worker, group, Err(bad)),
+                }
+            }
+            if closing && running.is_empty() && tasks.answers.is_empty() && tasks.waiting.is_empty() {
+                return Ok(());
+            }
+            // Where something waits there is something running, and its end is an occasion to look at the ring again.
+            let more = !closing && self.ring.arm(&self.mapping).map_err(broken)? && tasks.waiting.is_empty();
+            let sleeps = !(started || more || !tasks.answers.is_empty());
+            let hurry = storm.is_calm();
+            let event = {
+                let port = &self.port;
+                let mut closed = pin!(signals.closing());
+                let mut wake = poll_fn(|cx| {
+                    while let Poll::Ready(Some(done)) = running.poll_next_unpin(cx) {
+                        finished.push(done);
+                    }
+                    if !finished.is_empty() || !sleeps {
+                        return Poll::Ready(false);
+                    }
+                    if hurry && !closing && port.poll_wait(cx).is_ready() {
+                        return Poll::Ready(true);
+                    }
+                    match !closing && closed.as_mut().poll(cx).is_ready() {
+                        true => Poll::Ready(false),
+                        false => Poll::Pending,
+                    }
+                });
+                if hurry || !sleeps {
+                    wake.await
+                } else {
+                    // A peer that rings without end is heard late, by so much at most.
+                    matches!(select(&mut wake, clock.sleep(storm.pause())).await, Either::Right(_))
+                }
+            };
+            match self.ring.waiting(&self.mapping).map_err(broken)? {
+                0 if event => storm.in_vain(),
+                0 if sleeps => {}
+                _ => storm.over(),
+            }
+        }
+    }
+}
+
+impl Tasks {
+    /// Checks requests, in their order.
+    fn take<M: Memory, D: BlockDevice>(
+        &mut self,
+        worker: &Worker<'_, M, D>,
+        lists: &Lists<<M as xen_hal::GrantTable>::Page>,
+        requests: Vec<Request>,
+    ) {
+        let checked = worker.check(&requests, lists);
+        for (request, checked) in requests.into_iter().zip(checked) {
+            match checked {
+                Ok(work) => self.waiting.push_back(Pending { request, work, alone: false }),
+                Err(bad) => self.answers.push((request, Err(bad))),
+            }
+        }
+    }
+
+    /// The next requests to be done as one, if there is room for the bytes of the first; a barrier only where all is
+    /// idle.
+    fn next_group(&mut self, room: usize, idle: bool) -> Option<Group> {
+        let first = self.waiting.front()?;
+        if first.work.len() > room || (matches!(first.work, Work::Barrier { .. }) && !idle) {
+            return None;
+        }
+        let Pending { request, mut work, alone } = self.waiting.pop_front()?;
+        let mut requests = alloc::vec![(request, work.list().len())];
+        while let Some(next) = self.waiting.front().filter(|next| !alone && !next.alone) {
+            let total = work.len() + next.work.len();
+            if total > room.min(MOST_MERGED) || !work.is_followed_by(&next.work) {
+                break;
+            }
+            let next = self.waiting.pop_front()?;
+            requests.push((next.request, next.work.list().len()));
+            work.append(next.work);
+        }
+        Some(Group { work, requests })
+    }
+
+    /// Takes what the device has done: what it has read goes to the guest, all of it in one call to the hypervisor.
+    fn finish<M: Memory, D: BlockDevice>(
+        &mut self,
+        worker: &Worker<'_, M, D>,
+        finished: impl Iterator<Item = Done<Group, D::Buffer>>,
+    ) {
+        let mut reads = Vec::new();
+        for Done { task, outcome } in finished {
+            match outcome {
+                Ok(Some(buffer)) => reads.push((task, buffer)),
+                Ok(None) => self.settle(worker, task, Ok(())),
+                Err(bad) => self.settle(worker, task, Err(bad)),
+            }
+        }
+        let copies: Vec<_> = reads.iter().map(|(group, buffer)| (buffer, group.work.list())).collect();
+        let outcomes = worker.copy(&copies, true);
+        for ((group, _), outcome) in reads.into_iter().zip(outcomes) {
+            self.settle(worker, group, outcome);
+        }
+    }
+
+    /// A group is done, or has failed: then each of its requests is done alone.
+    fn settle<M: Memory, D: BlockDevice>(
+        &mut self,
+        worker: &Worker<'_, M, D>,
+        group: Group,
+        outcome: Result<(), BadRequest>,
+    ) {
+        worker.end(group.work.len());
+        if outcome.is_ok() || group.requests.len() == 1 {
+            self.answers.extend(group.requests.into_iter().map(|(request, _)| (request, outcome)));
+            return;
+        }
+        let mut rest = group.work;
+        let again: Vec<_> = group
+            .requests
+            .into_iter()
+            .map(|(request, count)| Pending { request, work: rest.split_off_front(count), alone: true })
+            .collect();
+        for pending in again.into_iter().rev() {
+            self.waiting.push_front(pending);
+        }
+    }
+}
