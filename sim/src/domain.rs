@@ -38,6 +38,8 @@ pub struct Use {
     pub ports: usize,
     /// Pages that are lent, those included whose end had to be put off.
     pub grants: usize,
+    /// How often peers have these mapped.
+    pub mapped: usize,
     /// Watches that the store has for the domain.
     pub watches: usize,
     /// Transactions that the store has open for the domain.
@@ -155,8 +157,11 @@ impl Domain {
         let server = world.server.borrow();
         let (watches, transactions) = server.in_use(self.id);
         match domains.get(&self.id.0) {
-            Some(state) => Use { ports: state.ports.len(), grants: state.grants.len(), watches, transactions },
-            None => Use { ports: 0, grants: 0, watches, transactions },
+            Some(state) => {
+                let mapped = state.grants.values().map(|grant| grant.mapped).sum();
+                Use { ports: state.ports.len(), grants: state.grants.len(), mapped, watches, transactions }
+            }
+            None => Use { ports: 0, grants: 0, mapped: 0, watches, transactions },
         }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct GrantState {
     page: SimPage,
     peer: DomId,
     access: Access,
-    mapped: usize,
+    pub(crate) mapped: usize,
     /// Its owner has dropped it, but the peer has not let go.
     ended: bool,
 }

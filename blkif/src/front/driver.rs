@@ -91,11 +91,9 @@ impl<G: Memory, E, C> Driver<G, E, C> {
     }
 }
 
-impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
-    const OFFERED: State = State::Initialised;
-    type Offer = Link<G, E::Port>;
-
-    async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
+impl<G: Memory, E: EventChannels, C> Driver<G, E, C> {
+    /// A ring as large as the backend takes, and a bell.
+    async fn make_link(&self, device: &Device) -> Result<Link<G, E::Port>, Failure> {
         let peer = device.other_domain();
         let offered: Option<u32> = device.get_other("max-ring-page-order").await?;
         let order = offered.unwrap_or(0).min(self.options.most_ring_order.into()).min(MOST_RING_ORDER);
@@ -105,6 +103,19 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
         let ring = FrontRing::new(Abi::X86_64, &memory);
         let port = self.events.alloc_unbound(peer).map_err(|error| full(&error))?;
         Ok(Link { ring, memory, numbered: order > 0, port, features: Features::default() })
+    }
+}
+
+impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
+    const OFFERED: State = State::Initialised;
+    type Offer = Link<G, E::Port>;
+
+    async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
+        let made = self.make_link(device).await;
+        if made.is_err() {
+            self.fail();
+        }
+        made
     }
 
     async fn publish(&mut self, device: &Device, offer: &Self::Offer, tree: &Tree) -> Result<(), StoreError> {
