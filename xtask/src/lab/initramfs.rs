@@ -1,4 +1,5 @@
-//! dom0's root file system: busybox, the Xen toolstack, the libraries and kernel modules that they need.
+//! dom0's root file system: busybox, the Xen toolstack, the libraries and kernel modules that they need. And that of the
+//! Linux guest, with which ours are compared.
 //!
 //! Two archives, which the kernel unpacks one over the other: a base that is built once for a suite, and a small
 //! overlay with the lab's own scripts, written anew at each boot.
@@ -62,6 +63,9 @@ const MODULES: [&str; 14] = [
     "ext4",
 ];
 
+/// Kernel modules in the Linux guest that stands beside ours.
+const GUEST_MODULES: [&str; 4] = ["xen-blkfront", "xen-netfront", "crc32c_generic", "ext4"];
+
 /// A cpio archive (newc, gzip) in the making.
 struct Archive {
     out: GzEncoder<BufWriter<File>>,
@@ -107,6 +111,14 @@ impl Archive {
         self.entry(path.as_ref(), 0o100000 | mode, data)
     }
 
+    /// Kernel modules and what they depend on, named in the order in which they can be loaded.
+    fn modules(&mut self, root: &Path, names: &[&str]) -> Result<()> {
+        for (index, (name, data)) in modules(root, names)?.into_iter().enumerate() {
+            self.file(format!("lib/modules/{index:02}-{name}.ko"), 0o644, &data)?;
+        }
+        Ok(())
+    }
+
     fn finish(mut self) -> Result<()> {
         trailer(&mut self.out)?;
         self.out.finish()?.flush()?;
@@ -146,9 +158,24 @@ pub fn write_base(suite: Suite, root: &Path, output: &Path) -> Result<()> {
     for (library, data) in libraries(root, &programs)? {
         archive.file(library, 0o755, &data)?;
     }
-    for (index, (name, data)) in modules(root)?.into_iter().enumerate() {
-        archive.file(format!("lib/modules/{index:02}-{name}.ko"), 0o644, &data)?;
+    archive.modules(root, &MODULES)?;
+    archive.finish()
+}
+
+/// Writes the archive of the Linux guest, to which its task is to be added as `job`.
+pub fn write_guest(root: &Path, output: &Path) -> Result<()> {
+    let mut archive = Archive::create(output)?;
+    for dir in ["proc", "sys", "dev", "tmp", "root", "mnt", "bin", "sbin"] {
+        archive.dir(Path::new(dir))?;
     }
+    archive.file("init", 0o755, include_bytes!("../../lab/guest-init.sh"))?;
+    archive.file("bin/busybox", 0o755, &fs::read(find(root, &["bin/busybox", "usr/bin/busybox"])?)?)?;
+    let program = find(root, &["usr/bin/iperf3"])?;
+    archive.file("usr/bin/iperf3", 0o755, &fs::read(&program)?)?;
+    for (library, data) in libraries(root, &[program])? {
+        archive.file(library, 0o755, &data)?;
+    }
+    archive.modules(root, &GUEST_MODULES)?;
     archive.finish()
 }
 
@@ -233,15 +260,15 @@ fn needed(elf: &[u8]) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The modules of [`MODULES`] and what they depend on, in an order that they can be loaded in.
-fn modules(root: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+/// The modules of these names and what they depend on, in an order that they can be loaded in.
+fn modules(root: &Path, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = BTreeMap::new();
     for base in ["lib/modules", "usr/lib/modules"] {
         collect_modules(&root.join(base), &mut files)?;
     }
     let mut loaded = Vec::new();
     let mut done = BTreeSet::new();
-    for name in MODULES {
+    for name in names {
         add_module(&name.replace('-', "_"), &files, &mut done, &mut loaded)?;
     }
     Ok(loaded)

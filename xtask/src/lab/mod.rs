@@ -23,7 +23,7 @@ use qemu::Qemu;
 pub use suite::Suite;
 
 /// Bump when what [`prepare`] makes from the packages changes.
-const IMAGE_REVISION: &str = "6";
+const IMAGE_REVISION: &str = "7";
 
 /// The address that the lab gives to the first guest that asks for one by DHCP.
 const GUEST_ADDRESS: &str = "10.0.2.50";
@@ -65,11 +65,12 @@ pub enum StoreServer {
     Oxenstored,
 }
 
-/// Hypervisor, kernel and base file system of one suite.
+/// Hypervisor, kernel, dom0's base file system and the Linux guest's, of one suite.
 struct Images {
     xen: PathBuf,
     kernel: PathBuf,
     base: PathBuf,
+    guest: PathBuf,
 }
 
 fn home(suite: Suite) -> Result<PathBuf> {
@@ -119,7 +120,12 @@ pub fn headers() -> Result<PathBuf> {
 
 fn images(suite: Suite) -> Result<Images> {
     let dir = home(suite)?.join("images");
-    Ok(Images { xen: dir.join("xen"), kernel: dir.join("vmlinuz"), base: dir.join("base.cpio.gz") })
+    Ok(Images {
+        xen: dir.join("xen"),
+        kernel: dir.join("vmlinuz"),
+        base: dir.join("base.cpio.gz"),
+        guest: dir.join("guest.cpio.gz"),
+    })
 }
 
 fn build_images(suite: Suite, home: &Path, dir: &Path) -> Result<()> {
@@ -137,6 +143,7 @@ fn build_images(suite: Suite, home: &Path, dir: &Path) -> Result<()> {
         .context("the kernel package holds no vmlinuz")?;
     fs::copy(kernel, partial.join("vmlinuz"))?;
     initramfs::write_base(suite, root, &partial.join("base.cpio.gz"))?;
+    initramfs::write_guest(root, &partial.join("guest.cpio.gz"))?;
     fs::write(partial.join("revision"), IMAGE_REVISION)?;
     let _ = fs::remove_dir_all(dir);
     fs::rename(partial, dir).context("cannot keep the lab's images")
@@ -170,6 +177,7 @@ pub struct Lab {
     /// Everything that Xen and dom0 print: the first place to look when something goes wrong.
     pub serial: PathBuf,
     scratch: tempfile::TempDir,
+    images: Images,
 }
 
 impl Lab {
@@ -183,7 +191,8 @@ impl Lab {
         let port = free_port()?;
         let (command, serial) = command(suite, options, &qemu, &images, scratch.path(), &token, port)?;
         let child = Arc::new(Mutex::new(spawn(command, &serial)?));
-        let lab = Lab { child, agent: Agent { port, token, patience: options.patience }, serial, scratch };
+        let agent = Agent { port, token, patience: options.patience };
+        let lab = Lab { child, agent, serial, scratch, images };
         lab.wait_ready()?;
         Ok(lab)
     }
@@ -235,6 +244,12 @@ impl Lab {
              d=/dev/$(basename ${{s%/serial}})n1 && [ -b $d ] && echo $d && exit; done; sleep 0.2; done; exit 1"
         );
         Ok(self.run(&find)?.trim().to_owned())
+    }
+
+    /// Gives dom0 the Linux guest's kernel and its file system, at these two paths.
+    pub fn put_linux(&self, kernel: &str, files: &str) -> Result<()> {
+        self.put(kernel, Box::new(File::open(&self.images.kernel)?))?;
+        self.put(files, Box::new(File::open(&self.images.guest)?))
     }
 
     /// A handle that ends the lab from another thread, for a signal handler after which nothing is dropped.

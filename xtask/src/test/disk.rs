@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Fixture;
 use super::checks::Check;
-use super::domain::{Domain, guest};
+use super::domain::{Domain, guest, linux};
 use crate::dom0::Dom0;
 
 /// All checks by name.
@@ -19,6 +19,10 @@ pub const ALL: &[(&str, Check)] = &[
     ("vault: both ends ours, memory and a disk passed on", ours),
     ("vault: its domain dies under load", death),
 ];
+
+/// With a guest that takes half a minute to boot, and so for one Xen alone.
+pub const WITH_LINUX_GUEST: [(&str, Check); 1] =
+    [("vault: a Linux guest's file systems, in memory and on a disk passed on", linux_guest)];
 
 fn disk(path: &str, access: &str) -> String {
     format!("disk = [\"format=raw,vdev=xvda,access={access},target={path}\"]")
@@ -180,6 +184,43 @@ fn linux_frontend(f: &Fixture) -> Result<String> {
     f.lab.run("xl shutdown -w vault")?;
     // Frames of the log stand before it in the same line.
     Ok(did[0].split("vault: ").last().unwrap_or_default().to_owned())
+}
+
+/// A guest with two processors, and so two queues for each disk.
+fn linux_guest(f: &Fixture) -> Result<String> {
+    f.lab.run("dd if=/dev/zero of=/tmp/passed bs=1M count=16 2>/dev/null")?;
+    let vault = vault(f, "ramdisk=16M pass=xvda", &disk("/tmp/passed", "rw"))?;
+    let disks = format!(
+        "disk = [\"{}\", \"{}\"]",
+        from_vault("ram", "rw"),
+        from_vault("xvda", "rw").replace("vdev=xvda", "vdev=xvdb")
+    );
+    let job = "set -e; echo uptime $(cat /proc/uptime)
+         for disk in xvda xvdb; do
+           [ \"$(ls /sys/block/$disk/mq | wc -l)\" = 2 ]
+           mke2fs -F /dev/$disk >/dev/null; mkdir -p /mnt/$disk; mount -t ext4 /dev/$disk /mnt/$disk; cd /mnt/$disk
+           for part in 1 2 3; do head -c 2000000 /dev/urandom >part$part; done; sha256sum part* >sums
+           cd /; umount /mnt/$disk; mount -t ext4 /dev/$disk /mnt/$disk; cd /mnt/$disk
+           sha256sum -c sums >/dev/null; cd /; umount /mnt/$disk
+         done; echo uptime $(cat /proc/uptime)";
+    let linux = linux(&f.lab, "linux", job)?.line("vcpus = 2").line(&disks).create()?;
+    let (_, reason, _) = linux.wait_end(90)?;
+    let console = linux.wait_for("linux: the job ended", 20)?;
+    ensure!(console.contains("ended with status 0") && reason == "0", "reason {reason}:\n{console}");
+    f.lab.run(&format!("xl destroy {}", linux.id))?;
+    vault.wait_for("0 failed", 20)?;
+    f.lab.run("xl shutdown -w vault")?;
+    // And what was written to the disk that was passed on is where dom0 has it.
+    f.lab.run(
+        "mkdir -p /mnt/passed && mount -o loop -t ext4 /tmp/passed /mnt/passed && (cd /mnt/passed && sha256sum -c sums) \
+           && umount /mnt/passed && rm /tmp/passed",
+    )?;
+    let uptime: Vec<_> =
+        console.lines().filter_map(|line| line.split_once("uptime ")).map(|(_, text)| text.to_owned()).collect();
+    let console = vault.console()?;
+    let did = console.lines().filter(|line| line.contains(" 0 failed")).count();
+    ensure!(did == 2, "two disks were served without a failure:\n{console}");
+    Ok(uptime.join(" .. "))
 }
 
 fn ours(f: &Fixture) -> Result<String> {

@@ -15,7 +15,8 @@ use crate::xlcfg::Config;
 pub struct Builder<'a> {
     pub(super) lab: &'a Lab,
     config: Config,
-    image: &'a Guest,
+    /// What the kernel's file holds, where it is not in dom0 yet.
+    image: Option<&'a Guest>,
     early_input: Option<&'a str>,
 }
 
@@ -24,7 +25,33 @@ pub fn guest<'a>(lab: &'a Lab, image: &'a Guest, name: &str) -> Builder<'a> {
     let mut config = image.config();
     config.name = name.to_owned();
     config.kernel = format!("/tmp/images/{}", image.name);
-    Builder { lab, config, image, early_input: None }
+    Builder { lab, config, image: Some(image), early_input: None }
+}
+
+/// Begins a domain of Linux, of the kernel that dom0 has, which does what the shell script `job` says and ends.
+pub fn linux<'a>(lab: &'a Lab, name: &str, job: &str) -> Result<Builder<'a>> {
+    const KERNEL: &str = "/tmp/images/linux";
+    const FILES: &str = "/tmp/images/linux.cpio.gz";
+    if lab.try_run(&format!("test -f {FILES}"))?.0 != 0 {
+        lab.run("mkdir -p /tmp/images")?;
+        lab.put_linux(KERNEL, FILES)?;
+    }
+    // The kernel unpacks archives that stand one after the other.
+    let own = format!("/tmp/images/{name}.initrd");
+    lab.put("/tmp/images/job", Box::new(Cursor::new(job.to_owned())))?;
+    lab.run(&format!(
+        "cd /tmp/images && (cat {FILES}; echo job | cpio -o -H newc 2>/dev/null | gzip) >{own} && rm job"
+    ))?;
+    let config = Config {
+        name: name.to_owned(),
+        kernel: KERNEL.to_owned(),
+        memory: 192,
+        command_line: "console=hvc0 quiet".to_owned(),
+        disks: vec![],
+        bridges: vec![],
+        extra: vec![format!("ramdisk = \"{own}\"")],
+    };
+    Ok(Builder { lab, config, image: None, early_input: None })
 }
 
 impl<'a> Builder<'a> {
@@ -53,9 +80,11 @@ impl<'a> Builder<'a> {
     pub fn create(self) -> Result<Domain<'a>> {
         let (lab, name) = (self.lab, self.config.name.clone());
         let kernel = &self.config.kernel;
-        if lab.try_run(&format!("test -f {kernel}"))?.0 != 0 {
+        if let Some(image) = self.image
+            && lab.try_run(&format!("test -f {kernel}"))?.0 != 0
+        {
             lab.run("mkdir -p /tmp/images")?;
-            lab.put(kernel, Box::new(File::open(&self.image.image)?))?;
+            lab.put(kernel, Box::new(File::open(&image.image)?))?;
         }
         let path = format!("/tmp/{name}.cfg");
         lab.put(&path, Box::new(Cursor::new(self.config.text()?)))?;
