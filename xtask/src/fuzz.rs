@@ -12,6 +12,17 @@ const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing -Zsanitizer=address -Cdebug-assertions";
 
+/// Checks a target's name.
+pub fn parse_target(name: &str) -> Result<String> {
+    let mut known: Vec<_> = fs::read_dir(repo().join("fuzz/fuzz_targets"))?
+        .flatten()
+        .filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
+        .collect();
+    known.sort();
+    ensure!(known.iter().any(|target| target == name), "there are {}", known.join(", "));
+    Ok(name.to_owned())
+}
+
 /// Feeds `target` for so many seconds; an error where it fails, whose input is kept below `fuzz/artifacts`.
 pub fn command(target: &str, seconds: u32) -> Result<()> {
     let dir = repo().join("fuzz");
@@ -40,7 +51,7 @@ pub fn command(target: &str, seconds: u32) -> Result<()> {
         .arg(&corpus)
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .arg(format!("-max_total_time={seconds}"))
-        .args(["-rss_limit_mb=4096", "-print_final_stats=1"])
+        .args(["-rss_limit_mb=4096", "-print_final_stats=1", "-len_control=10"])
         .stdin(Stdio::null())
         .status()
         .context("cannot start cargo")?;

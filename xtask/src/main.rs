@@ -43,12 +43,12 @@ enum Command {
     Run(run::RunArgs),
     /// Run all tests: format, clippy, host tests, guest builds, and the lab on each Xen
     Test(test::TestArgs),
-    /// Measure: requests to the store, one in flight and 32
+    /// Measure: requests to the store, disks beside a Linux guest
     Bench(bench::BenchArgs),
     /// Feed a fuzz target random input until it fails; needs a nightly compiler and a C++ compiler
     Fuzz {
-        /// What is to be fed
-        #[arg(value_parser = ["packet", "ring", "server"])]
+        /// What is to be fed: a file of fuzz/fuzz_targets
+        #[arg(value_parser = fuzz::parse_target)]
         target: String,
         /// How long, in seconds
         #[arg(long, default_value_t = 60)]

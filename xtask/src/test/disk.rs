@@ -203,7 +203,7 @@ fn linux_guest(f: &Fixture) -> Result<String> {
            cd /; umount /mnt/$disk; mount -t ext4 /dev/$disk /mnt/$disk; cd /mnt/$disk
            sha256sum -c sums >/dev/null; cd /; umount /mnt/$disk
          done; echo uptime $(cat /proc/uptime)";
-    let linux = linux(&f.lab, "linux", job)?.line("vcpus = 2").line(&disks).create()?;
+    let linux = linux(&f.lab, "linux", job, &[])?.line("vcpus = 2").line(&disks).create()?;
     let (_, reason, _) = linux.wait_end(90)?;
     let console = linux.wait_for("linux: the job ended", 20)?;
     ensure!(console.contains("ended with status 0") && reason == "0", "reason {reason}:\n{console}");

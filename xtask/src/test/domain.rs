@@ -28,8 +28,9 @@ pub fn guest<'a>(lab: &'a Lab, image: &'a Guest, name: &str) -> Builder<'a> {
     Builder { lab, config, image: Some(image), early_input: None }
 }
 
-/// Begins a domain of Linux, of the kernel that dom0 has, which does what the shell script `job` says and ends.
-pub fn linux<'a>(lab: &'a Lab, name: &str, job: &str) -> Result<Builder<'a>> {
+/// Begins a domain of Linux, of the kernel that dom0 has, which does what the shell script `job` says and ends. It finds
+/// `programs` in its root.
+pub fn linux<'a>(lab: &'a Lab, name: &str, job: &str, programs: &[(&str, &[u8])]) -> Result<Builder<'a>> {
     const KERNEL: &str = "/tmp/images/linux";
     const FILES: &str = "/tmp/images/linux.cpio.gz";
     if lab.try_run(&format!("test -f {FILES}"))?.0 != 0 {
@@ -38,9 +39,12 @@ pub fn linux<'a>(lab: &'a Lab, name: &str, job: &str) -> Result<Builder<'a>> {
     }
     // The kernel unpacks archives that stand one after the other.
     let own = format!("/tmp/images/{name}.initrd");
-    lab.put("/tmp/images/job", Box::new(Cursor::new(job.to_owned())))?;
+    lab.run("rm -rf /tmp/images/own && mkdir /tmp/images/own")?;
+    for (file, bytes) in [("job", job.as_bytes())].into_iter().chain(programs.iter().copied()) {
+        lab.put(&format!("/tmp/images/own/{file}"), Box::new(Cursor::new(bytes.to_vec())))?;
+    }
     lab.run(&format!(
-        "cd /tmp/images && (cat {FILES}; echo job | cpio -o -H newc 2>/dev/null | gzip) >{own} && rm job"
+        "cd /tmp/images/own && chmod +x * && (cat {FILES}; ls | cpio -o -H newc 2>/dev/null | gzip) >{own}"
     ))?;
     let config = Config {
         name: name.to_owned(),
@@ -113,7 +117,11 @@ pub struct Domain<'a> {
     pub(super) log: String,
 }
 
-impl Domain<'_> {
+impl<'a> Domain<'a> {
+    pub fn lab(&self) -> &'a Lab {
+        self.lab
+    }
+
     /// What it has printed so far, as a console shows it.
     pub fn console(&self) -> Result<String> {
         let (_, text) = self.lab.try_run(&format!("cat {}", self.log))?;
