@@ -260,6 +260,54 @@ fn what_was_written_is_read() {
     });
 }
 
+/// More buffers than pages that a backend keeps mapped: the rest is copied, and nothing but what is kept stays lent.
+#[test]
+fn more_pages_than_stay_lent() {
+    const PAGES: usize = 128;
+    check("many pages", 4, |xen| {
+        let bench =
+            bench(xen, |domain| Slow::new(domain, 1, RamDisk::new(domain.clone(), 6 * PAGES as u64 * 8).unwrap()));
+        xen.run(async move {
+            bench.attach().await;
+            let (disk, ended) = bench.connect(front::Options::default());
+            disk.ready().await.unwrap();
+            let users = (0..6_u8).map(|user| {
+                let disk = disk.clone();
+                async move {
+                    let sector = u64::from(user) * PAGES as u64 * 8;
+                    let (mut written, mut read) =
+                        (disk.buffer(PAGES * 4096).unwrap(), disk.buffer(PAGES * 4096).unwrap());
+                    for turn in 0..4 {
+                        let mark = user * 16 + turn;
+                        for page in 0..PAGES {
+                            written.write(page * 4096, &[mark ^ page as u8; 4096]);
+                        }
+                        let (back, outcome) = disk.write(sector, written).await;
+                        outcome.unwrap();
+                        written = back;
+                        let (back, outcome) = disk.read(sector, read).await;
+                        outcome.unwrap();
+                        read = back;
+                        for page in 0..PAGES {
+                            let mut bytes = [0; 4096];
+                            read.read(page * 4096, &mut bytes);
+                            assert_eq!(bytes, [mark ^ page as u8; 4096]);
+                        }
+                    }
+                }
+            });
+            join_all(users).await;
+            assert!(disk.statistics().bounced > 0);
+            let grants = bench.front.in_use().grants;
+            assert!((512..=1056 + 2).contains(&grants), "{grants} pages stay lent, the ring's included");
+            assert!(bench.detach().await, "closed in time");
+            assert_eq!(ended.await, Ended::Removed);
+            assert_eq!(bench.front.in_use().grants, 0);
+        });
+        xen.end();
+    });
+}
+
 #[test]
 fn the_last_handle_closes_the_disk() {
     check("dropped", 50, |xen| {

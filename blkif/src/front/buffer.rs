@@ -15,14 +15,24 @@ pub trait Memory: GrantTable + Pages<Page = <Self as GrantTable>::Page> + Clone 
 
 impl<T: GrantTable + Pages<Page = <T as GrantTable>::Page> + Clone + 'static> Memory for T {}
 
-/// Pages that no buffer has and that stay for the next: as many as Linux's backend keeps mapped for a ring.
-const MOST_KEPT: usize = 1056;
+/// Pages of buffers that stay lent to a backend which keeps them mapped. With [`MOST_BOUNCES`] they are no more than
+/// Linux's backend keeps for a ring, 1056: it maps and unmaps what is beyond with each request.
+const MOST_DIRECT: usize = 512;
+/// Pages that stay lent for the data of buffers beyond those, and for lists of segments.
+const MOST_BOUNCES: usize = 544;
+/// Pages that nobody has and that stay for the next buffer.
+const MOST_KEPT: usize = 512;
 
 /// Where buffers take pages from and where they leave them.
 pub(super) struct Pool<G: Memory> {
     pub(super) memory: G,
-    /// Last in, first out: the backend has those mapped that were used last.
-    pages: RefCell<Vec<PooledPage<G>>>,
+    /// Pages that stay lent. Last in, first out: the backend has those mapped that were used last.
+    lent: RefCell<Vec<PooledPage<G>>>,
+    plain: RefCell<Vec<PooledPage<G>>>,
+    bounces: RefCell<Vec<PooledPage<G>>>,
+    /// Pages of buffers and others that were lent to stay in this connection, wherever they are.
+    direct_count: Cell<usize>,
+    bounce_count: Cell<usize>,
     /// Counts connections: what was lent in an earlier one is lent to nobody who knows it now.
     epoch: Cell<u32>,
     /// Whether the backend of this connection keeps pages mapped.
@@ -37,7 +47,16 @@ pub(super) struct PooledPage<G: Memory> {
 
 impl<G: Memory> Pool<G> {
     pub(super) fn new(memory: G) -> Pool<G> {
-        Pool { memory, pages: RefCell::default(), epoch: Cell::new(0), persistent: Cell::new(false) }
+        Pool {
+            memory,
+            lent: RefCell::default(),
+            plain: RefCell::default(),
+            bounces: RefCell::default(),
+            direct_count: Cell::new(0),
+            bounce_count: Cell::new(0),
+            epoch: Cell::new(0),
+            persistent: Cell::new(false),
+        }
     }
 
     /// Begins a connection.
@@ -48,28 +67,105 @@ impl<G: Memory> Pool<G> {
     /// Ends a connection: nothing is lent any more, as far as the peer lets go.
     pub(super) fn end(&self) {
         self.epoch.set(self.epoch.get().wrapping_add(1));
-        self.pages.borrow_mut().retain_mut(|kept| kept.page.take_back());
+        self.direct_count.set(0);
+        self.bounce_count.set(0);
+        self.bounces.borrow_mut().clear();
+        let mut plain = self.plain.borrow_mut();
+        for mut page in self.lent.borrow_mut().drain(..) {
+            if page.page.take_back() && plain.len() < MOST_KEPT {
+                plain.push(page);
+            }
+        }
     }
 
-    /// A page that nobody uses; it holds zeroes or what was on this disk, and nothing else (XSA-403).
-    pub(super) fn take(&self) -> Result<PooledPage<G>, Error> {
-        if let Some(page) = self.pages.borrow_mut().pop() {
-            return Ok(page);
-        }
+    fn fresh(&self) -> Result<PooledPage<G>, Error> {
         let page = self.memory.alloc_page().map_err(|_| Error::OutOfMemory)?;
         Ok(PooledPage { page: LentPage::new(page), epoch: self.epoch.get() })
     }
 
+    /// A page that nobody uses; it holds zeroes or what was on this disk, and nothing else (XSA-403).
+    pub(super) fn take(&self) -> Result<PooledPage<G>, Error> {
+        let kept = self.lent.borrow_mut().pop().or_else(|| self.plain.borrow_mut().pop());
+        kept.map_or_else(|| self.fresh(), Ok)
+    }
+
     pub(super) fn give(&self, page: PooledPage<G>) {
-        let mut pages = self.pages.borrow_mut();
-        let usable = page.page.reference().is_none() || (self.persistent.get() && page.epoch == self.epoch.get());
-        if usable && pages.len() < MOST_KEPT {
-            pages.push(page);
+        if self.stays_lent(&page) {
+            self.lent.borrow_mut().push(page);
+        } else if page.page.reference().is_none() {
+            let mut plain = self.plain.borrow_mut();
+            if plain.len() < MOST_KEPT {
+                plain.push(page);
+            }
         }
     }
 
-    /// Lends a page for a request.
-    pub(super) fn lend(&self, page: &mut PooledPage<G>, peer: DomId, access: Access) -> Result<GrantRef, Error> {
+    /// Whether the backend keeps the page mapped for the next request with it.
+    fn stays_lent(&self, page: &PooledPage<G>) -> bool {
+        self.persistent.get() && page.epoch == self.epoch.get() && page.page.reference().is_some()
+    }
+
+    /// How many of these pages cannot be lent themselves, since so many are lent that the backend would not keep them.
+    pub(super) fn beyond(&self, pages: &[PooledPage<G>]) -> usize {
+        match self.persistent.get() {
+            true => {
+                let new = pages.iter().filter(|page| !self.stays_lent(page)).count();
+                new.saturating_sub(MOST_DIRECT - self.direct_count.get())
+            }
+            false => 0,
+        }
+    }
+
+    /// How many bounces can be taken.
+    pub(super) fn bounces_left(&self) -> usize {
+        self.bounces.borrow().len() + MOST_BOUNCES - self.bounce_count.get()
+    }
+
+    /// A page that takes the place of one of a buffer's, or holds a list, for one request. Of those that stay lent
+    /// there are [`bounces_left`](Pool::bounces_left).
+    pub(super) fn take_bounce(&self) -> Result<PooledPage<G>, Error> {
+        if !self.persistent.get() {
+            return self.take();
+        }
+        if let Some(page) = self.bounces.borrow_mut().pop() {
+            return Ok(page);
+        }
+        let page = self.fresh()?;
+        self.bounce_count.set(self.bounce_count.get() + 1);
+        Ok(page)
+    }
+
+    pub(super) fn give_bounce(&self, mut page: PooledPage<G>) {
+        match self.persistent.get() {
+            true if page.epoch == self.epoch.get() => self.bounces.borrow_mut().push(page),
+            _ => {
+                if self.settle(&mut page).is_ok() {
+                    self.give(page);
+                }
+            }
+        }
+    }
+
+    /// Lends a page of a buffer for a request; `None` where it is [`beyond`](Pool::beyond).
+    pub(super) fn lend(
+        &self,
+        page: &mut PooledPage<G>,
+        peer: DomId,
+        access: Access,
+    ) -> Result<Option<GrantRef>, Error> {
+        if self.persistent.get() && !self.stays_lent(page) {
+            if self.direct_count.get() == MOST_DIRECT {
+                return Ok(None);
+            }
+            let reference = self.lend_bounce(page, peer, access)?;
+            self.direct_count.set(self.direct_count.get() + 1);
+            return Ok(Some(reference));
+        }
+        self.lend_bounce(page, peer, access).map(Some)
+    }
+
+    /// Lends a page that was taken for one request.
+    pub(super) fn lend_bounce(&self, page: &mut PooledPage<G>, peer: DomId, access: Access) -> Result<GrantRef, Error> {
         if page.epoch != self.epoch.get() {
             self.reclaim(page)?;
             page.epoch = self.epoch.get();
@@ -81,7 +177,7 @@ impl<G: Memory> Pool<G> {
 
     /// After a request: ends the peer's access, unless it keeps the page mapped for the next.
     pub(super) fn settle(&self, page: &mut PooledPage<G>) -> Result<(), Error> {
-        if self.persistent.get() && page.epoch == self.epoch.get() { Ok(()) } else { self.reclaim(page) }
+        if self.stays_lent(page) { Ok(()) } else { self.reclaim(page) }
     }
 
     /// Makes a page this domain's alone. A peer that does not let go keeps the old page, and a copy takes its place.

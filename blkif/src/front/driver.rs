@@ -10,7 +10,7 @@ use core::task::Poll;
 use core::time::Duration;
 
 use futures_util::future::{Either, select};
-use xen_hal::{Access, Clock, DomId, Errno, EventChannels, Port};
+use xen_hal::{Access, Clock, DomId, Errno, EventChannels, GrantRef, PAGE_SIZE, Port};
 use xen_ring::{FrontRing, LentPages};
 use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State};
 use xenstore_client::{Error as StoreError, FromValue, Tree};
@@ -27,6 +27,12 @@ use crate::storm::Storm;
 
 /// How long requests in flight may take once the device is to close.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Of the requests in flight, the backend is to notify when one in so many more is answered: each notification costs it
+/// more than a request does.
+const ANSWERS_AT_ONCE: u32 = 4;
+/// How long answers may wait for that notification.
+const ANSWERS_WAIT: Duration = Duration::from_micros(300);
 
 pub(super) struct Driver<G: Memory, E, C> {
     pub(super) shared: Rc<Shared<G>>,
@@ -239,6 +245,23 @@ struct InFlight<G: Memory> {
     pages: core::ops::Range<usize>,
     /// The page of its segments, where they have one.
     indirect: Option<PooledPage<G>>,
+    /// Pages that stand for some of the buffer's, by their index in it.
+    bounces: Vec<(usize, PooledPage<G>)>,
+}
+
+/// A request that was made, on its way into the ring.
+struct Made<G: Memory> {
+    body: Body,
+    sector: u64,
+    in_flight: InFlight<G>,
+    asked: Asked,
+}
+
+impl<G: Memory> Made<G> {
+    fn without_data(job: usize, operation: Operation, body: Body, sector: u64) -> Made<G> {
+        let in_flight = InFlight { job, operation, pages: 0..0, indirect: None, bounces: Vec::new() };
+        Made { body, sector, in_flight, asked: Asked::All }
+    }
 }
 
 /// A ring while it is in use.
@@ -275,10 +298,13 @@ impl<G: Memory, P: Port> Connection<G, P> {
                 self.refresh(device).await?;
                 continue;
             }
-            if worked || self.link.ring.arm(&self.link.memory, 1).map_err(broken)? {
+            let together = self.link.ring.outstanding().div_ceil(ANSWERS_AT_ONCE).max(1);
+            if worked || self.link.ring.arm(&self.link.memory, together).map_err(broken)? {
                 continue;
             }
             let hurry = storm.is_calm();
+            // Some answers can wait for others for a moment.
+            let moment = (together > 1).then(|| clock.now() + ANSWERS_WAIT);
             let event = {
                 let (shared, port) = (&self.shared, &self.link.port);
                 let mut change = pin!(signals.changed(known));
@@ -293,17 +319,17 @@ impl<G: Memory, P: Port> Connection<G, P> {
                         || (!closing_seen && closing.as_mut().poll(cx).is_ready());
                     if other { Poll::Ready(false) } else { Poll::Pending }
                 });
-                match (deadline, hurry) {
-                    (None, true) => waiting.await,
-                    (until, _) => {
-                        // Late by so much at most, where the peer rings without end.
-                        let pause = clock.now() + storm.pause();
-                        let until = if hurry { until.unwrap_or(pause) } else { pause };
-                        match select(&mut waiting, clock.until(until)).await {
-                            Either::Left((event, _)) => event,
-                            Either::Right(_) => false,
-                        }
-                    }
+                let until = match hurry {
+                    true => deadline.into_iter().chain(moment).min(),
+                    // Late by so much at most, where the peer rings without end.
+                    false => Some(clock.now() + storm.pause()),
+                };
+                match until {
+                    None => waiting.await,
+                    Some(until) => match select(&mut waiting, clock.until(until)).await {
+                        Either::Left((event, _)) => event,
+                        Either::Right(_) => false,
+                    },
                 }
             };
             if event {
@@ -349,10 +375,8 @@ impl<G: Memory, P: Port> Connection<G, P> {
 
     fn complete(&mut self, request: InFlight<G>, status: Status) {
         let shared = self.shared.clone();
-        if let Some(mut page) = request.indirect
-            && shared.pool.settle(&mut page).is_ok()
-        {
-            shared.pool.give(page);
+        if let Some(page) = request.indirect {
+            shared.pool.give_bounce(page);
         }
         let failed = status != Status::Okay;
         if failed {
@@ -376,13 +400,19 @@ impl<G: Memory, P: Port> Connection<G, P> {
                 _ => {}
             }
         }
-        let (pages, pool) = (request.pages, shared.pool.clone());
+        let (pages, bounces, pool) = (request.pages, request.bounces, shared.pool.clone());
         shared.answered(request.job, |job| {
             if let Some(buffer) = &mut job.buffer {
                 for page in &mut buffer.pages[pages] {
                     if let Err(error) = pool.settle(page) {
                         job.outcome = Err(error);
                     }
+                }
+                for (index, bounce) in bounces {
+                    if job.kind == Kind::Read && !failed {
+                        bounce.copy(0, PAGE_SIZE, &buffer.pages[index], 0);
+                    }
+                    pool.give_bounce(bounce);
                 }
             }
             if failed && !again && job.outcome.is_ok() {
@@ -415,7 +445,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
                 return Asked::NoRoom;
             }
             match self.make(index, job) {
-                Ok((body, sector, in_flight, asked)) => {
+                Ok(Some(Made { body, sector, in_flight, asked })) => {
                     let request = Request { id: id as u64, sector, handle: 0, body };
                     if self.link.ring.push(&self.link.memory, &request).is_err() {
                         return Asked::NoRoom;
@@ -423,12 +453,14 @@ impl<G: Memory, P: Port> Connection<G, P> {
                     shared.count(|statistics| {
                         statistics.requests += 1;
                         statistics.indirect += u64::from(matches!(body, Body::Indirect { .. }));
+                        statistics.bounced += in_flight.bounces.len() as u64;
                     });
                     job.unanswered += 1;
                     self.free_ids.pop();
                     self.in_flight[id] = Some(in_flight);
                     asked
                 }
+                Ok(None) => Asked::NoRoom,
                 Err(error) => {
                     job.outcome = Err(error);
                     Asked::All
@@ -437,8 +469,8 @@ impl<G: Memory, P: Port> Connection<G, P> {
         });
     }
 
-    /// The next request of a job.
-    fn make(&mut self, index: usize, job: &mut Job<G>) -> Result<(Body, u64, InFlight<G>, Asked), Error> {
+    /// The next request of a job; `None` where too many pages are in use for one now.
+    fn make(&mut self, index: usize, job: &mut Job<G>) -> Result<Option<Made<G>>, Error> {
         let (operation, access) = match job.kind {
             Kind::Read => (Operation::Read, Access::ReadWrite),
             Kind::Write => (Operation::Write, Access::ReadOnly),
@@ -449,47 +481,99 @@ impl<G: Memory, P: Port> Connection<G, P> {
                     _ => return Err(Error::Unsupported("flush")),
                 };
                 let body = Body::Direct { operation, count: 0, segments: Default::default() };
-                return Ok((body, 0, InFlight { job: index, operation, pages: 0..0, indirect: None }, Asked::All));
+                return Ok(Some(Made::without_data(index, operation, body, 0)));
             }
             Kind::Discard { sectors, secure } => {
-                let operation = Operation::Discard;
-                let in_flight = InFlight { job: index, operation, pages: 0..0, indirect: None };
-                return Ok((Body::Discard { secure, sectors }, job.sector, in_flight, Asked::All));
+                let body = Body::Discard { secure, sectors };
+                return Ok(Some(Made::without_data(index, Operation::Discard, body, job.sector)));
             }
         };
+        let pool = self.shared.pool.clone();
         let buffer = job.buffer.as_mut().expect("reads and writes have a buffer");
         let sectors = crate::Buffer::len(buffer) / SECTOR_SIZE;
         let first = job.next as usize;
         let most = self.link.features.indirect.min(self.options.most_segments);
         let most = usize::from(most).clamp(MOST_SEGMENTS, SEGMENTS_PER_PAGE);
         let count = most.min(buffer.pages.len() - first);
-        let segment = |page: &mut PooledPage<G>, index: usize| -> Result<Segment, Error> {
-            let reference = self.shared.pool.lend(page, self.peer, access)?;
-            let last = (sectors - index * usize::from(SECTORS_PER_PAGE)).min(usize::from(SECTORS_PER_PAGE)) - 1;
-            Ok(Segment::new(reference, 0, last as u8))
-        };
-        let pages = buffer.pages[first..first + count].iter_mut().enumerate();
-        let (body, indirect) = if count <= MOST_SEGMENTS {
-            let mut segments = [Segment::default(); MOST_SEGMENTS];
-            for (at, page) in pages {
-                segments[at] = segment(page, first + at)?;
+        let pages = &mut buffer.pages[first..first + count];
+        let listed = count > MOST_SEGMENTS;
+        if pool.beyond(pages) + usize::from(listed) > pool.bounces_left() {
+            return Ok(None);
+        }
+        let mut bounces = Vec::new();
+        let mut segments = Vec::with_capacity(count);
+        for (index, page) in (first..).zip(pages) {
+            match self.lend(page, access, operation, &mut bounces, index) {
+                Ok(reference) => {
+                    let rest = sectors - index * usize::from(SECTORS_PER_PAGE);
+                    segments.push(Segment::new(reference, 0, rest.min(SECTORS_PER_PAGE.into()) as u8 - 1));
+                }
+                Err(error) => {
+                    bounces.into_iter().for_each(|(_, bounce)| pool.give_bounce(bounce));
+                    return Err(error);
+                }
             }
-            (Body::Direct { operation, count: count as u8, segments }, None)
-        } else {
-            let mut list = self.shared.pool.take()?;
-            for (at, page) in pages {
-                let mut bytes = [0; SEGMENT_SIZE];
-                segment(page, first + at)?.encode(&mut bytes);
-                list.write(at * SEGMENT_SIZE, &bytes);
+        }
+        let (body, indirect) = match self.body(operation, &segments) {
+            Ok(made) => made,
+            Err(error) => {
+                bounces.into_iter().for_each(|(_, bounce)| pool.give_bounce(bounce));
+                return Err(error);
             }
-            let mut references = [0; MOST_INDIRECT_PAGES];
-            references[0] = self.shared.pool.lend(&mut list, self.peer, Access::ReadOnly)?.0;
-            (Body::Indirect { operation, count: count as u16, pages: references }, Some(list))
         };
         job.next = (first + count) as u64;
         let asked = if first + count == buffer.pages.len() { Asked::All } else { Asked::Part };
         let sector = job.sector + (first as u64) * u64::from(SECTORS_PER_PAGE);
-        Ok((body, sector, InFlight { job: index, operation, pages: first..first + count, indirect }, asked))
+        let in_flight = InFlight { job: index, operation, pages: first..first + count, indirect, bounces };
+        Ok(Some(Made { body, sector, in_flight, asked }))
+    }
+
+    /// Lends a page of a buffer, or a bounce in its place.
+    fn lend(
+        &self,
+        page: &mut PooledPage<G>,
+        access: Access,
+        operation: Operation,
+        bounces: &mut Vec<(usize, PooledPage<G>)>,
+        index: usize,
+    ) -> Result<GrantRef, Error> {
+        let pool = &self.shared.pool;
+        if let Some(reference) = pool.lend(page, self.peer, access)? {
+            return Ok(reference);
+        }
+        let mut bounce = pool.take_bounce()?;
+        let lent = pool.lend_bounce(&mut bounce, self.peer, access);
+        if operation == Operation::Write {
+            page.copy(0, PAGE_SIZE, &bounce, 0);
+        }
+        bounces.push((index, bounce));
+        lent
+    }
+
+    /// A read or write of these segments, and the page that holds them where they are many.
+    fn body(&self, operation: Operation, list: &[Segment]) -> Result<(Body, Option<PooledPage<G>>), Error> {
+        if list.len() <= MOST_SEGMENTS {
+            let mut segments = [Segment::default(); MOST_SEGMENTS];
+            segments[..list.len()].copy_from_slice(list);
+            return Ok((Body::Direct { operation, count: list.len() as u8, segments }, None));
+        }
+        let pool = &self.shared.pool;
+        let mut page = pool.take_bounce()?;
+        let reference = match pool.lend_bounce(&mut page, self.peer, Access::ReadOnly) {
+            Ok(reference) => reference,
+            Err(error) => {
+                pool.give_bounce(page);
+                return Err(error);
+            }
+        };
+        for (at, segment) in list.iter().enumerate() {
+            let mut bytes = [0; SEGMENT_SIZE];
+            segment.encode(&mut bytes);
+            page.write(at * SEGMENT_SIZE, &bytes);
+        }
+        let mut pages = [0; MOST_INDIRECT_PAGES];
+        pages[0] = reference.0;
+        Ok((Body::Indirect { operation, count: list.len() as u16, pages }, Some(page)))
     }
 
     /// The backend has changed something: a disk that was made larger tells its new size.

@@ -94,6 +94,8 @@ pub struct Statistics {
     pub requests: u64,
     /// Of these with segments in pages of their own.
     pub indirect: u64,
+    /// Pages that were copied, since the backend keeps no more mapped.
+    pub bounced: u64,
     /// Requests that failed.
     pub failures: u64,
     /// Notifications sent to the backend.
