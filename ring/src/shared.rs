@@ -137,7 +137,7 @@ impl SharedMemory {
         unsafe { copy(from.as_ptr(), to.as_ptr(), len) };
     }
 
-    /// An operation that copies `len` bytes at `offset` to a peer's page, for [`GrantTable::copy`].
+    /// An operation that copies `len` bytes at `offset` to a peer's page, for [`GrantTable::copy`](xen_hal::GrantTable::copy).
     ///
     /// # Panics
     ///
@@ -147,7 +147,7 @@ impl SharedMemory {
         unsafe { CopyOp::write_raw(self.at(offset, len), len, remote) }
     }
 
-    /// An operation that copies `len` bytes from a peer's page to `offset`, for [`GrantTable::copy`].
+    /// An operation that copies `len` bytes from a peer's page to `offset`, for [`GrantTable::copy`](xen_hal::GrantTable::copy).
     ///
     /// # Panics
     ///

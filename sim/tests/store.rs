@@ -461,7 +461,7 @@ fn after_a_restore_all_goes_on() {
         });
         let clock = domain.clone();
         xen.run(async move { clock.sleep(Duration::from_secs(1)).await });
-        assert_eq!(domain.in_use(), Use { ports: 0, grants: 0, watches: 0, transactions: 0 });
+        assert_eq!(domain.in_use(), Use { ports: 0, grants: 0, mapped: 0, watches: 0, transactions: 0 });
     });
 }
 
@@ -478,7 +478,7 @@ fn the_last_handle_ends_the_task() {
             task.await
         });
         assert_eq!(outcome, Ok(()));
-        assert_eq!(domain.in_use(), Use { ports: 0, grants: 0, watches: 0, transactions: 0 });
+        assert_eq!(domain.in_use(), Use { ports: 0, grants: 0, mapped: 0, watches: 0, transactions: 0 });
         assert!(xenstore_client::connect(domain).is_err(), "there is one connection");
     });
 }

@@ -89,14 +89,10 @@ fn load(line: &Value) -> Load {
 
 fn show(name: &str, size: u64, row: &Row) -> Result<()> {
     ensure!(row.ours.len() == row.linux.len() && !row.ours.is_empty(), "{name}: measured on one side alone");
-    let values = |lines: &[Value], key: &str| lines.iter().map(|line| line[key].as_f64().unwrap_or(0.0)).collect();
-    let median = |lines: &[Value], key: &str| spread(values(lines, key)).0;
-    let ratios: Vec<f64> = row
-        .ours
-        .iter()
-        .zip(&row.linux)
-        .map(|(ours, linux)| median(&[ours.clone()], "iops") / median(&[linux.clone()], "iops"))
-        .collect();
+    let number = |line: &Value, key: &str| line[key].as_f64().unwrap_or(0.0);
+    let median = |lines: &[Value], key: &str| spread(lines.iter().map(|line| number(line, key)).collect()).0;
+    let ratios: Vec<f64> =
+        row.ours.iter().zip(&row.linux).map(|(ours, linux)| number(ours, "iops") / number(linux, "iops")).collect();
     let (ratio, least, greatest) = spread(ratios);
     let speed = |lines: &[Value]| match size {
         4096 => format!("{:.0}/s", median(lines, "iops")),
