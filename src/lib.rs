@@ -8,6 +8,8 @@ mod args;
 #[cfg_attr(not(all(feature = "guest", feature = "control")), allow(dead_code))]
 mod control;
 mod disks;
+#[cfg(feature = "net")]
+pub mod network;
 
 pub use app::{App, Exit};
 pub use args::{ArgError, Args, FromArg, Size};

@@ -16,6 +16,5 @@ pub mod front;
 pub mod protocol;
 pub mod ramdisk;
 pub mod slice;
-mod storm;
 
 pub use device::{BlockDevice, Buffer, Completed, Discard, Error, Geometry};

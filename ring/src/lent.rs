@@ -15,7 +15,7 @@ pub struct LentPage<G: Grant> {
 
 enum State<G: Grant> {
     Own(G::Page),
-    Lent(G),
+    Lent(G, Access),
 }
 
 impl<G: Grant> LentPage<G> {
@@ -30,7 +30,7 @@ impl<G: Grant> LentPage<G> {
     /// The reference, while it is lent.
     pub fn reference(&self) -> Option<GrantRef> {
         match &self.state {
-            Some(State::Lent(grant)) => Some(grant.reference()),
+            Some(State::Lent(grant, _)) => Some(grant.reference()),
             _ => None,
         }
     }
@@ -48,7 +48,7 @@ impl<G: Grant> LentPage<G> {
             Some(State::Own(page)) => match table.grant(page, peer, access) {
                 Ok(grant) => {
                     let reference = grant.reference();
-                    self.state = Some(State::Lent(grant));
+                    self.state = Some(State::Lent(grant, access));
                     Ok(reference)
                 }
                 Err(refused) => {
@@ -56,9 +56,9 @@ impl<G: Grant> LentPage<G> {
                     Err(refused.error)
                 }
             },
-            Some(State::Lent(grant)) => {
+            Some(State::Lent(grant, access)) => {
                 let reference = grant.reference();
-                self.state = Some(State::Lent(grant));
+                self.state = Some(State::Lent(grant, access));
                 Ok(reference)
             }
             None => unreachable!("the state is only ever taken for a moment"),
@@ -69,13 +69,13 @@ impl<G: Grant> LentPage<G> {
     #[must_use = "a page that the peer still has may be given to nobody"]
     pub fn take_back(&mut self) -> bool {
         match self.state.take() {
-            Some(State::Lent(grant)) => match grant.try_end() {
+            Some(State::Lent(grant, access)) => match grant.try_end() {
                 Ok(page) => {
                     self.state = Some(State::Own(page));
                     true
                 }
                 Err(grant) => {
-                    self.state = Some(State::Lent(grant));
+                    self.state = Some(State::Lent(grant, access));
                     false
                 }
             },
@@ -95,11 +95,78 @@ impl<G: Grant> core::ops::Deref for LentPage<G> {
     }
 }
 
-/// Pages side by side that are lent to a peer together, such as those of a ring: one piece of memory.
-pub struct LentPages<G: Grant> {
+/// Pages side by side that are lent to a peer at times, each by itself: memory for data that may lie across them.
+pub struct LentRun<G: Grant> {
     memory: SharedMemory,
     pages: Vec<LentPage<G>>,
 }
+
+impl<G: Grant> LentRun<G> {
+    /// Takes `count` zeroed pages side by side, which are not lent yet.
+    ///
+    /// # Errors
+    ///
+    /// Where there are none.
+    ///
+    /// # Panics
+    ///
+    /// Where `count` is zero, or the allocator's pages are not side by side.
+    pub fn new(pages: &impl Pages<Page = G::Page>, count: usize) -> Result<LentRun<G>, OutOfPages> {
+        let mut run = Vec::with_capacity(count);
+        pages.alloc_run(count, &mut |page| run.push(LentPage::<G>::new(page)))?;
+        let start = run.first().expect("at least a page").memory.start;
+        for (index, page) in run.iter().enumerate() {
+            assert_eq!(page.memory.start.addr().get(), start.addr().get() + index * PAGE_SIZE, "pages side by side");
+        }
+        // SAFETY: by `Page`'s contract the bytes of each page belong to its owner, which is this value; and they lie
+        // side by side.
+        let memory = unsafe { SharedMemory::new(start, count * PAGE_SIZE) };
+        Ok(LentRun { memory, pages: run })
+    }
+
+    /// How many pages there are.
+    pub fn count(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// A page, to be lent or taken back.
+    pub fn page_mut(&mut self, index: usize) -> &mut LentPage<G> {
+        &mut self.pages[index]
+    }
+
+    /// The reference of a page, while it is lent.
+    pub fn reference(&self, index: usize) -> Option<GrantRef> {
+        self.pages[index].reference()
+    }
+
+    /// Bytes that no peer can write: `None` where one of their pages is lent for writing.
+    ///
+    /// # Panics
+    ///
+    /// Where they are not all inside.
+    pub fn bytes_mut(&mut self, start: usize, len: usize) -> Option<&mut [u8]> {
+        let first = self.memory.at(start, len);
+        let pages = &self.pages[start / PAGE_SIZE..(start + len).div_ceil(PAGE_SIZE)];
+        let may_write = |page: &LentPage<G>| matches!(page.state, Some(State::Lent(_, Access::ReadWrite)));
+        if pages.iter().any(may_write) {
+            return None;
+        }
+        // SAFETY: inside the memory, which belongs to this value and is borrowed from it. No peer writes to it: it is
+        // lent for reading at most.
+        Some(unsafe { core::slice::from_raw_parts_mut(first.as_ptr(), len) })
+    }
+}
+
+impl<G: Grant> core::ops::Deref for LentRun<G> {
+    type Target = SharedMemory;
+
+    fn deref(&self) -> &SharedMemory {
+        &self.memory
+    }
+}
+
+/// Pages side by side that are lent to a peer together, such as those of a ring: one piece of memory.
+pub struct LentPages<G: Grant>(LentRun<G>);
 
 impl<G: Grant> LentPages<G> {
     /// Takes zeroed pages side by side and lends them.
@@ -110,30 +177,21 @@ impl<G: Grant> LentPages<G> {
     ///
     /// # Panics
     ///
-    /// Where `count` is zero, or the allocator's pages are not side by side.
+    /// As [`LentRun::new`].
     pub fn lend<T>(table: &T, count: usize, peer: DomId, access: Access) -> Result<LentPages<G>, LendError<T::Error>>
     where
         T: GrantTable<Grant = G, Page = G::Page> + Pages<Page = G::Page>,
     {
-        let mut pages = Vec::with_capacity(count);
-        let take = &mut |page: G::Page| pages.push(LentPage::<G>::new(page));
-        Pages::alloc_run(table, count, take).map_err(LendError::Memory)?;
-        let start = pages.first().expect("at least a page").memory.start;
-        for (index, page) in pages.iter().enumerate() {
-            assert_eq!(page.memory.start.addr().get(), start.addr().get() + index * PAGE_SIZE, "pages side by side");
-        }
-        for page in &mut pages {
+        let mut run = LentRun::new(table, count).map_err(LendError::Memory)?;
+        for page in &mut run.pages {
             page.lend(table, peer, access).map_err(LendError::Grant)?;
         }
-        // SAFETY: by `Page`'s contract the bytes of each page belong to its owner, which is this value; and they lie
-        // side by side.
-        let memory = unsafe { SharedMemory::new(start, count * PAGE_SIZE) };
-        Ok(LentPages { memory, pages })
+        Ok(LentPages(run))
     }
 
     /// The pages' references, in their order.
     pub fn references(&self) -> impl ExactSizeIterator<Item = GrantRef> {
-        self.pages.iter().map(|page| page.reference().expect("lent for as long as it is there"))
+        self.0.pages.iter().map(|page| page.reference().expect("lent for as long as it is there"))
     }
 }
 
@@ -141,7 +199,7 @@ impl<G: Grant> core::ops::Deref for LentPages<G> {
     type Target = SharedMemory;
 
     fn deref(&self) -> &SharedMemory {
-        &self.memory
+        &self.0.memory
     }
 }
 

@@ -10,8 +10,10 @@ mod handshake;
 mod lent;
 mod shared;
 mod slots;
+mod storm;
 
 pub use bytes::{BadIndex, ByteReader, ByteRing, ByteWriter, Moved};
-pub use lent::{LendError, LentPage, LentPages};
+pub use lent::{LendError, LentPage, LentPages, LentRun};
 pub use shared::{SharedMapping, SharedMemory, SharedPage};
 pub use slots::{BackRing, BadProducer, FrontRing, Full, Protocol, slots};
+pub use storm::Storm;

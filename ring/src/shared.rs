@@ -37,7 +37,7 @@ impl SharedMemory {
     }
 
     #[track_caller]
-    fn at(&self, offset: usize, len: usize) -> NonNull<u8> {
+    pub(crate) fn at(&self, offset: usize, len: usize) -> NonNull<u8> {
         assert!(offset <= self.len && len <= self.len - offset, "{len} bytes at {offset} of {} shared bytes", self.len);
         // SAFETY: within the memory, as was just checked.
         unsafe { self.start.add(offset) }

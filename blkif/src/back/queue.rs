@@ -9,7 +9,7 @@ use core::task::Poll;
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use xen_hal::{Clock, Errno, Mapping, Port};
-use xen_ring::{BackRing, SharedMapping};
+use xen_ring::{BackRing, SharedMapping, Storm};
 use xenstore_client::xenbus::{Failure, Signals};
 
 use super::failure;
@@ -18,7 +18,6 @@ use super::worker::{Done, Lists, MOST_LISTS, Worker};
 use crate::device::BlockDevice;
 use crate::front::Memory;
 use crate::protocol::{Abi, Request};
-use crate::storm::Storm;
 
 /// Most bytes of requests that are made one.
 const MOST_MERGED: usize = 1 << 20;

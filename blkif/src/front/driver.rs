@@ -11,7 +11,7 @@ use core::time::Duration;
 
 use futures_util::future::{Either, select};
 use xen_hal::{Access, Clock, DomId, Errno, EventChannels, GrantRef, PAGE_SIZE, Port};
-use xen_ring::{FrontRing, LentPages};
+use xen_ring::{FrontRing, LentPages, Storm};
 use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State};
 use xenstore_client::{Error as StoreError, FromValue, Tree};
 
@@ -23,7 +23,6 @@ use crate::protocol::{
     Abi, Body, MOST_INDIRECT_PAGES, MOST_RING_ORDER, MOST_SEGMENTS, Operation, Request, SECTOR_SIZE, SECTORS_PER_PAGE,
     SEGMENT_SIZE, SEGMENTS_PER_PAGE, Segment, Status,
 };
-use crate::storm::Storm;
 
 /// How long requests in flight may take once the device is to close.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(5);

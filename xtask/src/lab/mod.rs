@@ -343,7 +343,7 @@ fn command(
         .arg(&images.xen)
         .args([
             "-append",
-            "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=all dom0_mem=768M,max:768M dom0_max_vcpus=1",
+            "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=all dom0_mem=768M,max:768M dom0_max_vcpus=2",
         ])
         .args(["-initrd", &format!("{} console=hvc0 quiet loglevel=4,{}", images.kernel.display(), initrd.display())]);
     Ok((command, scratch.join("serial.log")))

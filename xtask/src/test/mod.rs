@@ -4,6 +4,7 @@ mod checks;
 mod disk;
 pub mod domain;
 mod host;
+mod net;
 pub mod store;
 mod tools;
 
@@ -42,6 +43,7 @@ pub struct Fixture {
     pub store: Guest,
     pub disk: Guest,
     pub vault: Guest,
+    pub web: Guest,
 }
 
 /// Counts of one run.
@@ -97,10 +99,11 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>) -> Result<()>
     let store = Guest::get("store").context("building store")?;
     let disk = Guest::get("disk").context("building disk")?;
     let vault = Guest::get("vault").context("building vault")?;
+    let web = Guest::get("web").context("building web")?;
     for server in [StoreServer::Xenstored, StoreServer::Oxenstored] {
         // One boot runs all checks with the one, a second one those of the store with the other.
         let (name, checks) = match server {
-            StoreServer::Xenstored => (suite.xen.to_owned(), [checks::ALL, store::ALL, disk::ALL].concat()),
+            StoreServer::Xenstored => (suite.xen.to_owned(), [checks::ALL, store::ALL, disk::ALL, net::ALL].concat()),
             StoreServer::Oxenstored => (format!("{} oxenstored", suite.xen), store::WITH_OTHER_SERVER.to_vec()),
         };
         let with_linux = match (server, suite == suite::DEFAULT) {
@@ -126,6 +129,7 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>) -> Result<()>
             store: store.clone(),
             disk: disk.clone(),
             vault: vault.clone(),
+            web: web.clone(),
         };
         for (check_name, check) in checks {
             tally.step(&format!("{name}: {check_name}"), || {

@@ -9,28 +9,28 @@ const MOST_DOUBLINGS: u32 = 6;
 
 /// How many events in a row have brought no work.
 #[derive(Debug, Default)]
-pub(crate) struct Storm {
+pub struct Storm {
     barren: u32,
 }
 
 impl Storm {
     /// Whether the next event is to be looked at when it comes.
-    pub(crate) fn is_calm(&self) -> bool {
+    pub fn is_calm(&self) -> bool {
         self.barren < TAKEN_AT_ONCE
     }
 
     /// How long to take no notice of events otherwise. Work that came meanwhile is late by so much at most.
-    pub(crate) fn pause(&self) -> Duration {
+    pub fn pause(&self) -> Duration {
         Duration::from_millis(1 << (self.barren / TAKEN_AT_ONCE).min(MOST_DOUBLINGS))
     }
 
     /// An event, or a pause, has brought no work.
-    pub(crate) fn in_vain(&mut self) {
+    pub fn in_vain(&mut self) {
         self.barren = self.barren.saturating_add(1);
     }
 
     /// There was work.
-    pub(crate) fn over(&mut self) {
+    pub fn over(&mut self) {
         self.barren = 0;
     }
 }

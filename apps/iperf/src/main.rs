@@ -1,0 +1,73 @@
+//! An iperf3 server: `iperf3 -c ADDRESS` of any host measures TCP and UDP with it, in both directions (`-R`, `--bidir`
+//! apart), with any number of streams up to 32.
+//!
+//! Addresses as in `web`: DHCP, or `ip=10.0.0.2/24`. `port=5201` is usual. `buffer=256K` is what each TCP stream may have
+//! on its way; it takes that much memory. `large=no` and `checksum=no` leave offloads out, for comparisons.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod protocol;
+mod session;
+mod tcp;
+mod udp;
+
+use core::fmt;
+
+use futures_util::future::{Either, select};
+use sarab::network::NetworkError;
+use sarab::{App, ArgError, Size, println};
+
+/// Streams of a test, its control connection, DHCP and names.
+const SOCKETS: usize = session::MOST_STREAMS + 6;
+
+#[sarab::main]
+async fn main(app: App) -> Result<(), Failure> {
+    let args = app.args();
+    args.expect_only(&["ip", "gw", "dns", "ip6", "port", "buffer"])?;
+    let port = args.get_or("port", 5201_u16)?;
+    let buffer = args.get_or("buffer", Size(256 << 10))?.0.clamp(4 << 10, 16 << 20) as usize;
+    let network = app.network::<SOCKETS>().await?;
+    println!("iperf: ready on port {port}");
+    let server = async {
+        loop {
+            match session::serve(app, network.stack, port, buffer).await {
+                Ok(summary) => println!("iperf: {summary}; {:?}", network.interface.statistics()),
+                Err(error) => println!("iperf: a test has ended: {error}"),
+            }
+        }
+    };
+    match select(core::pin::pin!(server), core::pin::pin!(app.shutdown())).await {
+        Either::Left((never, _)) => never,
+        Either::Right(_) => Ok(()),
+    }
+}
+
+/// Why the program ends with an error.
+enum Failure {
+    Argument(ArgError),
+    Network(NetworkError),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Argument(error) => error.fmt(f),
+            Failure::Network(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<ArgError> for Failure {
+    fn from(error: ArgError) -> Self {
+        Failure::Argument(error)
+    }
+}
+
+impl From<NetworkError> for Failure {
+    fn from(error: NetworkError) -> Self {
+        Failure::Network(error)
+    }
+}

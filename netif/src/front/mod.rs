@@ -1,0 +1,200 @@
+//! netfront: a network interface that another domain serves.
+
+mod device;
+mod driver;
+mod rx;
+mod shared;
+mod tx;
+
+use alloc::rc::Rc;
+use alloc::string::String;
+use core::fmt;
+use core::future::Future;
+
+use xen_hal::{Clock, EventChannels, GrantTable, Pages};
+use xenstore_client::Store;
+use xenstore_client::xenbus::{Ended, frontend};
+
+pub use device::{Device, RxToken, TxToken};
+use driver::Driver;
+pub use shared::Statistics;
+use shared::{Phase, Shared};
+
+/// What a driver needs of its domain's memory.
+pub trait Memory: GrantTable + Pages<Page = <Self as GrantTable>::Page> + Clone + 'static {}
+
+impl<T: GrantTable + Pages<Page = <T as GrantTable>::Page> + Clone + 'static> Memory for T {}
+
+/// How an interface is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Send and receive TCP in segments larger than the MTU, where the backend takes them.
+    pub large_segments: bool,
+    /// Leave checksums to the backend, where it makes them.
+    pub checksums: bool,
+    /// Pages for frames on their way out, at least 17.
+    pub transmit_pages: usize,
+    /// Pages for frames on their way in: a power of two, from 32 to 256.
+    pub receive_pages: usize,
+    /// Let the backend drop multicast frames of groups that were not [joined](Interface::join).
+    pub multicast_control: bool,
+}
+
+impl Default for Options {
+    /// All that makes it fast, in about a megabyte.
+    fn default() -> Self {
+        Options {
+            large_segments: true,
+            checksums: true,
+            transmit_pages: 128,
+            receive_pages: 128,
+            multicast_control: false,
+        }
+    }
+}
+
+/// What an interface is like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub struct Info {
+    /// Its address.
+    pub mac: [u8; 6],
+    /// Most bytes of an IP packet on the wire.
+    pub mtu: u16,
+    /// Whether TCP over IPv4 is sent in large segments.
+    pub gso_v4: bool,
+    /// Whether TCP over IPv6 is sent in large segments.
+    pub gso_v6: bool,
+    /// Whether the backend makes checksums over IPv4.
+    pub checksum_v4: bool,
+    /// Whether the backend makes checksums over IPv6.
+    pub checksum_v6: bool,
+}
+
+/// The interface is gone: it was removed, or its backend cannot serve it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Gone;
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the network interface is gone")
+    }
+}
+
+impl core::error::Error for Gone {}
+
+/// A network interface. Clones are the same one; when the last is dropped, and its [`Device`] too, the driver closes the
+/// interface and ends.
+///
+/// While the backend is away the link is down, and what is sent is dropped, as on a wire.
+pub struct Interface<G: Memory> {
+    shared: Rc<Shared<G>>,
+    name: Rc<str>,
+}
+
+/// Begins to drive the interface whose frontend directory is `path`, such as `device/vif/0`. The future is the driver: it
+/// has to run for the interface to work, and ends when the interface is removed or nobody uses it any more.
+///
+/// # Cancellation
+///
+/// Dropping the driver stops the interface at once: pages that the backend still has stay out of use until it lets go.
+///
+/// # Panics
+///
+/// Where the options name no possible number of pages.
+pub fn connect<G: Memory, E: EventChannels + 'static, C: Clock + Clone + 'static>(
+    store: &Store,
+    memory: G,
+    events: E,
+    clock: C,
+    path: &str,
+    options: Options,
+) -> (Interface<G>, impl Future<Output = Result<Ended, xenstore_client::Error>> + use<G, E, C>) {
+    assert!(options.transmit_pages >= 17, "a frame takes up to 17 pages");
+    assert!(options.receive_pages.is_power_of_two() && (32..=256).contains(&options.receive_pages), "32 to 256 pages");
+    let shared = Rc::new(Shared::new(memory));
+    let interface = Interface { shared: shared.clone(), name: path.rsplit('/').next().unwrap_or(path).into() };
+    let (store, path) = (store.clone(), String::from(path));
+    let runner = async move {
+        // Also where the future is dropped: nobody is to wait for ever.
+        let _end = End(shared.clone());
+        let mut driver = Driver { shared: shared.clone(), events, clock: clock.clone(), options };
+        frontend(&store, clock, &path, &mut driver).await
+    };
+    (interface, runner)
+}
+
+struct End<G: Memory>(Rc<Shared<G>>);
+
+impl<G: Memory> Drop for End<G> {
+    fn drop(&mut self) {
+        self.0.disconnect(Phase::Gone);
+    }
+}
+
+impl<G: Memory> Interface<G> {
+    /// Its name in the frontend's directory: a number, from 0.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits until it can be used, and says what it is like.
+    ///
+    /// # Errors
+    ///
+    /// Where it was removed, or its backend cannot serve it.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn ready(&self) -> Result<Info, Gone> {
+        self.shared.ready().await
+    }
+
+    /// What it is like; all zero before there was a backend.
+    pub fn info(&self) -> Info {
+        self.shared.info.get()
+    }
+
+    /// The driver for a network stack. One at a time is of use: frames go to whichever asks first.
+    pub fn device(&self) -> Device<G> {
+        Device::new(self.shared.clone())
+    }
+
+    /// Has the backend let a multicast group's frames through, where [`Options::multicast_control`] holds back others.
+    /// Whether there was room to tell it; groups have to be joined again after a reconnection.
+    pub fn join(&self, group: [u8; 6]) -> bool {
+        self.shared.send_extra(crate::protocol::Extra::MulticastAdd(group))
+    }
+
+    /// Has the backend hold back a multicast group's frames again. Whether there was room to tell it.
+    pub fn leave(&self, group: [u8; 6]) -> bool {
+        self.shared.send_extra(crate::protocol::Extra::MulticastRemove(group))
+    }
+
+    /// What it has done so far.
+    pub fn statistics(&self) -> Statistics {
+        self.shared.statistics.get()
+    }
+}
+
+impl<G: Memory> Clone for Interface<G> {
+    fn clone(&self) -> Self {
+        self.shared.handles.set(self.shared.handles.get() + 1);
+        Interface { shared: self.shared.clone(), name: self.name.clone() }
+    }
+}
+
+impl<G: Memory> Drop for Interface<G> {
+    fn drop(&mut self) {
+        self.shared.release();
+    }
+}
+
+impl<G: Memory> fmt::Debug for Interface<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interface").field("name", &self.name).field("info", &self.info()).finish()
+    }
+}

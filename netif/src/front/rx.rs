@@ -1,0 +1,239 @@
+//! Frames on their way in: a page for each slot of the ring, which the backend fills, and which is this domain's alone
+//! while a frame is read there.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use xen_hal::{Access, DomId, Errno, PAGE_SIZE};
+use xen_ring::{BadProducer, FrontRing, LentPages, LentRun};
+use xenstore_client::xenbus::Failure;
+
+use super::Memory;
+use crate::protocol::{MOST_SLOTS, RxProtocol, RxRequest, RxSlot, rx_flags};
+
+/// Largest frame: an IP packet, the Ethernet header and a tag.
+const MOST_BYTES: usize = 65535 + 18;
+/// Slots of what is extra that a packet may have.
+const MOST_EXTRAS: u32 = 4;
+
+pub(super) struct Rx<G: Memory> {
+    memory: LentPages<G::Grant>,
+    ring: FrontRing<RxProtocol>,
+    /// Slot `n` of the ring, wherever its index has come to, uses page `n` modulo their number.
+    area: LentRun<G::Grant>,
+    /// How many requests were made, and how many responses were taken and made requests of again.
+    posted: u32,
+    taken: u32,
+    packet: Incoming,
+    ready: bool,
+    /// For packets whose bytes are not side by side.
+    linear: Vec<u8>,
+}
+
+/// A packet as far as its slots were seen.
+#[derive(Default)]
+struct Incoming {
+    /// Slots that it takes.
+    slots: u32,
+    extras: u32,
+    expected: Expected,
+    /// The first slot's.
+    flags: u16,
+    /// Where its bytes are in the area.
+    parts: Vec<(usize, usize)>,
+    len: usize,
+    /// What there is of it is of no use.
+    bad: bool,
+    more_data: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Expected {
+    #[default]
+    First,
+    Extra,
+    Data,
+}
+
+/// A packet that is there.
+pub(super) struct Frame<'a> {
+    pub(super) bytes: &'a mut [u8],
+    /// See [`rx_flags`].
+    pub(super) flags: u16,
+    /// It was copied, since its bytes were not side by side.
+    pub(super) copied: bool,
+}
+
+impl<G: Memory> Rx<G> {
+    /// Lends all pages, for a backend that is to come.
+    pub(super) fn new(memory: &G, peer: DomId, pages: usize) -> Result<Rx<G>, Failure> {
+        let full = |error: &dyn core::fmt::Display| Failure::new(Errno::ENOSPC, format!("the receive ring: {error}"));
+        let ring_memory = LentPages::lend(memory, 1, peer, Access::ReadWrite).map_err(|error| full(&error))?;
+        let area = LentRun::new(memory, pages).map_err(|error| full(&error))?;
+        let mut rx = Rx {
+            ring: FrontRing::new(RxProtocol, &ring_memory),
+            memory: ring_memory,
+            area,
+            posted: 0,
+            taken: 0,
+            packet: Incoming::default(),
+            ready: false,
+            linear: Vec::new(),
+        };
+        for _ in 0..pages {
+            rx.post(memory, peer)?;
+        }
+        // What is there when the backend comes needs no notification.
+        let _ = rx.publish();
+        Ok(rx)
+    }
+
+    pub(super) fn memory(&self) -> &LentPages<G::Grant> {
+        &self.memory
+    }
+
+    /// Gives the backend the page of the next slot.
+    fn post(&mut self, memory: &G, peer: DomId) -> Result<(), Failure> {
+        let index = self.posted as usize % self.area.count();
+        let lent = self.area.page_mut(index).lend(memory, peer, Access::ReadWrite);
+        let reference = lent.map_err(|error| Failure::new(Errno::ENOSPC, format!("the receive ring: {error}")))?;
+        let request = RxRequest { id: index as u16, reference };
+        self.ring.push(&self.memory, &request).expect("there are no more pages than slots");
+        self.posted = self.posted.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Whether a packet is there.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Takes slots until a packet is whole. Whether one is.
+    pub(super) fn advance(&mut self, memory: &G, peer: DomId, dropped: &mut u64) -> Result<bool, Failure> {
+        while !self.ready {
+            let Some(slot) = self.ring.pop(&self.memory).map_err(broken)? else { return Ok(false) };
+            let index = self.taken.wrapping_add(self.packet.slots) as usize % self.area.count();
+            if !self.packet.add(index, slot)? {
+                continue;
+            }
+            if self.packet.bad || self.packet.len == 0 {
+                *dropped += 1;
+                self.release(memory, peer)?;
+            } else {
+                self.ready = true;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Shows the packet that is there to `use_it`, and gives its pages back to the backend.
+    pub(super) fn take<R>(
+        &mut self,
+        memory: &G,
+        peer: DomId,
+        use_it: impl FnOnce(Frame<'_>) -> R,
+    ) -> (R, Result<(), Failure>) {
+        let Incoming { flags, len, .. } = self.packet;
+        // Only what the backend cannot change any more may be looked at in place.
+        let mut own = true;
+        for (start, _) in &self.packet.parts {
+            own &= self.area.page_mut(start / PAGE_SIZE).take_back();
+        }
+        let mut next = None;
+        let side_by_side = self.packet.parts.iter().all(|(start, len)| {
+            let fits = next.is_none_or(|next| next == *start);
+            next = Some(start + len);
+            fits
+        });
+        let start = self.packet.parts[0].0;
+        let outcome = match own && side_by_side {
+            true => {
+                let bytes = self.area.bytes_mut(start, len).expect("all of it was taken back");
+                use_it(Frame { bytes, flags, copied: false })
+            }
+            false => {
+                self.linear.resize(len, 0);
+                let mut at = 0;
+                for (start, len) in &self.packet.parts {
+                    self.area.read(*start, &mut self.linear[at..at + len]);
+                    at += len;
+                }
+                use_it(Frame { bytes: &mut self.linear, flags, copied: true })
+            }
+        };
+        (outcome, self.release(memory, peer))
+    }
+
+    /// The packet's slots are the backend's again.
+    fn release(&mut self, memory: &G, peer: DomId) -> Result<(), Failure> {
+        self.taken = self.taken.wrapping_add(self.packet.slots);
+        for _ in 0..self.packet.slots {
+            self.post(memory, peer)?;
+        }
+        let parts = core::mem::take(&mut self.packet.parts);
+        self.packet = Incoming { parts, ..Incoming::default() };
+        self.packet.parts.clear();
+        self.ready = false;
+        Ok(())
+    }
+
+    #[must_use = "a peer that is not notified may sleep for ever"]
+    pub(super) fn publish(&mut self) -> bool {
+        self.ring.publish(&self.memory)
+    }
+
+    /// As [`FrontRing::arm`], for the next response.
+    pub(super) fn arm(&mut self) -> Result<bool, Failure> {
+        self.ring.arm(&self.memory, 1).map_err(broken)
+    }
+}
+
+impl Incoming {
+    /// Takes the next slot, whose page is `index`. Whether the packet is whole with it.
+    fn add(&mut self, index: usize, slot: RxSlot) -> Result<bool, Failure> {
+        self.slots += 1;
+        if self.expected == Expected::Extra {
+            self.extras += 1;
+            let (_, more) = slot.extra();
+            if self.extras > MOST_EXTRAS {
+                return Err(Failure::new(Errno::EIO, "the backend says more that is extra than there can be"));
+            }
+            if !more {
+                self.expected = Expected::Data;
+            }
+            return Ok(!more && !self.more_data);
+        }
+        let response = slot.response();
+        if self.expected == Expected::First {
+            self.flags = response.flags;
+        }
+        let offset = usize::from(response.offset);
+        match usize::try_from(response.status) {
+            Ok(len) if offset + len <= PAGE_SIZE => {
+                if self.parts.len() > MOST_SLOTS {
+                    return Err(Failure::new(Errno::EIO, "the backend sends a packet of more slots than there can be"));
+                }
+                self.parts.push((index * PAGE_SIZE + offset, len));
+                self.len += len;
+                self.bad |= self.len > MOST_BYTES;
+            }
+            Ok(len) => {
+                let text = format!("the backend has put {len} bytes at {offset} of a page");
+                return Err(Failure::new(Errno::EIO, text));
+            }
+            Err(_) => self.bad = true,
+        }
+        self.more_data = response.flags & rx_flags::MORE_DATA != 0;
+        let extra = self.expected == Expected::First && response.flags & rx_flags::EXTRA_INFO != 0;
+        self.expected = if extra { Expected::Extra } else { Expected::Data };
+        // A chain of bad slots has to end as well.
+        if self.slots > MOST_SLOTS as u32 + MOST_EXTRAS + 1 {
+            return Err(Failure::new(Errno::EIO, "the backend sends a packet of more slots than there can be"));
+        }
+        Ok(!extra && !self.more_data)
+    }
+}
+
+fn broken(error: BadProducer) -> Failure {
+    Failure::new(Errno::EIO, format!("the receive ring: {error}"))
+}

@@ -1,0 +1,181 @@
+//! Frames on their way out: pages that the backend may read, in a circle, and the ring that tells of them.
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::vec::Vec;
+
+use xen_hal::{Access, DomId, Errno, PAGE_SIZE};
+use xen_ring::{BadProducer, FrontRing, LentPages, LentRun};
+use xenstore_client::xenbus::Failure;
+
+use super::Memory;
+use crate::protocol::{Extra, SLOTS, TxProtocol, TxRequest, TxSlot, TxStatus, tx_flags};
+
+pub(super) struct Tx<G: Memory> {
+    ring: FrontRing<TxProtocol>,
+    memory: LentPages<G::Grant>,
+    /// Lent for reading as long as it is there.
+    area: LentRun<G::Grant>,
+    /// The next page to be used, and how many are in use before it.
+    head: usize,
+    used: usize,
+    /// In their order in the area.
+    packets: VecDeque<Packet>,
+    /// The first packet's number; they are counted.
+    first: u32,
+    /// By request id: the number of its packet.
+    owners: Vec<Option<u32>>,
+    free_ids: Vec<u16>,
+}
+
+struct Packet {
+    /// Those included that were left out at the area's end.
+    pages: usize,
+    unanswered: u16,
+}
+
+/// A place for a frame.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    page: usize,
+    /// Pages left out before it.
+    skipped: usize,
+    len: usize,
+}
+
+impl<G: Memory> Tx<G> {
+    pub(super) fn new(memory: &G, peer: DomId, pages: usize) -> Result<Tx<G>, Failure> {
+        let full = |error: &dyn core::fmt::Display| Failure::new(Errno::ENOSPC, format!("the transmit ring: {error}"));
+        let ring_memory = LentPages::lend(memory, 1, peer, Access::ReadWrite).map_err(|error| full(&error))?;
+        let mut area = LentRun::new(memory, pages).map_err(|error| full(&error))?;
+        for index in 0..pages {
+            area.page_mut(index).lend(memory, peer, Access::ReadOnly).map_err(|error| full(&error))?;
+        }
+        Ok(Tx {
+            ring: FrontRing::new(TxProtocol, &ring_memory),
+            memory: ring_memory,
+            area,
+            head: 0,
+            used: 0,
+            packets: VecDeque::new(),
+            first: 0,
+            owners: (0..SLOTS).map(|_| None).collect(),
+            free_ids: (0..SLOTS as u16).rev().collect(),
+        })
+    }
+
+    pub(super) fn memory(&self) -> &LentPages<G::Grant> {
+        &self.memory
+    }
+
+    /// A place for a frame of this length, if there is room for it.
+    pub(super) fn place(&self, len: usize) -> Option<Place> {
+        let pages = len.div_ceil(PAGE_SIZE).max(1);
+        // One more for what is extra.
+        if self.ring.free() as usize <= pages || self.free_ids.len() < pages {
+            return None;
+        }
+        let total = self.area.count();
+        let (page, skipped) = match self.head + pages <= total {
+            true => (self.head, 0),
+            false => (0, total - self.head),
+        };
+        (self.used + skipped + pages <= total).then_some(Place { page, skipped, len })
+    }
+
+    /// The bytes of a place.
+    pub(super) fn bytes(&mut self, place: Place) -> &mut [u8] {
+        self.area.bytes_mut(place.page * PAGE_SIZE, place.len).expect("lent for reading alone")
+    }
+
+    /// Sends the frame in a place that was just found.
+    pub(super) fn send(&mut self, place: Place, flags: u16, extra: Option<Extra>) {
+        let pages = place.len.div_ceil(PAGE_SIZE).max(1);
+        let number = self.first.wrapping_add(self.packets.len() as u32);
+        for index in 0..pages {
+            let id = self.free_ids.pop().expect("there was room for it");
+            self.owners[usize::from(id)] = Some(number);
+            let reference = self.area.reference(place.page + index).expect("lent as long as it is there");
+            let (first, last) = (index == 0, index + 1 == pages);
+            let own = (place.len - index * PAGE_SIZE).min(PAGE_SIZE);
+            let mut slot_flags = if first { flags } else { 0 };
+            if !last {
+                slot_flags |= tx_flags::MORE_DATA;
+            }
+            if first && extra.is_some() {
+                slot_flags |= tx_flags::EXTRA_INFO;
+            }
+            let size = if first { place.len } else { own } as u16;
+            self.push(TxRequest { reference, offset: 0, flags: slot_flags, id, size }.into());
+            if first && let Some(extra) = extra {
+                self.push((extra, false).into());
+            }
+        }
+        self.head = place.page + pages;
+        self.used += place.skipped + pages;
+        self.packets.push_back(Packet { pages: place.skipped + pages, unanswered: pages as u16 });
+    }
+
+    /// Sends something extra by itself, with a request of no bytes; `false` where there is no room.
+    pub(super) fn send_extra(&mut self, extra: Extra) -> bool {
+        if self.ring.free() < 2 {
+            return false;
+        }
+        let Some(id) = self.free_ids.pop() else { return false };
+        self.owners[usize::from(id)] = Some(self.first.wrapping_add(self.packets.len() as u32));
+        let reference = self.area.reference(0).expect("lent as long as it is there");
+        self.push(TxRequest { reference, offset: 0, flags: tx_flags::EXTRA_INFO, id, size: 0 }.into());
+        self.push((extra, false).into());
+        self.packets.push_back(Packet { pages: 0, unanswered: 1 });
+        true
+    }
+
+    fn push(&mut self, slot: TxSlot) {
+        self.ring.push(&self.memory, &slot).expect("there was room for it");
+    }
+
+    /// Takes back what was sent; whether there was any. Counts frames that were refused in `refused`.
+    pub(super) fn reap(&mut self, refused: &mut u64) -> Result<bool, Failure> {
+        let mut any = false;
+        while let Some(response) = self.ring.pop(&self.memory).map_err(broken)? {
+            any = true;
+            if response.status == TxStatus::Null {
+                continue;
+            }
+            let Some(number) = self.owners.get_mut(usize::from(response.id)).and_then(Option::take) else {
+                let text = format!("the backend has answered transmit request {}, which it does not have", response.id);
+                return Err(Failure::new(Errno::EIO, text));
+            };
+            self.free_ids.push(response.id);
+            if response.status != TxStatus::Okay {
+                *refused += 1;
+            }
+            let packet = &mut self.packets[number.wrapping_sub(self.first) as usize];
+            packet.unanswered -= 1;
+            while self.packets.front().is_some_and(|packet| packet.unanswered == 0) {
+                self.used -= self.packets.pop_front().map_or(0, |packet| packet.pages);
+                self.first = self.first.wrapping_add(1);
+            }
+        }
+        Ok(any)
+    }
+
+    /// How many slots the backend has.
+    pub(super) fn outstanding(&self) -> u32 {
+        self.ring.outstanding()
+    }
+
+    #[must_use = "a peer that is not notified may sleep for ever"]
+    pub(super) fn publish(&mut self) -> bool {
+        self.ring.publish(&self.memory)
+    }
+
+    /// As [`FrontRing::arm`].
+    pub(super) fn arm(&mut self, after: u32) -> Result<bool, Failure> {
+        self.ring.arm(&self.memory, after).map_err(broken)
+    }
+}
+
+fn broken(error: BadProducer) -> Failure {
+    Failure::new(Errno::EIO, format!("the transmit ring: {error}"))
+}

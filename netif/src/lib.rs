@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+#[macro_use]
+mod fmt;
+pub mod checksum;
+pub mod front;
+pub mod headers;
+mod mss;
+pub mod protocol;
+pub mod segment;
