@@ -17,7 +17,7 @@ use sarab::time::Duration;
 use sarab::{App, ArgError, println};
 
 /// Connections that are served at once.
-const CONNECTIONS: usize = 48;
+const CONNECTIONS: usize = 96;
 /// And what DHCP and names need.
 const SOCKETS: usize = CONNECTIONS + 4;
 
@@ -48,7 +48,7 @@ async fn main(app: App) -> Result<(), Failure> {
 async fn serve(stack: Stack, port: u16, number: usize) -> picoserve::NoGracefulShutdown {
     let pages = picoserve::Router::new().route("/", get_service(PAGE)).route("/bytes", get(async || BYTES));
     let mut request = alloc::vec![0; 2048];
-    let (mut incoming, mut outgoing) = (alloc::vec![0; 4096], alloc::vec![0; 32768]);
+    let (mut incoming, mut outgoing) = (alloc::vec![0; 4096], alloc::vec![0; 16384]);
     picoserve::Server::new(&pages, &CONFIG, &mut request)
         .listen_and_serve(number, stack, port, &mut incoming, &mut outgoing)
         .await

@@ -10,7 +10,9 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use core::fmt;
 use core::future::Future;
+use core::pin::pin;
 
+use futures_util::future::{Either, select};
 use xen_hal::{Clock, EventChannels, GrantTable, Pages};
 use xenstore_client::Store;
 use xenstore_client::xenbus::{Ended, frontend};
@@ -95,7 +97,9 @@ pub struct Interface<G: Memory> {
 }
 
 /// Begins to drive the interface whose frontend directory is `path`, such as `device/vif/0`. The future is the driver: it
-/// has to run for the interface to work, and ends when the interface is removed or nobody uses it any more.
+/// has to run for the interface to work, and ends when nobody uses the interface any more, or it was removed before it
+/// could be used. One that is unplugged later has its link down until it is plugged in again; a stack expects it to have
+/// the same address then.
 ///
 /// # Cancellation
 ///
@@ -121,7 +125,19 @@ pub fn connect<G: Memory, E: EventChannels + 'static, C: Clock + Clone + 'static
         // Also where the future is dropped: nobody is to wait for ever.
         let _end = End(shared.clone());
         let mut driver = Driver { shared: shared.clone(), events, clock: clock.clone(), options };
-        frontend(&store, clock, &path, &mut driver).await
+        loop {
+            let ended = frontend(&store, clock.clone(), &path, &mut driver).await?;
+            // What was unplugged may be plugged in again, for whoever still has it.
+            if ended != Ended::Removed || shared.handles.get() == 0 || shared.statistics.get().connections == 0 {
+                return Ok(ended);
+            }
+            shared.set(Phase::Waiting);
+            let state = alloc::format!("{path}/state");
+            let plugged = store.wait_for(&state, |value| value.map(drop));
+            if let Either::Right(((), _)) = select(pin!(plugged), pin!(shared.unused())).await {
+                return Ok(ended);
+            }
+        }
     };
     (interface, runner)
 }

@@ -186,6 +186,18 @@ impl<G: Memory> Shared<G> {
         }
     }
 
+    /// For the driver: waits until nobody uses the interface.
+    pub(super) async fn unused(&self) {
+        poll_fn(|cx| match self.handles.get() {
+            0 => Poll::Ready(()),
+            _ => {
+                while self.poll_kicked(cx.waker()).is_ready() {}
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
     pub(super) fn send_extra(&self, extra: Extra) -> bool {
         let sent = self.tx.borrow_mut().as_mut().is_some_and(|tx| tx.send_extra(extra));
         if sent {

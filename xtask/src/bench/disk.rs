@@ -2,17 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::spread;
 use crate::dom0::Dom0;
-use crate::guest::Guest;
+use crate::guest::{Guest, linux_load};
 use crate::lab::Lab;
-use crate::paths::repo;
 use crate::test::domain::{Builder, destroy_all, guest, linux};
 
 const DISK: &str = "disk = [\"format=raw,vdev=xvda,access=rw,target=/tmp/disk\"]";
@@ -37,7 +34,7 @@ pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
         for line in lines(ours)? {
             rows.entry(load(&line)).or_default().ours.push(line);
         }
-        let job = "/linux-load /dev/xvda 500 write";
+        let job = "/linux-load disk /dev/xvda 500 write";
         for line in lines(linux(lab, "linux", job, &[("linux-load", &program)])?)? {
             rows.entry(load(&line)).or_default().linux.push(line);
         }
@@ -51,22 +48,6 @@ pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
         show(&format!("{pattern} {operation} {} KiB, {in_flight} in flight", size >> 10), *size, row)?;
     }
     Ok(())
-}
-
-/// The program for the Linux guest, which has no libraries of its own there.
-fn linux_load() -> Result<PathBuf> {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
-    let folder = repo().join("target/linux-load");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(repo())
-        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
-        .args(["build", "--quiet", "--release", "-p", "linux-load", "--target", TARGET, "--target-dir"])
-        .arg(&folder)
-        .stdin(Stdio::null())
-        .status()
-        .context("cannot start cargo")?;
-    ensure!(status.success(), "linux-load cannot be built");
-    Ok(folder.join(TARGET).join("release/linux-load"))
 }
 
 /// Runs a guest to its end; its lines of JSON.

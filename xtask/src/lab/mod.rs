@@ -45,6 +45,8 @@ pub struct Options {
     pub disks: Vec<PathBuf>,
     /// How long a command in dom0 may print nothing before it counts as stuck; for ever where it is not set.
     pub patience: Option<Duration>,
+    /// Nothing in the lab reaches beyond it; ports that are published do.
+    pub isolated: bool,
     /// Give the serial console to the user with a shell on it.
     pub shell: bool,
     /// Which program serves the store.
@@ -312,7 +314,10 @@ fn command(
         io::copy(&mut File::open(part).with_context(|| part.display().to_string())?, &mut out)?;
     }
 
-    let mut net = format!("user,id=n0,dhcpstart={GUEST_ADDRESS},hostfwd=tcp:127.0.0.1:{port}-10.0.2.10:5555");
+    // What a guest sends to an address that nobody has would leave through this machine.
+    let restrict = if options.isolated { "on" } else { "off" };
+    let mut net =
+        format!("user,id=n0,restrict={restrict},dhcpstart={GUEST_ADDRESS},hostfwd=tcp:127.0.0.1:{port}-10.0.2.10:5555");
     for publish in &options.publish {
         net += &format!(",hostfwd=tcp:127.0.0.1:{}-{GUEST_ADDRESS}:{}", publish.host, publish.guest);
     }

@@ -44,6 +44,7 @@ pub struct Fixture {
     pub disk: Guest,
     pub vault: Guest,
     pub web: Guest,
+    pub iperf: Guest,
 }
 
 /// Counts of one run.
@@ -100,6 +101,7 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>) -> Result<()>
     let disk = Guest::get("disk").context("building disk")?;
     let vault = Guest::get("vault").context("building vault")?;
     let web = Guest::get("web").context("building web")?;
+    let iperf = Guest::get("iperf").context("building iperf")?;
     for server in [StoreServer::Xenstored, StoreServer::Oxenstored] {
         // One boot runs all checks with the one, a second one those of the store with the other.
         let (name, checks) = match server {
@@ -116,7 +118,12 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>) -> Result<()>
         }
         let mut lab = None;
         tally.step(&format!("{name}: boot"), || {
-            let options = Options { patience: Some(Duration::from_secs(120)), store: server, ..Options::default() };
+            let options = Options {
+                patience: Some(Duration::from_secs(120)),
+                store: server,
+                isolated: true,
+                ..Options::default()
+            };
             lab = Some(Lab::boot(suite, &options)?);
             Ok(suite.to_string())
         });
@@ -130,6 +137,7 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>) -> Result<()>
             disk: disk.clone(),
             vault: vault.clone(),
             web: web.clone(),
+            iperf: iperf.clone(),
         };
         for (check_name, check) in checks {
             tally.step(&format!("{name}: {check_name}"), || {

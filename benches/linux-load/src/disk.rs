@@ -1,0 +1,123 @@
+//! Reads and writes a disk as `mode=bench` of apps/disk does, in a Linux guest: past the page cache, by io_uring, and
+//! with the same lines of JSON.
+
+use std::alloc::{Layout, alloc_zeroed};
+use std::fs::OpenOptions;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::ptr::NonNull;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use io_uring::{IoUring, opcode, types};
+
+/// 32 buffers of 1 MiB.
+const MOST_BYTES: usize = 32 << 20;
+
+#[derive(Clone, Copy)]
+struct Load {
+    writes: bool,
+    random: bool,
+    size: usize,
+    depth: usize,
+}
+
+/// Measures reads, and writes where `write` says so, each for that time.
+pub fn run(device: &str, time: Duration, write: bool) -> Result<()> {
+    let layout = Layout::from_size_align(MOST_BYTES, 4096)?;
+    // SAFETY: the size is not zero. It is freed at the program's end.
+    let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).context("no memory")?;
+    for writes in [false, true].into_iter().filter(|writes| write || !writes) {
+        for random in [false, true] {
+            for size in [4 << 10, 64 << 10, 1 << 20] {
+                for depth in [1, 32] {
+                    measure(device, memory, Load { writes, random, size, depth }, time)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn measure(device: &str, memory: NonNull<u8>, load: Load, time: Duration) -> Result<()> {
+    let Load { writes, random, size, depth } = load;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(writes)
+        .custom_flags(libc::O_DIRECT)
+        .open(device)
+        .with_context(|| device.to_owned())?;
+    let places = file.seek(SeekFrom::End(0))? / size as u64;
+    ensure!(places > 0, "{device} is smaller than {size} bytes");
+    // SAFETY: the largest load takes all of the memory.
+    let buffers: Vec<_> = (0..depth).map(|index| unsafe { memory.add(index * size) }.as_ptr()).collect();
+    let mut ring = IoUring::new(32)?;
+    let descriptor = types::Fd(file.as_raw_fd());
+    let (mut next, mut state) = (0_u64, 0x2545_f491_4f6c_dd1d_u64);
+    let mut place = || {
+        if !random {
+            next += 1;
+            return (next - 1) % places;
+        }
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % places
+    };
+    let before = interrupts()?;
+    let mut begun = vec![Instant::now(); depth];
+    let mut latencies = Vec::new();
+    let start = Instant::now();
+    let mut idle: Vec<usize> = (0..depth).collect();
+    let mut in_flight = 0;
+    loop {
+        if start.elapsed() < time {
+            for index in idle.drain(..) {
+                let offset = place() * size as u64;
+                let entry = match writes {
+                    true => opcode::Write::new(descriptor, buffers[index], size as u32).offset(offset).build(),
+                    false => opcode::Read::new(descriptor, buffers[index], size as u32).offset(offset).build(),
+                };
+                begun[index] = Instant::now();
+                // SAFETY: the buffer stays where it is, and is used for nothing else until the entry is completed.
+                unsafe { ring.submission().push(&entry.user_data(index as u64)) }.context("the queue is full")?;
+                in_flight += 1;
+            }
+        }
+        if in_flight == 0 {
+            break;
+        }
+        ring.submit_and_wait(1)?;
+        for entry in ring.completion() {
+            ensure!(entry.result() == size as i32, "{device}: {}", std::io::Error::from_raw_os_error(-entry.result()));
+            let index = entry.user_data() as usize;
+            latencies.push(begun[index].elapsed().as_micros() as u64);
+            idle.push(index);
+            in_flight -= 1;
+        }
+    }
+    let took = start.elapsed().as_micros() as u64;
+    let events = interrupts()? - before;
+    latencies.sort_unstable();
+    let count = latencies.len() as u64;
+    println!(
+        "{{\"op\":\"{}\",\"pattern\":\"{}\",\"size\":{size},\"in_flight\":{depth},\"mb_per_s\":{},\"iops\":{},\
+         \"p50_us\":{},\"p99_us\":{},\"events\":{events}}}",
+        if writes { "write" } else { "read" },
+        if random { "random" } else { "sequential" },
+        count * size as u64 / took,
+        count * 1_000_000 / took,
+        latencies[latencies.len() / 2],
+        latencies[latencies.len() * 99 / 100],
+    );
+    Ok(())
+}
+
+/// How often block frontends were interrupted so far.
+fn interrupts() -> Result<u64> {
+    let mut text = String::new();
+    std::fs::File::open("/proc/interrupts")?.read_to_string(&mut text)?;
+    let lines = text.lines().filter(|line| line.ends_with("blkif"));
+    Ok(lines.flat_map(|line| line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok())).sum())
+}
