@@ -1,0 +1,586 @@
+//! netfront against backends under the test's control: what goes out and comes in, and what a backend may not do.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use embassy_net_driver::{Driver, LinkState, RxToken as _, TxToken as _};
+use etherparse::PacketBuilder;
+use xen_hal::{Access, Clock, DomId, Errno, EventChannels, GrantRef, GrantTable, MapRequest, Port, PortNumber};
+use xen_netif::checksum;
+use xen_netif::front::{self, Device, Gone, Interface, Options};
+use xen_netif::headers::Headers;
+use xen_netif::protocol::{
+    Extra, Gso, RxProtocol, RxRequest, RxResponse, RxSlot, TxProtocol, TxRequest, TxResponse, TxStatus, rx_flags,
+    tx_flags,
+};
+use xen_ring::{BackRing, SharedMapping};
+use xen_sim::{Domain, SimMapping, SimPort, Toolstack, Xen, check};
+use xenstore_client::Error as StoreError;
+use xenstore_client::Tree;
+use xenstore_client::xenbus::{Backend, Device as BusDevice, Ended, Failure, Signals, backend};
+
+fn failure(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Errno::EIO, error.to_string())
+}
+
+/// A backend that runs a script.
+struct Script<F> {
+    domain: Domain,
+    nodes: Vec<(&'static str, &'static str)>,
+    run: F,
+}
+
+/// What a backend has of a guest's.
+struct Wire {
+    domain: Domain,
+    peer: DomId,
+    tx: RefCell<BackRing<TxProtocol>>,
+    tx_memory: SharedMapping<SimMapping>,
+    rx: RefCell<BackRing<RxProtocol>>,
+    rx_memory: SharedMapping<SimMapping>,
+    ports: Vec<SimPort>,
+}
+
+/// A frame that the guest has sent.
+#[derive(Debug, PartialEq)]
+struct Sent {
+    bytes: Vec<u8>,
+    flags: u16,
+    extra: Option<Extra>,
+}
+
+impl Wire {
+    fn map(&self, reference: GrantRef, access: Access) -> SharedMapping<SimMapping> {
+        SharedMapping::new(self.domain.map(&[MapRequest { peer: self.peer, reference, access }]).unwrap()).unwrap()
+    }
+
+    fn notify(&self) {
+        self.ports.iter().for_each(Port::notify);
+    }
+
+    /// Waits for a frame of the guest's, as netback reads it.
+    async fn sent(&self) -> Sent {
+        let first = self.slot().await.request();
+        let mut extra = None;
+        if first.flags & tx_flags::EXTRA_INFO != 0 {
+            let (found, more) = self.slot().await.extra();
+            assert!(!more);
+            extra = Some(found);
+        }
+        let mut slots = vec![first];
+        while slots.last().unwrap().flags & tx_flags::MORE_DATA != 0 {
+            slots.push(self.slot().await.request());
+        }
+        // The first slot's size is the whole frame's.
+        let rest: u16 = slots[1..].iter().map(|slot| slot.size).sum();
+        slots[0].size -= rest;
+        let mut bytes = Vec::new();
+        for slot in &slots {
+            let page = self.map(slot.reference, Access::ReadOnly);
+            let mut part = vec![0; slot.size.into()];
+            page.read(slot.offset.into(), &mut part);
+            bytes.extend(part);
+        }
+        for (index, slot) in slots.iter().enumerate() {
+            self.answer(TxResponse { id: slot.id, status: TxStatus::Okay });
+            if index == 0 && extra.is_some() {
+                self.answer(TxResponse { id: 0xffff, status: TxStatus::Null });
+            }
+        }
+        Sent { bytes, flags: first.flags & !(tx_flags::MORE_DATA | tx_flags::EXTRA_INFO), extra }
+    }
+
+    async fn slot(&self) -> xen_netif::protocol::TxSlot {
+        loop {
+            if let Some(slot) = self.tx.borrow_mut().pop(&self.tx_memory).unwrap() {
+                return slot;
+            }
+            self.domain.sleep(Duration::from_micros(50)).await;
+        }
+    }
+
+    fn answer(&self, response: TxResponse) {
+        self.tx.borrow_mut().push(&self.tx_memory, &response);
+        let _ = self.tx.borrow_mut().publish(&self.tx_memory);
+        self.notify();
+    }
+
+    async fn page(&self) -> RxRequest {
+        loop {
+            if let Some(request) = self.rx.borrow_mut().pop(&self.rx_memory).unwrap() {
+                return request;
+            }
+            self.domain.sleep(Duration::from_micros(50)).await;
+        }
+    }
+
+    fn give(&self, slot: impl Into<RxSlot>) {
+        self.rx.borrow_mut().push(&self.rx_memory, &slot.into());
+    }
+
+    fn publish(&self) {
+        let _ = self.rx.borrow_mut().publish(&self.rx_memory);
+        self.notify();
+    }
+
+    /// Gives the guest a frame in parts of these sizes, each at the offset `at` of its page.
+    async fn deliver(&self, bytes: &[u8], part: usize, at: u16, flags: u16, extra: Option<Extra>) {
+        let parts: Vec<_> = bytes.chunks(part).collect();
+        for (index, part) in parts.iter().enumerate() {
+            let request = self.page().await;
+            let page = self.map(request.reference, Access::ReadWrite);
+            page.write(at.into(), part);
+            let mut own = if index == 0 { flags } else { 0 };
+            if index + 1 < parts.len() {
+                own |= rx_flags::MORE_DATA;
+            }
+            if index == 0 && extra.is_some() {
+                own |= rx_flags::EXTRA_INFO;
+            }
+            self.give(RxResponse { id: request.id, offset: at, flags: own, status: part.len() as i16 });
+            if index == 0
+                && let Some(extra) = extra
+            {
+                self.page().await;
+                self.give((extra, false));
+            }
+        }
+        self.publish();
+    }
+}
+
+impl<F: AsyncFn(&Wire)> Backend for Script<F> {
+    type Link = Wire;
+
+    async fn prepare(&mut self, _: &BusDevice) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn offer(&mut self, device: &BusDevice, tree: &Tree) -> Result<(), StoreError> {
+        for (key, value) in &self.nodes {
+            tree.set(&device.own(key), *value).await?;
+        }
+        Ok(())
+    }
+
+    async fn connect(&mut self, device: &BusDevice) -> Result<Wire, Failure> {
+        let peer = device.other_domain();
+        let get = async |key: &str| device.get_other::<u32>(key).await.map(|found| found.ok_or_else(|| failure(key)));
+        let map = |reference| {
+            let mapping = self.domain.map(&[MapRequest { peer, reference, access: Access::ReadWrite }]);
+            SharedMapping::new(mapping.map_err(failure)?).map_err(failure)
+        };
+        let tx_memory = map(GrantRef(get("tx-ring-ref").await??))?;
+        let rx_memory = map(GrantRef(get("rx-ring-ref").await??))?;
+        assert_eq!(get("request-rx-copy").await??, 1);
+        let mut ports = Vec::new();
+        for key in ["event-channel", "event-channel-tx", "event-channel-rx"] {
+            if let Some(port) = device.get_other::<u32>(key).await? {
+                ports.push(self.domain.bind_interdomain(peer, PortNumber(port)).map_err(failure)?);
+            }
+        }
+        let split = self.nodes.contains(&("feature-split-event-channels", "1"));
+        assert_eq!(ports.len(), if split { 2 } else { 1 });
+        Ok(Wire {
+            domain: self.domain.clone(),
+            peer,
+            tx: RefCell::new(BackRing::attach(TxProtocol, &tx_memory).map_err(failure)?),
+            rx: RefCell::new(BackRing::attach(RxProtocol, &rx_memory).map_err(failure)?),
+            tx_memory,
+            rx_memory,
+            ports,
+        })
+    }
+
+    async fn publish(&mut self, _: &BusDevice, _: &Wire, _: &Tree) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn run(&mut self, _: &BusDevice, wire: Wire, signals: &Signals) -> Result<(), Failure> {
+        (self.run)(&wire).await;
+        signals.closing().await;
+        Ok(())
+    }
+}
+
+const PLAIN: &[(&str, &str)] = &[("feature-rx-copy", "1")];
+const ALL: &[(&str, &str)] = &[
+    ("feature-rx-copy", "1"),
+    ("feature-sg", "1"),
+    ("feature-gso-tcpv4", "1"),
+    ("feature-gso-tcpv6", "1"),
+    ("feature-ipv6-csum-offload", "1"),
+    ("feature-split-event-channels", "1"),
+    ("multi-queue-max-queues", "4"),
+];
+
+/// Runs `user` on an interface that a script serves; says what the frontend's error node holds afterwards.
+fn against(
+    xen: &Xen,
+    nodes: &[(&'static str, &'static str)],
+    script: impl AsyncFn(&Wire) + 'static,
+    user: impl AsyncFnOnce(Interface<Domain>, Domain) + 'static,
+) -> Option<String> {
+    let nodes = nodes.to_vec();
+    let toolstack = xen.toolstack();
+    let (front, back) = (xen.domain(), xen.domain());
+    let (front_store, store, domain) = (front.store(), back.store(), back.clone());
+    let path = Toolstack::paths("vif", front.id(), back.id(), 0).1;
+    let outcome = xen.run(async move {
+        let mac = [("mac", "00:16:3e:01:02:03")];
+        toolstack.attach_with("vif", front.id(), back.id(), 0, &mac).await.unwrap();
+        let own = format!("/local/domain/{}/device/vif/0/mac", front.id().0);
+        toolstack.store().set(&own, "00:16:3e:01:02:03").await.unwrap();
+        back.spawn(async move {
+            let mut driver = Script { domain: domain.clone(), nodes, run: script };
+            drop(backend(&store, &domain, &path, &mut driver).await);
+        })
+        .detach();
+        let (interface, runner) = front::connect(
+            &front_store,
+            front.clone(),
+            front.clone(),
+            front.clone(),
+            "device/vif/0",
+            Options { receive_pages: 32, ..Options::default() },
+        );
+        let driver = front.spawn(runner);
+        user(interface, front.clone()).await;
+        front.sleep(Duration::from_millis(50)).await;
+        let error = format!("/local/domain/{}/error/device/vif/0/error", front.id().0);
+        let error = toolstack.store().get::<String>(&error).await.unwrap();
+        if error.is_none() {
+            assert_eq!(driver.await.unwrap(), Ended::Stopped, "the last handle is gone");
+            toolstack.detach("vif", front.id(), back.id(), 0).await.unwrap();
+        }
+        error
+    });
+    xen.settle();
+    outcome
+}
+
+async fn send(device: &mut Device<Domain>, frame: &[u8]) {
+    poll_fn(|cx| match device.transmit(cx) {
+        Some(token) => {
+            token.consume(frame.len(), |bytes| bytes.copy_from_slice(frame));
+            Poll::Ready(())
+        }
+        None => Poll::Pending,
+    })
+    .await
+}
+
+async fn receive(device: &mut Device<Domain>) -> Vec<u8> {
+    poll_fn(|cx| match device.receive(cx) {
+        Some((token, _)) => Poll::Ready(token.consume(|bytes| bytes.to_vec())),
+        None => Poll::Pending,
+    })
+    .await
+}
+
+fn frame(len: usize, seed: u64) -> Vec<u8> {
+    (0..len).map(|at| (at as u64 * 31 + at as u64 / 256 + seed) as u8).collect()
+}
+
+#[test]
+fn frames_go_both_ways_whole_and_in_order() {
+    for nodes in [PLAIN, ALL] {
+        check("frames", 40, move |xen| {
+            let seed = xen.seed();
+            let large = nodes.len() > 1;
+            let size = move |index: u64| {
+                let most = if large { 65_000 } else { 1514 };
+                14 + ((index * 7919 + seed * 104_729) % most) as usize
+            };
+            const FRAMES: u64 = 60;
+            let error = against(
+                xen,
+                nodes,
+                async move |wire| {
+                    for index in 0..FRAMES {
+                        let sent = wire.sent().await;
+                        assert_eq!(sent, Sent { bytes: frame(size(index), index), flags: 0, extra: None });
+                        let part = if large { 4096 } else { 1514 };
+                        // Also where the bytes do not lie side by side.
+                        let at = if index % 3 == 0 { 0 } else { 2 };
+                        let part = if at == 0 { part } else { part.min(4000) };
+                        if sent.bytes.len().div_ceil(part) <= 18 {
+                            wire.deliver(&sent.bytes, part, at, rx_flags::DATA_VALIDATED, None).await;
+                        } else {
+                            wire.deliver(&sent.bytes[..64], part, at, rx_flags::DATA_VALIDATED, None).await;
+                        }
+                    }
+                },
+                async move |interface, _| {
+                    let info = interface.ready().await.unwrap();
+                    assert_eq!((info.mac, info.mtu), ([0, 0x16, 0x3e, 1, 2, 3], 1500));
+                    assert_eq!((info.gso_v4, info.checksum_v4), (large, true));
+                    let mut device = interface.device();
+                    assert_eq!(poll_fn(|cx| Poll::Ready(device.link_state(cx))).await as u8, LinkState::Up as u8);
+                    let mut next = 0;
+                    for index in 0..FRAMES {
+                        // Some on their way at once.
+                        while next < FRAMES && next < index + 1 + seed % 4 {
+                            send(&mut device, &frame(size(next), next)).await;
+                            next += 1;
+                        }
+                        let whole = frame(size(index), index);
+                        let found = receive(&mut device).await;
+                        assert!(found == whole || found == whole[..64], "frame {index} of {} bytes", whole.len());
+                    }
+                    let statistics = interface.statistics();
+                    assert_eq!((statistics.sent, statistics.received, statistics.dropped), (FRAMES, FRAMES, 0));
+                },
+            );
+            assert_eq!(error, None);
+        });
+    }
+}
+
+fn tcp(payload: usize, syn: bool, mss: Option<u16>) -> Vec<u8> {
+    let mut builder =
+        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(80, 5000, 7, 9);
+    if syn {
+        builder = builder.syn();
+    }
+    let options: Vec<_> = mss.into_iter().map(etherparse::TcpOptionElement::MaximumSegmentSize).collect();
+    let mut bytes = Vec::new();
+    builder.options(&options).unwrap().write(&mut bytes, &frame(payload, 1)).unwrap();
+    bytes
+}
+
+/// The same from the other end.
+fn answer(syn: bool, mss: Option<u16>) -> Vec<u8> {
+    let mut builder =
+        PacketBuilder::ethernet2([4; 6], [2; 6]).ipv4([10, 0, 0, 2], [10, 0, 0, 1], 64).tcp(5000, 80, 7, 9);
+    if syn {
+        builder = builder.syn();
+    }
+    let options: Vec<_> = mss.into_iter().map(etherparse::TcpOptionElement::MaximumSegmentSize).collect();
+    let mut bytes = Vec::new();
+    builder.options(&options).unwrap().write(&mut bytes, &[]).unwrap();
+    bytes
+}
+
+#[test]
+fn a_backend_that_can_cuts_segments_and_makes_checksums() {
+    check("offload", 5, |xen| {
+        let error = against(
+            xen,
+            ALL,
+            async |wire| {
+                wire.deliver(&answer(true, Some(1000)), 4096, 0, rx_flags::DATA_VALIDATED, None).await;
+                let sent = wire.sent().await;
+                assert_eq!(sent.extra, Some(Extra::Gso { size: 1000, protocol: Gso::TcpV4 }));
+                assert_eq!(sent.flags, tx_flags::CSUM_BLANK | tx_flags::DATA_VALIDATED);
+                let mut whole = tcp(20_000, false, None);
+                assert!(checksum::leave_blank(&mut whole, &Headers::parse(&tcp(20_000, false, None)).unwrap()));
+                assert!(sent.bytes == whole);
+                let sent = wire.sent().await;
+                assert_eq!((sent.extra, sent.flags), (None, tx_flags::CSUM_BLANK | tx_flags::DATA_VALIDATED));
+                let sent = wire.sent().await;
+                let headers = Headers::parse(&sent.bytes).unwrap();
+                assert_eq!(sent.bytes[headers.transport + 22..headers.transport + 24], 1460_u16.to_be_bytes());
+            },
+            async |interface, front| {
+                interface.ready().await.unwrap();
+                let mut device = interface.device();
+                assert_eq!(device.capabilities().max_transmission_unit, 65535);
+                let syn = receive(&mut device).await;
+                let headers = Headers::parse(&syn).unwrap();
+                assert_eq!(syn[headers.transport + 22..headers.transport + 24], 32768_u16.to_be_bytes(), "raised");
+                send(&mut device, &tcp(20_000, false, None)).await;
+                send(&mut device, &tcp(999, false, None)).await;
+                send(&mut device, &tcp(0, true, Some(65_000))).await;
+                assert_eq!(interface.statistics().sent_large, 1);
+                // What was sent is the backend's to read until the interface goes.
+                front.sleep(Duration::from_millis(50)).await;
+            },
+        );
+        assert_eq!(error, None);
+    });
+}
+
+#[test]
+fn without_help_checksums_are_made_and_checked_here() {
+    check("no offload", 5, |xen| {
+        let error = against(
+            xen,
+            &[("feature-rx-copy", "1"), ("feature-no-csum-offload", "1")],
+            async |wire| {
+                let sent = wire.sent().await;
+                assert_eq!(sent, Sent { bytes: tcp(100, false, None), flags: 0, extra: None });
+                let mut bad = answer(false, None);
+                *bad.last_mut().unwrap() ^= 1;
+                // Nobody has looked at this one; this one is said to be good; and this one is.
+                wire.deliver(&bad, 4096, 0, 0, None).await;
+                wire.deliver(&bad, 4096, 0, rx_flags::DATA_VALIDATED, None).await;
+                wire.deliver(&answer(false, None), 4096, 0, 0, None).await;
+            },
+            async |interface, _| {
+                let info = interface.ready().await.unwrap();
+                assert_eq!((info.checksum_v4, info.gso_v4), (false, false));
+                let mut device = interface.device();
+                assert_eq!(device.capabilities().max_transmission_unit, 1514);
+                let mut blank = tcp(100, false, None);
+                blank[14 + 20 + 16..14 + 20 + 18].fill(0);
+                send(&mut device, &blank).await;
+                assert_eq!(receive(&mut device).await, [], "dropped");
+                assert_eq!(receive(&mut device).await.len(), 54);
+                assert_eq!(receive(&mut device).await, answer(false, None));
+                assert_eq!(interface.statistics().dropped, 1);
+            },
+        );
+        assert_eq!(error, None);
+    });
+}
+
+#[test]
+fn what_a_backend_may_not_do_ends_the_interface() {
+    type Bad = fn(&Wire, RxRequest);
+    let cases: [(&str, Bad, &str); 6] = [
+        (
+            "outside of a page",
+            |wire, page| {
+                wire.give(RxResponse { id: page.id, offset: 4000, flags: 0, status: 97 });
+            },
+            "the backend has put 97 bytes at 4000 of a page",
+        ),
+        (
+            "an endless chain",
+            |wire, page| {
+                for _ in 0..30 {
+                    wire.give(RxResponse { id: page.id, offset: 0, flags: rx_flags::MORE_DATA, status: 100 });
+                    let _ = wire.rx.borrow_mut().pop(&wire.rx_memory);
+                }
+            },
+            "a packet of more slots than there can be",
+        ),
+        (
+            "an endless chain of errors",
+            |wire, page| {
+                for _ in 0..30 {
+                    wire.give(RxResponse { id: page.id, offset: 0, flags: rx_flags::MORE_DATA, status: -1 });
+                    let _ = wire.rx.borrow_mut().pop(&wire.rx_memory);
+                }
+            },
+            "a packet of more slots than there can be",
+        ),
+        (
+            "extras without end",
+            |wire, page| {
+                wire.give(RxResponse { id: page.id, offset: 0, flags: rx_flags::EXTRA_INFO, status: 60 });
+                for _ in 0..10 {
+                    let _ = wire.rx.borrow_mut().pop(&wire.rx_memory);
+                    wire.give((Extra::Other(9), true));
+                }
+            },
+            "the backend says more that is extra than there can be",
+        ),
+        ("an index that cannot be", |wire, _| wire.rx_memory.store(8, 77), "the receive ring: ring index out of range"),
+        (
+            "an answer to nothing",
+            |wire, _| {
+                wire.tx_memory.store(8, 1);
+            },
+            "the transmit ring: ring index out of range",
+        ),
+    ];
+    for (name, bad, expected) in cases {
+        check(name, 5, move |xen| {
+            let error = against(
+                xen,
+                ALL,
+                async move |wire| {
+                    let page = wire.page().await;
+                    bad(wire, page);
+                    wire.publish();
+                },
+                async |interface, front| {
+                    // It may be gone already.
+                    let _ = interface.ready().await;
+                    let deadline = front.now() + Duration::from_secs(5);
+                    while interface.ready().await != Err(Gone) {
+                        assert!(front.now() < deadline, "it goes on");
+                        front.sleep(Duration::from_millis(1)).await;
+                    }
+                    // A stack goes on with a link that is down.
+                    let mut device = interface.device();
+                    assert!(
+                        poll_fn(|cx| Poll::Ready(device.transmit(cx).is_none() && device.receive(cx).is_none())).await
+                    );
+                },
+            );
+            assert!(error.as_ref().is_some_and(|error| error.contains(expected)), "{name}: {error:?}");
+        });
+    }
+}
+
+#[test]
+fn xsa_376_a_transmit_response_of_nothing() {
+    check("unknown id", 5, |xen| {
+        let error = against(
+            xen,
+            ALL,
+            async |wire| {
+                let request: TxRequest = wire.slot().await.request();
+                wire.answer(TxResponse { id: request.id ^ 1, status: TxStatus::Okay });
+            },
+            async |interface, front| {
+                interface.ready().await.unwrap();
+                let mut device = interface.device();
+                send(&mut device, &frame(60, 0)).await;
+                while interface.ready().await.is_ok() {
+                    front.sleep(Duration::from_millis(1)).await;
+                }
+            },
+        );
+        assert!(error.is_some_and(|error| error.contains("which it does not have")));
+    });
+}
+
+#[test]
+fn xsa_391_events_without_end() {
+    check("storm", 3, |xen| {
+        let error = against(
+            xen,
+            ALL,
+            async |wire| {
+                for _ in 0..5_000 {
+                    wire.notify();
+                    wire.domain.sleep(Duration::from_micros(2)).await;
+                }
+                wire.deliver(&frame(100, 0), 4096, 0, 1, None).await;
+            },
+            async |interface, _| {
+                interface.ready().await.unwrap();
+                let mut device = interface.device();
+                assert_eq!(receive(&mut device).await, frame(100, 0), "late, but it comes");
+                assert!(interface.statistics().events < 1000, "{:?}", interface.statistics());
+            },
+        );
+        assert_eq!(error, None);
+    });
+}
+
+#[test]
+fn a_backend_that_offers_what_cannot_be() {
+    for (nodes, expected) in [
+        (&[("feature-sg", "1")][..], "feature-rx-copy is not 1"),
+        (&[("feature-rx-copy", "yes")][..], "feature-rx-copy"),
+    ] {
+        check("offer", 3, move |xen| {
+            let connected = Rc::new(Cell::new(false));
+            let error = against(
+                xen,
+                nodes,
+                async move |_| connected.set(true),
+                async |interface, _| assert_eq!(interface.ready().await, Err(Gone)),
+            );
+            assert!(error.as_ref().is_some_and(|error| error.contains(expected)), "{error:?}");
+        });
+    }
+}
