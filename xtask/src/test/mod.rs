@@ -108,11 +108,11 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>) -> Result<()>
             StoreServer::Xenstored => (suite.xen.to_owned(), [checks::ALL, store::ALL, disk::ALL, net::ALL].concat()),
             StoreServer::Oxenstored => (format!("{} oxenstored", suite.xen), store::WITH_OTHER_SERVER.to_vec()),
         };
-        let with_linux = match (server, suite == suite::DEFAULT) {
-            (StoreServer::Xenstored, true) => disk::WITH_LINUX_GUEST.to_vec(),
+        let at_length = match (server, suite == suite::DEFAULT) {
+            (StoreServer::Xenstored, true) => [disk::WITH_LINUX_GUEST, net::AT_LENGTH].concat(),
             _ => vec![],
         };
-        let checks: Vec<_> = checks.into_iter().chain(with_linux).filter(|(name, _)| chosen(name)).collect();
+        let checks: Vec<_> = checks.into_iter().chain(at_length).filter(|(name, _)| chosen(name)).collect();
         if checks.is_empty() {
             continue;
         }

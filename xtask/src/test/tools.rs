@@ -1,8 +1,8 @@
 //! `cargo xen` itself, as a user meets it.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Cursor};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Cursor, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -23,7 +23,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("build says where the ELF is", build),
     ("run with a disk and a published port", run_hello),
     ("run of a guest that crashes", run_crash),
-    ("Ctrl-C leaves nothing behind", interrupt),
+    ("a published page, and Ctrl-C, which leaves nothing behind", interrupt),
     ("a failed download leaves nothing behind", failed_download),
     ("run --on ssh and --on xl", other_hosts),
 ];
@@ -149,14 +149,20 @@ fn processes(text: &str) -> Vec<String> {
 
 fn interrupt() -> Result<String> {
     let scratch = tempfile::tempdir()?;
-    let mut child =
-        xen(&["run", "hello"])?.env("TMPDIR", scratch.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let port = free_port()?;
+    let mut child = xen(&["run", "web", "--publish", &format!("{port}:80")])?
+        .env("TMPDIR", scratch.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
     let mut lines = BufReader::new(child.stdout.take().context("stdout")?);
     let mut line = String::new();
-    while !line.contains("us since start") {
+    while !line.contains("web: ready") {
         line.clear();
         ensure!(lines.read_line(&mut line)? > 0, "the run ended before the guest was up");
     }
+    let page = fetch(port)?;
+    ensure!(page.contains("<title>Sarab</title>") && page.trim_end().ends_with("</html>"), "{page}");
     let scratch_text = scratch.path().display().to_string();
     ensure!(!processes(&scratch_text).is_empty(), "no emulator runs");
     // SAFETY: a signal to a child of ours that has not been waited for.
@@ -180,6 +186,17 @@ fn interrupt() -> Result<String> {
     let left: Vec<_> = fs::read_dir(scratch.path())?.flatten().map(|entry| entry.path()).collect();
     ensure!(left.is_empty(), "left behind: {left:?}");
     Ok(String::new())
+}
+
+/// The page that the guest behind a port of this machine serves.
+fn fetch(port: u16) -> Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(answer)
 }
 
 fn failed_download() -> Result<String> {
