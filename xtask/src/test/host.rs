@@ -17,7 +17,10 @@ pub fn run(tally: &mut Tally) {
         cargo(&apps, &["fmt", "--all", "--check"])
     });
     tally.step("clippy", || {
-        cargo(&root, &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
+        cargo(
+            &root,
+            &["clippy", "--quiet", "--workspace", "--all-targets", "--features", "sarab/net", "--", "-D", "warnings"],
+        )
     });
     tally.step("clippy of the platform in a guest", || {
         let features = ["--features", "platform-xen/guest", "--lib"];
@@ -31,7 +34,7 @@ pub fn run(tally: &mut Tally) {
         cargo(&apps, &["clippy", "--quiet", "--release", "--workspace", "--", "-D", "warnings"])
     });
     tally.step("tests on the host", || {
-        let mut command = command(&root, &["test", "--workspace"]);
+        let mut command = command(&root, &["test", "--workspace", "--features", "sarab/net"]);
         match lab::headers() {
             Ok(headers) => finish(command.env("SARAB_XEN_HEADERS", headers)),
             Err(error) => {
@@ -41,7 +44,10 @@ pub fn run(tally: &mut Tally) {
         }
     });
     tally.step("documentation", || {
-        let mut command = command(&root, &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
+        let mut command = command(
+            &root,
+            &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items", "--features", "sarab/net"],
+        );
         finish(command.env("RUSTDOCFLAGS", "-D warnings"))
     });
     // Only the link tells whether something of the standard library has crept in.
