@@ -14,7 +14,7 @@ use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, Pages, Port};
 use xen_ring::{FrontRing, LentPage, Protocol, SharedMemory};
 use xen_sim::{Domain, SimGrant, SimPort, Xen, check};
 use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State, frontend};
-use xenstore_client::{Error as StoreError, Tree};
+use xenstore_client::{Error as StoreError, Store, Tree};
 
 const DEVICE: u32 = 51712;
 const SECTORS: u64 = 64;
@@ -30,6 +30,9 @@ struct Guest {
     lanes: Vec<Lane>,
     /// Pages for data, lent to the backend.
     data: Vec<LentPage<SimGrant>>,
+    /// Its directory in the store, and the store.
+    path: String,
+    store: Store,
 }
 
 impl Deref for Guest {
@@ -112,11 +115,13 @@ struct How {
     limits: Limits,
     queues: usize,
     persistent: bool,
+    /// This queue's ring is a page that nobody lends.
+    bad_ring: Option<usize>,
 }
 
 impl Default for How {
     fn default() -> How {
-        How { abi: Abi::X86_64, limits: Limits::default(), queues: 1, persistent: false }
+        How { abi: Abi::X86_64, limits: Limits::default(), queues: 1, persistent: false, bad_ring: None }
     }
 }
 
@@ -141,13 +146,16 @@ impl<F: AsyncFn(&Guest)> Frontend for Script<F> {
             let access = if index == 3 { Access::ReadOnly } else { Access::ReadWrite };
             page.lend(&self.domain, peer, access).map_err(failure)?;
         }
-        Ok(Guest { domain: self.domain.clone(), lanes, data })
+        let (path, store) = (device.path().to_owned(), device.store().clone());
+        Ok(Guest { domain: self.domain.clone(), lanes, data, path, store })
     }
 
     async fn publish(&mut self, device: &Device, guest: &Guest, tree: &Tree) -> Result<(), StoreError> {
         for (index, lane) in guest.lanes.iter().enumerate() {
             let prefix = if self.how.queues == 1 { String::new() } else { format!("queue-{index}/") };
-            tree.set(&device.own(&format!("{prefix}ring-ref")), &lane.page.reference().unwrap()).await?;
+            let reference =
+                if self.how.bad_ring == Some(index) { GrantRef(9999) } else { lane.page.reference().unwrap() };
+            tree.set(&device.own(&format!("{prefix}ring-ref")), &reference).await?;
             tree.set(&device.own(&format!("{prefix}event-channel")), &lane.port.number()).await?;
         }
         if self.how.queues != 1 {
@@ -395,7 +403,7 @@ fn a_guest_cannot_have_more_memory_than_its_share() {
 }
 
 #[test]
-fn xsa_350_a_guest_that_comes_and_goes_in_a_hurry() {
+fn xsa_331_350_and_441_a_guest_that_comes_and_goes_in_a_hurry() {
     check("hurry", 60, |xen| {
         let seed = xen.seed();
         let toolstack = xen.toolstack();
@@ -539,41 +547,69 @@ fn a_queue_that_breaks_the_protocol_ends_its_device() {
     });
 }
 
+/// What a backend says of a frontend that it cannot connect with; nothing of the guest's stays mapped.
+fn refused(xen: &Xen, how: How) -> String {
+    let toolstack = xen.toolstack();
+    let (guest, back) = (xen.domain(), xen.domain());
+    let (store, domain) = (back.store(), back.clone());
+    back.spawn(async move {
+        let open = async |_: &Attach| Ok(RamDisk::new(domain.clone(), SECTORS).unwrap());
+        let ended = |_: &Attach, _: Statistics| {};
+        let limits = Limits::default();
+        drop(back::serve(&store, domain.clone(), domain.clone(), domain.clone(), limits, open, ended).await);
+    })
+    .detach();
+    let (store, domain) = (guest.store(), guest.clone());
+    let dom0 = xen.dom0();
+    xen.run(async move {
+        let nodes = [("params", "disk"), ("mode", "w")];
+        toolstack.attach_with("vbd", guest.id(), back.id(), DEVICE, &nodes).await.unwrap();
+        let driver = guest.spawn(async move {
+            let run = async |_: &Guest| panic!("it must not be connected");
+            let mut driver = Script { domain: domain.clone(), how, run, done: Rc::default() };
+            drop(frontend(&store, &domain, &format!("device/vbd/{DEVICE}"), &mut driver).await);
+        });
+        dom0.sleep(Duration::from_secs(1)).await;
+        assert_eq!(guest.in_use().mapped, 0);
+        assert!(back.in_use().ports <= 1, "the store's port alone");
+        drop(driver);
+        let error = format!("/local/domain/{0}/error/backend/vbd/{1}/{DEVICE}/error", back.id().0, guest.id().0);
+        toolstack.store().read_as(&error).await.unwrap()
+    })
+}
+
 #[test]
 fn more_queues_than_were_offered_are_refused() {
     for queues in [0, 5] {
         check("too many queues", 5, |xen| {
-            let toolstack = xen.toolstack();
-            let (guest, back) = (xen.domain(), xen.domain());
-            let (store, domain) = (back.store(), back.clone());
-            back.spawn(async move {
-                let open = async |_: &Attach| Ok(RamDisk::new(domain.clone(), SECTORS).unwrap());
-                let ended = |_: &Attach, _: Statistics| {};
-                let limits = Limits::default();
-                drop(back::serve(&store, domain.clone(), domain.clone(), domain.clone(), limits, open, ended).await);
-            })
-            .detach();
-            let (store, domain) = (guest.store(), guest.clone());
-            let dom0 = xen.dom0();
-            xen.run(async move {
-                let nodes = [("params", "disk"), ("mode", "w")];
-                toolstack.attach_with("vbd", guest.id(), back.id(), DEVICE, &nodes).await.unwrap();
-                let how = How { queues, ..How::default() };
-                guest
-                    .spawn(async move {
-                        let run = async |_: &Guest| panic!("it must not be connected");
-                        let mut driver = Script { domain: domain.clone(), how, run, done: Rc::default() };
-                        drop(frontend(&store, &domain, &format!("device/vbd/{DEVICE}"), &mut driver).await);
-                    })
-                    .detach();
-                dom0.sleep(Duration::from_secs(1)).await;
-                let error =
-                    format!("/local/domain/{0}/error/backend/vbd/{1}/{DEVICE}/error", back.id().0, guest.id().0);
-                let error: String = toolstack.store().read_as(&error).await.unwrap();
-                assert!(error.ends_with(&format!("multi-queue-num-queues = {queues}: expected 1 to 4")), "{error}");
-            });
+            let error = refused(xen, How { queues, ..How::default() });
+            assert!(error.ends_with(&format!("multi-queue-num-queues = {queues}: expected 1 to 4")), "{error}");
         });
     }
+}
+
+#[test]
+fn cve_2026_99286_and_99287_a_connection_that_fails_half_way_leaves_nothing() {
+    for (queues, bad) in [(1, 0), (4, 0), (4, 3)] {
+        check("bad ring", 5, |xen| {
+            let error = refused(xen, How { queues, bad_ring: Some(bad), ..How::default() });
+            assert!(error.contains("the ring's pages: unrecognised or inappropriate grant reference"), "{error}");
+        });
+    }
+}
+
+#[test]
+fn xsa_349_a_guest_that_writes_its_nodes_without_end() {
+    check("writes", 5, |xen| {
+        against_backend(xen, How::default(), async |guest| {
+            for turn in 0..3_000_u32 {
+                guest.store.set(&format!("{}/noise", guest.path), &turn).await.unwrap();
+                guest.store.set(&format!("{}/state", guest.path), &State::Connected).await.unwrap();
+            }
+            let request = guest.direct(Operation::Read, 0, Segment::new(guest.reference(0), 0, 7));
+            assert_eq!(guest.ask(request).await, answered(Status::Okay, Operation::Read));
+        });
+    });
 }
 
 /// Any bytes as requests, and any index: the backend refuses, and stays.
