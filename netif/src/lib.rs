@@ -6,6 +6,7 @@ extern crate alloc;
 
 #[macro_use]
 mod fmt;
+pub mod back;
 pub mod checksum;
 pub mod front;
 pub mod headers;

@@ -282,8 +282,18 @@ impl<P: Protocol> BackRing<P> {
     /// As [`pop`](BackRing::pop).
     #[must_use = "what is there already makes no notification"]
     pub fn arm(&mut self, memory: &SharedMemory) -> Result<bool, BadProducer> {
-        handshake::arm(memory, REQ_EVENT, self.consumed.wrapping_add(1));
-        Ok(self.waiting(memory)? > 0)
+        self.arm_for(memory, 1)
+    }
+
+    /// Asks to be notified when `count` requests wait. Whether as many wait already: then no notification will come.
+    ///
+    /// # Errors
+    ///
+    /// As [`pop`](BackRing::pop).
+    #[must_use = "what is there already makes no notification"]
+    pub fn arm_for(&mut self, memory: &SharedMemory, count: u32) -> Result<bool, BadProducer> {
+        handshake::arm(memory, REQ_EVENT, self.consumed.wrapping_add(count));
+        Ok(self.waiting(memory)? >= count)
     }
 
     /// Puts a response in, for the peer to see at the next [`publish`](BackRing::publish).

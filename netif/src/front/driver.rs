@@ -63,7 +63,7 @@ impl<G: Memory, E: EventChannels, C> Driver<G, E, C> {
             None => USUAL_MTU,
         };
         let info = Info {
-            mac: mac(device).await?,
+            mac: mac_address(device).await?,
             // Without scatter and gather a frame has one page.
             mtu: if gather { mtu } else { mtu.min(USUAL_MTU) },
             checksum_v4: self.options.checksums && !flag("feature-no-csum-offload").await?,
@@ -88,7 +88,8 @@ impl<G: Memory, E: EventChannels, C> Driver<G, E, C> {
     }
 }
 
-async fn mac(device: &Device) -> Result<[u8; 6], Failure> {
+/// The address in the device's own directory.
+pub(crate) async fn mac_address(device: &Device) -> Result<[u8; 6], Failure> {
     let text: String = match device.get("mac").await? {
         Some(text) => text,
         None => return Err(Failure::new(Errno::EINVAL, format!("the toolstack has written no {}", device.own("mac")))),

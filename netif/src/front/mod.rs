@@ -19,6 +19,7 @@ use xenstore_client::xenbus::{Ended, frontend};
 
 pub use device::{Device, RxToken, TxToken};
 use driver::Driver;
+pub(crate) use driver::mac_address;
 pub use shared::Statistics;
 use shared::{Phase, Shared};
 

@@ -78,6 +78,8 @@ impl<G: Memory> Tx<G> {
         let total = self.area.count();
         let (page, skipped) = match self.head + pages <= total {
             true => (self.head, 0),
+            // Nothing is in use: the circle begins anew.
+            false if self.used == 0 => (0, 0),
             false => (0, total - self.head),
         };
         (self.used + skipped + pages <= total).then_some(Place { page, skipped, len })

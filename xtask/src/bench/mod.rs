@@ -3,6 +3,7 @@
 //! The lab emulates its processors: numbers of one boot can be compared with each other, and with nothing else.
 
 mod disk;
+mod net;
 mod store;
 
 use std::time::Duration;
@@ -22,8 +23,8 @@ pub struct BenchArgs {
     /// Only in the lab
     #[arg(long)]
     lab_only: bool,
-    /// Only this: store (requests to the store) or disk (beside a Linux guest)
-    #[arg(long, value_name = "WHAT", value_parser = ["store", "disk"])]
+    /// Only this: store (requests to the store), disk or net (each beside a Linux guest)
+    #[arg(long, value_name = "WHAT", value_parser = ["store", "disk", "net"])]
     only: Option<String>,
     /// Which Xen in the lab: bookworm (4.17) or trixie (4.20)
     #[arg(long, value_name = "SUITE", value_parser = parse_suite)]
@@ -31,7 +32,7 @@ pub struct BenchArgs {
     /// With oxenstored as the store, instead of xenstored
     #[arg(long)]
     oxenstored: bool,
-    /// How often the disk is measured, ours and Linux's in turn
+    /// How often disk and network are measured, ours and Linux's in turn
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
 }
@@ -57,6 +58,9 @@ pub fn command(args: &BenchArgs) -> Result<()> {
     }
     if wanted("disk") {
         disk::lab(&lab, args.rounds)?;
+    }
+    if wanted("net") {
+        net::lab(&lab, args.rounds)?;
     }
     Ok(())
 }

@@ -1,0 +1,293 @@
+//! An interface's life on XenBus, and its rings' events while a guest is connected.
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::future::{Future, poll_fn};
+use core::pin::pin;
+use core::task::Poll;
+use core::time::Duration;
+
+use futures_util::future::{Either, select};
+use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, MapRequest, PortNumber};
+use xen_ring::{BackRing, Protocol, SharedMapping, Storm};
+use xenstore_client::xenbus::{Backend, Device, Failure, Signals};
+use xenstore_client::{Error as StoreError, FromValue, Tree};
+
+use super::port::{Port, Shared};
+use super::rings::{Credit, Guest, Rings};
+use super::{Attach, Limits, open};
+use crate::front::{Memory, mac_address};
+use crate::protocol::{RxProtocol, TxProtocol};
+
+/// How long a guest may take none of what waits for it, where it can say that it has room again, and where it cannot.
+const PATIENCE: Duration = Duration::from_secs(10);
+const SHORT_PATIENCE: Duration = Duration::from_millis(30);
+
+pub(super) struct Driver<'a, M, E, C, O> {
+    pub(super) memory: M,
+    pub(super) events: E,
+    pub(super) clock: C,
+    pub(super) limits: Limits,
+    pub(super) opened: &'a O,
+    pub(super) shared: Option<Rc<Shared>>,
+}
+
+/// A guest's rings and bells.
+pub(super) struct Link<M: Memory, P> {
+    rings: Rings<M>,
+    tx_port: P,
+    rx_port: Option<P>,
+    patience: Duration,
+    multicast_control: bool,
+}
+
+impl<M, E, C, O> Backend for Driver<'_, M, E, C, O>
+where
+    M: Memory,
+    E: EventChannels,
+    C: Clock,
+    O: Fn(Port) -> Result<(), Failure>,
+{
+    type Link = Link<M, E::Port>;
+
+    async fn prepare(&mut self, device: &Device) -> Result<(), Failure> {
+        if self.shared.is_none() {
+            let attach = read_attach(device).await?;
+            information!("{}: for {}", device.path(), device.other_domain());
+            self.shared = Some(open(attach, self.limits, self.opened)?);
+        }
+        Ok(())
+    }
+
+    async fn offer(&mut self, device: &Device, tree: &Tree) -> Result<(), StoreError> {
+        for (key, value) in [
+            ("feature-rx-copy", true),
+            ("feature-rx-flip", false),
+            ("feature-sg", true),
+            ("feature-gso-tcpv4", true),
+            ("feature-gso-tcpv6", true),
+            ("feature-ipv6-csum-offload", true),
+            ("feature-multicast-control", true),
+            ("feature-split-event-channels", true),
+        ] {
+            tree.set(&device.own(key), &value).await?;
+        }
+        tree.set(&device.own("multi-queue-max-queues"), &1_u32).await
+    }
+
+    async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure> {
+        let peer = device.other_domain();
+        let flag = async |key: &str| Ok::<_, Failure>(device.get_other::<u32>(key).await?.unwrap_or(0) != 0);
+        if !flag("request-rx-copy").await? {
+            let text = format!("{} is not 1: pages are not exchanged here", device.other("request-rx-copy"));
+            return Err(Failure::new(Errno::EOPNOTSUPP, text));
+        }
+        let queues: u32 = device.get_other("multi-queue-num-queues").await?.unwrap_or(1);
+        if queues != 1 {
+            let text = format!("{} = {queues}: expected 1", device.other("multi-queue-num-queues"));
+            return Err(Failure::new(Errno::EINVAL, text));
+        }
+        let map = |reference| {
+            let mapping = self.memory.map(&[MapRequest { peer, reference, access: Access::ReadWrite }]);
+            let mapping = mapping.map_err(|error| Failure::new(Errno::ENOMEM, format!("{error}")))?;
+            SharedMapping::new(mapping)
+                .map_err(|status| Failure::new(Errno::EINVAL, format!("a ring's page, {reference}: {status}")))
+        };
+        let (tx_reference, rx_reference): (GrantRef, GrantRef) =
+            (required(device, "tx-ring-ref").await?, required(device, "rx-ring-ref").await?);
+        let (tx_memory, rx_memory) = (map(tx_reference)?, map(rx_reference)?);
+        let bind = |port| {
+            let bound = self.events.bind_interdomain(peer, port);
+            bound.map_err(|error| Failure::new(Errno::EINVAL, format!("{error}")))
+        };
+        let split: Option<PortNumber> = device.get_other("event-channel-tx").await?;
+        let (tx_port, rx_port) = match split {
+            Some(tx) => (bind(tx)?, Some(bind(required(device, "event-channel-rx").await?)?)),
+            None => (bind(required(device, "event-channel").await?)?, None),
+        };
+        let blank_v4 = !flag("feature-no-csum-offload").await?;
+        let guest = Guest {
+            gather: flag("feature-sg").await?,
+            gso_v4: flag("feature-gso-tcpv4").await?,
+            gso_v6: flag("feature-gso-tcpv6").await?,
+            blank_v4,
+            blank_v6: flag("feature-ipv6-csum-offload").await?,
+        };
+        information!(
+            "{}: connected with {}, rings {} and {}{}",
+            device.path(),
+            peer,
+            tx_reference,
+            rx_reference,
+            if rx_port.is_some() { ", two event channels" } else { "" }
+        );
+        Ok(Link {
+            rings: Rings {
+                peer,
+                tx: attach(TxProtocol, &tx_memory)?,
+                tx_memory,
+                rx: attach(RxProtocol, &rx_memory)?,
+                rx_memory,
+                guest,
+                ready: VecDeque::new(),
+            },
+            tx_port,
+            rx_port,
+            patience: if flag("feature-rx-notify").await? { PATIENCE } else { SHORT_PATIENCE },
+            multicast_control: flag("request-multicast-control").await?,
+        })
+    }
+
+    async fn publish(&mut self, _: &Device, _: &Self::Link, _: &Tree) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn run(&mut self, _: &Device, link: Self::Link, signals: &Signals) -> Result<(), Failure> {
+        let shared = self.shared.clone().expect("opened before it is used");
+        *shared.groups.borrow_mut() = link.multicast_control.then(Vec::new);
+        shared.up.set(true);
+        shared.wake_application();
+        let outcome = serve(&self.memory, &shared, link, signals, &self.clock).await;
+        shared.disconnect();
+        outcome
+    }
+}
+
+async fn read_attach(device: &Device) -> Result<Attach, Failure> {
+    let rate = match device.get::<String>("rate").await? {
+        None => None,
+        Some(text) => {
+            let parsed = text.split_once(',').and_then(|(bytes, time)| Some((bytes.parse().ok()?, time.parse().ok()?)));
+            match parsed {
+                Some((bytes, time)) if bytes > 0 => Some((bytes, Duration::from_micros(time))),
+                _ => {
+                    let text = format!("{} = {text}: expected BYTES,MICROSECONDS", device.own("rate"));
+                    return Err(Failure::new(Errno::EINVAL, text));
+                }
+            }
+        }
+    };
+    Ok(Attach {
+        domain: device.other_domain(),
+        device: device.id().into(),
+        mac: mac_address(device).await?,
+        bridge: device.get("bridge").await?.unwrap_or_default(),
+        rate,
+    })
+}
+
+async fn required<T: FromValue>(device: &Device, key: &str) -> Result<T, Failure> {
+    let missing = || Failure::new(Errno::EINVAL, format!("the frontend has written no {}", device.other(key)));
+    device.get_other(key).await?.ok_or_else(missing)
+}
+
+fn attach<P: Protocol>(protocol: P, memory: &xen_ring::SharedMemory) -> Result<BackRing<P>, Failure> {
+    BackRing::attach(protocol, memory).map_err(|error| Failure::new(Errno::EIO, format!("{error}")))
+}
+
+async fn serve<M: Memory, P: xen_hal::Port>(
+    memory: &M,
+    shared: &Shared,
+    link: Link<M, P>,
+    signals: &Signals,
+    clock: &impl Clock,
+) -> Result<(), Failure> {
+    let Link { mut rings, tx_port, rx_port, patience, .. } = link;
+    let mut storm = Storm::default();
+    let mut credit = Credit::new(shared.attach.rate, clock.now());
+    // Since when the guest takes nothing of what waits for it.
+    let mut stuck: Option<Duration> = None;
+    loop {
+        shared.forget_kick();
+        let now = clock.now();
+        let taken = rings.take(memory, shared, &mut credit, now)?;
+        let given = rings.give(memory, shared)?;
+        let mut notifications = 0;
+        if rings.tx.publish(&rings.tx_memory) {
+            notifications += 1;
+            tx_port.notify();
+        }
+        if rings.rx.publish(&rings.rx_memory) {
+            notifications += 1;
+            rx_port.as_ref().unwrap_or(&tx_port).notify();
+        }
+        shared.count(|statistics| statistics.notifications += notifications);
+        if signals.is_closing() {
+            return Ok(());
+        }
+        if taken || given {
+            storm.over();
+            stuck = None;
+            // The application comes in between.
+            yield_now().await;
+            continue;
+        }
+        let waits = !rings.ready.is_empty() || !shared.to_guest.borrow().is_empty();
+        match stuck {
+            _ if !waits => stuck = None,
+            None => stuck = Some(now),
+            Some(since) if now >= since + patience => {
+                // XSA-392: what a guest does not take is not kept for ever.
+                rings.ready.clear();
+                shared.drop_queue();
+                stuck = None;
+            }
+            Some(_) => {}
+        }
+        let broken = |error| Failure::new(Errno::EIO, format!("{error}"));
+        let late = credit.check(now).err();
+        let mut more = false;
+        if late.is_none() && !shared.is_congested() {
+            more |= rings.tx.arm(&rings.tx_memory).map_err(broken)?;
+        }
+        if waits {
+            more |= rings.rx.arm_for(&rings.rx_memory, rings.needed()).map_err(broken)?;
+        }
+        if more {
+            continue;
+        }
+        let hurry = storm.is_calm();
+        let event = {
+            let mut closing = pin!(signals.closing());
+            let waiting = poll_fn(|cx| {
+                if hurry {
+                    let first = tx_port.poll_wait(cx).is_ready();
+                    if rx_port.as_ref().is_some_and(|port| port.poll_wait(cx).is_ready()) || first {
+                        return Poll::Ready(true);
+                    }
+                }
+                let other = shared.poll_kicked(cx.waker()).is_ready() || closing.as_mut().poll(cx).is_ready();
+                if other { Poll::Ready(false) } else { Poll::Pending }
+            });
+            let until = match hurry {
+                true => [late, stuck.map(|since| since + patience)].into_iter().flatten().min(),
+                false => Some(now + storm.pause()),
+            };
+            match until {
+                None => waiting.await,
+                Some(until) => match select(waiting, clock.until(until)).await {
+                    Either::Left((event, _)) => event,
+                    Either::Right(_) => !hurry,
+                },
+            }
+        };
+        if event {
+            storm.in_vain();
+        }
+    }
+}
+
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| match core::mem::replace(&mut yielded, true) {
+        true => Poll::Ready(()),
+        false => {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
+}

@@ -1,0 +1,121 @@
+//! netback: this domain as the network of others.
+
+mod chain;
+mod driver;
+mod port;
+mod rings;
+
+use alloc::rc::Rc;
+use alloc::string::String;
+use core::convert::Infallible;
+use core::time::Duration;
+
+use xen_hal::{Clock, DomId, EventChannels};
+use xenstore_client::Store;
+use xenstore_client::xenbus::{End, Failure, backend, serve as serve_class};
+
+use crate::front::Memory;
+use driver::Driver;
+use port::Shared;
+pub use port::{Packet, Port, Refused, Sum};
+
+/// What the toolstack wants a guest to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// The guest.
+    pub domain: DomId,
+    /// The interface's number among the guest's, from 0.
+    pub device: String,
+    /// The guest's address.
+    pub mac: [u8; 6],
+    /// The bridge that the guest's xl file names, or nothing.
+    pub bridge: String,
+    /// Bytes that the guest may send in a time, from `rate` in its xl file.
+    pub rate: Option<(u64, Duration)>,
+}
+
+/// Bounds of what one guest may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a guest's packets that wait to be read; when they are as many, the guest waits.
+    pub from_guest: usize,
+    /// Bytes that wait for a guest; what is more is dropped (XSA-392).
+    pub to_guest: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { from_guest: 512 << 10, to_guest: 1 << 20 }
+    }
+}
+
+/// What an interface has done for its guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub struct Statistics {
+    /// Packets from the guest.
+    pub from_guest: u64,
+    /// Their bytes.
+    pub from_guest_bytes: u64,
+    /// Packets to the guest.
+    pub to_guest: u64,
+    /// Their bytes.
+    pub to_guest_bytes: u64,
+    /// Packets of the guest's that were refused.
+    pub refused: u64,
+    /// Packets for the guest that were dropped.
+    pub dropped: u64,
+    /// Calls to the hypervisor that have copied packets.
+    pub grant_copies: u64,
+    /// Notifications sent to the guest.
+    pub notifications: u64,
+}
+
+/// Serves every interface that the toolstack wants of this domain. Each is given to `opened` as a [`Port`], whose failure
+/// is what `xl` shows; it ends when its guest's interface does.
+///
+/// # Errors
+///
+/// The store's: an interface's own failures end that one alone, and go to the log and to its error node.
+///
+/// # Cancellation
+///
+/// Dropping it stops all interfaces at once.
+pub async fn serve<M, E, C>(
+    store: &Store,
+    memory: M,
+    events: E,
+    clock: C,
+    limits: Limits,
+    opened: impl Fn(Port) -> Result<(), Failure>,
+) -> Result<Infallible, xenstore_client::Error>
+where
+    M: Memory,
+    E: EventChannels + Clone,
+    C: Clock + Clone,
+{
+    let opened = &opened;
+    serve_class(store, End::Backend, "vif", |found| {
+        let (store, memory, events, clock) = (store.clone(), memory.clone(), events.clone(), clock.clone());
+        async move {
+            let mut driver = Driver { memory, events, clock: clock.clone(), limits, opened, shared: None };
+            let outcome = backend(&store, clock, &found.path, &mut driver).await;
+            if let Some(shared) = driver.shared.take() {
+                shared.gone.set(true);
+                shared.disconnect();
+            }
+            if let Err(error) = outcome {
+                warning!("{}: {}", found.path, error);
+            }
+        }
+    })
+    .await
+}
+
+/// Gives a port to the application.
+fn open(attach: Attach, limits: Limits, opened: &impl Fn(Port) -> Result<(), Failure>) -> Result<Rc<Shared>, Failure> {
+    let shared = Rc::new(Shared::new(attach, limits));
+    opened(Port(shared.clone()))?;
+    Ok(shared)
+}

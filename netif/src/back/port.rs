@@ -1,0 +1,254 @@
+//! A guest's interface as the application has it: packets from the guest, and packets for it.
+
+use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::fmt;
+use core::future::poll_fn;
+use core::task::{Poll, Waker};
+
+use super::{Attach, Limits, Statistics};
+use crate::protocol::Gso;
+
+/// What is known of a packet's checksum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sum {
+    /// It is there; whether it is right, nobody has looked.
+    #[default]
+    There,
+    /// It is right, or is known not to matter.
+    Good,
+    /// The field holds the sum of the pseudo-header alone: who takes the packet off this machine has to complete it
+    /// ([`checksum::complete`](crate::checksum::complete)).
+    Blank,
+}
+
+/// An Ethernet frame, perhaps larger than any wire takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Packet {
+    /// From the Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// What is known of the checksum of TCP or UDP in it.
+    pub sum: Sum,
+    /// That it is to be cut into segments with so much payload before it leaves for a wire.
+    pub gso: Option<(Gso, u16)>,
+}
+
+impl From<Vec<u8>> for Packet {
+    fn from(bytes: Vec<u8>) -> Packet {
+        Packet { bytes, sum: Sum::There, gso: None }
+    }
+}
+
+/// Why a packet was not taken for a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The guest is not connected.
+    Down,
+    /// So many bytes wait for the guest that there is no room for more.
+    Full,
+    /// The guest does not want this multicast group.
+    Multicast,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refused::Down => "the guest is not connected",
+            Refused::Full => "the guest does not take its packets",
+            Refused::Multicast => "the guest has not joined the group",
+        })
+    }
+}
+
+impl core::error::Error for Refused {}
+
+/// What a port and its driver have in common.
+pub(super) struct Shared {
+    pub(super) attach: Attach,
+    pub(super) limits: Limits,
+    pub(super) from_guest: RefCell<VecDeque<Packet>>,
+    pub(super) from_bytes: Cell<usize>,
+    pub(super) to_guest: RefCell<VecDeque<Packet>>,
+    pub(super) to_bytes: Cell<usize>,
+    pub(super) up: Cell<bool>,
+    pub(super) gone: Cell<bool>,
+    /// The groups that the guest wants, where it wants no others.
+    pub(super) groups: RefCell<Option<Vec<[u8; 6]>>>,
+    pub(super) statistics: Cell<Statistics>,
+    application: RefCell<Option<Waker>>,
+    kicked: Cell<bool>,
+    driver: RefCell<Option<Waker>>,
+}
+
+impl Shared {
+    pub(super) fn new(attach: Attach, limits: Limits) -> Shared {
+        Shared {
+            attach,
+            limits,
+            from_guest: RefCell::default(),
+            from_bytes: Cell::new(0),
+            to_guest: RefCell::default(),
+            to_bytes: Cell::new(0),
+            up: Cell::new(false),
+            gone: Cell::new(false),
+            groups: RefCell::new(None),
+            statistics: Cell::default(),
+            application: RefCell::default(),
+            kicked: Cell::new(false),
+            driver: RefCell::default(),
+        }
+    }
+
+    pub(super) fn count(&self, change: impl FnOnce(&mut Statistics)) {
+        let mut statistics = self.statistics.get();
+        change(&mut statistics);
+        self.statistics.set(statistics);
+    }
+
+    pub(super) fn wake_application(&self) {
+        let waker = self.application.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn kick(&self) {
+        if !self.kicked.replace(true) {
+            let waker = self.driver.borrow_mut().take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    pub(super) fn forget_kick(&self) {
+        self.kicked.set(false);
+    }
+
+    pub(super) fn poll_kicked(&self, waker: &Waker) -> Poll<()> {
+        if self.kicked.replace(false) {
+            return Poll::Ready(());
+        }
+        *self.driver.borrow_mut() = Some(waker.clone());
+        Poll::Pending
+    }
+
+    /// A packet from the guest, for the application.
+    pub(super) fn deliver(&self, packet: Packet) {
+        self.count(|statistics| {
+            statistics.from_guest += 1;
+            statistics.from_guest_bytes += packet.bytes.len() as u64;
+        });
+        self.from_bytes.set(self.from_bytes.get() + packet.bytes.len());
+        self.from_guest.borrow_mut().push_back(packet);
+    }
+
+    /// Whether the application has so much to read that the guest has to wait.
+    pub(super) fn is_congested(&self) -> bool {
+        self.from_bytes.get() >= self.limits.from_guest
+    }
+
+    /// Nothing waits for the guest any more.
+    pub(super) fn drop_queue(&self) {
+        let dropped = core::mem::take(&mut *self.to_guest.borrow_mut()).len();
+        self.to_bytes.set(0);
+        self.count(|statistics| statistics.dropped += dropped as u64);
+    }
+
+    /// The guest is connected no longer.
+    pub(super) fn disconnect(&self) {
+        self.up.set(false);
+        *self.groups.borrow_mut() = None;
+        self.drop_queue();
+        self.wake_application();
+    }
+}
+
+/// A guest's interface.
+///
+/// Packets from the guest wait here until they are read, and the guest waits when they are too many. Packets for it wait
+/// until it has room, and are dropped when they are too many or it takes none for too long.
+pub struct Port(pub(super) Rc<Shared>);
+
+impl Port {
+    /// Whose it is.
+    pub fn attach(&self) -> &Attach {
+        &self.0.attach
+    }
+
+    /// Whether the guest is connected.
+    pub fn is_up(&self) -> bool {
+        self.0.up.get()
+    }
+
+    /// The next packet of the guest's; `None` once the interface is gone.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses no packet.
+    pub async fn receive(&self) -> Option<Packet> {
+        poll_fn(|cx| {
+            let next = self.0.from_guest.borrow_mut().pop_front();
+            match next {
+                Some(packet) => {
+                    let before = self.0.is_congested();
+                    self.0.from_bytes.set(self.0.from_bytes.get() - packet.bytes.len());
+                    if before && !self.0.is_congested() {
+                        self.0.kick();
+                    }
+                    Poll::Ready(Some(packet))
+                }
+                None if self.0.gone.get() => Poll::Ready(None),
+                None => {
+                    *self.0.application.borrow_mut() = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Sends a packet to the guest, or has it wait for room there. What the guest cannot take as it is is completed and
+    /// cut for it.
+    ///
+    /// # Errors
+    ///
+    /// Where it is dropped.
+    pub fn send(&self, packet: Packet) -> Result<(), Refused> {
+        let shared = &self.0;
+        let refuse = |why| {
+            shared.count(|statistics| statistics.dropped += 1);
+            Err(why)
+        };
+        if !shared.up.get() {
+            return refuse(Refused::Down);
+        }
+        let group: Option<[u8; 6]> = packet.bytes.first_chunk().copied().filter(|address| address[0] & 1 != 0);
+        if let (Some(group), Some(groups)) = (group, &*shared.groups.borrow())
+            && group != [0xff; 6]
+            && !groups.contains(&group)
+        {
+            return refuse(Refused::Multicast);
+        }
+        if shared.to_bytes.get() + packet.bytes.len() > shared.limits.to_guest {
+            return refuse(Refused::Full);
+        }
+        shared.to_bytes.set(shared.to_bytes.get() + packet.bytes.len());
+        shared.to_guest.borrow_mut().push_back(packet);
+        shared.kick();
+        Ok(())
+    }
+
+    /// What it has done so far.
+    pub fn statistics(&self) -> Statistics {
+        self.0.statistics.get()
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Port").field("attach", &self.0.attach).field("up", &self.is_up()).finish()
+    }
+}
