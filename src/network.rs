@@ -18,6 +18,7 @@ use crate::{App, ArgError, FromArg};
 
 pub use embassy_net as stack;
 pub use front::{Info, Options, Statistics};
+pub use xen_netif::back;
 
 /// A network interface that another domain serves; see [`xen_netif::front::Interface`].
 pub type Interface = front::Interface<XenGrantTable>;

@@ -45,7 +45,7 @@ const PROGRAMS: [&str; 10] = [
 ];
 
 /// Kernel modules in dom0; what they depend on is added.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 15] = [
     "xen-evtchn",
     "xen-privcmd",
     "xenfs",
@@ -56,6 +56,7 @@ const MODULES: [&str; 14] = [
     "xen-blkback",
     "xen-blkfront",
     "xen-netback",
+    "xen-netfront",
     "e1000",
     "nvme",
     // ext4 asks for it by the name of what it does, which no list of dependencies tells.

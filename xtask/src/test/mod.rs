@@ -45,6 +45,7 @@ pub struct Fixture {
     pub vault: Guest,
     pub web: Guest,
     pub iperf: Guest,
+    pub switch: Guest,
 }
 
 /// Counts of one run.
@@ -102,6 +103,7 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>) -> Result<()>
     let vault = Guest::get("vault").context("building vault")?;
     let web = Guest::get("web").context("building web")?;
     let iperf = Guest::get("iperf").context("building iperf")?;
+    let switch = Guest::get("switch").context("building switch")?;
     for server in [StoreServer::Xenstored, StoreServer::Oxenstored] {
         // One boot runs all checks with the one, a second one those of the store with the other.
         let (name, checks) = match server {
@@ -138,6 +140,7 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>) -> Result<()>
             vault: vault.clone(),
             web: web.clone(),
             iperf: iperf.clone(),
+            switch: switch.clone(),
         };
         for (check_name, check) in checks {
             tally.step(&format!("{name}: {check_name}"), || {

@@ -15,6 +15,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("web: addresses by DHCP and by hand, ping and pages", web),
     ("web: its interface is taken away and given back under load", hotplug),
     ("iperf: dom0's iperf3 by TCP and UDP, both ways, 1 and 8 streams", iperf),
+    ("switch: dom0's Linux and a guest of ours behind it", switch),
     ("web: bad words on the command line", bad_words),
 ];
 
@@ -144,5 +145,39 @@ fn iperf(f: &Fixture) -> Result<String> {
         .map(|summary| summary.split(", ").last().unwrap_or_default().to_owned())
         .collect();
     ensure!(speeds.len() == 6 && !console.contains("a test has ended"), "{console}");
+    Ok(speeds.join(", "))
+}
+
+/// dom0's Linux is a guest here.
+fn switch(f: &Fixture) -> Result<String> {
+    let switch = guest(&f.lab, &f.switch, "switch").memory(32).line("driver_domain=1").create()?;
+    switch.wait_for("switch: ready", 20)?;
+    let vif = "vif = [\"backend=switch,mac=00:16:3e:00:00:91\"]";
+    let ours = guest(&f.lab, &f.iperf, "iperf").memory(32).command_line("ip=10.9.0.1/24").line(vif).create()?;
+    ours.wait_for("iperf: ready", 20)?;
+    f.lab
+        .run(
+            "xl network-attach 0 backend=switch mac=00:16:3e:00:00:92 || exit 1; tries=200
+         until card=$(grep -l 00:16:3e:00:00:92 /sys/class/net/*/address); do
+           tries=$((tries - 1)); [ $tries -gt 0 ] || { echo 'no card'; ip link; exit 1; }; usleep 50000
+         done
+         card=$(basename ${card%/address}); ifconfig $card 10.9.0.2 netmask 255.255.255.0 up
+         ping -c 3 -W 2 10.9.0.1 >/dev/null || { echo 'no answer to ping'; exit 1; }
+         for words in '' -R '-u -b 10M' '-u -b 10M -R'; do
+           timeout 30 iperf3 -c 10.9.0.1 -t 1 $words >/tmp/iperf 2>&1 || { cat /tmp/iperf; exit 1; }
+         done
+         xl network-detach 0 00:16:3e:00:00:92",
+        )
+        .with_context(|| format!("{}\n{}", switch.console().unwrap_or_default(), ours.console().unwrap_or_default()))?;
+    let console = ours.wait_for("UDP sent, 1 streams: ", 20)?;
+    let speeds: Vec<_> = console
+        .lines()
+        .filter_map(|line| line.split_once("iperf: ")?.1.split_once(';').map(|(summary, _)| summary))
+        .map(|summary| summary.split(", ").last().unwrap_or_default().to_owned())
+        .collect();
+    ensure!(speeds.len() == 4, "{console}");
+    let gone = switch.wait_for("of d0 is gone; 0 frames of other addresses", 20)?;
+    ensure!(switch.state()?.1 == "-", "{gone}");
+    f.lab.run("xl shutdown -w switch")?;
     Ok(speeds.join(", "))
 }

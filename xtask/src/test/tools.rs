@@ -62,7 +62,10 @@ fn bad_input() -> Result<String> {
     let holder = TcpListener::bind("127.0.0.1:0")?;
     let taken = format!("{}:80", holder.local_addr()?.port());
     for (args, expected) in [
-        (vec!["run", "nosuch"], "there is no app `nosuch` (there are disk, hello, iperf, probe, store, vault, web)"),
+        (
+            vec!["run", "nosuch"],
+            "there is no app `nosuch` (there are disk, hello, iperf, probe, store, switch, vault, web)",
+        ),
         (vec!["run", &script], "it is no ELF file"),
         (vec!["run", &own], "no guest that Xen can boot"),
         (vec!["run", "hello", "--memory", "1"], "1 MiB of memory are too little for hello"),
