@@ -138,9 +138,17 @@ impl State {
     /// Moves everything to the other end, for as long as that takes something now and then.
     fn drain(&mut self) {
         let mut deadline = now_ns() + LAST_WORDS;
+        let mut reminder = now_ns() + REMINDER;
         let mut least = usize::MAX;
         loop {
             self.pump();
+            // The daemon counts events, and takes none for a while where they are many; nobody rings for this one again.
+            if now_ns() >= reminder {
+                reminder = now_ns() + REMINDER;
+                if let Some(channel) = &self.channel {
+                    channel.port.notify();
+                }
+            }
             let untaken = self.channel.as_ref().map_or(0, |channel| channel.ring.untaken());
             let left = self.buffer.len() + untaken;
             if left < least {
@@ -357,7 +365,9 @@ impl embedded_io_async::Write for Console {
 }
 
 /// How long the last words may wait for the console daemon to take any of them.
-const LAST_WORDS: u64 = 2_000_000_000;
+const LAST_WORDS: u64 = 5_000_000_000;
+/// How often the daemon is told of them.
+const REMINDER: u64 = 50_000_000;
 
 /// Gives the console daemon a while to take what is there.
 pub(crate) fn drain() {
