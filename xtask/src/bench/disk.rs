@@ -52,7 +52,7 @@ pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
 
 /// Runs a guest to its end; its lines of JSON.
 fn lines(builder: Builder<'_>) -> Result<Vec<Value>> {
-    let domain = builder.line(DISK).line("tsc_mode = \"native\"").create()?;
+    let domain = builder.line(DISK).create()?;
     let (_, reason, console) = domain.wait_end(120)?;
     ensure!(reason == "0", "{} ended with reason {reason}:\n{console}", domain.name);
     // A dom0 that is busy takes a domain's last words after its end.

@@ -39,7 +39,7 @@ pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
         measure(lab, 0, &mut rows).with_context(|| ours.console().unwrap_or_default())?;
         destroy_all(lab)?;
         let job = format!("ifconfig eth0 {ADDRESS} netmask 255.255.255.0 up; echo linux: ready; iperf3 -s");
-        let theirs = linux(lab, "linux", &job, &[])?.line(VIF).line("tsc_mode = \"native\"").create()?;
+        let theirs = linux(lab, "linux", &job, &[])?.line(VIF).create()?;
         theirs.wait_for("linux: ready", 60)?;
         measure(lab, 1, &mut rows).with_context(|| theirs.console().unwrap_or_default())?;
         destroy_all(lab)?;

@@ -15,12 +15,13 @@ pub const ALL: &[(&str, Check)] = &[
     ("disk: Linux's blkback, fill and verify", fill),
     ("disk: save and restore under load", restore),
     ("disk: bad words and no disk", bad_words),
-    ("vault: Linux's blkfront makes a file system", linux_frontend),
+    ("vault: Linux's blkfront makes file systems, in memory and on a disk passed on", linux_frontend),
     ("vault: both ends ours, memory and a disk passed on", ours),
     ("vault: its domain dies under load", death),
 ];
 
-/// With a guest that takes half a minute to boot, and so for one Xen alone.
+/// With a guest that was seen to spin for ever while it boots, in about one boot of five, before it has found any device:
+/// the emulator's fault or the nested hypervisor's, as far as could be seen. So they run only where they are asked for.
 pub const WITH_LINUX_GUEST: [(&str, Check); 1] =
     [("vault: a Linux guest's file systems, in memory and on a disk passed on", linux_guest)];
 
@@ -152,37 +153,46 @@ fn vault<'a>(f: &'a Fixture, words: &str, disk: &str) -> Result<Domain<'a>> {
     Ok(vault)
 }
 
-/// dom0's Linux is the guest here, with a queue for each of the two processors that it has booted with.
+/// dom0's Linux is the guest here, with a queue for each of the two processors that it has booted with. Its disk is the
+/// vault's memory, and then one that the vault passes on.
 fn linux_frontend(f: &Fixture) -> Result<String> {
-    let vault = vault(f, "ramdisk=16M", "")?;
-    let spec = from_vault("ram", "rw").replace("xvda", "xvdf");
-    let attach = format!(
-        "xl block-attach 0 '{spec}' || exit 1; tries=200
-         until [ -b /dev/xvdf ] && [ \"$(cat /sys/block/xvdf/size)\" = 32768 ]; do
-           tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo 'no /dev/xvdf'; dmesg | tail -n 5; exit 1; }}; usleep 50000
-         done
-         queues=$(ls /sys/block/xvdf/mq | wc -l); [ $queues = 2 ] || {{ echo \"$queues queues\"; exit 1; }}"
-    );
+    f.lab.run("dd if=/dev/zero of=/tmp/passed bs=1M count=16 2>/dev/null")?;
+    let vault = vault(f, "ramdisk=16M pass=xvda", &disk("/tmp/passed", "rw"))?;
     let detach = "xl block-detach 0 xvdf || exit 1; tries=200
          while [ -b /dev/xvdf ]; do
            tries=$((tries - 1)); [ $tries -gt 0 ] || { echo '/dev/xvdf stays'; exit 1; }; usleep 50000
          done";
-    f.lab.run(&format!(
-        "{attach}
-         mke2fs -F /dev/xvdf >/dev/null && mkdir -p /mnt/vault && mount -t ext4 /dev/xvdf /mnt/vault || exit 1
-         head -c 9000000 /dev/urandom >/tmp/data && cp /tmp/data /mnt/vault/data && sync && umount /mnt/vault || exit 1
-         {detach}
-         {attach}
-         mount -t ext4 /dev/xvdf /mnt/vault && cmp /tmp/data /mnt/vault/data || exit 1
-         umount /mnt/vault; blkdiscard /dev/xvdf || exit 1
-         [ \"$(tr -d '\\0' </dev/xvdf | wc -c)\" = 0 ] || {{ echo 'discarded, and still there'; exit 1; }}
-         {detach}
-         rm /tmp/data"
-    ))?;
+    let discard = "blkdiscard /dev/xvdf || exit 1
+         [ \"$(tr -d '\\0' </dev/xvdf | wc -c)\" = 0 ] || { echo 'discarded, and still there'; exit 1; }";
+    for (target, last) in [("ram", discard), ("xvda", "")] {
+        let spec = from_vault(target, "rw").replace("vdev=xvda", "vdev=xvdf");
+        let attach = format!(
+            "xl block-attach 0 '{spec}' || exit 1; tries=200
+             until [ -b /dev/xvdf ] && [ \"$(cat /sys/block/xvdf/size)\" = 32768 ]; do
+               tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo 'no /dev/xvdf'; dmesg | tail -n 5; exit 1; }}; usleep 50000
+             done
+             queues=$(ls /sys/block/xvdf/mq | wc -l); [ $queues = 2 ] || {{ echo \"$queues queues\"; exit 1; }}"
+        );
+        f.lab.run(&format!(
+            "{attach}
+             mke2fs -F /dev/xvdf >/dev/null && mkdir -p /mnt/vault && mount -t ext4 /dev/xvdf /mnt/vault || exit 1
+             head -c 9000000 /dev/urandom >/tmp/data && cp /tmp/data /mnt/vault/data && sync && umount /mnt/vault || exit 1
+             {detach}
+             {attach}
+             mount -t ext4 /dev/xvdf /mnt/vault && cmp /tmp/data /mnt/vault/data && umount /mnt/vault || exit 1
+             {last}
+             {detach}"
+        ))?;
+    }
     let console = vault.wait_for("vault: 51792 of d0", 20)?;
     let did: Vec<_> = console.lines().filter(|line| line.contains("51792 of d0")).collect();
-    ensure!(did.len() == 2 && did.iter().all(|line| line.ends_with(" 0 failed")), "{console}");
+    ensure!(did.len() == 4 && did.iter().all(|line| line.ends_with(" 0 failed")), "{console}");
     f.lab.run("xl shutdown -w vault")?;
+    // What was passed on is where dom0 has it.
+    f.lab.run(
+        "mount -o loop -t ext4 /tmp/passed /mnt/vault && cmp /tmp/data /mnt/vault/data && umount /mnt/vault && \
+           rm /tmp/passed /tmp/data",
+    )?;
     // Frames of the log stand before it in the same line.
     Ok(did[0].split("vault: ").last().unwrap_or_default().to_owned())
 }
@@ -203,7 +213,11 @@ fn linux_guest(f: &Fixture) -> Result<String> {
            sha256sum -c sums >/dev/null; cd /; umount /mnt/$disk
          done; echo uptime $(cat /proc/uptime)";
     let linux = linux(&f.lab, "linux", job, &[])?.line(&disks).create()?;
-    let (_, reason, _) = linux.wait_end(120)?;
+    let (_, reason, _) = linux.wait_end(60).or_else(|error| {
+        // Which end waits for which.
+        let state = f.lab.run("xl debug-keys e; xl list; xl vcpu-list; xl dmesg | tail -n 90")?;
+        Err(error.context(state))
+    })?;
     let console = linux.wait_for("linux: the job ended", 20)?;
     ensure!(console.contains("ended with status 0") && reason == "0", "reason {reason}:\n{console}");
     f.lab.run(&format!("xl destroy {}", linux.id))?;
