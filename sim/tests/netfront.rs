@@ -519,6 +519,35 @@ fn what_a_backend_may_not_do_ends_the_interface() {
     }
 }
 
+/// A part of no bytes at the end of each page in turn, the last one too.
+#[test]
+fn parts_of_nothing_are_nothing() {
+    check("no bytes", 5, |xen| {
+        let error = against(
+            xen,
+            ALL,
+            async |wire| {
+                for index in 0..80 {
+                    for (flags, offset, part) in [(rx_flags::MORE_DATA | 1, 0, &frame(60, index)[..]), (0, 4096, &[])] {
+                        let request = wire.page().await;
+                        wire.map(request.reference, Access::ReadWrite).write(0, part);
+                        wire.give(RxResponse { id: request.id, offset, flags, status: part.len() as i16 });
+                    }
+                    wire.publish();
+                }
+            },
+            async |interface, _| {
+                interface.ready().await.unwrap();
+                let mut device = interface.device();
+                for index in 0..80 {
+                    assert_eq!(receive(&mut device).await, frame(60, index));
+                }
+            },
+        );
+        assert_eq!(error, None);
+    });
+}
+
 #[test]
 fn xsa_376_a_transmit_response_of_nothing() {
     check("unknown id", 5, |xen| {

@@ -213,7 +213,10 @@ impl Incoming {
                 if self.parts.len() > MOST_SLOTS {
                     return Err(Failure::new(Errno::EIO, "the backend sends a packet of more slots than there can be"));
                 }
-                self.parts.push((index * PAGE_SIZE + offset, len));
+                // Nothing may lie behind a page's last byte, which is the next page's first.
+                if len > 0 {
+                    self.parts.push((index * PAGE_SIZE + offset, len));
+                }
                 self.len += len;
                 self.bad |= self.len > MOST_BYTES;
             }
