@@ -29,9 +29,9 @@ pub struct TestArgs {
     /// Only this Xen in the lab: bookworm (4.17) or trixie (4.20)
     #[arg(long, value_name = "SUITE", value_parser = parse_suite)]
     suite: Option<Suite>,
-    /// Also boot a Linux guest beside ours; it does not always come up here
+    /// Also what does not always pass, for reasons that are not found yet: a Linux guest beside ours, dom0 behind a switch
     #[arg(long, conflicts_with = "host_only")]
-    linux_guest: bool,
+    shaky: bool,
     /// Only lab checks whose name holds this, or one of several with commas between
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -84,7 +84,7 @@ pub fn command(args: TestArgs) -> Result<ExitCode> {
     }
     if !args.host_only {
         for suite in suite::SUITES.iter().filter(|known| args.suite.is_none_or(|suite| suite == **known)) {
-            if let Err(error) = lab_checks(&mut tally, *suite, args.only.as_deref(), args.linux_guest) {
+            if let Err(error) = lab_checks(&mut tally, *suite, args.only.as_deref(), args.shaky) {
                 println!("FAILED  {suite}\n{error:#}\n");
                 tally.failed.push(suite.to_string());
             }
@@ -97,7 +97,7 @@ pub fn command(args: TestArgs) -> Result<ExitCode> {
     Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>, linux_guest: bool) -> Result<()> {
+fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>, shaky: bool) -> Result<()> {
     let chosen = |name: &str| only.is_none_or(|texts| texts.split(',').any(|text| name.contains(text)));
     let hello = Guest::get("hello").context("building hello")?;
     let probe = Guest::get("probe").context("building probe")?;
@@ -117,8 +117,9 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>, linux_guest: 
         if server == StoreServer::Xenstored && suite == suite::DEFAULT {
             more.extend(net::AT_LENGTH);
         }
-        if server == StoreServer::Xenstored && linux_guest {
+        if server == StoreServer::Xenstored && shaky {
             more.extend(disk::WITH_LINUX_GUEST);
+            more.extend(net::WITH_DOM0_BEHIND);
         }
         let checks: Vec<_> = checks.into_iter().chain(more).filter(|(name, _)| chosen(name)).collect();
         if checks.is_empty() {
