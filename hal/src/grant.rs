@@ -4,7 +4,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use crate::{DomId, GrantRef, PAGE_SIZE, Page};
+use crate::{DomId, GrantRef, PAGE_SIZE, Page, Pages};
 
 /// What the peer may do with a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +149,11 @@ impl<T: GrantTable + ?Sized> GrantTable for &T {
         (**self).copy(operations)
     }
 }
+
+/// What a driver needs of its domain's memory: pages, and a grant table that lends them.
+pub trait Memory: GrantTable + Pages<Page = <Self as GrantTable>::Page> + Clone + 'static {}
+
+impl<T: GrantTable + Pages<Page = <T as GrantTable>::Page> + Clone + 'static> Memory for T {}
 
 /// A page lent to a peer.
 ///

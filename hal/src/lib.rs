@@ -13,7 +13,8 @@ pub use clock::{Clock, Until};
 pub use errno::Errno;
 pub use event::{EventChannelError, EventChannelErrorKind, EventChannels, Port, Wait};
 pub use grant::{
-    Access, CopyOp, Grant, GrantError, GrantErrorKind, GrantStatus, GrantTable, MapRequest, Mapping, Refused, Remote,
+    Access, CopyOp, Grant, GrantError, GrantErrorKind, GrantStatus, GrantTable, MapRequest, Mapping, Memory, Refused,
+    Remote,
 };
 pub use ids::{DomId, Frame, GrantRef, PortNumber};
 pub use page::{OutOfPages, PAGE_SIZE, Page, Pages};

@@ -13,3 +13,4 @@ pub mod headers;
 mod mss;
 pub mod protocol;
 pub mod segment;
+mod turn;

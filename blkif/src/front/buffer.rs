@@ -5,15 +5,11 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
 
-use xen_hal::{Access, DomId, GrantRef, GrantTable, PAGE_SIZE, Pages};
+pub use xen_hal::Memory;
+use xen_hal::{Access, DomId, GrantRef, PAGE_SIZE};
 use xen_ring::{LentPage, SharedMemory};
 
 use crate::device::{self, Error};
-
-/// What a driver needs of its domain's memory.
-pub trait Memory: GrantTable + Pages<Page = <Self as GrantTable>::Page> + Clone + 'static {}
-
-impl<T: GrantTable + Pages<Page = <T as GrantTable>::Page> + Clone + 'static> Memory for T {}
 
 /// Pages of buffers that stay lent to a backend which keeps them mapped. With [`MOST_BOUNCES`] they are no more than
 /// Linux's backend keeps for a ring, 1056: it maps and unmaps what is beyond with each request.

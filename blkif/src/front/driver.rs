@@ -168,7 +168,7 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
         drop(connection);
         self.shared.pool.end();
         self.shared.rewind();
-        let gone = match has_backend(device).await {
+        let gone = match device.has_backend().await {
             Ok(found) => !found,
             Err(error) => !error.is_broken(),
         };
@@ -177,14 +177,6 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
             false => self.shared.set(Phase::Waiting, self.shared.geometry.get()),
         }
         outcome
-    }
-}
-
-/// Whether there is a backend, or will be one again. A domain that was restored has another than before.
-async fn has_backend(device: &Device) -> Result<bool, StoreError> {
-    match device.get::<String>("backend").await? {
-        Some(path) => device.store().exists(&format!("{path}/state")).await,
-        None => Ok(false),
     }
 }
 

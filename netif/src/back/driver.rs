@@ -21,6 +21,7 @@ use super::rings::{Credit, Guest, Rings};
 use super::{Attach, Limits, open};
 use crate::front::{Memory, mac_address};
 use crate::protocol::{RxProtocol, TxProtocol};
+use crate::turn::yield_now;
 
 /// How long a guest may take none of what waits for it, where it can say that it has room again, and where it cannot.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -278,16 +279,4 @@ async fn serve<M: Memory, P: xen_hal::Port>(
             storm.in_vain();
         }
     }
-}
-
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| match core::mem::replace(&mut yielded, true) {
-        true => Poll::Ready(()),
-        false => {
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        }
-    })
-    .await;
 }

@@ -17,6 +17,7 @@ use super::rx::Rx;
 use super::shared::{Phase, Shared};
 use super::tx::Tx;
 use super::{Info, Memory, Options};
+use crate::turn::yield_now;
 
 /// What Ethernet carries where nobody has said anything else.
 const USUAL_MTU: u16 = 1500;
@@ -174,7 +175,7 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
         );
         shared.set(Phase::Up);
         let outcome = serve(shared, &tx_port, rx_port.as_ref(), signals, &self.clock).await;
-        let gone = outcome.is_err() || !has_backend(device).await.unwrap_or(true);
+        let gone = outcome.is_err() || !device.has_backend().await.unwrap_or(true);
         shared.disconnect(if gone { Phase::Gone } else { Phase::Waiting });
         outcome
     }
@@ -182,14 +183,6 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
 
 async fn remove(tree: &Tree, path: &str) -> Result<(), StoreError> {
     if tree.exists(path).await? { tree.remove(path).await } else { Ok(()) }
-}
-
-/// Whether there is a backend, or will be one again. A domain that was restored has another than before.
-async fn has_backend(device: &Device) -> Result<bool, StoreError> {
-    match device.get::<String>("backend").await? {
-        Some(path) => device.store().exists(&format!("{path}/state")).await,
-        None => Ok(false),
-    }
 }
 
 /// Tells the backend of what the device does with the rings, and the device of what the backend does.
@@ -287,16 +280,4 @@ fn step<G: Memory, P: Port>(shared: &Shared<G>, tx_port: &P, rx_port: Option<&P>
         more |= tx.arm(after)?;
     }
     Ok((worked, more))
-}
-
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| match core::mem::replace(&mut yielded, true) {
-        true => Poll::Ready(()),
-        false => {
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        }
-    })
-    .await;
 }

@@ -13,7 +13,8 @@ use core::future::Future;
 use core::pin::pin;
 
 use futures_util::future::{Either, select};
-use xen_hal::{Clock, EventChannels, GrantTable, Pages};
+pub use xen_hal::Memory;
+use xen_hal::{Clock, EventChannels};
 use xenstore_client::Store;
 use xenstore_client::xenbus::{Ended, frontend};
 
@@ -22,11 +23,6 @@ use driver::Driver;
 pub(crate) use driver::mac_address;
 pub use shared::Statistics;
 use shared::{Phase, Shared};
-
-/// What a driver needs of its domain's memory.
-pub trait Memory: GrantTable + Pages<Page = <Self as GrantTable>::Page> + Clone + 'static {}
-
-impl<T: GrantTable + Pages<Page = <T as GrantTable>::Page> + Clone + 'static> Memory for T {}
 
 /// How an interface is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
