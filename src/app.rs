@@ -88,14 +88,20 @@ impl App {
         self.domain.wishes.shutdown().await
     }
 
-    /// Waits for a key of `xl sysrq`. From the first call on keys are the application's; until then `b`, `o`, `c`, `m`
-    /// and `t` reboot, power off, crash, and show memory and counters.
+    /// Waits for a key of `xl sysrq`. From the first call on keys are the application's; until then `b`, `o`, `c`, `m`,
+    /// `r` and `t` reboot, power off, crash, and show memory, rings and counters.
     ///
     /// # Cancellation
     ///
     /// May be dropped at any time.
     pub async fn sysrq(&self) -> char {
         self.domain.wishes.sysrq().await
+    }
+
+    /// Has `xl sysrq DOMAIN r` show rings of a driver that was not made by way of the domain's own calls. `show` prints
+    /// them, and returns whether they are still there.
+    pub fn show_rings(&self, show: impl Fn() -> bool + 'static) {
+        self.domain.wishes.add_rings(show);
     }
 
     /// Suspends the domain, for the toolstack to save or to move it. `xl save` and `xl migrate` do that by themselves;

@@ -1,5 +1,6 @@
 //! What the toolstack asks for: default actions, and what the application is told.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
@@ -20,6 +21,8 @@ pub(crate) struct Wishes {
     waiting: RefCell<Vec<Waker>>,
     /// How often the domain was resumed, and how the last time.
     resumed: Cell<(u32, Option<Resumed>)>,
+    /// What shows rings, until it says that they are gone.
+    rings: RefCell<Vec<Box<dyn Fn() -> bool>>>,
     /// Keys that the application wants to see itself.
     keys: RefCell<Option<(Vec<char>, Option<Waker>)>>,
 }
@@ -47,6 +50,21 @@ impl Wishes {
             }
         })
         .await
+    }
+
+    /// `show` prints rings, and says whether they are still there.
+    pub(crate) fn add_rings(&self, show: impl Fn() -> bool + 'static) {
+        self.rings.borrow_mut().push(Box::new(show));
+    }
+
+    fn show_rings(&self) {
+        // What is shown may come to add more.
+        let mut rings = self.rings.take();
+        rings.retain(|show| show());
+        if rings.is_empty() {
+            println!("sysrq: no rings");
+        }
+        self.rings.borrow_mut().splice(..0, rings);
     }
 
     pub(crate) async fn sysrq(&self) -> char {
@@ -108,7 +126,10 @@ impl Wishes {
             }
             None => {
                 drop(keys);
-                default_key(key);
+                match key {
+                    'r' => self.show_rings(),
+                    _ => default_key(key),
+                }
             }
         }
     }
@@ -182,6 +203,6 @@ fn default_key(key: char) {
                 counters.polls, counters.sleeps, counters.events, counters.notifications, counters.hypercalls
             );
         }
-        _ => println!("sysrq: {key}: b reboots, o powers off, c crashes, m shows memory, t shows counters"),
+        _ => println!("sysrq: {key}: b reboots, o powers off, c crashes, m shows memory, r shows rings, t shows counters"),
     }
 }

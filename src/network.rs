@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
+use core::convert::Infallible;
 use core::fmt;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
@@ -12,6 +13,7 @@ use futures_util::future::{Either, select};
 use platform_xen::{XenGrantTable, println};
 use xen_hal::{Clock, Errno};
 use xen_netif::front::{self, Gone};
+use xenstore_client::xenbus::Failure;
 use xenstore_client::{Broken, Error};
 
 use crate::{App, ArgError, FromArg};
@@ -155,10 +157,43 @@ impl App {
             front::connect(&store, self.grant_table(), self.event_channels(), self.clock(), &path, options);
         // What ends it is in the log, and the link is down from then on.
         self.spawn(async { drop(runner.await) }).detach();
+        let rings = interface.rings();
+        let shown = path.clone();
+        self.show_rings(move || {
+            println!("sysrq: {shown}: {rings}");
+            rings.is_there()
+        });
         match interface.ready().await {
             Ok(_) => Ok(interface),
             Err(Gone) => Err(NetworkError::Gone(path.into())),
         }
+    }
+
+    /// Makes this domain the network of others: each guest's interface that names it as its backend is given to `opened`
+    /// as a [`Port`](back::Port), whose failure is what `xl` shows.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no store, or it fails: an interface's own failures end that one alone.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping it stops all interfaces at once.
+    pub async fn serve_interfaces(
+        &self,
+        limits: back::Limits,
+        opened: impl Fn(back::Port) -> Result<(), Failure>,
+    ) -> Result<Infallible, NetworkError> {
+        let store = self.store()?;
+        let opened = |port: back::Port| {
+            let (rings, attach) = (port.rings(), port.attach().clone());
+            self.show_rings(move || {
+                println!("sysrq: interface {} of {}: {rings}", attach.device, attach.domain);
+                rings.is_there()
+            });
+            opened(port)
+        };
+        Ok(back::serve(&store, self.grant_table(), self.event_channels(), self.clock(), limits, opened).await?)
     }
 
     /// A TCP/IP stack with room for so many sockets on the [first interface](App::interface), once it has an address.

@@ -11,6 +11,8 @@ pub mod checksum;
 pub mod front;
 pub mod headers;
 mod mss;
+mod offload;
+pub mod pcap;
 pub mod protocol;
 pub mod segment;
 mod turn;

@@ -9,7 +9,7 @@ use core::num::NonZeroUsize;
 
 use lru::LruCache;
 
-use crate::headers::{ETHERNET, Headers};
+use crate::headers::Headers;
 
 /// Connections whose MSS is remembered; of others every peer takes [`least`].
 const MOST_FLOWS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
@@ -118,15 +118,6 @@ fn mss_option(frame: &[u8], headers: &Headers, length: usize) -> Option<usize> {
         }
     }
     None
-}
-
-/// The largest frame that a stack may make where the MTU is `mtu`: what it sends by TCP is cut, and so is what it sends
-/// by UDP over IPv4.
-pub fn largest_frame(large: bool, mtu: u16) -> usize {
-    match large {
-        true => crate::protocol::MOST_BYTES,
-        false => ETHERNET + usize::from(mtu),
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,14 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(feature = "guest")]
+use crate::memory::allocations;
+
+#[cfg(not(feature = "guest"))]
+fn allocations() -> u64 {
+    0
+}
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident $static:ident;)*) => {
         /// Numbers since the domain started.
@@ -9,13 +17,15 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct Counters {
             $($(#[$doc])* pub $name: u64,)*
+            /// Allocations from the heap, where it is this crate's.
+            pub allocations: u64,
         }
 
         $(pub(crate) static $static: Counter = Counter(AtomicU64::new(0));)*
 
         /// Reads all counters.
         pub fn counters() -> Counters {
-            Counters { $($name: $static.0.load(Ordering::Relaxed),)* }
+            Counters { $($name: $static.0.load(Ordering::Relaxed),)* allocations: allocations() }
         }
     };
 }

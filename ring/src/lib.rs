@@ -15,5 +15,5 @@ mod storm;
 pub use bytes::{BadIndex, ByteReader, ByteRing, ByteWriter, Moved};
 pub use lent::{LendError, LentPage, LentPages, LentRun};
 pub use shared::{SharedMapping, SharedMemory, SharedPage};
-pub use slots::{BackRing, BadProducer, FrontRing, Full, Protocol, slots};
+pub use slots::{BackRing, BadProducer, FrontRing, Full, Indices, Protocol, slots};
 pub use storm::Storm;

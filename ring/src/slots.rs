@@ -70,6 +70,36 @@ impl fmt::Display for BadProducer {
 
 impl core::error::Error for BadProducer {}
 
+/// How a ring stands, for whoever looks for a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Indices {
+    /// How many slots there are.
+    pub slots: u32,
+    /// This end's producer, and how much of it the peer may see.
+    pub produced: u32,
+    /// See `produced`.
+    pub published: u32,
+    /// How far this end has taken what the peer produced.
+    pub consumed: u32,
+    /// `req_prod`, `req_event`, `rsp_prod` and `rsp_event` in the shared page, whoever wrote them.
+    pub shared: [u32; 4],
+}
+
+impl Indices {
+    fn read(memory: &SharedMemory, slots: u32, produced: u32, published: u32, consumed: u32) -> Indices {
+        let shared = [REQ_PROD, REQ_EVENT, RSP_PROD, RSP_EVENT].map(|index| memory.load(index));
+        Indices { slots, produced, published, consumed, shared }
+    }
+}
+
+impl fmt::Display for Indices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Indices { slots, produced, published, consumed, shared: [req_prod, req_event, rsp_prod, rsp_event] } = self;
+        write!(f, "{slots} slots, produced {produced} (published {published}), consumed {consumed}; ")?;
+        write!(f, "req_prod {req_prod} req_event {req_event} rsp_prod {rsp_prod} rsp_event {rsp_event}")
+    }
+}
+
 /// No slot is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
@@ -158,6 +188,11 @@ impl<P: Protocol> FrontRing<P> {
     /// How many requests can be put in now.
     pub fn free(&self) -> u32 {
         self.layout.slots - self.outstanding()
+    }
+
+    /// How it stands.
+    pub fn indices(&self, memory: &SharedMemory) -> Indices {
+        Indices::read(memory, self.layout.slots, self.produced, self.published, self.consumed)
     }
 
     /// Puts a request in, for the peer to see at the next [`publish`](FrontRing::publish).
@@ -250,6 +285,11 @@ impl<P: Protocol> BackRing<P> {
     /// How many requests were taken and have no response yet.
     pub fn outstanding(&self) -> u32 {
         self.consumed.wrapping_sub(self.produced)
+    }
+
+    /// How it stands.
+    pub fn indices(&self, memory: &SharedMemory) -> Indices {
+        Indices::read(memory, self.layout.slots, self.produced, self.published, self.consumed)
     }
 
     /// Takes a request out, if there is one.

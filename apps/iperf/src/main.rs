@@ -1,8 +1,8 @@
-//! An iperf3 server: `iperf3 -c ADDRESS` of any host measures TCP and UDP with it, in both directions (`-R`, `--bidir`
-//! apart), with any number of streams up to 32.
+//! An iperf3 server: `iperf3 -c ADDRESS` of any host measures TCP and UDP with it, in both directions (`-R`, `--bidir`),
+//! with any number of streams up to 32.
 //!
 //! Addresses as in `web`: DHCP, or `ip=10.0.0.2/24`. `port=5201` is usual. `buffer=256K` is what each TCP stream may have
-//! on its way; it takes that much memory. `large=no` and `checksum=no` leave offloads out, for comparisons.
+//! on its way; it takes that much memory. After each test it tells what that has cost.
 
 #![no_std]
 #![no_main]
@@ -17,7 +17,8 @@ mod udp;
 use core::fmt;
 
 use futures_util::future::{Either, select};
-use sarab::network::NetworkError;
+use sarab::network::{Network, NetworkError, Statistics};
+use sarab::platform::{self, Counters};
 use sarab::{App, ArgError, Size, println};
 
 /// Streams of a test, its control connection, DHCP and names.
@@ -33,8 +34,9 @@ async fn main(app: App) -> Result<(), Failure> {
     println!("iperf: ready on port {port}");
     let server = async {
         loop {
+            let before = Costs::now(&network);
             match session::serve(app, network.stack, port, buffer).await {
-                Ok(summary) => println!("iperf: {summary}; {:?}", network.interface.statistics()),
+                Ok(summary) => println!("iperf: {summary}; {}", Costs::now(&network).since(before)),
                 Err(error) => println!("iperf: a test has ended: {error}"),
             }
         }
@@ -42,6 +44,41 @@ async fn main(app: App) -> Result<(), Failure> {
     match select(core::pin::pin!(server), core::pin::pin!(app.shutdown())).await {
         Either::Left((never, _)) => never,
         Either::Right(_) => Ok(()),
+    }
+}
+
+/// What was done so far.
+#[derive(Clone, Copy)]
+struct Costs {
+    interface: Statistics,
+    platform: Counters,
+}
+
+impl Costs {
+    fn now(network: &Network) -> Costs {
+        Costs { interface: network.interface.statistics(), platform: platform::counters() }
+    }
+
+    fn since(self, before: Costs) -> impl fmt::Display {
+        fmt::from_fn(move |f| {
+            let (new, old) = (self.interface, before.interface);
+            let (sent, received) = (new.sent - old.sent, new.received - old.received);
+            let bytes = new.sent_bytes - old.sent_bytes + new.received_bytes - old.received_bytes;
+            let (frames, megabytes) = ((sent + received).max(1) as f64, bytes.max(1) as f64 / 1e6);
+            write!(f, "{sent} frames out, {received} in; for each frame and megabyte:")?;
+            let (after, before) = (self.platform, before.platform);
+            for (name, count) in [
+                ("notifications", new.notifications - old.notifications),
+                ("events", after.events - before.events),
+                ("hypercalls", after.hypercalls - before.hypercalls),
+                ("copied frames", new.copied - old.copied),
+                ("allocations", after.allocations - before.allocations),
+            ] {
+                let count = count as f64;
+                write!(f, " {name} {:.3} {:.1},", count / frames, count / megabytes)?;
+            }
+            write!(f, " dropped {}", new.dropped - old.dropped + new.unsent - old.unsent)
+        })
     }
 }
 

@@ -30,7 +30,10 @@ pub struct Test {
     pub udp: bool,
     /// The server sends.
     pub reverse: bool,
+    /// Streams, of both directions.
     pub streams: usize,
+    /// Where there are both: those from here on are the server's.
+    pub both_from: Option<usize>,
     /// Bytes of a UDP packet.
     pub length: usize,
     /// Bits in a second that UDP sends; 0 for as many as there is room for.
@@ -42,21 +45,26 @@ impl Test {
     fn read(text: &serde_json::Value) -> Result<Test, Error> {
         let number = |key: &str| text[key].as_u64();
         let flag = |key: &str| text[key].as_bool().unwrap_or(false) || number(key).unwrap_or(0) != 0;
+        let parallel = number("parallel").unwrap_or(1).min(1000) as usize;
+        let both_from = flag("bidirectional").then_some(parallel);
         let test = Test {
             udp: flag("udp"),
             reverse: flag("reverse"),
-            streams: number("parallel").unwrap_or(1) as usize,
+            streams: parallel * (1 + usize::from(both_from.is_some())),
+            both_from,
             length: number("len").unwrap_or(1460).clamp(16, 65507) as usize,
             bandwidth: number("bandwidth").unwrap_or(0),
             wide_counters: flag("udp_counters_64bit"),
         };
-        if flag("bidirectional") {
-            return Err(Error::Text("--bidir is not what this server does: run it once with -R and once without"));
-        }
         match test.streams {
             1..=MOST_STREAMS => Ok(test),
             _ => Err(Error::Text("more streams than 32, or none")),
         }
+    }
+
+    /// Whether the server sends in this stream.
+    pub fn sends(&self, stream: usize) -> bool {
+        self.both_from.map_or(self.reverse, |from| stream >= from)
     }
 }
 
@@ -91,7 +99,7 @@ async fn run(app: App, stack: Stack, port: u16, buffer: usize, control: &mut Tcp
     let progress = Progress { over: Cell::new(false), counts: (0..test.streams).map(|_| Cell::default()).collect() };
 
     let mut memory: Vec<_> = (0..if test.udp { 0 } else { test.streams })
-        .map(|_| match test.reverse {
+        .map(|stream| match test.sends(stream) {
             true => (vec![0; 4096], vec![0; buffer]),
             false => (vec![0; buffer], vec![0; 4096]),
         })
@@ -123,8 +131,11 @@ async fn run(app: App, stack: Stack, port: u16, buffer: usize, control: &mut Tcp
             match &mut udp {
                 Some(server) => server.run(&clock, &progress).await,
                 None => {
-                    let streams = streams.iter_mut().zip(&progress.counts);
-                    join_all(streams.map(|(stream, count)| tcp::run(stream, test, &progress, count))).await;
+                    let streams = streams.iter_mut().zip(&progress.counts).enumerate();
+                    join_all(streams.map(|(index, (stream, count))| {
+                        tcp::run(stream, test.sends(index), &progress, count)
+                    }))
+                    .await;
                 }
             }
             core::future::pending::<()>().await
@@ -140,14 +151,18 @@ async fn run(app: App, stack: Stack, port: u16, buffer: usize, control: &mut Tcp
     protocol::send(control, State::Results).await?;
     soon(protocol::read_text(control)).await?;
     let counts: Vec<_> = progress.counts.iter().map(Cell::get).collect();
-    protocol::write_text(control, &protocol::results(&counts, seconds, test.reverse)).await?;
+    protocol::write_text(control, &protocol::results(&counts, seconds, test.sends(test.streams - 1))).await?;
     protocol::send(control, State::Display).await?;
     soon(protocol::expect(control, State::Done)).await?;
     let bytes: u64 = counts.iter().map(|count| count.bytes).sum();
     Ok(format!(
         "{} {}, {} streams: {bytes} bytes in {seconds:.2} s, {:.0} Mbit/s",
         if test.udp { "UDP" } else { "TCP" },
-        if test.reverse { "sent" } else { "received" },
+        match (test.both_from, test.reverse) {
+            (Some(_), _) => "sent and received",
+            (None, true) => "sent",
+            (None, false) => "received",
+        },
         test.streams,
         bytes as f64 * 8.0 / 1e6 / seconds
     ))

@@ -6,7 +6,7 @@ use embedded_io_async::Read;
 use sarab::network::stack::tcp::TcpSocket;
 
 use crate::protocol::{COOKIE, Count, Error};
-use crate::session::{Progress, Test};
+use crate::session::Progress;
 
 /// Waits for the client's connection, which says which test it is of.
 pub async fn meet(stream: &mut TcpSocket<'_>, port: u16, cookie: &[u8; COOKIE]) -> Result<(), Error> {
@@ -17,9 +17,9 @@ pub async fn meet(stream: &mut TcpSocket<'_>, port: u16, cookie: &[u8; COOKIE]) 
 }
 
 /// Sends or receives until the test is over. What is sent is whatever the buffer holds.
-pub async fn run(stream: &mut TcpSocket<'_>, test: Test, progress: &Progress, count: &Cell<Count>) {
+pub async fn run(stream: &mut TcpSocket<'_>, sends: bool, progress: &Progress, count: &Cell<Count>) {
     while !progress.over.get() {
-        let moved = match test.reverse {
+        let moved = match sends {
             true => stream.write_with(|free| (free.len(), free.len())).await,
             false => stream.read_with(|bytes| (bytes.len(), bytes.len())).await,
         };

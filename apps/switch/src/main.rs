@@ -16,23 +16,22 @@ use core::fmt;
 use core::pin::pin;
 
 use futures_util::future::{Either, select};
-use sarab::network::back::{self, Limits, Packet, Port};
-use sarab::store::Broken;
+use sarab::network::NetworkError;
+use sarab::network::back::{Limits, Packet, Port};
 use sarab::{App, ArgError, println};
 
 #[sarab::main]
 async fn main(app: App) -> Result<(), Failure> {
     app.args().expect_only(&[])?;
-    let store = app.store()?;
     let guests = Rc::<Guests>::default();
     let opened = |port: Port| {
         app.spawn(forward(Rc::new(port), guests.clone())).detach();
         Ok(())
     };
     println!("switch: ready");
-    let serving = back::serve(&store, app.grant_table(), app.event_channels(), app.clock(), Limits::default(), opened);
+    let serving = app.serve_interfaces(Limits::default(), opened);
     match select(pin!(serving), pin!(app.shutdown())).await {
-        Either::Left((Err(error), _)) => Err(Failure::Store(error)),
+        Either::Left((Err(error), _)) => Err(Failure::Network(error)),
         Either::Right((request, _)) => {
             println!("switch: asked to {request}");
             Ok(())
@@ -81,16 +80,14 @@ fn pass_on(from: &Rc<Port>, packet: Packet, guests: &[Rc<Port>]) {
 /// Why the program ends with an error.
 enum Failure {
     Argument(ArgError),
-    Broken(Broken),
-    Store(sarab::store::Error),
+    Network(NetworkError),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Argument(error) => error.fmt(f),
-            Failure::Broken(error) => write!(f, "store: {error}"),
-            Failure::Store(error) => write!(f, "store: {error}"),
+            Failure::Network(error) => error.fmt(f),
         }
     }
 }
@@ -98,11 +95,5 @@ impl fmt::Display for Failure {
 impl From<ArgError> for Failure {
     fn from(error: ArgError) -> Self {
         Failure::Argument(error)
-    }
-}
-
-impl From<Broken> for Failure {
-    fn from(error: Broken) -> Self {
-        Failure::Broken(error)
     }
 }

@@ -1,10 +1,12 @@
 //! An interface's life on XenBus, and its rings' events while a guest is connected.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::task::Poll;
@@ -47,7 +49,7 @@ pub(super) struct Link<M: Memory, P> {
 
 impl<M, E, C, O> Backend for Driver<'_, M, E, C, O>
 where
-    M: Memory,
+    M: Memory + 'static,
     E: EventChannels,
     C: Clock,
     O: Fn(Port) -> Result<(), Failure>,
@@ -189,14 +191,17 @@ fn attach<P: Protocol>(protocol: P, memory: &xen_ring::SharedMemory) -> Result<B
     BackRing::attach(protocol, memory).map_err(|error| Failure::new(Errno::EIO, format!("{error}")))
 }
 
-async fn serve<M: Memory, P: xen_hal::Port>(
+async fn serve<M: Memory + 'static, P: xen_hal::Port>(
     memory: &M,
     shared: &Shared,
     link: Link<M, P>,
     signals: &Signals,
     clock: &impl Clock,
 ) -> Result<(), Failure> {
-    let Link { mut rings, tx_port, rx_port, patience, .. } = link;
+    let Link { rings, tx_port, rx_port, patience, .. } = link;
+    let rings = Rc::new(RefCell::new(rings));
+    let shown = rings.clone();
+    *shared.rings.borrow_mut() = Some(Box::new(move |f| shown.borrow().show(f)));
     let mut storm = Storm::default();
     let mut credit = Credit::new(shared.attach.rate, clock.now());
     // Since when the guest takes nothing of what waits for it.
@@ -204,6 +209,8 @@ async fn serve<M: Memory, P: xen_hal::Port>(
     loop {
         shared.forget_kick();
         let now = clock.now();
+        let mut borrowed = rings.borrow_mut();
+        let rings = &mut *borrowed;
         let taken = rings.take(memory, shared, &mut credit, now)?;
         let given = rings.give(memory, shared)?;
         let mut notifications = 0;
@@ -223,6 +230,7 @@ async fn serve<M: Memory, P: xen_hal::Port>(
             storm.over();
             stuck = None;
             // The application comes in between.
+            drop(borrowed);
             yield_now().await;
             continue;
         }
@@ -250,6 +258,7 @@ async fn serve<M: Memory, P: xen_hal::Port>(
         if more {
             continue;
         }
+        drop(borrowed);
         let hurry = storm.is_calm();
         let event = {
             let mut closing = pin!(signals.closing());

@@ -1,6 +1,7 @@
 //! netback: this domain as the network of others.
 
 mod chain;
+mod device;
 mod driver;
 mod port;
 mod rings;
@@ -15,9 +16,10 @@ use xenstore_client::Store;
 use xenstore_client::xenbus::{End, Failure, backend, serve as serve_class};
 
 use crate::front::Memory;
+pub use device::{Device, RxToken, TxToken};
 use driver::Driver;
 use port::Shared;
-pub use port::{Packet, Port, Refused, Sum};
+pub use port::{Packet, Port, PortRings, Refused, Sum};
 
 /// What the toolstack wants a guest to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +93,7 @@ pub async fn serve<M, E, C>(
     opened: impl Fn(Port) -> Result<(), Failure>,
 ) -> Result<Infallible, xenstore_client::Error>
 where
-    M: Memory,
+    M: Memory + 'static,
     E: EventChannels + Clone,
     C: Clock + Clone,
 {

@@ -1,7 +1,8 @@
 //! A guest's interface as the application has it: packets from the guest, and packets for it.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::rc::Rc;
+use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
@@ -64,6 +65,9 @@ impl fmt::Display for Refused {
 
 impl core::error::Error for Refused {}
 
+/// Writes something down.
+pub(super) type Show = dyn Fn(&mut fmt::Formatter<'_>) -> fmt::Result;
+
 /// What a port and its driver have in common.
 pub(super) struct Shared {
     pub(super) attach: Attach,
@@ -77,6 +81,10 @@ pub(super) struct Shared {
     /// The groups that the guest wants, where it wants no others.
     pub(super) groups: RefCell<Option<Vec<[u8; 6]>>>,
     pub(super) statistics: Cell<Statistics>,
+    /// The application has found no room for a packet.
+    pub(super) wants_room: Cell<bool>,
+    /// While the guest is connected: writes how its rings stand.
+    pub(super) rings: RefCell<Option<Box<Show>>>,
     application: RefCell<Option<Waker>>,
     kicked: Cell<bool>,
     driver: RefCell<Option<Waker>>,
@@ -95,6 +103,8 @@ impl Shared {
             gone: Cell::new(false),
             groups: RefCell::new(None),
             statistics: Cell::default(),
+            wants_room: Cell::new(false),
+            rings: RefCell::default(),
             application: RefCell::default(),
             kicked: Cell::new(false),
             driver: RefCell::default(),
@@ -105,6 +115,14 @@ impl Shared {
         let mut statistics = self.statistics.get();
         change(&mut statistics);
         self.statistics.set(statistics);
+    }
+
+    /// Whom to wake when there is a packet from the guest, or room for one to it.
+    pub(super) fn register_application(&self, waker: &Waker) {
+        let mut application = self.application.borrow_mut();
+        if !application.as_ref().is_some_and(|old| old.will_wake(waker)) {
+            *application = Some(waker.clone());
+        }
     }
 
     pub(super) fn wake_application(&self) {
@@ -145,6 +163,25 @@ impl Shared {
         self.from_guest.borrow_mut().push_back(packet);
     }
 
+    /// The next packet from the guest.
+    pub(super) fn next(&self) -> Option<Packet> {
+        let packet = self.from_guest.borrow_mut().pop_front()?;
+        let before = self.is_congested();
+        self.from_bytes.set(self.from_bytes.get() - packet.bytes.len());
+        if before && !self.is_congested() {
+            self.kick();
+        }
+        Some(packet)
+    }
+
+    /// A packet has left the queue for the guest.
+    pub(super) fn has_left(&self, len: usize) {
+        self.to_bytes.set(self.to_bytes.get() - len);
+        if self.wants_room.replace(false) {
+            self.wake_application();
+        }
+    }
+
     /// Whether the application has so much to read that the guest has to wait.
     pub(super) fn is_congested(&self) -> bool {
         self.from_bytes.get() >= self.limits.from_guest
@@ -155,12 +192,16 @@ impl Shared {
         let dropped = core::mem::take(&mut *self.to_guest.borrow_mut()).len();
         self.to_bytes.set(0);
         self.count(|statistics| statistics.dropped += dropped as u64);
+        if self.wants_room.replace(false) {
+            self.wake_application();
+        }
     }
 
     /// The guest is connected no longer.
     pub(super) fn disconnect(&self) {
         self.up.set(false);
         *self.groups.borrow_mut() = None;
+        *self.rings.borrow_mut() = None;
         self.drop_queue();
         self.wake_application();
     }
@@ -189,22 +230,12 @@ impl Port {
     ///
     /// Dropping the future loses no packet.
     pub async fn receive(&self) -> Option<Packet> {
-        poll_fn(|cx| {
-            let next = self.0.from_guest.borrow_mut().pop_front();
-            match next {
-                Some(packet) => {
-                    let before = self.0.is_congested();
-                    self.0.from_bytes.set(self.0.from_bytes.get() - packet.bytes.len());
-                    if before && !self.0.is_congested() {
-                        self.0.kick();
-                    }
-                    Poll::Ready(Some(packet))
-                }
-                None if self.0.gone.get() => Poll::Ready(None),
-                None => {
-                    *self.0.application.borrow_mut() = Some(cx.waker().clone());
-                    Poll::Pending
-                }
+        poll_fn(|cx| match self.0.next() {
+            Some(packet) => Poll::Ready(Some(packet)),
+            None if self.0.gone.get() => Poll::Ready(None),
+            None => {
+                self.0.register_application(cx.waker());
+                Poll::Pending
             }
         })
         .await
@@ -244,6 +275,34 @@ impl Port {
     /// What it has done so far.
     pub fn statistics(&self) -> Statistics {
         self.0.statistics.get()
+    }
+
+    /// What shows how its rings stand, for whoever looks for a fault (`dump_rings` of FreeBSD's xnb). It does not keep
+    /// the port open.
+    pub fn rings(&self) -> PortRings {
+        PortRings(Rc::downgrade(&self.0))
+    }
+}
+
+/// A port's rings, to be displayed.
+pub struct PortRings(Weak<Shared>);
+
+impl PortRings {
+    /// Whether the port is still there.
+    pub fn is_there(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
+
+impl fmt::Display for PortRings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(shared) = self.0.upgrade() else { return f.write_str("closed") };
+        match &*shared.rings.borrow() {
+            Some(show) => show(f)?,
+            None => f.write_str("not connected")?,
+        }
+        let (from, to) = (shared.from_bytes.get(), shared.to_bytes.get());
+        write!(f, "; {from} bytes wait from the guest, {to} to it; {:?}", shared.statistics.get())
     }
 }
 

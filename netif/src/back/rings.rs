@@ -4,6 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::fmt;
 use core::time::Duration;
 
 use xen_hal::{CopyOp, DomId, Errno, GrantRef, GrantTable, PAGE_SIZE, Remote};
@@ -210,7 +211,7 @@ impl<M: Memory> Rings<M> {
             if self.ready.is_empty() {
                 let next = shared.to_guest.borrow_mut().pop_front();
                 let Some(packet) = next else { break };
-                shared.to_bytes.set(shared.to_bytes.get() - packet.bytes.len());
+                shared.has_left(packet.bytes.len());
                 self.adapt(packet);
             }
             let Some(packet) = self.ready.front() else { continue };
@@ -262,6 +263,12 @@ impl<M: Memory> Rings<M> {
             });
         }
         Ok(true)
+    }
+
+    /// How they stand.
+    pub(super) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tx {}; ", self.tx.indices(&self.tx_memory))?;
+        write!(f, "rx {}, {} packets ready", self.rx.indices(&self.rx_memory), self.ready.len())
     }
 
     /// Slots that the next packet for the guest takes.

@@ -2,18 +2,17 @@
 
 use alloc::rc::Rc;
 use alloc::vec;
+use core::cell::RefCell;
 use core::task::Context;
 
-use embassy_net_driver::{Capabilities, Checksum, ChecksumCapabilities, Driver, HardwareAddress, LinkState};
+use embassy_net_driver::{Capabilities, Driver, HardwareAddress, LinkState};
 
 use super::Memory;
-use super::rx::Frame;
 use super::shared::{Phase, Shared};
 use super::tx::Tx;
-use crate::checksum;
-use crate::headers::{Headers, TCP, UDP};
-use crate::mss::largest_frame;
-use crate::protocol::{Extra, Gso, rx_flags, tx_flags};
+use crate::mss::Flows;
+use crate::offload::{self, Outgoing};
+use crate::protocol::{Extra, rx_flags, tx_flags};
 use crate::segment::Cut;
 
 /// The driver for a network stack.
@@ -41,13 +40,14 @@ pub struct RxToken<'a, G: Memory>(&'a Shared<G>);
 pub struct TxToken<'a, G: Memory>(&'a Shared<G>);
 
 impl<G: Memory> Shared<G> {
-    fn largest_frame(&self) -> usize {
-        largest_frame(self.large.get(), self.info.get().mtu)
+    /// What is known of connections, where the stack sends large segments.
+    fn flows(&self) -> Option<&RefCell<Flows>> {
+        self.large.get().then_some(&self.flows)
     }
 
     /// Whether the largest frame finds room.
     fn has_room(&self) -> bool {
-        let largest = self.largest_frame();
+        let largest = offload::largest_frame(self.large.get(), self.info.get().mtu);
         let mut tx = self.tx.borrow_mut();
         let Some(tx) = tx.as_mut() else { return false };
         if tx.place(largest).is_some() {
@@ -115,13 +115,7 @@ impl<G: Memory> Driver for Device<G> {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let mut checksum = ChecksumCapabilities::default();
-        // They are made and checked here, or by the backend.
-        (checksum.tcp, checksum.udp) = (Checksum::None, Checksum::None);
-        let mut capabilities = Capabilities::default();
-        capabilities.max_transmission_unit = self.shared.largest_frame();
-        capabilities.checksum = checksum;
-        capabilities
+        offload::capabilities(self.shared.large.get(), self.shared.info.get().mtu)
     }
 
     fn hardware_address(&self) -> HardwareAddress {
@@ -136,13 +130,14 @@ impl<G: Memory> embassy_net_driver::RxToken for RxToken<'_, G> {
         let mut good = true;
         let mut rx = shared.rx.borrow_mut();
         let shown = rx.as_mut().filter(|rx| rx.is_ready()).map(|rx| {
-            rx.take(&shared.memory, shared.peer.get(), |mut frame| {
+            rx.take(&shared.memory, shared.peer.get(), |frame| {
                 shared.count(|statistics| {
                     statistics.received += 1;
                     statistics.received_bytes += frame.bytes.len() as u64;
                     statistics.copied += u64::from(frame.copied);
                 });
-                good = shared.accept(&mut frame);
+                let known = frame.flags & (rx_flags::DATA_VALIDATED | rx_flags::CSUM_BLANK) != 0;
+                good = offload::incoming(frame.bytes, known, shared.flows());
                 // A stack takes nothing from a frame of no bytes.
                 read.take().expect("called once")(if good { frame.bytes } else { &mut [] })
             })
@@ -164,19 +159,6 @@ impl<G: Memory> embassy_net_driver::RxToken for RxToken<'_, G> {
     }
 }
 
-impl<G: Memory> Shared<G> {
-    /// Prepares a frame for the stack; whether it is good.
-    fn accept(&self, frame: &mut Frame<'_>) -> bool {
-        let Some(headers) = Headers::parse(frame.bytes) else { return true };
-        let known = frame.flags & (rx_flags::DATA_VALIDATED | rx_flags::CSUM_BLANK) != 0;
-        let good = known || checksum::is_right(frame.bytes, &headers);
-        if good && self.large.get() && headers.protocol == TCP {
-            self.flows.borrow_mut().incoming(frame.bytes, &headers);
-        }
-        good
-    }
-}
-
 impl<G: Memory> embassy_net_driver::TxToken for TxToken<'_, G> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
         let shared = self.0;
@@ -186,8 +168,10 @@ impl<G: Memory> embassy_net_driver::TxToken for TxToken<'_, G> {
         {
             let bytes = tx.bytes(place);
             let value = write(bytes);
-            match shared.prepare(bytes) {
-                Outgoing::Whole { flags, extra } => {
+            match offload::outgoing(bytes, shared.info.get().offloads(), shared.flows()) {
+                Outgoing::Whole { blank, gso } => {
+                    let flags = if blank { tx_flags::CSUM_BLANK | tx_flags::DATA_VALIDATED } else { 0 };
+                    let extra = gso.map(|(protocol, size)| Extra::Gso { size, protocol });
                     tx.send(place, flags, extra);
                     shared.count(|statistics| {
                         statistics.sent += 1;
@@ -209,52 +193,7 @@ impl<G: Memory> embassy_net_driver::TxToken for TxToken<'_, G> {
     }
 }
 
-/// How a frame is to be sent.
-enum Outgoing {
-    Whole { flags: u16, extra: Option<Extra> },
-    Cut(Cut),
-    TooLarge,
-}
-
 impl<G: Memory> Shared<G> {
-    /// Makes a frame of the stack's one for the backend.
-    fn prepare(&self, frame: &mut [u8]) -> Outgoing {
-        let info = self.info.get();
-        let plain = Outgoing::Whole { flags: 0, extra: None };
-        let Some(headers) = Headers::parse(frame) else { return plain };
-        let too_large = headers.end - headers.ip > usize::from(info.mtu);
-        if self.large.get() && headers.protocol == TCP && !headers.fragment {
-            let size = self.flows.borrow_mut().outgoing(frame, &headers, info.mtu);
-            let payload = headers.tcp_header(frame).map_or(0, |length| headers.end - headers.transport - length);
-            if let Some(size) = size
-                && payload > usize::from(size)
-            {
-                let offload =
-                    if headers.v6 { info.gso_v6 && info.checksum_v6 } else { info.gso_v4 && info.checksum_v4 };
-                if !offload {
-                    return Cut::segments(frame, &headers, size).map_or(Outgoing::TooLarge, Outgoing::Cut);
-                }
-                checksum::leave_blank(frame, &headers);
-                let protocol = if headers.v6 { Gso::TcpV6 } else { Gso::TcpV4 };
-                let flags = tx_flags::CSUM_BLANK | tx_flags::DATA_VALIDATED;
-                return Outgoing::Whole { flags, extra: Some(Extra::Gso { size, protocol }) };
-            }
-        }
-        if too_large {
-            checksum::complete(frame, &headers);
-            return Cut::fragments(frame, &headers, info.mtu).map_or(Outgoing::TooLarge, Outgoing::Cut);
-        }
-        if !matches!(headers.protocol, TCP | UDP) || headers.fragment {
-            return plain;
-        }
-        let offload = if headers.v6 { info.checksum_v6 } else { info.checksum_v4 };
-        if offload && checksum::leave_blank(frame, &headers) {
-            return Outgoing::Whole { flags: tx_flags::CSUM_BLANK | tx_flags::DATA_VALIDATED, extra: None };
-        }
-        checksum::complete(frame, &headers);
-        plain
-    }
-
     /// Sends what the backend does not cut itself.
     fn send_pieces(&self, tx: &mut Tx<G>, frame: &[u8], cut: Cut) {
         for index in 0..cut.count() {

@@ -6,7 +6,7 @@ mod rx;
 mod shared;
 mod tx;
 
-use alloc::rc::Rc;
+use alloc::rc::{Rc, Weak};
 use alloc::string::String;
 use core::fmt;
 use core::future::Future;
@@ -23,6 +23,8 @@ use driver::Driver;
 pub(crate) use driver::mac_address;
 pub use shared::Statistics;
 use shared::{Phase, Shared};
+
+use crate::offload::Offloads;
 
 /// How an interface is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,13 @@ pub struct Info {
     pub checksum_v4: bool,
     /// Whether the backend makes checksums over IPv6.
     pub checksum_v6: bool,
+}
+
+impl Info {
+    pub(crate) fn offloads(self) -> Offloads {
+        let Info { mtu, gso_v4, gso_v6, checksum_v4, checksum_v6, .. } = self;
+        Offloads { mtu, gso_v4, gso_v6, checksum_v4, checksum_v6 }
+    }
 }
 
 /// The interface is gone: it was removed, or its backend cannot serve it.
@@ -190,6 +199,30 @@ impl<G: Memory> Interface<G> {
     /// What it has done so far.
     pub fn statistics(&self) -> Statistics {
         self.shared.statistics.get()
+    }
+
+    /// What shows how its rings stand, for whoever looks for a fault. It does not keep the interface open.
+    pub fn rings(&self) -> Rings<G> {
+        Rings(Rc::downgrade(&self.shared))
+    }
+}
+
+impl<G: Memory> Rings<G> {
+    /// Whether the interface is still there.
+    pub fn is_there(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
+
+/// An interface's rings, to be displayed.
+pub struct Rings<G: Memory>(Weak<Shared<G>>);
+
+impl<G: Memory> fmt::Display for Rings<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(shared) = self.0.upgrade() else { return f.write_str("closed") };
+        let (tx, rx) = (shared.tx.borrow(), shared.rx.borrow());
+        let (Some(tx), Some(rx)) = (tx.as_ref(), rx.as_ref()) else { return f.write_str("not connected") };
+        write!(f, "tx {tx}; rx {rx}; {:?}", shared.statistics.get())
     }
 }
 

@@ -3,6 +3,7 @@
 
 use alloc::format;
 use alloc::vec::Vec;
+use core::fmt;
 
 use xen_hal::{Access, DomId, Errno, PAGE_SIZE};
 use xen_ring::{BadProducer, FrontRing, LentPages, LentRun};
@@ -185,6 +186,12 @@ impl<G: Memory> Rx<G> {
     /// As [`FrontRing::arm`], for the next response.
     pub(super) fn arm(&mut self) -> Result<bool, Failure> {
         self.ring.arm(&self.memory, 1).map_err(broken)
+    }
+}
+
+impl<G: Memory> fmt::Display for Rx<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {} slots of a packet", self.ring.indices(&self.memory), self.packet.slots)
     }
 }
 

@@ -3,6 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::vec::Vec;
+use core::fmt;
 
 use xen_hal::{Access, DomId, Errno, PAGE_SIZE};
 use xen_ring::{BadProducer, FrontRing, LentPages, LentRun};
@@ -175,6 +176,13 @@ impl<G: Memory> Tx<G> {
     /// As [`FrontRing::arm`].
     pub(super) fn arm(&mut self, after: u32) -> Result<bool, Failure> {
         self.ring.arm(&self.memory, after).map_err(broken)
+    }
+}
+
+impl<G: Memory> fmt::Display for Tx<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (packets, used, total) = (self.packets.len(), self.used, self.area.count());
+        write!(f, "{}, {packets} packets in {used} of {total} pages", self.ring.indices(&self.memory))
     }
 }
 

@@ -14,6 +14,11 @@ use super::pages::{allocate_run, memory};
 #[global_allocator]
 static HEAP: TalcLock<OneCore, FromPages, DefaultBinning> = TalcLock::new(FromPages);
 
+/// How many allocations there have been.
+pub(crate) fn allocations() -> u64 {
+    HEAP.lock().counters().total_allocation_count
+}
+
 /// A lock where there is nobody to lock out: see [`Global`](crate::cell::Global).
 struct OneCore;
 

@@ -8,5 +8,7 @@ pub(crate) mod map;
 mod pages;
 pub(crate) mod paging;
 
+#[cfg(feature = "guest")]
+pub(crate) use heap::allocations;
 pub use pages::{MemoryInfo, RamPage, RamPages, memory};
 pub(crate) use pages::{allocate_run, init};

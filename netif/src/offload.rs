@@ -1,0 +1,100 @@
+//! What stands between a network stack and an interface: large segments and checksums, which the stack leaves to others.
+
+use core::cell::RefCell;
+
+use embassy_net_driver::{Capabilities, Checksum, ChecksumCapabilities};
+
+use crate::checksum;
+use crate::headers::{ETHERNET, Headers, TCP, UDP};
+use crate::mss::Flows;
+use crate::protocol::{Gso, MOST_BYTES};
+use crate::segment::Cut;
+
+/// What the other end does for this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Offloads {
+    pub(crate) mtu: u16,
+    pub(crate) gso_v4: bool,
+    pub(crate) gso_v6: bool,
+    pub(crate) checksum_v4: bool,
+    pub(crate) checksum_v6: bool,
+}
+
+/// How a frame of the stack's is to be sent.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    Whole {
+        /// The checksum is left blank.
+        blank: bool,
+        gso: Option<(Gso, u16)>,
+    },
+    Cut(Cut),
+    TooLarge,
+}
+
+const PLAIN: Outgoing = Outgoing::Whole { blank: false, gso: None };
+
+/// The largest frame that a stack may make where the MTU is `mtu`: what it sends by TCP is cut, and so is what it sends
+/// by UDP over IPv4.
+pub(crate) fn largest_frame(large: bool, mtu: u16) -> usize {
+    if large { MOST_BYTES } else { ETHERNET + usize::from(mtu) }
+}
+
+/// What the stack is told: checksums of TCP and UDP are made and checked here, or by the other end.
+pub(crate) fn capabilities(large: bool, mtu: u16) -> Capabilities {
+    let mut checksum = ChecksumCapabilities::default();
+    (checksum.tcp, checksum.udp) = (Checksum::None, Checksum::None);
+    let mut capabilities = Capabilities::default();
+    capabilities.max_transmission_unit = largest_frame(large, mtu);
+    capabilities.checksum = checksum;
+    capabilities
+}
+
+/// Prepares a frame for the stack, which sends large segments where there are `flows`; whether it is good. Of a `known`
+/// one the checksum is not looked at.
+pub(crate) fn incoming(frame: &mut [u8], known: bool, flows: Option<&RefCell<Flows>>) -> bool {
+    let Some(headers) = Headers::parse(frame) else { return true };
+    let good = known || checksum::is_right(frame, &headers);
+    if good
+        && headers.protocol == TCP
+        && let Some(flows) = flows
+    {
+        flows.borrow_mut().incoming(frame, &headers);
+    }
+    good
+}
+
+/// Makes a frame of the stack's one for the other end.
+pub(crate) fn outgoing(frame: &mut [u8], offloads: Offloads, flows: Option<&RefCell<Flows>>) -> Outgoing {
+    let Some(headers) = Headers::parse(frame) else { return PLAIN };
+    let blank = if headers.v6 { offloads.checksum_v6 } else { offloads.checksum_v4 };
+    if let Some(flows) = flows
+        && headers.protocol == TCP
+        && !headers.fragment
+    {
+        let size = flows.borrow_mut().outgoing(frame, &headers, offloads.mtu);
+        let payload = headers.tcp_header(frame).map_or(0, |length| headers.end - headers.transport - length);
+        if let Some(size) = size
+            && payload > usize::from(size)
+        {
+            if !(blank && if headers.v6 { offloads.gso_v6 } else { offloads.gso_v4 }) {
+                return Cut::segments(frame, &headers, size).map_or(Outgoing::TooLarge, Outgoing::Cut);
+            }
+            checksum::leave_blank(frame, &headers);
+            let protocol = if headers.v6 { Gso::TcpV6 } else { Gso::TcpV4 };
+            return Outgoing::Whole { blank: true, gso: Some((protocol, size)) };
+        }
+    }
+    if headers.end - headers.ip > usize::from(offloads.mtu) {
+        checksum::complete(frame, &headers);
+        return Cut::fragments(frame, &headers, offloads.mtu).map_or(Outgoing::TooLarge, Outgoing::Cut);
+    }
+    if !matches!(headers.protocol, TCP | UDP) || headers.fragment {
+        return PLAIN;
+    }
+    if blank && checksum::leave_blank(frame, &headers) {
+        return Outgoing::Whole { blank: true, gso: None };
+    }
+    checksum::complete(frame, &headers);
+    PLAIN
+}
