@@ -37,7 +37,8 @@ const PLAIN: Outgoing = Outgoing::Whole { blank: false, gso: None };
 /// The largest frame that a stack may make where the MTU is `mtu`: what it sends by TCP is cut, and so is what it sends
 /// by UDP over IPv4.
 pub(crate) fn largest_frame(large: bool, mtu: u16) -> usize {
-    if large { MOST_BYTES } else { ETHERNET + usize::from(mtu) }
+    // A packet's bytes have 16 bits in a slot.
+    if large { MOST_BYTES } else { (ETHERNET + usize::from(mtu)).min(MOST_BYTES) }
 }
 
 /// What the stack is told: checksums of TCP and UDP are made and checked here, or by the other end.

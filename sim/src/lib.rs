@@ -2,6 +2,8 @@
 
 mod check;
 mod clock;
+#[cfg(feature = "embassy-time")]
+mod embassy_time;
 mod domain;
 mod events;
 mod faults;

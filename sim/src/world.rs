@@ -71,6 +71,8 @@ impl Xen {
             server: Rc::new(RefCell::new(Server::new())),
             deferred: Cell::new(0),
         });
+        #[cfg(feature = "embassy-time")]
+        crate::embassy_time::set_world(&world);
         let xen = Xen(world);
         let dom0 = xen.domain();
         assert_eq!(dom0.id(), DomId::DOM0);

@@ -1,5 +1,7 @@
 //! netfront against backends under the test's control: what goes out and comes in, and what a backend may not do.
 
+mod support;
+
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -21,6 +23,8 @@ use xen_sim::{Domain, SimMapping, SimPort, Toolstack, Xen, check};
 use xenstore_client::Error as StoreError;
 use xenstore_client::Tree;
 use xenstore_client::xenbus::{Backend, Device as BusDevice, Ended, Failure, Signals, backend};
+
+use support::network::{frame, receive, send};
 
 fn failure(error: impl std::fmt::Display) -> Failure {
     Failure::new(Errno::EIO, error.to_string())
@@ -260,29 +264,6 @@ fn against(
     });
     xen.settle();
     outcome
-}
-
-async fn send(device: &mut Device<Domain>, frame: &[u8]) {
-    poll_fn(|cx| match device.transmit(cx) {
-        Some(token) => {
-            token.consume(frame.len(), |bytes| bytes.copy_from_slice(frame));
-            Poll::Ready(())
-        }
-        None => Poll::Pending,
-    })
-    .await
-}
-
-async fn receive(device: &mut Device<Domain>) -> Vec<u8> {
-    poll_fn(|cx| match device.receive(cx) {
-        Some((token, _)) => Poll::Ready(token.consume(|bytes| bytes.to_vec())),
-        None => Poll::Pending,
-    })
-    .await
-}
-
-fn frame(len: usize, seed: u64) -> Vec<u8> {
-    (0..len).map(|at| (at as u64 * 31 + at as u64 / 256 + seed) as u8).collect()
 }
 
 #[test]

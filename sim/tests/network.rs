@@ -1,94 +1,19 @@
 //! netfront and netback against each other.
 
-use std::cell::RefCell;
-use std::future::poll_fn;
-use std::rc::Rc;
-use std::task::Poll;
+mod support;
+
 use std::time::Duration;
 
-use embassy_net_driver::{Driver, RxToken as _, TxToken as _};
 use etherparse::PacketBuilder;
 use xen_hal::Clock;
-use xen_netif::back::{self, Limits, Packet, Port, Refused, Statistics, Sum};
+use xen_netif::back::{Limits, Packet, Refused, Statistics, Sum};
 use xen_netif::checksum;
-use xen_netif::front::{self, Device, Interface, Options};
+use xen_netif::front::Options;
 use xen_netif::headers::Headers;
 use xen_netif::protocol::Gso;
-use xen_sim::{Domain, Faults, Toolstack, Xen, check};
+use xen_sim::{Faults, Toolstack, check};
 
-const MAC: &str = "00:16:3e:01:02:03";
-
-/// A guest with an interface, and a domain that serves it.
-struct Bench {
-    front: Domain,
-    back: Domain,
-    toolstack: Toolstack,
-    ports: Rc<RefCell<Vec<Rc<Port>>>>,
-}
-
-fn bench(xen: &Xen, limits: Limits) -> Bench {
-    let (front, back) = (xen.domain(), xen.domain());
-    let ports = Rc::<RefCell<Vec<_>>>::default();
-    let (store, domain, opened) = (back.store(), back.clone(), ports.clone());
-    back.spawn(async move {
-        let opened = |port| {
-            opened.borrow_mut().push(Rc::new(port));
-            Ok(())
-        };
-        drop(back::serve(&store, domain.clone(), domain.clone(), domain, limits, opened).await);
-    })
-    .detach();
-    Bench { front, back, toolstack: xen.toolstack(), ports }
-}
-
-impl Bench {
-    async fn attach(&self, nodes: &[(&str, &str)]) {
-        let nodes: Vec<_> = [("mac", MAC)].into_iter().chain(nodes.iter().copied()).collect();
-        self.toolstack.attach_with("vif", self.front.id(), self.back.id(), 0, &nodes).await.unwrap();
-        let own = format!("/local/domain/{}/device/vif/0/mac", self.front.id().0);
-        self.toolstack.store().set(&own, MAC).await.unwrap();
-    }
-
-    async fn connect(&self, options: Options) -> (Interface<Domain>, Rc<Port>) {
-        let domain = self.front.clone();
-        let store = domain.store();
-        let (interface, runner) =
-            front::connect(&store, domain.clone(), domain.clone(), domain.clone(), "device/vif/0", options);
-        domain.spawn(async move { drop(runner.await) }).detach();
-        interface.ready().await.unwrap();
-        let port = self.ports.borrow()[0].clone();
-        while !port.is_up() {
-            domain.sleep(Duration::from_micros(100)).await;
-        }
-        (interface, port)
-    }
-}
-
-async fn send(device: &mut Device<Domain>, frame: &[u8]) {
-    poll_fn(|cx| match device.transmit(cx) {
-        Some(token) => {
-            token.consume(frame.len(), |bytes| bytes.copy_from_slice(frame));
-            Poll::Ready(())
-        }
-        None => Poll::Pending,
-    })
-    .await
-}
-
-async fn receive(device: &mut Device<Domain>) -> Vec<u8> {
-    poll_fn(|cx| match device.receive(cx) {
-        Some((token, _)) => Poll::Ready(token.consume(|bytes| bytes.to_vec())),
-        None => Poll::Pending,
-    })
-    .await
-}
-
-fn frame(len: usize, seed: u64) -> Vec<u8> {
-    let mut bytes: Vec<u8> = (0..len).map(|at| (at as u64 * 31 + at as u64 / 256 + seed) as u8).collect();
-    // To one host.
-    bytes[0] &= 0xfe;
-    bytes
-}
+use support::network::{bench, beside, frame, receive, send};
 
 fn tcp(payload: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -312,5 +237,71 @@ fn xsa_374_a_guest_that_dies_under_load() {
             bench.back.sleep(Duration::from_secs(1)).await;
             assert!(bench.back.in_use().ports <= 1, "the store's port alone");
         });
+    });
+}
+
+/// A packet whose checksum was left blank leaves for a guest that makes none itself: also where it lies in several slots,
+/// by UDP, and over IPv6.
+#[test]
+fn checksums_left_blank_are_completed_over_several_slots() {
+    for v6 in [false, true] {
+        check("blank UDP", 6, move |xen| {
+            let sender = bench(xen, Limits::default());
+            let taker = beside(xen, sender.toolstack.clone(), Limits::default());
+            xen.run(async move {
+                for own in [&sender, &taker] {
+                    own.attach(&[]).await;
+                    own.set_mtu(9000).await;
+                }
+                let (out, from) = sender.connect(Options::default()).await;
+                let (interface, to) = taker.connect(Options { checksums: false, ..Options::default() }).await;
+                let (mut out, mut taken) = (out.device(), interface.device());
+                for len in [1, 2, 17, 4054, 4055, 8900] {
+                    let mut bytes = Vec::new();
+                    let ethernet = PacketBuilder::ethernet2([2; 6], [4; 6]);
+                    match v6 {
+                        true => ethernet.ipv6([1; 16], [2; 16], 64).udp(1, 2).write(&mut bytes, &frame(len, 7)),
+                        false => ethernet.ipv4([1; 4], [2; 4], 64).udp(1, 2).write(&mut bytes, &frame(len, 7)),
+                    }
+                    .unwrap();
+                    send(&mut out, &bytes).await;
+                    let packet = from.receive().await.unwrap();
+                    assert_eq!(packet.sum, Sum::Blank);
+                    assert!(packet.bytes != bytes);
+                    to.send(packet).unwrap();
+                    assert!(receive(&mut taken).await == bytes, "{len} bytes");
+                }
+            });
+            xen.end();
+        });
+    }
+}
+
+#[test]
+fn rings_are_shown_at_any_time() {
+    check("rings", 4, |xen| {
+        let bench = bench(xen, Limits::default());
+        xen.run(async move {
+            bench.attach(&[]).await;
+            let (interface, port) = bench.connect(Options::default()).await;
+            let (front, back) = (interface.rings(), port.rings());
+            let mut device = interface.device();
+            send(&mut device, &frame(6000, 1)).await;
+            port.receive().await.unwrap();
+            let shown = front.to_string();
+            assert!(shown.contains("tx 256 slots, produced 2 (published 2)") && shown.contains("sent: 1"), "{shown}");
+            let shown = back.to_string();
+            assert!(shown.contains("tx 256 slots") && shown.contains("req_prod 2") && shown.contains("from_guest: 1"), "{shown}");
+            drop((device, interface));
+            bench.front.sleep(Duration::from_secs(1)).await;
+            assert_eq!((front.to_string(), front.is_there()), ("closed".into(), false));
+            assert!(back.to_string().starts_with("not connected") && back.is_there());
+            assert!(bench.toolstack.detach("vif", bench.front.id(), bench.back.id(), 0).await.unwrap());
+            drop(port);
+            bench.ports.borrow_mut().clear();
+            bench.front.sleep(Duration::from_secs(1)).await;
+            assert!(!back.is_there());
+        });
+        xen.end();
     });
 }

@@ -2,7 +2,7 @@
 //! with any number of streams up to 32.
 //!
 //! Addresses as in `web`: DHCP, or `ip=10.0.0.2/24`. `port=5201` is usual. `buffer=256K` is what each TCP stream may have
-//! on its way; it takes that much memory. After each test it tells what that has cost.
+//! on its way; it takes that much memory, and is up to 1 MiB where there is memory for it. After each test it tells what that has cost.
 
 #![no_std]
 #![no_main]
@@ -29,7 +29,7 @@ async fn main(app: App) -> Result<(), Failure> {
     let args = app.args();
     args.expect_only(&["ip", "gw", "dns", "ip6", "port", "buffer"])?;
     let port = args.get_or("port", 5201_u16)?;
-    let buffer = args.get_or("buffer", Size(256 << 10))?.0.clamp(4 << 10, 16 << 20) as usize;
+    let buffer = args.get::<Size>("buffer")?.map(|size| size.0.clamp(4 << 10, 16 << 20) as usize);
     let network = app.network::<SOCKETS>().await?;
     println!("iperf: ready on port {port}");
     let server = async {

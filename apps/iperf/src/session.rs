@@ -79,7 +79,7 @@ async fn soon<T>(step: impl Future<Output = Result<T, Error>>) -> Result<T, Erro
 }
 
 /// Waits for a client, and serves its test.
-pub async fn serve(app: App, stack: Stack, port: u16, buffer: usize) -> Result<String, Error> {
+pub async fn serve(app: App, stack: Stack, port: u16, buffer: Option<usize>) -> Result<String, Error> {
     let (mut incoming, mut outgoing) = (vec![0; 4096], vec![0; 8192]);
     let mut control = TcpSocket::new(stack, &mut incoming, &mut outgoing);
     control.accept(port).await.map_err(Error::Accept)?;
@@ -91,13 +91,16 @@ pub async fn serve(app: App, stack: Stack, port: u16, buffer: usize) -> Result<S
     outcome
 }
 
-async fn run(app: App, stack: Stack, port: u16, buffer: usize, control: &mut TcpSocket<'_>) -> Result<String, Error> {
+async fn run(app: App, stack: Stack, port: u16, buffer: Option<usize>, control: &mut TcpSocket<'_>) -> Result<String, Error> {
     let mut cookie = [0; COOKIE];
     soon(async { Ok(control.read_exact(&mut cookie).await?) }).await?;
     protocol::send(control, State::Parameters).await?;
     let test = Test::read(&soon(protocol::read_text(control)).await?)?;
     let progress = Progress { over: Cell::new(false), counts: (0..test.streams).map(|_| Cell::default()).collect() };
 
+    // Half of what is free for all of them.
+    let fair = (app.memory().free as usize / 2 / test.streams).clamp(4 << 10, 1 << 20);
+    let buffer = buffer.unwrap_or(fair);
     let mut memory: Vec<_> = (0..if test.udp { 0 } else { test.streams })
         .map(|stream| match test.sends(stream) {
             true => (vec![0; 4096], vec![0; buffer]),

@@ -61,7 +61,7 @@ pub(super) struct Frame<'a> {
     pub(super) bytes: &'a mut [u8],
     /// See [`rx_flags`].
     pub(super) flags: u16,
-    /// It was copied, since its bytes were not side by side.
+    /// All of it was copied, since its bytes were not side by side.
     pub(super) copied: bool,
 }
 
@@ -140,6 +140,9 @@ impl<G: Memory> Rx<G> {
         for (start, _) in &self.packet.parts {
             own &= self.area.page_mut(start / PAGE_SIZE).take_back();
         }
+        if own {
+            self.close_gap();
+        }
         let mut next = None;
         let side_by_side = self.packet.parts.iter().all(|(start, len)| {
             let fits = next.is_none_or(|next| next == *start);
@@ -163,6 +166,20 @@ impl<G: Memory> Rx<G> {
             }
         };
         (outcome, self.release(memory, peer))
+    }
+
+    /// A large segment has something extra in its second slot, whose page holds nothing: what the first page holds is
+    /// moved there, in front of the third.
+    fn close_gap(&mut self) {
+        let [(first, len), (second, _), ..] = self.packet.parts[..] else { return };
+        let gap = first / PAGE_SIZE + 1;
+        if second != (gap + 1) * PAGE_SIZE || !self.area.page_mut(gap).take_back() {
+            return;
+        }
+        let place = second - len;
+        let bytes = self.area.bytes_mut(first, second - first).expect("all of it was taken back");
+        bytes.copy_within(..len, place - first);
+        self.packet.parts[0].0 = place;
     }
 
     /// The packet's slots are the backend's again.
