@@ -12,13 +12,14 @@ use embassy_net::{Config, ConfigV4, ConfigV6, Ipv4Cidr, Ipv6Cidr, StackResources
 use futures_util::future::{Either, select};
 use platform_xen::{XenGrantTable, println};
 use xen_hal::{Clock, Errno};
-use xen_netif::front::{self, Gone};
+use xen_netif::front::Gone;
 use xenstore_client::xenbus::Failure;
 use xenstore_client::{Broken, Error};
 
 use crate::{App, ArgError, FromArg};
 
 pub use embassy_net as stack;
+pub use xen_netif::front;
 pub use front::{Info, Options, Statistics};
 pub use xen_netif::back;
 

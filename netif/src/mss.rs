@@ -15,7 +15,7 @@ use crate::headers::Headers;
 const MOST_FLOWS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// What a stack sees as its peers' MSS. A stack acknowledges at the latest what fills two segments, so this is less than
 /// what fits into a packet.
-const RAISED: u16 = 32 << 10;
+const RAISED: u16 = 15 * 4096 - 128;
 
 /// Segments are not made smaller than this, whatever a peer says: each costs all on their way.
 const SMALLEST: u16 = 88;

@@ -8,11 +8,11 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use embassy_net_driver::{Driver, LinkState, RxToken as _, TxToken as _};
+use embassy_net_driver::{Driver, LinkState};
 use etherparse::PacketBuilder;
 use xen_hal::{Access, Clock, DomId, Errno, EventChannels, GrantRef, GrantTable, MapRequest, Port, PortNumber};
 use xen_netif::checksum;
-use xen_netif::front::{self, Device, Gone, Interface, Options};
+use xen_netif::front::{self, Gone, Interface, Options};
 use xen_netif::headers::Headers;
 use xen_netif::protocol::{
     Extra, Gso, RxProtocol, RxRequest, RxResponse, RxSlot, TxProtocol, TxRequest, TxResponse, TxStatus, rx_flags,
@@ -372,7 +372,7 @@ fn a_backend_that_can_cuts_segments_and_makes_checksums() {
                 assert_eq!(device.capabilities().max_transmission_unit, 65535);
                 let syn = receive(&mut device).await;
                 let headers = Headers::parse(&syn).unwrap();
-                assert_eq!(syn[headers.transport + 22..headers.transport + 24], 32768_u16.to_be_bytes(), "raised");
+                assert_eq!(syn[headers.transport + 22..headers.transport + 24], 61_312_u16.to_be_bytes(), "raised");
                 send(&mut device, &tcp(20_000, false, None)).await;
                 send(&mut device, &tcp(999, false, None)).await;
                 send(&mut device, &tcp(0, true, Some(65_000))).await;

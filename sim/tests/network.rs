@@ -206,7 +206,7 @@ fn a_rate_is_kept() {
 fn xsa_374_a_guest_that_dies_under_load() {
     check("death", 60, |xen| {
         let bench = bench(xen, Limits::default());
-        let pause = Duration::from_micros(xen.random(3000));
+        let pause = Duration::from_micros(xen.random(500));
         xen.run(async move {
             bench.attach(&[]).await;
             let (interface, port) = bench.connect(Options::default()).await;
@@ -238,6 +238,17 @@ fn xsa_374_a_guest_that_dies_under_load() {
             assert!(bench.back.in_use().ports <= 1, "the store's port alone");
         });
     });
+}
+
+/// The bodies of the fuzz targets with random bytes.
+#[test]
+fn noise_at_both_ends() {
+    let mut random = fastrand::Rng::with_seed(7);
+    for turn in 0..100_usize {
+        let data: Vec<u8> = (0..turn * 12).map(|_| random.u8(..)).collect();
+        xen_sim::fuzzing::netback(&data);
+        xen_sim::fuzzing::netfront(&data);
+    }
 }
 
 /// A packet whose checksum was left blank leaves for a guest that makes none itself: also where it lies in several slots,

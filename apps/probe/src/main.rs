@@ -61,7 +61,7 @@ async fn main(app: App) -> Result<(), String> {
         "names" => store::names(app).await?,
         "bench" => store::bench(app).await?,
         "vbd" => vbd::disks(app).await?,
-        "vif" => vbd::frontends(app, "vif", |app, name| vif::Vif { app, name }).await?,
+        "vif" => vif::interfaces(app).await?,
         "vbd-back" => vbd::backends(app).await?,
         "shutdown" => {
             println!("shutdown: ready");

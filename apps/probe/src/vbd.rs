@@ -1,6 +1,6 @@
 //! Disks that come and go, at both ends, and what they leave in use.
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
 
 use core::time::Duration;
 
@@ -8,29 +8,13 @@ use futures_util::future::{Either, join, select};
 use sarab::block::back::{self, Attach, Limits, Statistics};
 use sarab::block::ramdisk::RamDisk;
 use sarab::block::{self, BlockDevice, front};
-use sarab::hal::{Access, Clock, Errno, GrantTable, Page, Pages};
-use sarab::platform::{XenGrant, grant_use};
+use sarab::hal::{Clock, Errno};
+use sarab::platform::grant_use;
 use sarab::store::Store;
-use sarab::xenbus::{Device, End, Failure, Frontend, frontend, serve};
+use sarab::xenbus::{End, Failure, serve};
 use sarab::{App, Disk, println};
 
 use crate::text;
-
-pub fn failure(what: impl ToString) -> Failure {
-    Failure::new(Errno::EIO, what.to_string())
-}
-
-/// A page lent to the backend, with an empty ring in it.
-pub fn empty_ring(app: App, device: &Device) -> Result<XenGrant, Failure> {
-    let table = app.grant_table();
-    let page = table.alloc_page().map_err(failure)?;
-    // Both events at 1, both producers at 0 (SHARED_RING_INIT, xen/include/public/io/ring.h).
-    for index in [1, 3] {
-        // SAFETY: within the page, which nobody else has yet.
-        unsafe { page.as_ptr().cast::<u32>().add(index).write(1) };
-    }
-    table.grant(page, device.other_domain(), Access::ReadWrite).map_err(failure)
-}
 
 /// What is in use, for the test to compare.
 fn show_use(app: App, store: &Store) {
@@ -46,7 +30,7 @@ fn show_use(app: App, store: &Store) {
 }
 
 /// Answers `use` on the console with what is in use, until `quit`.
-async fn console(app: App, store: &Store) {
+pub async fn console(app: App, store: &Store) {
     println!("vbd: ready");
     loop {
         match app.console().read_line(64).await.as_str() {
@@ -54,25 +38,6 @@ async fn console(app: App, store: &Store) {
             "quit" => return,
             _ => {}
         }
-    }
-}
-
-/// A frontend for each device of `class` that comes.
-pub async fn frontends<F: Frontend>(app: App, class: &str, make: impl Fn(App, String) -> F) -> Result<(), String> {
-    let store = app.store().map_err(text)?;
-    let serving = serve(&store, End::Frontend, class, |found| {
-        let store = store.clone();
-        let mut driver = make(app, found.id.clone());
-        async move {
-            match frontend(&store, app.clock(), &found.path, &mut driver).await {
-                Ok(ended) => println!("{class} {}: {ended:?}", found.id),
-                Err(error) => println!("{class} {}: {error}", found.id),
-            }
-        }
-    });
-    match select(core::pin::pin!(serving), core::pin::pin!(console(app, &store))).await {
-        Either::Left((Err(error), _)) => Err(text(error)),
-        Either::Right(_) => Ok(()),
     }
 }
 

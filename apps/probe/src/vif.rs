@@ -1,50 +1,73 @@
-//! A network frontend as far as XenBus goes: it connects and closes, and no packet is ever sent.
+//! Network interfaces that come and go, and what they leave in use.
 
 use alloc::string::String;
+use core::future::poll_fn;
+use core::task::Poll;
+use core::time::Duration;
 
-use sarab::hal::{EventChannels, Grant, Port};
-use sarab::platform::{XenGrant, XenPort};
-use sarab::store::{Error, Tree};
-use sarab::xenbus::{Device, Failure, Frontend, Signals, State};
+use embassy_net_driver::{Driver, LinkState, RxToken, TxToken};
+use futures_util::future::{Either, join, select};
+use sarab::hal::Clock;
+use sarab::network::Interface;
+use sarab::network::front::{self, Options};
+use sarab::xenbus::{End, serve};
 use sarab::{App, println};
 
-use crate::vbd::{empty_ring, failure};
+use crate::text;
+use crate::vbd::console;
 
-pub struct Vif {
-    pub app: App,
-    pub name: String,
+/// A user for each interface that comes, who sends and receives for as long as it is there.
+pub async fn interfaces(app: App) -> Result<(), String> {
+    let store = app.store().map_err(text)?;
+    let serving = serve(&store, End::Frontend, "vif", |found| {
+        let (interface, runner) = front::connect(
+            &store,
+            app.grant_table(),
+            app.event_channels(),
+            app.clock(),
+            &found.path,
+            Options::default(),
+        );
+        async move {
+            match join(runner, user(app, &found.id, interface)).await.0 {
+                Ok(ended) => println!("vif {}: {ended:?}", found.id),
+                Err(error) => println!("vif {}: {error}", found.id),
+            }
+        }
+    });
+    match select(core::pin::pin!(serving), core::pin::pin!(console(app, &store))).await {
+        Either::Left((Err(error), _)) => Err(text(error)),
+        Either::Right(_) => Ok(()),
+    }
 }
 
-impl Frontend for Vif {
-    // netback takes no notice of Initialised.
-    const OFFERED: State = State::Connected;
-    type Offer = ([XenGrant; 2], XenPort);
-
-    async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
-        let rings = [empty_ring(self.app, device)?, empty_ring(self.app, device)?];
-        let port = self.app.event_channels().alloc_unbound(device.other_domain()).map_err(failure)?;
-        Ok((rings, port))
-    }
-
-    async fn publish(&mut self, device: &Device, offer: &Self::Offer, tree: &Tree) -> Result<(), Error> {
-        tree.set(&device.own("tx-ring-ref"), &offer.0[0].reference()).await?;
-        tree.set(&device.own("rx-ring-ref"), &offer.0[1].reference()).await?;
-        tree.set(&device.own("event-channel"), &offer.1.number()).await?;
-        tree.set(&device.own("request-rx-copy"), &true).await?;
-        tree.set(&device.own("feature-rx-notify"), &true).await
-    }
-
-    async fn accept(&mut self, device: &Device, _: &mut Self::Offer) -> Result<(), Failure> {
-        let mac: String = device.get("mac").await?.ok_or_else(|| failure("the toolstack tells no mac"))?;
-        println!("vif {}: {mac} from {}", self.name, device.other_domain());
-        Ok(())
-    }
-
-    async fn run(&mut self, _: &Device, offer: Self::Offer, signals: &Signals) -> Result<(), Failure> {
-        println!("vif {}: connected", self.name);
-        signals.closing().await;
-        drop(offer);
-        println!("vif {}: closing", self.name);
-        Ok(())
+/// Sends frames to everybody, of one page and of several, until the link is down.
+async fn user(app: App, id: &str, interface: Interface) {
+    let Ok(info) = interface.ready().await else { return };
+    println!("vif {id}: {:02x?}, connected", info.mac);
+    let mut device = interface.device();
+    // The last handle but the device.
+    drop(interface);
+    for turn in 0_usize.. {
+        let up = poll_fn(|cx| {
+            while let Some((frame, _)) = device.receive(cx) {
+                frame.consume(|bytes| assert!(!bytes.is_empty(), "a frame of nothing"));
+            }
+            let len = [60, 1514, 64, 1000][turn % 4];
+            if let Some(token) = device.transmit(cx) {
+                token.consume(len, |bytes| {
+                    bytes[..6].fill(0xff);
+                    bytes[6..12].copy_from_slice(&info.mac);
+                    // For experiments (IEEE 802).
+                    bytes[12..14].copy_from_slice(&[0x88, 0xb5]);
+                });
+            }
+            Poll::Ready(device.link_state(cx) == LinkState::Up)
+        })
+        .await;
+        if !up {
+            return;
+        }
+        app.clock().sleep(Duration::from_millis(5)).await;
     }
 }

@@ -6,78 +6,17 @@ use xen_blkif::back::{self, Attach, Limits, Statistics};
 use xen_blkif::protocol::{Abi, SECTOR_SIZE};
 use xen_blkif::ramdisk::RamDisk;
 use xen_blkif::{BlockDevice, Geometry, front};
-use xen_hal::{Access, Clock, DomId, EventChannels, GrantRef, GrantTable, MapRequest, Pages, Port, PortNumber};
-use xen_ring::{LentPage, SharedMapping, SharedMemory};
+use xen_hal::{Access, Clock, EventChannels, GrantRef, Pages, Port, PortNumber};
+use xen_ring::LentPage;
 use xenstore_client::xenbus::Failure;
-use xenstore_client::{Error, Store};
+use xenstore_client::Error;
 
-use crate::{Domain, SimGrant, SimPort, Toolstack, Xen};
+use super::disturb::{INDICES, Input, Slots, disturb, map, state};
+use crate::{Domain, SimGrant, Toolstack, Xen};
 
 const DEVICE: u32 = 51712;
-/// Where the ring's producers and event indices are, and its slots.
-const INDICES: [usize; 4] = [0, 4, 8, 12];
-const SLOTS: usize = 64;
-
-/// Bytes that run out.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    fn word(&mut self) -> u32 {
-        u32::from_le_bytes([self.byte(), self.byte(), self.byte(), self.byte()])
-    }
-}
-
-async fn state(store: &Store, path: &str, wanted: u32) -> Result<(), Error> {
-    let is = move |value: Option<&[u8]>| (value == Some(wanted.to_string().as_bytes())).then_some(());
-    store.wait_for(&format!("{path}/state"), is).await
-}
-
-/// Does to the ring what the input says, and rings.
-fn disturb(xen: &Xen, input: &mut Input<'_>, ring: &SharedMemory, port: &SimPort, references: &[GrantRef]) {
-    let clock = xen.dom0();
-    let mut produced = [0_u32; 4];
-    while !input.0.is_empty() {
-        let choice = input.byte();
-        let which = usize::from(choice >> 4) % 4;
-        match choice % 4 {
-            // An index moves a little, or anywhere.
-            0 => {
-                let step = if choice & 4 == 0 { u32::from(input.byte() % 40) } else { input.word() };
-                produced[which] = produced[which].wrapping_add(step);
-                ring.store(INDICES[which], produced[which]);
-            }
-            // One more, which is what an honest peer does.
-            1 => {
-                let now = ring.load(INDICES[which & 2]);
-                ring.store(INDICES[which & 2], now.wrapping_add(1));
-            }
-            // Bytes of a slot; often a grant reference that there is.
-            _ => {
-                let slot = usize::from(input.byte() % 32);
-                let at = usize::from(input.byte() % 28) * 4;
-                let word = match choice & 8 {
-                    0 => u32::from_le_bytes([input.byte() % 8, input.byte() % 12, input.byte() % 2, 0]),
-                    _ => references[usize::from(input.byte()) % references.len()].0,
-                };
-                ring.write(SLOTS + slot * 112 + at, &word.to_le_bytes());
-            }
-        }
-        if choice & 0x80 != 0 {
-            port.notify();
-            let clock = clock.clone();
-            xen.run(async move { clock.sleep(Duration::from_micros(30)).await });
-        }
-    }
-    port.notify();
-    let clock = clock.clone();
-    xen.run(async move { clock.sleep(Duration::from_millis(2)).await });
-}
+/// Where words of slots are, and how large their bytes are: most fields of a request are small.
+const SLOTS: Slots = Slots { size: 112, count: 32, below: [8, 12, 2, 1] };
 
 /// blkback, against a guest that asks for anything.
 pub fn blkback(data: &[u8]) {
@@ -124,7 +63,7 @@ pub fn blkback(data: &[u8]) {
         (ring, data, port)
     });
     let references = [data[0].reference(), data[1].reference()].map(|reference| reference.expect("it is lent"));
-    disturb(&xen, &mut input, &ring, &port, &references);
+    disturb(&xen, &mut input, &[&ring], SLOTS, &port, &references);
     drop((ring, data, port));
     xen.end();
 }
@@ -165,14 +104,9 @@ pub fn blkfront(data: &[u8]) {
         }
     });
     let (ring, port) = made.expect("the store works");
-    disturb(&xen, &mut input, &ring, &port, &[GrantRef(8), GrantRef(9)]);
+    disturb(&xen, &mut input, &[&ring], SLOTS, &port, &[GrantRef(8), GrantRef(9)]);
     drop((ring, port));
     xen.end();
-}
-
-fn map(domain: &Domain, peer: DomId, reference: GrantRef) -> SharedMapping<crate::SimMapping> {
-    let request = MapRequest { peer, reference, access: Access::ReadWrite };
-    SharedMapping::new(domain.map(&[request]).expect("a mapping")).expect("the frontend lends it")
 }
 
 /// Some who use the disk, and some who give up.

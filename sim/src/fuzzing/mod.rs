@@ -1,8 +1,11 @@
 //! What the fuzz targets run, with any bytes: a panic is a bug. The tests run it with random ones.
 
 mod block;
+mod disturb;
+mod net;
 
 pub use block::{blkback, blkfront};
+pub use net::{netback, netfront};
 
 use xen_hal::{DomId, Port};
 use xenstore_client::wire::offsets::{REPLIES, REQUESTS, SERVER_FEATURES};

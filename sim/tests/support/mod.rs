@@ -2,4 +2,5 @@
 
 #![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
 
+pub mod guest;
 pub mod network;

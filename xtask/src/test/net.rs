@@ -134,7 +134,7 @@ fn bad_words(f: &Fixture) -> Result<String> {
 fn iperf(f: &Fixture) -> Result<String> {
     let server = guest(&f.lab, &f.iperf, "iperf").memory(32).command_line("ip=10.0.2.79/24").line(VIF).create()?;
     server.wait_for("iperf: ready", 20)?;
-    for words in ["", "-R", "-P 8", "-P 8 -R", "-u -b 20M", "-u -b 20M -R"] {
+    for words in ["", "-R", "-P 8", "-P 8 -R", "--bidir", "-u -b 20M --bidir", "-u -b 20M", "-u -b 20M -R"] {
         f.lab
             .run(&format!(
                 "timeout 30 iperf3 -c 10.0.2.79 -t 1 {words} >/tmp/iperf 2>&1 || {{ cat /tmp/iperf; exit 1; }}"
@@ -147,7 +147,9 @@ fn iperf(f: &Fixture) -> Result<String> {
         .filter_map(|line| line.split_once("iperf: ")?.1.split_once(';').map(|(summary, _)| summary))
         .map(|summary| summary.split(", ").last().unwrap_or_default().to_owned())
         .collect();
-    ensure!(speeds.len() == 6 && !console.contains("a test has ended"), "{console}");
+    ensure!(speeds.len() == 8 && !console.contains("a test has ended"), "{console}");
+    f.lab.run("xl sysrq iperf r")?;
+    server.wait_for("sysrq: device/vif/0: tx 256 slots, produced ", 20)?;
     Ok(speeds.join(", "))
 }
 

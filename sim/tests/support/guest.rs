@@ -1,0 +1,163 @@
+//! A guest whose frontend is under the test's control, slot by slot, against netback.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, Pages, Port as _};
+use xen_netif::back::{self, Limits, Port};
+use xen_netif::protocol::{RxProtocol, TxProtocol, TxRequest, TxResponse, TxSlot};
+use xen_ring::{FrontRing, LentPage};
+use xen_sim::{Domain, SimGrant, SimPort, Xen};
+use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State, frontend};
+use xenstore_client::{Error as StoreError, Tree};
+
+const MAC: &str = "00:16:3e:01:02:03";
+
+fn failure(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Errno::EIO, error.to_string())
+}
+
+/// What a frontend under the test's control has.
+pub struct Guest {
+    pub domain: Domain,
+    pub tx: RefCell<FrontRing<TxProtocol>>,
+    pub tx_page: LentPage<SimGrant>,
+    pub rx: RefCell<FrontRing<RxProtocol>>,
+    pub rx_page: LentPage<SimGrant>,
+    /// Lent for writing, lent for reading alone, and more of each in turn.
+    pub data: Vec<LentPage<SimGrant>>,
+    pub port: SimPort,
+}
+
+impl Guest {
+    pub fn reference(&self, index: usize) -> GrantRef {
+        self.data[index].reference().unwrap()
+    }
+
+    /// A slot for bytes of the second page.
+    pub fn slot(&self, offset: u16, size: u16, flags: u16) -> TxSlot {
+        TxRequest { reference: self.reference(1), offset, flags, id: 7, size }.into()
+    }
+
+    /// Sends slots.
+    pub fn send(&self, slots: &[TxSlot]) {
+        for slot in slots {
+            self.tx.borrow_mut().push(&self.tx_page, slot).unwrap();
+        }
+        let _ = self.tx.borrow_mut().publish(&self.tx_page);
+        self.port.notify();
+    }
+
+    /// Waits for a response; none within 100 ms is none.
+    pub async fn response(&self) -> Option<TxResponse> {
+        let deadline = self.domain.now() + Duration::from_millis(100);
+        while self.domain.now() < deadline {
+            if let Some(response) = self.tx.borrow_mut().pop(&self.tx_page).unwrap() {
+                return Some(response);
+            }
+            self.domain.sleep(Duration::from_micros(100)).await;
+        }
+        None
+    }
+}
+
+struct Script<F> {
+    domain: Domain,
+    run: F,
+    done: Rc<Cell<bool>>,
+}
+
+impl<F: AsyncFn(&Guest)> Frontend for Script<F> {
+    const OFFERED: State = State::Connected;
+    type Offer = Guest;
+
+    async fn offer(&mut self, device: &Device) -> Result<Guest, Failure> {
+        let peer = device.other_domain();
+        let lend = |access| {
+            let mut page = LentPage::<SimGrant>::new(self.domain.alloc_page().unwrap());
+            page.lend(&self.domain, peer, access).map_err(failure)?;
+            Ok::<_, Failure>(page)
+        };
+        let (tx_page, rx_page) = (lend(Access::ReadWrite)?, lend(Access::ReadWrite)?);
+        Ok(Guest {
+            domain: self.domain.clone(),
+            tx: RefCell::new(FrontRing::new(TxProtocol, &tx_page)),
+            rx: RefCell::new(FrontRing::new(RxProtocol, &rx_page)),
+            tx_page,
+            rx_page,
+            data: [Access::ReadWrite, Access::ReadOnly].repeat(6).into_iter().map(lend).collect::<Result<_, _>>()?,
+            port: self.domain.alloc_unbound(peer).map_err(failure)?,
+        })
+    }
+
+    async fn publish(&mut self, device: &Device, guest: &Guest, tree: &Tree) -> Result<(), StoreError> {
+        tree.set(&device.own("tx-ring-ref"), &guest.tx_page.reference().unwrap()).await?;
+        tree.set(&device.own("rx-ring-ref"), &guest.rx_page.reference().unwrap()).await?;
+        tree.set(&device.own("event-channel"), &guest.port.number()).await?;
+        for key in ["request-rx-copy", "feature-sg", "feature-gso-tcpv4", "feature-rx-notify"] {
+            tree.set(&device.own(key), &true).await?;
+        }
+        Ok(())
+    }
+
+    async fn accept(&mut self, _: &Device, _: &mut Guest) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn run(&mut self, _: &Device, guest: Guest, signals: &Signals) -> Result<(), Failure> {
+        (self.run)(&guest).await;
+        self.done.set(true);
+        signals.closing().await;
+        Ok(())
+    }
+}
+
+/// Runs a script as a frontend of our backend, whose application is given the port; what the backend's error node says
+/// afterwards.
+pub fn against(
+    xen: &Xen,
+    opened: impl Fn(Domain, Port) + 'static,
+    script: impl AsyncFn(&Guest) + 'static,
+) -> Option<String> {
+    let toolstack = xen.toolstack();
+    let (guest, back) = (xen.domain(), xen.domain());
+    let (store, domain) = (back.store(), back.clone());
+    back.spawn(async move {
+        let spawner = domain.clone();
+        let opened = |port| {
+            opened(spawner.clone(), port);
+            Ok(())
+        };
+        let limits = Limits::default();
+        drop(back::serve(&store, domain.clone(), domain.clone(), domain.clone(), limits, opened).await);
+    })
+    .detach();
+    let done = Rc::new(Cell::new(false));
+    let (store, domain, flag) = (guest.store(), guest.clone(), done.clone());
+    let dom0 = xen.dom0();
+    let error = xen.run(async move {
+        toolstack.attach_with("vif", guest.id(), back.id(), 0, &[("mac", MAC)]).await.unwrap();
+        guest
+            .spawn(async move {
+                let mut driver = Script { domain: domain.clone(), run: script, done: flag };
+                drop(frontend(&store, &domain, "device/vif/0", &mut driver).await);
+            })
+            .detach();
+        let deadline = dom0.now() + Duration::from_secs(30);
+        while !done.get() {
+            assert!(dom0.now() < deadline, "the script does not end");
+            dom0.sleep(Duration::from_millis(1)).await;
+        }
+        dom0.sleep(Duration::from_millis(100)).await;
+        let error = format!("/local/domain/{}/error/backend/vif/{}/0/error", back.id().0, guest.id().0);
+        let error = toolstack.store().get::<String>(&error).await.unwrap();
+        assert!(toolstack.detach("vif", guest.id(), back.id(), 0).await.unwrap(), "closed in time");
+        dom0.sleep(Duration::from_secs(1)).await;
+        assert_eq!(guest.in_use().mapped, 0);
+        assert!(back.in_use().ports <= 1, "the store's port alone");
+        error
+    });
+    xen.settle();
+    error
+}
