@@ -211,6 +211,10 @@ impl<D: BlockDevice> FileSystem<D> {
             if open.lost || open.file.position() != at {
                 open.lost = true;
                 open.file.seek_to(at)?;
+                // It goes on where a block was missed, and is of no use then.
+                if self.blocks.borrow().missing.is_some() {
+                    return Err(Ext4Error::Io(Box::new(NotThere::Missing)));
+                }
                 open.lost = false;
             }
             let mut done = 0;

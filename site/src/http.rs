@@ -99,7 +99,8 @@ pub enum Part {
 /// What `Range` asks for, of a file of `size` bytes. What cannot be read, or has several parts, asks for all
 /// (section 14.2).
 pub fn part(header: &str, size: u64) -> Part {
-    let Some((first, last)) = header.trim().strip_prefix("bytes=").and_then(|range| range.trim().split_once('-')) else {
+    let Some((first, last)) = header.trim().strip_prefix("bytes=").and_then(|range| range.trim().split_once('-'))
+    else {
         return Part::Whole;
     };
     let number = |text: &str| text.trim().parse::<u64>();

@@ -147,7 +147,10 @@ impl fmt::Display for Warning {
                 write!(f, "the name at byte {at}, {name:?}, is no text or leads out of the archive: left out")
             }
             Warning::Truncated { name, end, size } => {
-                write!(f, "{name:?} ends at byte {end}, and the disk at {size}: left out; was the archive copied whole?")
+                write!(
+                    f,
+                    "{name:?} ends at byte {end}, and the disk at {size}: left out; was the archive copied whole?"
+                )
             }
             Warning::NoEnd { at } => write!(f, "no end mark at byte {at}: was the archive copied whole?"),
             Warning::NoHeader { at } => write!(f, "no tar header at byte {at}: what is behind it is not served"),

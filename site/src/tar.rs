@@ -98,7 +98,8 @@ impl Index {
                     let own = core::mem::take(&mut properties);
                     let name = name(&header, &own);
                     let modified = own.modified.or_else(|| number(&header[136..148])).unwrap_or(0);
-                    let link = is_link.then(|| own.link.clone().unwrap_or_else(|| until_zero(&header[157..257]).into()));
+                    let link =
+                        is_link.then(|| own.link.clone().unwrap_or_else(|| until_zero(&header[157..257]).into()));
                     let file = matches!(kind, 0 | b'0' | b'7') && !name.ends_with(b"/");
                     if kind == b'S' {
                         warnings.add(Warning::Sparse { name: String::from_utf8_lossy(&name).into_owned() });

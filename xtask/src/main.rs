@@ -10,6 +10,7 @@ mod lab;
 mod logs;
 mod paths;
 mod run;
+mod site;
 mod test;
 mod xlcfg;
 

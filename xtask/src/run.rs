@@ -12,6 +12,7 @@ use crate::guest::{DEFAULT_MEMORY, Guest};
 use crate::lab::{Lab, Options, Publish, Suite, suite};
 use crate::logs::Decoder;
 use crate::paths::which;
+use crate::site::{self, Announcer};
 use crate::xlcfg::command_line_word;
 
 /// Where the guest runs.
@@ -68,6 +69,9 @@ pub struct RunArgs {
     /// A raw disk image for the guest; may be given many times
     #[arg(long = "disk", value_name = "FILE")]
     disks: Vec<PathBuf>,
+    /// A folder to be packed and given to the guest as its first disk; `web` serves it, and a sample without this
+    #[arg(long, value_name = "FOLDER")]
+    site: Option<PathBuf>,
     /// Leads a port of this machine to a port of the guest; may be given many times (lab only)
     #[arg(long = "publish", value_name = "HOSTPORT:GUESTPORT")]
     publish: Vec<Publish>,
@@ -88,7 +92,22 @@ pub fn parse_suite(name: &str) -> Result<Suite, String> {
 }
 
 /// Runs the guest to its end.
-pub fn command(args: RunArgs) -> Result<ExitCode> {
+pub fn command(mut args: RunArgs) -> Result<ExitCode> {
+    // What a newcomer types: a sample site, on a port that is free.
+    let serves = args.target == "web" && args.on == On::Lab;
+    let folder = match args.site.take() {
+        None if args.target == "web" && args.disks.is_empty() => Some(site::sample()),
+        folder => folder,
+    };
+    // Deleted when the guest has ended.
+    let packed = folder.as_deref().map(site::pack).transpose()?;
+    if let Some(packed) = &packed {
+        args.disks.insert(0, packed.path().to_owned());
+    }
+    let guest_port = args.set.iter().rev().find_map(|word| word.strip_prefix("port=")?.parse().ok()).unwrap_or(80);
+    if serves && args.publish.is_empty() {
+        args.publish.push(Publish { host: crate::lab::free_port()?, guest: guest_port });
+    }
     let words: Vec<_> = args.set.iter().map(|word| command_line_word(word)).collect::<Result<_>>()?;
     for disk in &args.disks {
         ensure!(disk.is_file(), "--disk {}: there is no such file", disk.display());
@@ -111,17 +130,17 @@ pub fn command(args: RunArgs) -> Result<ExitCode> {
     config.memory = args.memory;
     config.command_line = words.join(" ");
     config.bridges = args.bridges.clone();
+    let packed_path = packed.as_ref().map(|packed| packed.path().to_owned());
     let mut end = match &args.on {
         On::Lab => {
             let suite = args.suite.unwrap_or(suite::DEFAULT);
             eprintln!("booting {suite} in the lab …");
             let disks = args.disks.iter().map(|disk| disk.canonicalize()).collect::<Result<_, _>>()?;
             let lab = Lab::boot(suite, &Options { publish: args.publish.clone(), disks, ..Options::default() })?;
+            let published = args.publish.iter().find(|publish| publish.guest == guest_port).filter(|_| serves);
+            let _announcer = published.map(|publish| Announcer::new(publish.host));
             let killer = lab.killer();
-            ctrlc::set_handler(move || {
-                killer();
-                std::process::exit(130);
-            })?;
+            on_interrupt(packed_path, killer)?;
             if !args.publish.is_empty() && config.bridges.is_empty() {
                 config.bridges.push(lab.bridge().unwrap_or("xenbr0").to_owned());
             }
@@ -129,11 +148,13 @@ pub fn command(args: RunArgs) -> Result<ExitCode> {
             run(&lab, &guest, config, "/tmp/guest")?
         }
         On::Xl => {
+            on_interrupt(packed_path, || ())?;
             let dir = tempfile::Builder::new().prefix("sarab-run-").tempdir()?;
             config.disks = absolute(&args.disks)?;
             run(&Local, &guest, config, &dir.path().display().to_string())?
         }
         On::Ssh(destination) => {
+            on_interrupt(packed_path, || ())?;
             let dom0 = Ssh { destination: destination.clone() };
             let (status, dir) =
                 dom0.try_run("PATH=$PATH:/usr/sbin:/sbin; command -v xl >&2; mktemp -d /tmp/sarab-run-XXXXXX")?;
@@ -171,6 +192,17 @@ pub fn command(args: RunArgs) -> Result<ExitCode> {
             ExitCode::FAILURE
         }
     })
+}
+
+/// At Ctrl-C: nothing is left behind, and what runs is ended.
+fn on_interrupt(packed: Option<PathBuf>, end: impl Fn() + Send + 'static) -> Result<()> {
+    Ok(ctrlc::set_handler(move || {
+        if let Some(packed) = &packed {
+            let _ = std::fs::remove_file(packed);
+        }
+        end();
+        std::process::exit(130);
+    })?)
 }
 
 fn absolute(disks: &[PathBuf]) -> Result<Vec<String>> {

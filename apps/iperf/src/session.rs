@@ -91,7 +91,13 @@ pub async fn serve(app: App, stack: Stack, port: u16, buffer: Option<usize>) -> 
     outcome
 }
 
-async fn run(app: App, stack: Stack, port: u16, buffer: Option<usize>, control: &mut TcpSocket<'_>) -> Result<String, Error> {
+async fn run(
+    app: App,
+    stack: Stack,
+    port: u16,
+    buffer: Option<usize>,
+    control: &mut TcpSocket<'_>,
+) -> Result<String, Error> {
     let mut cookie = [0; COOKIE];
     soon(async { Ok(control.read_exact(&mut cookie).await?) }).await?;
     protocol::send(control, State::Parameters).await?;
@@ -135,9 +141,9 @@ async fn run(app: App, stack: Stack, port: u16, buffer: Option<usize>, control: 
                 Some(server) => server.run(&clock, &progress).await,
                 None => {
                     let streams = streams.iter_mut().zip(&progress.counts).enumerate();
-                    join_all(streams.map(|(index, (stream, count))| {
-                        tcp::run(stream, test.sends(index), &progress, count)
-                    }))
+                    join_all(
+                        streams.map(|(index, (stream, count))| tcp::run(stream, test.sends(index), &progress, count)),
+                    )
                     .await;
                 }
             }

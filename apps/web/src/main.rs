@@ -1,69 +1,112 @@
-//! A web server: an interface, a TCP/IP stack, and HTTP by a crate that knows nothing of Xen.
+//! A web server whose site is on its first disk: a tar archive, or an ext4 file system.
 //!
-//! Its address comes by DHCP, or from the command line: `ip=10.0.0.2/24 gw=10.0.0.1`, and `ip6=auto` or
-//! `ip6=fd00::2/64`. `port=8080` listens elsewhere than on 80. It answers ping, and ends when `xl shutdown` asks it to.
+//! What it teaches: a disk, a network and the store used together by many tasks; components of others on top of them (a
+//! TCP/IP stack, HTTP, ext4) that know nothing of Xen; and ending in good order.
+//!
+//! `ip=dhcp` is usual; `ip=10.0.0.2/24 gw=10.0.0.1 dns=10.0.0.1`, `ip6=auto` or `ip6=fd00::2/64` say otherwise. `port=8080`
+//! listens elsewhere than on 80, and `connections=256` are served at once. `/metrics` has counters in Prometheus' form.
+//! `xl shutdown` lets answers in flight finish for two seconds.
 
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
+mod connection;
+mod content;
+mod metrics;
+mod pages;
+
+use alloc::rc::Rc;
 use core::fmt;
 
-use picoserve::response::fs::File;
-use picoserve::routing::{get, get_service};
-use sarab::network::{NetworkError, Stack};
-use sarab::time::Duration;
-use sarab::{App, ArgError, println};
+use futures_util::future::join_all;
+use sarab::block::BlockDevice;
+use sarab::hal::Clock;
+use sarab::network::NetworkError;
+use sarab::time::{Duration, with_timeout};
+use sarab::{App, ArgError, Disk, DiskError, println};
+use sarab_site::{OpenError, Site};
 
-/// Connections that are served at once.
-const CONNECTIONS: usize = 96;
-/// And what DHCP and names need.
-const SOCKETS: usize = CONNECTIONS + 4;
+use connection::{PATIENCE, Server};
 
-const PAGE: File = File::html(include_str!("index.html"));
-const CONFIG: picoserve::Config = picoserve::Config::new(picoserve::Timeouts {
-    start_read_request: Duration::from_secs(10),
-    persistent_start_read_request: Duration::from_secs(10),
-    read_request: Duration::from_secs(5),
-    write: Duration::from_secs(10),
-})
-.keep_connection_alive();
+/// Connections that may be asked for, and what DHCP and names need.
+const MOST_CONNECTIONS: usize = 256;
+const SOCKETS: usize = MOST_CONNECTIONS + 4;
 
 #[sarab::main]
 async fn main(app: App) -> Result<(), Failure> {
-    app.args().expect_only(&["ip", "gw", "dns", "ip6", "port"])?;
+    app.args().expect_only(&["ip", "gw", "dns", "ip6", "port", "connections"])?;
     let port = app.args().get_or("port", 80_u16)?;
-    let network = app.network::<SOCKETS>().await?;
-    for number in 0..CONNECTIONS {
-        app.spawn(serve(network.stack, port, number)).detach();
+    let connections = app.args().get_or("connections", MOST_CONNECTIONS)?.clamp(1, MOST_CONNECTIONS);
+
+    // Without a site it goes on: a page tells what is missing.
+    let disk = app.first_disk().await.map_err(NoSite::Disk);
+    let site = match &disk {
+        Ok(disk) => open(disk).await,
+        Err(_) => Err(NoSite::None),
+    };
+    let (disk, site) = match (disk, site) {
+        (Ok(disk), Ok(site)) => (Some(disk), Ok(site)),
+        (Ok(disk), Err(why)) => (Some(disk), Err(why)),
+        (Err(why), _) => (None, Err(why)),
+    };
+    if let Err(why) = &site {
+        println!("web: no site: {why}");
     }
+
+    let network = app.network::<SOCKETS>().await?;
+    let server = Rc::new(Server::new(app, network.clone(), port, connections, disk, site));
+    let tasks: alloc::vec::Vec<_> = (0..connections).map(|_| app.spawn(connection::serve(server.clone()))).collect();
     println!("web: ready on port {port}");
-    app.shutdown().await;
-    println!("web: {:?}", network.interface.statistics());
+
+    let request = app.shutdown().await;
+    let start = app.clock().now();
+    server.stop();
+    let ended = with_timeout(PATIENCE + Duration::from_millis(500), join_all(tasks)).await.is_ok();
+    // The last packets have to leave before the interface goes.
+    app.clock().sleep(core::time::Duration::from_millis(20)).await;
+    println!(
+        "web: asked to {request}; {} after {} ms; {}",
+        if ended { "all connections ended" } else { "some connections were cut" },
+        (app.clock().now() - start).as_millis(),
+        server.metrics.summary()
+    );
     Ok(())
 }
 
-/// One connection after the other.
-async fn serve(stack: Stack, port: u16, number: usize) -> picoserve::NoGracefulShutdown {
-    let pages = picoserve::Router::new().route("/", get_service(PAGE)).route("/bytes", get(async || BYTES));
-    let mut request = alloc::vec![0; 2048];
-    let (mut incoming, mut outgoing) = (alloc::vec![0; 4096], alloc::vec![0; 16384]);
-    picoserve::Server::new(&pages, &CONFIG, &mut request)
-        .listen_and_serve(number, stack, port, &mut incoming, &mut outgoing)
-        .await
+/// Finds out what is on the disk, and tells of it.
+async fn open(disk: &Disk) -> Result<Site<Disk>, NoSite> {
+    let site = Site::new(disk.clone()).await.map_err(NoSite::Site)?;
+    println!("web: {} on a disk of {} KiB", site.format(), disk.geometry().sectors / 2);
+    let (warnings, count) = site.warnings();
+    for warning in warnings {
+        println!("web: {warning}");
+    }
+    if count > warnings.len() {
+        println!("web: and {} more of the kind", count - warnings.len());
+    }
+    Ok(site)
 }
 
-/// As many as fill several packets, each telling where it is.
-static BYTES: &[u8] = &{
-    let mut bytes = [0_u8; 100_000];
-    let mut at = 0;
-    while at < bytes.len() {
-        bytes[at] = (at % 251) as u8;
-        at += 1;
+/// Why there is nothing to serve.
+pub enum NoSite {
+    None,
+    Disk(DiskError),
+    Site(OpenError),
+}
+
+impl fmt::Display for NoSite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoSite::None | NoSite::Disk(DiskError::None) => f.write_str(
+                "the domain has no disk; its xl file gives it one (disk = ['format=raw,vdev=xvda,target=/site.tar'])",
+            ),
+            NoSite::Disk(error) => error.fmt(f),
+            NoSite::Site(error) => write!(f, "the first disk: {error}"),
+        }
     }
-    bytes
-};
+}
 
 /// Why the program ends with an error.
 enum Failure {

@@ -23,7 +23,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("build says where the ELF is", build),
     ("run with a disk and a published port", run_hello),
     ("run of a guest that crashes", run_crash),
-    ("a published page, and Ctrl-C, which leaves nothing behind", interrupt),
+    ("run web: a page at the address that it prints, and Ctrl-C, which leaves nothing behind", interrupt),
     ("a failed download leaves nothing behind", failed_download),
     ("run --on ssh and --on xl", other_hosts),
 ];
@@ -73,6 +73,7 @@ fn bad_input() -> Result<String> {
         (vec!["run", "hello", "--publish", &taken], "is in use: publish the guest on another one"),
         (vec!["run", "hello", "--publish", "80"], "expected HOSTPORT:GUESTPORT"),
         (vec!["run", "hello", "--disk", "/nonexistent"], "--disk /nonexistent: there is no such file"),
+        (vec!["run", "web", "--site", "/nonexistent"], "--site /nonexistent: there is no such folder"),
         (vec!["run", "hello", "--set", "=x"], "expected key=value"),
         (vec!["run", "hello", "--suite", "sid"], "the lab knows bookworm and trixie"),
         (vec!["run", "hello", "--on", "kvm"], "expected lab, xl, or ssh:DEST"),
@@ -152,20 +153,18 @@ fn processes(text: &str) -> Vec<String> {
 
 fn interrupt() -> Result<String> {
     let scratch = tempfile::tempdir()?;
-    let port = free_port()?;
-    let mut child = xen(&["run", "web", "--publish", &format!("{port}:80")])?
-        .env("TMPDIR", scratch.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let mut lines = BufReader::new(child.stdout.take().context("stdout")?);
+    let mut child =
+        xen(&["run", "web"])?.env("TMPDIR", scratch.path()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(child.stderr.take().context("stderr")?);
     let mut line = String::new();
-    while !line.contains("web: ready") {
+    while !line.starts_with("http://localhost:") {
         line.clear();
         ensure!(lines.read_line(&mut line)? > 0, "the run ended before the guest was up");
     }
+    let port = line.trim_start_matches("http://localhost:").split('/').next().unwrap_or_default().parse()?;
     let page = fetch(port)?;
-    ensure!(page.contains("<title>Sarab</title>") && page.trim_end().ends_with("</html>"), "{page}");
+    let sample = fs::read_to_string(crate::site::sample().join("index.html"))?;
+    ensure!(page.ends_with(&sample), "{page}");
     let scratch_text = scratch.path().display().to_string();
     ensure!(!processes(&scratch_text).is_empty(), "no emulator runs");
     // SAFETY: a signal to a child of ours that has not been waited for.
