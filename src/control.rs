@@ -203,6 +203,8 @@ fn default_key(key: char) {
                 counters.polls, counters.sleeps, counters.events, counters.notifications, counters.hypercalls
             );
         }
-        _ => println!("sysrq: {key}: b reboots, o powers off, c crashes, m shows memory, r shows rings, t shows counters"),
+        _ => println!(
+            "sysrq: {key}: b reboots, o powers off, c crashes, m shows memory, r shows rings, t shows counters"
+        ),
     }
 }

@@ -19,9 +19,9 @@ use xenstore_client::{Broken, Error};
 use crate::{App, ArgError, FromArg};
 
 pub use embassy_net as stack;
-pub use xen_netif::front;
 pub use front::{Info, Options, Statistics};
 pub use xen_netif::back;
+pub use xen_netif::front;
 
 /// A network interface that another domain serves; see [`xen_netif::front::Interface`].
 pub type Interface = front::Interface<XenGrantTable>;

@@ -2,9 +2,9 @@
 
 mod check;
 mod clock;
+mod domain;
 #[cfg(feature = "embassy-time")]
 mod embassy_time;
-mod domain;
 mod events;
 mod faults;
 #[doc(hidden)]

@@ -302,7 +302,10 @@ fn rings_are_shown_at_any_time() {
             let shown = front.to_string();
             assert!(shown.contains("tx 256 slots, produced 2 (published 2)") && shown.contains("sent: 1"), "{shown}");
             let shown = back.to_string();
-            assert!(shown.contains("tx 256 slots") && shown.contains("req_prod 2") && shown.contains("from_guest: 1"), "{shown}");
+            assert!(
+                shown.contains("tx 256 slots") && shown.contains("req_prod 2") && shown.contains("from_guest: 1"),
+                "{shown}"
+            );
             drop((device, interface));
             bench.front.sleep(Duration::from_secs(1)).await;
             assert_eq!((front.to_string(), front.is_there()), ("closed".into(), false));

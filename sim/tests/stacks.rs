@@ -137,7 +137,8 @@ async fn stacks(xen: &Xen, bench: &Bench, case: Case, capture: Rc<RefCell<Vec<u8
     let device = Capture::new(interface.device(), now, move |bytes: &[u8]| capture.borrow_mut().extend(bytes));
     let front = start(&bench.front, wire(device), 0);
     let device = port.device(BACK_MAC, case.mtu);
-    let back = start(&bench.back, Wire { driver: device, xen: xen.clone(), percent: case.percent, queue: VecDeque::new() }, 1);
+    let back =
+        start(&bench.back, Wire { driver: device, xen: xen.clone(), percent: case.percent, queue: VecDeque::new() }, 1);
     join(front.wait_config_up(), back.wait_config_up()).await;
     [front, back]
 }
@@ -261,7 +262,8 @@ fn any_mtu() {
 
 #[test]
 fn udp_goes_both_ways() {
-    for (checksums, large, v6) in [(true, true, false), (false, true, false), (true, false, true), (false, false, true)] {
+    for (checksums, large, v6) in [(true, true, false), (false, true, false), (true, false, true), (false, false, true)]
+    {
         check("UDP", 4, move |xen| {
             let bench = bench(xen, Limits::default());
             let own = xen.clone();

@@ -14,9 +14,7 @@ use xen_hal::Clock;
 use xen_netif::back::{Packet, Port, Sum};
 use xen_netif::checksum;
 use xen_netif::headers::Headers;
-use xen_netif::protocol::{
-    Extra, Gso, RxRequest, RxSlot, TxRequest, TxResponse, TxSlot, TxStatus, rx_flags, tx_flags,
-};
+use xen_netif::protocol::{Extra, Gso, RxRequest, RxSlot, TxRequest, TxResponse, TxSlot, TxStatus, rx_flags, tx_flags};
 use xen_sim::check;
 
 use support::guest::{Guest, against};

@@ -8,6 +8,10 @@ online | add)
     xenstore-write "$XENBUS_PATH/hotplug-error" "cannot put $vif on ${bridge:-xenbr0}" "$XENBUS_PATH/hotplug-status" error
     exit 1
   }
+  # As Xen's own script does (tools/hotplug/Linux/xen-network-common.sh).
+  if mtu=$(xenstore-read "$XENBUS_PATH/mtu" 2>/dev/null); then
+    ifconfig "$vif" mtu "$mtu" && xenstore-write "$(xenstore-read "$XENBUS_PATH/frontend")/mtu" "$mtu"
+  fi
   xenstore-write "$XENBUS_PATH/hotplug-status" connected
   ;;
 offline | remove)

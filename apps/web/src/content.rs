@@ -6,6 +6,7 @@ use alloc::string::String;
 use alloc::vec;
 use core::ops::Range;
 
+use async_lock::SemaphoreGuard;
 use picoserve::io::Write;
 use picoserve::response::Content;
 use sarab::{Disk, println};
@@ -28,7 +29,14 @@ pub struct Body<'a> {
 
 pub enum From<'a> {
     Text(Cow<'static, str>),
-    Disk { file: File<'a, Disk>, part: Range<u64>, name: String, cut: Rc<Cut> },
+    /// With leave to use memory for it.
+    Disk {
+        file: File<'a, Disk>,
+        part: Range<u64>,
+        name: String,
+        cut: Rc<Cut>,
+        turn: SemaphoreGuard<'a>,
+    },
 }
 
 impl Content for Body<'_> {
@@ -52,8 +60,7 @@ impl Content for Body<'_> {
                 writer.write_all(text.as_bytes()).await?;
                 self.server.metrics.sent(text.len() as u64);
             }
-            From::Disk { mut file, part, name, cut } => {
-                let _turn = self.server.transfers.acquire().await;
+            From::Disk { mut file, part, name, cut, turn: _turn } => {
                 let mut bytes = vec![0; CHUNK];
                 let mut at = part.start;
                 while at < part.end {

@@ -4,6 +4,7 @@ use alloc::borrow::Cow;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
+use core::ops::Range;
 
 use picoserve::ResponseSent;
 use picoserve::io::Read;
@@ -20,6 +21,9 @@ use crate::content::{Body, From};
 /// Forms of a file that is there compressed already, by the ends of their names.
 const CODINGS: [(&str, &str); 3] = [("br", ".br"), ("zstd", ".zst"), ("gzip", ".gz")];
 const HTML: &str = "text/html; charset=utf-8";
+
+/// What the disk fails at, and how.
+type Failed = (String, ReadError);
 
 /// What answers requests.
 pub struct Pages {
@@ -126,24 +130,24 @@ impl Pages {
     }
 
     async fn find_in<'a>(
-        &self,
+        &'a self,
         site: &'a Site<Disk>,
         asked: &Asked<'_>,
         name: String,
-    ) -> Result<Answer<'a>, (String, ReadError)> {
+    ) -> Result<Answer<'a>, Failed> {
         for (coding, end) in CODINGS {
             // A folder's names are mostly without these, so clients that take them cost one more look.
             if accepts(asked.accept_encoding, coding) {
                 let compressed = format!("{name}{end}");
                 let file = site.open(&compressed).await.map_err(|error| (compressed, error))?;
                 if let Some(file) = file {
-                    let answer = self.give(asked, &name, file, coding);
+                    let answer = self.give(asked, &name, file, coding).await?;
                     return Ok(answer.with("Content-Encoding", coding).with("Vary", "Accept-Encoding"));
                 }
             }
         }
         if let Some(file) = site.open(&name).await.map_err(|error| (name.clone(), error))? {
-            return Ok(self.give(asked, &name, file, ""));
+            return self.give(asked, &name, file, "").await;
         }
         let index = format!("{name}/index.html");
         if site.open(&index).await.map_err(|error| (index, error))?.is_some() {
@@ -152,38 +156,55 @@ impl Pages {
             return Ok(Answer::page(301, "Moved", "This is a folder.").with("Location", place));
         }
         if let Some(file) = site.open("404.html").await.map_err(|error| ("404.html".into(), error))? {
-            let part = 0..file.size();
-            let from = From::Disk { file, part, name: "404.html".into(), cut: self.cut.clone() };
-            return Ok(Answer { status: 404, headers: Headers::new(), body: Some((HTML, from)) });
+            let whole = 0..file.size();
+            return self.answer(404, "404.html", file, whole).await;
         }
         Ok(Answer::page(404, "Not found", "There is no such page here."))
     }
 
     /// A file, as far as it is asked for.
-    fn give<'a>(&self, asked: &Asked<'_>, name: &str, file: File<'a, Disk>, coding: &str) -> Answer<'a> {
+    async fn give<'a>(
+        &'a self,
+        asked: &Asked<'_>,
+        name: &str,
+        file: File<'a, Disk>,
+        coding: &str,
+    ) -> Result<Answer<'a>, Failed> {
         let size = file.size();
         let suffix = if coding.is_empty() { String::new() } else { format!("-{coding}") };
         let tag = entity_tag(size, file.modified(), &suffix);
-        let answer = |status, part| {
-            let from = From::Disk { file, part, name: name.into(), cut: self.cut.clone() };
-            Answer { status, headers: Headers::new(), body: Some((content_type(name), from)) }
-        };
         if asked.if_none_match.is_some_and(|tags| has_tag(tags, &tag)) {
-            return Answer { status: 304, headers: Headers::new(), body: None }.with("ETag", tag);
+            return Ok(Answer { status: 304, headers: Headers::new(), body: None }.with("ETag", tag));
         }
         // Of a file that was changed since, a part is of no use.
         let range = asked.range.filter(|_| asked.if_range.is_none_or(|own| own.trim() == tag));
         let answer = match range.map_or(Part::Whole, |range| part(range, size)) {
-            Part::Whole => answer(200, 0..size),
+            Part::Whole => self.answer(200, name, file, 0..size).await?,
             Part::Bytes(bytes) => {
                 let told = format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1);
-                answer(206, bytes).with("Content-Range", told)
+                self.answer(206, name, file, bytes).await?.with("Content-Range", told)
             }
             Part::Beyond => {
                 let page = Answer::page(416, "No such part", "The file is shorter than that.");
-                return page.with("Content-Range", format!("bytes */{size}"));
+                return Ok(page.with("Content-Range", format!("bytes */{size}")));
             }
         };
-        answer.with("ETag", tag).with("Accept-Ranges", "bytes")
+        Ok(answer.with("ETag", tag).with("Accept-Ranges", "bytes"))
+    }
+
+    /// An answer from the disk, of which the begin has been read: a disk that fails is better told in its place.
+    async fn answer<'a>(
+        &'a self,
+        status: u16,
+        name: &str,
+        mut file: File<'a, Disk>,
+        part: Range<u64>,
+    ) -> Result<Answer<'a>, Failed> {
+        let turn = self.server.transfers.acquire().await;
+        if !part.is_empty() {
+            file.read(part.start, &mut [0]).await.map_err(|error| (name.into(), error))?;
+        }
+        let from = From::Disk { file, part, name: name.into(), cut: self.cut.clone(), turn };
+        Ok(Answer { status, headers: Headers::new(), body: Some((content_type(name), from)) })
     }
 }

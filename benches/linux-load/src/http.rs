@@ -37,10 +37,11 @@ pub fn run(address: &str, path: &str, clients: u64, count: u64, per_connection: 
     Ok(())
 }
 
-struct Client(BufReader<TcpStream>);
+/// A connection that stays.
+pub struct Client(BufReader<TcpStream>);
 
 impl Client {
-    fn connect(address: &str) -> Result<Client> {
+    pub fn connect(address: &str) -> Result<Client> {
         let stream = TcpStream::connect(address).with_context(|| address.to_owned())?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         stream.set_nodelay(true)?;
@@ -48,22 +49,28 @@ impl Client {
     }
 
     fn fetch(&mut self, address: &str, path: &str) -> Result<Vec<u8>> {
-        write!(self.0.get_mut(), "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
-        let mut line = String::new();
-        self.0.read_line(&mut line)?;
-        ensure!(line.starts_with("HTTP/1.1 200"), "{path}: {line:?}");
-        let mut length = None;
+        Ok(self.get(address, path, "", "HTTP/1.1 200")?.1)
+    }
+
+    /// An answer that begins as `expected`: its header and its body.
+    pub fn get(&mut self, address: &str, path: &str, headers: &str, expected: &str) -> Result<(String, Vec<u8>)> {
+        write!(self.0.get_mut(), "GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n")?;
+        let mut head = String::new();
         loop {
-            line.clear();
-            ensure!(self.0.read_line(&mut line)? > 0, "{path}: the connection ended in the header");
-            let Some((key, value)) = line.trim_end().split_once(':') else { break };
-            if key.eq_ignore_ascii_case("content-length") {
-                length = Some(value.trim().parse::<usize>().with_context(|| line.clone())?);
+            let before = head.len();
+            ensure!(self.0.read_line(&mut head)? > 0, "{path}: the connection ended in the header: {head:?}");
+            if head[before..].trim_end().is_empty() {
+                break;
             }
         }
-        let Some(length) = length else { bail!("{path}: no Content-Length") };
-        let mut body = vec![0; length];
+        ensure!(head.starts_with(expected), "{path}: {head:?}");
+        let length = head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>())
+        });
+        let Some(length) = length else { bail!("{path}: no Content-Length in {head:?}") };
+        let mut body = vec![0; length?];
         self.0.read_exact(&mut body)?;
-        Ok(body)
+        Ok((head, body))
     }
 }

@@ -2,13 +2,16 @@
 
 mod disk;
 mod http;
+mod site;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "usage: linux-load disk DEVICE MILLISECONDS [write]
-       linux-load http ADDRESS:PORT PATH CLIENTS COUNT PER_CONNECTION";
+       linux-load http ADDRESS:PORT PATH CLIENTS COUNT PER_CONNECTION
+       linux-load site ADDRESS:PORT FOLDER CLIENTS
+       linux-load parts ADDRESS:PORT PATH CLIENTS COUNT LENGTH SIZE";
 
 fn main() -> Result<()> {
     let args: Vec<_> = std::env::args().skip(1).collect();
@@ -19,6 +22,10 @@ fn main() -> Result<()> {
         ["disk", device, ms, "write"] => disk::run(device, Duration::from_millis(number(ms)?), true),
         ["http", address, path, clients, count, per_connection] => {
             http::run(address, path, number(clients)?, number(count)?, number(per_connection)?)
+        }
+        ["site", address, folder, clients] => site::run(address, folder.as_ref(), number(clients)? as usize),
+        ["parts", address, path, clients, count, len, size] => {
+            site::parts(address, path, number(clients)?, number(count)?, number(len)?, number(size)?)
         }
         _ => bail!(USAGE),
     }

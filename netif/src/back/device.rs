@@ -109,8 +109,7 @@ impl embassy_net_driver::TxToken for TxToken<'_> {
         let device = self.0;
         let mut bytes = vec![0; len];
         let value = write(&mut bytes);
-        let all =
-            Offloads { mtu: device.mtu, gso_v4: true, gso_v6: true, checksum_v4: true, checksum_v6: true };
+        let all = Offloads { mtu: device.mtu, gso_v4: true, gso_v6: true, checksum_v4: true, checksum_v6: true };
         match offload::outgoing(&mut bytes, all, Some(&device.flows)) {
             Outgoing::Whole { blank, gso } => {
                 device.send(Packet { bytes, sum: if blank { Sum::Blank } else { Sum::There }, gso });

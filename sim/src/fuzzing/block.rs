@@ -8,8 +8,8 @@ use xen_blkif::ramdisk::RamDisk;
 use xen_blkif::{BlockDevice, Geometry, front};
 use xen_hal::{Access, Clock, EventChannels, GrantRef, Pages, Port, PortNumber};
 use xen_ring::LentPage;
-use xenstore_client::xenbus::Failure;
 use xenstore_client::Error;
+use xenstore_client::xenbus::Failure;
 
 use super::disturb::{INDICES, Input, Slots, disturb, map, state};
 use crate::{Domain, SimGrant, Toolstack, Xen};

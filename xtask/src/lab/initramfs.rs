@@ -31,7 +31,7 @@ const XEN_PROGRAMS: [&str; 9] = [
 ];
 
 /// Programs from elsewhere, by their name in `usr/bin` or `usr/sbin`.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 11] = [
     "xenstore-read",
     "xenstore-write",
     "xenstore-rm",
@@ -42,6 +42,8 @@ const PROGRAMS: [&str; 10] = [
     "xenstore-chmod",
     "dropbear",
     "iperf3",
+    // Not by its own name, which is one of busybox's.
+    "mkfs.ext4",
 ];
 
 /// Kernel modules in dom0; what they depend on is added.

@@ -41,6 +41,7 @@ impl Suite {
             "busybox-static".into(),
             "dropbear-bin".into(),
             "iperf3".into(),
+            "e2fsprogs".into(),
         ]
     }
 }

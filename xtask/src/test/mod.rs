@@ -7,6 +7,7 @@ mod host;
 mod net;
 pub mod store;
 mod tools;
+mod web;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -110,7 +111,9 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>, shaky: bool) 
     for server in [StoreServer::Xenstored, StoreServer::Oxenstored] {
         // One boot runs all checks with the one, a second one those of the store with the other.
         let (name, checks) = match server {
-            StoreServer::Xenstored => (suite.xen.to_owned(), [checks::ALL, store::ALL, disk::ALL, net::ALL].concat()),
+            StoreServer::Xenstored => {
+                (suite.xen.to_owned(), [checks::ALL, store::ALL, disk::ALL, net::ALL, web::ALL].concat())
+            }
             StoreServer::Oxenstored => (format!("{} oxenstored", suite.xen), store::WITH_OTHER_SERVER.to_vec()),
         };
         let mut more = vec![];

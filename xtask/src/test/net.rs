@@ -8,11 +8,12 @@ use anyhow::{Context, Result, ensure};
 use super::Fixture;
 use super::checks::Check;
 use super::domain::{Domain, guest};
+use super::web;
 use crate::dom0::Dom0;
 use crate::guest::linux_load;
 
 pub const ALL: &[(&str, Check)] = &[
-    ("web: addresses by DHCP and by hand, ping and pages", web),
+    ("web: addresses by DHCP and by hand, ping and pages", addresses),
     ("web: its interface is taken away and given back under load", hotplug),
     ("iperf: dom0's iperf3 by TCP and UDP, both ways, 1 and 8 streams", iperf),
     ("web: frames of 9,000 bytes, with a backend that is not to be trusted", jumbo),
@@ -26,15 +27,16 @@ pub const WITH_DOM0_BEHIND: [(&str, Check); 1] = [("switch: dom0's Linux and a g
 /// What is done for one Xen alone, for its time.
 pub const AT_LENGTH: [(&str, Check); 1] = [("web: 10,000 fetches by 32 at once", many)];
 
-const VIF: &str = "vif = [\"bridge=xenbr0\"]";
+pub const VIF: &str = "vif = [\"bridge=xenbr0\"]";
 
 /// A web server that has told its address, and that address.
-fn start<'a>(f: &'a Fixture, name: &str, words: &str) -> Result<(Domain<'a>, String)> {
+pub fn start<'a>(f: &'a Fixture, name: &str, words: &str) -> Result<(Domain<'a>, String)> {
     start_with(f, name, words, VIF)
 }
 
 fn start_with<'a>(f: &'a Fixture, name: &str, words: &str, vif: &str) -> Result<(Domain<'a>, String)> {
-    let web = guest(&f.lab, &f.web, name).memory(16).command_line(words).line(vif).create()?;
+    let site = web::put_site(f)?;
+    let web = guest(&f.lab, &f.web, name).memory(16).command_line(words).line(vif).line(&site).create()?;
     let console = web.wait_for("web: ready", 30)?;
     let line = console.lines().find_map(|line| line.split_once("network: ")).context("it tells no address")?.1;
     let told = f.lab.run(&format!("xenstore-read /local/domain/{}/data/ip", web.id))?;
@@ -43,7 +45,7 @@ fn start_with<'a>(f: &'a Fixture, name: &str, words: &str, vif: &str) -> Result<
     Ok((web, address))
 }
 
-fn web(f: &Fixture) -> Result<String> {
+fn addresses(f: &Fixture) -> Result<String> {
     let (web, address) = start(f, "dhcp", "")?;
     f.lab.run(&format!(
         "ping -c 3 -W 2 {address} >/dev/null || {{ echo 'no answer to ping'; exit 1; }}
@@ -73,19 +75,29 @@ fn web(f: &Fixture) -> Result<String> {
     Ok(String::new())
 }
 
+/// As many as fill several packets, each telling where it is.
+pub fn bytes() -> Vec<u8> {
+    (0..100_000).map(|at| (at % 251) as u8).collect()
+}
+
 fn check_bytes(f: &Fixture) -> Result<()> {
     let length = f.lab.run("wc -c </tmp/got")?;
     ensure!(length.trim() == "100000", "{length} bytes");
-    let expected: Vec<u8> = (0..100_000).map(|at| (at % 251) as u8).collect();
-    f.lab.put("/tmp/bytes", Box::new(Cursor::new(expected)))?;
+    f.lab.put("/tmp/bytes", Box::new(Cursor::new(bytes())))?;
     f.lab.run("cmp /tmp/got /tmp/bytes").map(drop)
+}
+
+/// Puts the load generator into dom0, as /tmp/linux-load.
+pub fn put_load(f: &Fixture) -> Result<()> {
+    f.lab.put("/tmp/linux-load", Box::new(File::open(linux_load()?)?))?;
+    f.lab.run("chmod +x /tmp/linux-load").map(drop)
 }
 
 fn many(f: &Fixture) -> Result<String> {
     let (web, address) = start(f, "many", "")?;
-    f.lab.put("/tmp/linux-load", Box::new(File::open(linux_load()?)?))?;
+    put_load(f)?;
     let fetch = |path: &str, count: u32, each: u32| {
-        f.lab.run(&format!("chmod +x /tmp/linux-load; /tmp/linux-load http {address}:80 {path} 32 {count} {each}"))
+        f.lab.run(&format!("/tmp/linux-load http {address}:80 {path} 32 {count} {each}"))
     };
     let told = [fetch("/", 9_000, 100)?, fetch("/", 500, 1)?, fetch("/bytes", 500, 10)?];
     f.lab.run("xl shutdown -w many")?;
@@ -128,7 +140,9 @@ fn jumbo(f: &Fixture) -> Result<String> {
         Ok([numbers.next().context("packets")??, numbers.next().context("bytes")??])
     };
     let before = counters()?;
-    f.lab.run(&format!("ping -c 5 -W 2 -s 8900 {address} >/dev/null || {{ echo 'no answer to a large ping'; exit 1; }}"))?;
+    f.lab.run(&format!(
+        "ping -c 5 -W 2 -s 8900 {address} >/dev/null || {{ echo 'no answer to a large ping'; exit 1; }}"
+    ))?;
     let after = counters()?;
     let (packets, bytes) = (after[0] - before[0], after[1] - before[1]);
     // Each answer in one frame, and not in seven.
