@@ -6,12 +6,11 @@ use std::path::Path;
 use std::{env, fs};
 
 fn main() {
-    println!("cargo::rerun-if-changed=platform-xen/sarab.ld");
+    println!("cargo::rerun-if-changed=sarab.ld");
     println!("cargo::rerun-if-changed=build.rs");
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     let script = Path::new(&out).join("sarab.ld");
-    let source = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"))
-        .join("platform-xen/sarab.ld");
+    let source = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR")).join("sarab.ld");
     fs::copy(&source, &script).unwrap_or_else(|error| panic!("cannot copy {}: {error}", source.display()));
     let arguments = [
         format!("-T{}", script.display()),

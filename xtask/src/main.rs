@@ -8,6 +8,7 @@ mod fuzz;
 mod guest;
 mod lab;
 mod logs;
+mod new;
 mod paths;
 mod run;
 mod site;
@@ -42,6 +43,8 @@ enum Command {
     },
     /// Boot a guest and show its console until it ends; fails when it crashed
     Run(run::RunArgs),
+    /// Make a project of your own out of an app, outside of this repository
+    New(new::NewArgs),
     /// Run all tests: format, clippy, host tests, guest builds, and the lab on each Xen
     Test(test::TestArgs),
     /// Measure: requests to the store, disks and networks beside a Linux guest
@@ -102,6 +105,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Build { target } => guest::build_command(&target)?,
         Command::Run(args) => return run::command(args),
+        Command::New(args) => new::command(&args)?,
         Command::Test(args) => return test::command(args),
         Command::Fuzz { target, seconds } => fuzz::command(&target, seconds)?,
         Command::Bench(args) => bench::command(&args)?,

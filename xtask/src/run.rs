@@ -69,7 +69,8 @@ pub struct RunArgs {
     /// A raw disk image for the guest; may be given many times
     #[arg(long = "disk", value_name = "FILE")]
     disks: Vec<PathBuf>,
-    /// A folder to be packed and given to the guest as its first disk; `web` serves it, and a sample without this
+    /// A folder to be packed as a tar archive and given to the guest as its first disk; in the lab its port 80 is
+    /// published. Without this `web` serves a sample
     #[arg(long, value_name = "FOLDER")]
     site: Option<PathBuf>,
     /// Leads a port of this machine to a port of the guest; may be given many times (lab only)
@@ -94,7 +95,7 @@ pub fn parse_suite(name: &str) -> Result<Suite, String> {
 /// Runs the guest to its end.
 pub fn command(mut args: RunArgs) -> Result<ExitCode> {
     // What a newcomer types: a sample site, on a port that is free.
-    let serves = args.target == "web" && args.on == On::Lab;
+    let serves = args.on == On::Lab && (args.target == "web" || args.site.is_some());
     let folder = match args.site.take() {
         None if args.target == "web" && args.disks.is_empty() => Some(site::sample()),
         folder => folder,

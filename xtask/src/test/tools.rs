@@ -24,6 +24,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("run with a disk and a published port", run_hello),
     ("run of a guest that crashes", run_crash),
     ("run web: a page at the address that it prints, and Ctrl-C, which leaves nothing behind", interrupt),
+    ("new: projects outside of the repository, built, tested and booted", new_projects),
     ("a failed download leaves nothing behind", failed_download),
     ("run --on ssh and --on xl", other_hosts),
 ];
@@ -199,6 +200,39 @@ fn fetch(port: u16) -> Result<String> {
     stream.read_to_string(&mut answer)?;
     ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     Ok(answer)
+}
+
+/// As the page says that a newcomer does it, but for a shared folder of what was built.
+fn new_projects() -> Result<String> {
+    let dir = tempfile::tempdir()?;
+    let target = repo().join("target/new-projects");
+    let cargo = |folder: &Path, args: &[&str]| -> Result<String> {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(args).current_dir(folder).env("CARGO_TARGET_DIR", &target).stdin(Stdio::null());
+        let output = cargo.output()?;
+        ensure!(output.status.success(), "cargo {args:?} in {}:\n{}", folder.display(), text(&output));
+        Ok(text(&output))
+    };
+    for template in ["hello", "store", "disk", "web"] {
+        let project = dir.path().join(format!("my-{template}"));
+        let output = xen(&["new", &project.display().to_string(), "--template", template])?.output()?;
+        ensure!(output.status.success(), "{}", text(&output));
+        cargo(&project.join("host"), &["test"])?;
+        match template {
+            "hello" => {
+                let said = cargo(&project, &["run", "--release", "--", "--set", "exit=now", "--memory", "4"])?;
+                ensure!(said.contains("Sarab says hello.\n") && said.contains("memory        4096 KiB"), "{said}");
+            }
+            _ => drop(cargo(&project, &["build", "--release"])?),
+        }
+        let readme = fs::read_to_string(project.join("README.md"))?;
+        ensure!(!readme.contains("@NAME@") && readme.starts_with(&format!("# my-{template}")), "{readme}");
+    }
+    let project = dir.path().join("my-hello").display().to_string();
+    fails(xen(&["new", &project])?, "is there already, and not empty")?;
+    fails(xen(&["new", "Bad"])?, "`Bad` cannot be a project's name")?;
+    fails(xen(&["new", "x", "--template", "probe"])?, "there are disk, hello, iperf, store, switch, vault, web")?;
+    Ok(String::new())
 }
 
 fn failed_download() -> Result<String> {
