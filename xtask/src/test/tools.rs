@@ -213,7 +213,7 @@ fn new_projects() -> Result<String> {
         ensure!(output.status.success(), "cargo {args:?} in {}:\n{}", folder.display(), text(&output));
         Ok(text(&output))
     };
-    for template in ["hello", "store", "disk", "web"] {
+    for template in ["hello", "web"] {
         let project = dir.path().join(format!("my-{template}"));
         let output = xen(&["new", &project.display().to_string(), "--template", template])?.output()?;
         ensure!(output.status.success(), "{}", text(&output));
