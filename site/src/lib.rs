@@ -9,6 +9,7 @@ pub mod http;
 mod tar;
 mod window;
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -249,7 +250,7 @@ impl<D: BlockDevice> Site<D> {
             Content::Ext4(system) => system.open(&path).await?.map(|file| File {
                 size: file.size(),
                 modified: file.modified(),
-                place: Place::Ext4(system, file),
+                place: Place::Ext4(system, Box::new(file)),
             }),
         })
     }
@@ -265,7 +266,7 @@ pub struct File<'a, D: BlockDevice> {
 enum Place<'a, D: BlockDevice> {
     /// From this byte of the device on.
     At(u64, Window<D>),
-    Ext4(&'a ext4::FileSystem<D>, ext4::OpenFile),
+    Ext4(&'a ext4::FileSystem<D>, Box<ext4::OpenFile>),
 }
 
 impl<D: BlockDevice> File<'_, D> {

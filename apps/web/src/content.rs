@@ -1,6 +1,7 @@
 //! What a response holds.
 
 use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec;
@@ -29,14 +30,17 @@ pub struct Body<'a> {
 
 pub enum From<'a> {
     Text(Cow<'static, str>),
-    /// With leave to use memory for it.
-    Disk {
-        file: File<'a, Disk>,
-        part: Range<u64>,
-        name: String,
-        cut: Rc<Cut>,
-        turn: SemaphoreGuard<'a>,
-    },
+    Disk(Box<FromDisk<'a>>),
+}
+
+/// A file's bytes.
+pub struct FromDisk<'a> {
+    pub file: File<'a, Disk>,
+    pub part: Range<u64>,
+    pub name: String,
+    pub cut: Rc<Cut>,
+    /// Leave to use memory for it.
+    pub turn: SemaphoreGuard<'a>,
 }
 
 impl Content for Body<'_> {
@@ -47,7 +51,7 @@ impl Content for Body<'_> {
     fn content_length(&self) -> usize {
         match &self.from {
             From::Text(text) => text.len(),
-            From::Disk { part, .. } => (part.end - part.start) as usize,
+            From::Disk(disk) => (disk.part.end - disk.part.start) as usize,
         }
     }
 
@@ -60,7 +64,8 @@ impl Content for Body<'_> {
                 writer.write_all(text.as_bytes()).await?;
                 self.server.metrics.sent(text.len() as u64);
             }
-            From::Disk { mut file, part, name, cut, turn: _turn } => {
+            From::Disk(disk) => {
+                let FromDisk { mut file, part, name, cut, turn: _turn } = *disk;
                 let mut bytes = vec![0; CHUNK];
                 let mut at = part.start;
                 while at < part.end {

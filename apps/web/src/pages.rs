@@ -1,6 +1,7 @@
 //! From a request to its response.
 
 use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
@@ -16,7 +17,7 @@ use sarab_site::http::{Part, accepts, content_type, entity_tag, has_tag, name, p
 use sarab_site::{File, ReadError, Site};
 
 use crate::connection::{Cut, Server};
-use crate::content::{Body, From};
+use crate::content::{Body, From, FromDisk};
 
 /// Forms of a file that is there compressed already, by the ends of their names.
 const CODINGS: [(&str, &str); 3] = [("br", ".br"), ("zstd", ".zst"), ("gzip", ".gz")];
@@ -204,7 +205,7 @@ impl Pages {
         if !part.is_empty() {
             file.read(part.start, &mut [0]).await.map_err(|error| (name.into(), error))?;
         }
-        let from = From::Disk { file, part, name: name.into(), cut: self.cut.clone(), turn };
+        let from = From::Disk(Box::new(FromDisk { file, part, name: name.into(), cut: self.cut.clone(), turn }));
         Ok(Answer { status, headers: Headers::new(), body: Some((content_type(name), from)) })
     }
 }

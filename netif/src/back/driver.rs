@@ -191,6 +191,73 @@ fn attach<P: Protocol>(protocol: P, memory: &xen_ring::SharedMemory) -> Result<B
     BackRing::attach(protocol, memory).map_err(|error| Failure::new(Errno::EIO, format!("{error}")))
 }
 
+/// What is to be done after a look at the rings.
+enum Next {
+    /// There was something: the application comes first, and then another look.
+    Yield,
+    /// There is something already.
+    Again,
+    /// What the guest sends next is of interest only from then on, where its rate says so.
+    Wait { late: Option<Duration> },
+}
+
+/// What is known between two looks.
+struct Service<'a, M, P> {
+    memory: &'a M,
+    shared: &'a Shared,
+    tx_port: P,
+    rx_port: Option<P>,
+    patience: Duration,
+    credit: Credit,
+    /// Since when the guest takes nothing of what waits for it.
+    stuck: Option<Duration>,
+}
+
+impl<M: Memory, P: xen_hal::Port> Service<'_, M, P> {
+    /// Takes what the guest has sent, and gives it what waits.
+    fn look(&mut self, rings: &mut Rings<M>, now: Duration) -> Result<Next, Failure> {
+        let shared = self.shared;
+        let taken = rings.take(self.memory, shared, &mut self.credit, now)?;
+        let given = rings.give(self.memory, shared)?;
+        let mut notifications = 0;
+        if rings.tx.publish(&rings.tx_memory) {
+            notifications += 1;
+            self.tx_port.notify();
+        }
+        if rings.rx.publish(&rings.rx_memory) {
+            notifications += 1;
+            self.rx_port.as_ref().unwrap_or(&self.tx_port).notify();
+        }
+        shared.count(|statistics| statistics.notifications += notifications);
+        if taken || given {
+            self.stuck = None;
+            return Ok(Next::Yield);
+        }
+        let waits = !rings.ready.is_empty() || !shared.to_guest.borrow().is_empty();
+        match self.stuck {
+            _ if !waits => self.stuck = None,
+            None => self.stuck = Some(now),
+            Some(since) if now >= since + self.patience => {
+                // XSA-392: what a guest does not take is not kept for ever.
+                rings.ready.clear();
+                shared.drop_queue();
+                self.stuck = None;
+            }
+            Some(_) => {}
+        }
+        let broken = |error| Failure::new(Errno::EIO, format!("{error}"));
+        let late = self.credit.check(now).err();
+        let mut more = false;
+        if late.is_none() && !shared.is_congested() {
+            more |= rings.tx.arm(&rings.tx_memory).map_err(broken)?;
+        }
+        if waits {
+            more |= rings.rx.arm_for(&rings.rx_memory, rings.needed()).map_err(broken)?;
+        }
+        Ok(if more { Next::Again } else { Next::Wait { late } })
+    }
+}
+
 async fn serve<M: Memory + 'static, P: xen_hal::Port>(
     memory: &M,
     shared: &Shared,
@@ -202,70 +269,32 @@ async fn serve<M: Memory + 'static, P: xen_hal::Port>(
     let rings = Rc::new(RefCell::new(rings));
     let shown = rings.clone();
     *shared.rings.borrow_mut() = Some(Box::new(move |f| shown.borrow().show(f)));
+    let credit = Credit::new(shared.attach.rate, clock.now());
+    let mut service = Service { memory, shared, tx_port, rx_port, patience, credit, stuck: None };
     let mut storm = Storm::default();
-    let mut credit = Credit::new(shared.attach.rate, clock.now());
-    // Since when the guest takes nothing of what waits for it.
-    let mut stuck: Option<Duration> = None;
     loop {
         shared.forget_kick();
         let now = clock.now();
-        let mut borrowed = rings.borrow_mut();
-        let rings = &mut *borrowed;
-        let taken = rings.take(memory, shared, &mut credit, now)?;
-        let given = rings.give(memory, shared)?;
-        let mut notifications = 0;
-        if rings.tx.publish(&rings.tx_memory) {
-            notifications += 1;
-            tx_port.notify();
-        }
-        if rings.rx.publish(&rings.rx_memory) {
-            notifications += 1;
-            rx_port.as_ref().unwrap_or(&tx_port).notify();
-        }
-        shared.count(|statistics| statistics.notifications += notifications);
+        let next = service.look(&mut rings.borrow_mut(), now)?;
         if signals.is_closing() {
             return Ok(());
         }
-        if taken || given {
-            storm.over();
-            stuck = None;
-            // The application comes in between.
-            drop(borrowed);
-            yield_now().await;
-            continue;
-        }
-        let waits = !rings.ready.is_empty() || !shared.to_guest.borrow().is_empty();
-        match stuck {
-            _ if !waits => stuck = None,
-            None => stuck = Some(now),
-            Some(since) if now >= since + patience => {
-                // XSA-392: what a guest does not take is not kept for ever.
-                rings.ready.clear();
-                shared.drop_queue();
-                stuck = None;
+        let late = match next {
+            Next::Yield => {
+                storm.over();
+                yield_now().await;
+                continue;
             }
-            Some(_) => {}
-        }
-        let broken = |error| Failure::new(Errno::EIO, format!("{error}"));
-        let late = credit.check(now).err();
-        let mut more = false;
-        if late.is_none() && !shared.is_congested() {
-            more |= rings.tx.arm(&rings.tx_memory).map_err(broken)?;
-        }
-        if waits {
-            more |= rings.rx.arm_for(&rings.rx_memory, rings.needed()).map_err(broken)?;
-        }
-        if more {
-            continue;
-        }
-        drop(borrowed);
+            Next::Again => continue,
+            Next::Wait { late } => late,
+        };
         let hurry = storm.is_calm();
         let event = {
             let mut closing = pin!(signals.closing());
             let waiting = poll_fn(|cx| {
                 if hurry {
-                    let first = tx_port.poll_wait(cx).is_ready();
-                    if rx_port.as_ref().is_some_and(|port| port.poll_wait(cx).is_ready()) || first {
+                    let first = service.tx_port.poll_wait(cx).is_ready();
+                    if service.rx_port.as_ref().is_some_and(|port| port.poll_wait(cx).is_ready()) || first {
                         return Poll::Ready(true);
                     }
                 }
@@ -273,7 +302,7 @@ async fn serve<M: Memory + 'static, P: xen_hal::Port>(
                 if other { Poll::Ready(false) } else { Poll::Pending }
             });
             let until = match hurry {
-                true => [late, stuck.map(|since| since + patience)].into_iter().flatten().min(),
+                true => [late, service.stuck.map(|since| since + patience)].into_iter().flatten().min(),
                 false => Some(now + storm.pause()),
             };
             match until {

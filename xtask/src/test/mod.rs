@@ -30,7 +30,7 @@ pub struct TestArgs {
     /// Only this Xen in the lab: bookworm (4.17) or trixie (4.20)
     #[arg(long, value_name = "SUITE", value_parser = parse_suite)]
     suite: Option<Suite>,
-    /// Also what does not always pass, for reasons that are not found yet: a Linux guest beside ours, dom0 behind a switch
+    /// Also what does not always pass, for reasons that are not found yet: a Linux guest beside ours
     #[arg(long, conflicts_with = "host_only")]
     shaky: bool,
     /// Only lab checks whose name holds this, or one of several with commas between
@@ -122,7 +122,6 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>, shaky: bool) 
         }
         if server == StoreServer::Xenstored && shaky {
             more.extend(disk::WITH_LINUX_GUEST);
-            more.extend(net::WITH_DOM0_BEHIND);
         }
         let checks: Vec<_> = checks.into_iter().chain(more).filter(|(name, _)| chosen(name)).collect();
         if checks.is_empty() {

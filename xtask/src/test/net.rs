@@ -17,12 +17,9 @@ pub const ALL: &[(&str, Check)] = &[
     ("web: its interface is taken away and given back under load", hotplug),
     ("iperf: dom0's iperf3 by TCP and UDP, both ways, 1 and 8 streams", iperf),
     ("web: frames of 9,000 bytes, with a backend that is not to be trusted", jumbo),
+    ("switch: dom0's Linux and a guest of ours behind it", switch),
     ("web: bad words on the command line", bad_words),
 ];
-
-/// Passed on 4.20; on 4.17 dom0 was then not to be reached any more, and why is not known yet. So it runs only where it is
-/// asked for.
-pub const WITH_DOM0_BEHIND: [(&str, Check); 1] = [("switch: dom0's Linux and a guest of ours behind it", switch)];
 
 /// What is done for one Xen alone, for its time.
 pub const AT_LENGTH: [(&str, Check); 1] = [("web: 10,000 fetches by 32 at once", many)];
