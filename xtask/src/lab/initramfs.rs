@@ -30,7 +30,7 @@ const XEN_PROGRAMS: [&str; 9] = [
     "xenstore-control",
 ];
 
-/// Programs from elsewhere, by their name in `usr/bin` or `usr/sbin`.
+/// Programs from elsewhere, by their name in `usr/bin`, `usr/sbin` or `sbin`.
 const PROGRAMS: [&str; 11] = [
     "xenstore-read",
     "xenstore-write",
@@ -146,7 +146,7 @@ pub fn write_base(suite: Suite, root: &Path, output: &Path) -> Result<()> {
         programs.push(find(root, &[&format!("{xen_bin}/{name}")])?);
     }
     for name in PROGRAMS {
-        programs.push(find(root, &[&format!("usr/bin/{name}"), &format!("usr/sbin/{name}")])?);
+        programs.push(find(root, &[&format!("usr/bin/{name}"), &format!("usr/sbin/{name}"), &format!("sbin/{name}")])?);
     }
     for program in &programs {
         archive.file(program.strip_prefix(root)?, 0o755, &fs::read(program)?)?;

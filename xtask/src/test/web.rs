@@ -131,6 +131,12 @@ fn answers(f: &Fixture) -> Result<String> {
             ensure!(found.contains(expected), "no {expected:?} in the answer to {lines}:\n{found}");
         }
     }
+    // Who says nothing, and who does not come to an end, is not waited for.
+    f.lab.run(&format!(
+        "(sleep 20 | timeout 18 nc {address} 80; echo $? >/tmp/silent) &
+         ((printf 'GET / HTTP/1.1\\r\\nX: '; sleep 20) | timeout 18 nc {address} 80 >/dev/null; echo $? >/tmp/slow) &
+         wait; cat /tmp/silent /tmp/slow | grep -v '^0$' && {{ echo 'still connected'; exit 1; }}; true"
+    ))?;
     let head = ask(f, &address, "HEAD /bytes HTTP/1.1")?;
     ensure!(head.contains("Content-Length: 100000") && head.trim_end().ends_with("close"), "{head}");
     drop(web);
