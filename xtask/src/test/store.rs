@@ -21,7 +21,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("1,000 transactions (4.17: 250) of each of three domains", transactions),
     ("a directory of 1,000 entries", directory),
     ("100 times (4.17: 10) attach and detach, Linux's blkback", attach_linux),
-    ("100 times (4.17: 10) attach and detach, Linux's netback", attach_vif),
+    ("50 times (4.17: 10) attach and detach, Linux's netback", attach_vif),
     ("both ends ours: a vbd from a driver domain", attach_ours),
     ("a blkback that goes away and comes back", rebind),
     ("xl shutdown and xl reboot", shutdown),
@@ -237,7 +237,7 @@ fn attach_vif(f: &Fixture) -> Result<String> {
     domain.wait_for("vbd: ready", 20)?;
     let backend = "/local/domain/0/backend/vif";
     let device = Cycled { kind: "network", class: "vif", id: 0, spec: "mac=00:16:3e:01:02:03", backend };
-    let times = if f.suite == suite::DEFAULT { 100 } else { 10 };
+    let times = if f.suite == suite::DEFAULT { 50 } else { 10 };
     let note = check_cycles(f, &[&domain], &device, times)?;
     let console = domain.console()?;
     let connected = console.matches("vif 0: [00, 16, 3e, 01, 02, 03], connected").count();
