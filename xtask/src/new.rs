@@ -116,6 +116,8 @@ fn write_host(to: &Path, name: &str, template: &str) -> Result<()> {
             .replace("@VERSION@", &version)
             .replace("@SARAB@", &sarab),
     )?;
+    // The versions that Sarab is tested with, and that are on this machine already.
+    fs::copy(repo().join("Cargo.lock"), host.join("Cargo.lock"))?;
     fs::write(host.join("src/lib.rs"), "//! Nothing of its own: the tests are in `tests/`.\n")?;
     fs::write(
         host.join(".cargo/config.toml"),

@@ -78,19 +78,19 @@ impl<'a> Server<'a> {
     /// Sends and receives until the test is over.
     pub async fn run(&mut self, clock: &XenClock, progress: &Progress) {
         let Server { socket, test, peers } = self;
+        let run = Run { socket, test: *test, clock, start: clock.now(), progress };
         let (mut sinks, mut sources) = (Vec::new(), Vec::new());
         for (index, peer) in peers.iter_mut().enumerate() {
             if test.sends(index) { &mut sources } else { &mut sinks }.push((index, peer));
         }
-        let start = clock.now();
         let receiving = async {
             if !sinks.is_empty() {
-                receive(socket, &mut sinks, *test, clock, start, progress).await;
+                run.receive(&mut sinks).await;
             }
         };
         let sending = async {
             if !sources.is_empty() {
-                send(socket, &mut sources, *test, clock, start, progress).await;
+                run.send(&mut sources).await;
             }
         };
         join(receiving, sending).await;
@@ -100,87 +100,86 @@ impl<'a> Server<'a> {
 /// The streams of one direction, by their numbers.
 type Streams<'a> = [(usize, &'a mut Peer)];
 
-async fn receive(
-    socket: &UdpSocket<'_>,
-    streams: &mut Streams<'_>,
+/// A test that runs.
+struct Run<'a> {
+    socket: &'a UdpSocket<'a>,
     test: Test,
-    clock: &XenClock,
+    clock: &'a XenClock,
     start: Duration,
-    progress: &Progress,
-) {
-    let wide = test.wide_counters;
-    let mut buffer = vec![0; MOST_BYTES];
-    while !progress.over.get() {
-        let mut arrived = |bytes: &[u8], endpoint: IpEndpoint| {
-            let (index, peer) = streams.iter_mut().find(|(_, peer)| peer.endpoint == endpoint)?;
-            let word = |at: usize| Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
-            let sent = f64::from(word(0)?) + f64::from(word(4)?) / 1e6;
-            let number = match wide {
-                true => u64::from(word(8)?) << 32 | u64::from(word(12)?),
-                false => word(8)?.into(),
-            };
-            let mut count = progress.counts[*index].get();
-            count.bytes += bytes.len() as u64;
-            if number > peer.packets {
-                count.lost += number - peer.packets - 1;
-                peer.packets = number;
-            } else {
-                // One that was taken for lost.
-                count.lost = count.lost.saturating_sub(1);
-            }
-            count.packets = peer.packets;
-            let transit = (clock.now() - start).as_secs_f64() - sent;
-            let change = (transit - peer.transit.replace(transit).unwrap_or(transit)).abs();
-            count.jitter += (change - count.jitter) / 16.0;
-            progress.counts[*index].set(count);
-            Some(())
-        };
-        if let Ok((len, from)) = socket.recv_from(&mut buffer).await {
-            arrived(&buffer[..len], from.endpoint);
-        }
-    }
+    progress: &'a Progress,
 }
 
-async fn send(
-    socket: &UdpSocket<'_>,
-    streams: &mut Streams<'_>,
-    test: Test,
-    clock: &XenClock,
-    start: Duration,
-    progress: &Progress,
-) {
-    let length = test.length;
-    let mut packet = vec![0; length];
-    // Between two packets of a stream.
-    let pause = match test.bandwidth {
-        0 => Duration::ZERO,
-        bandwidth => Duration::from_nanos((length as u64 * 8).saturating_mul(1_000_000_000) / bandwidth),
-    };
-    while !progress.over.get() {
-        let now = clock.now() - start;
-        let mut idle = true;
-        for (index, peer) in streams.iter_mut() {
-            if pause.saturating_mul(peer.packets.min(u32::MAX.into()) as u32) > now {
-                continue;
+impl Run<'_> {
+    async fn receive(&self, streams: &mut Streams<'_>) {
+        let Run { socket, test, clock, start, progress } = self;
+        let wide = test.wide_counters;
+        let mut buffer = vec![0; MOST_BYTES];
+        while !progress.over.get() {
+            let mut arrived = |bytes: &[u8], endpoint: IpEndpoint| {
+                let (index, peer) = streams.iter_mut().find(|(_, peer)| peer.endpoint == endpoint)?;
+                let word = |at: usize| Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
+                let sent = f64::from(word(0)?) + f64::from(word(4)?) / 1e6;
+                let number = match wide {
+                    true => u64::from(word(8)?) << 32 | u64::from(word(12)?),
+                    false => word(8)?.into(),
+                };
+                let mut count = progress.counts[*index].get();
+                count.bytes += bytes.len() as u64;
+                if number > peer.packets {
+                    count.lost += number - peer.packets - 1;
+                    peer.packets = number;
+                } else {
+                    // One that was taken for lost.
+                    count.lost = count.lost.saturating_sub(1);
+                }
+                count.packets = peer.packets;
+                let transit = (clock.now() - *start).as_secs_f64() - sent;
+                let change = (transit - peer.transit.replace(transit).unwrap_or(transit)).abs();
+                count.jitter += (change - count.jitter) / 16.0;
+                progress.counts[*index].set(count);
+                Some(())
+            };
+            if let Ok((len, from)) = socket.recv_from(&mut buffer).await {
+                arrived(&buffer[..len], from.endpoint);
             }
-            idle = false;
-            peer.packets += 1;
-            let number = peer.packets;
-            packet[..4].copy_from_slice(&(now.as_secs() as u32).to_be_bytes());
-            packet[4..8].copy_from_slice(&now.subsec_micros().to_be_bytes());
-            match test.wide_counters {
-                true => packet[8..16].copy_from_slice(&number.to_be_bytes()),
-                false => packet[8..12].copy_from_slice(&(number as u32).to_be_bytes()),
-            }
-            if socket.send_to(&packet, peer.endpoint).await.is_err() {
-                return;
-            }
-            let mut count = progress.counts[*index].get();
-            (count.bytes, count.packets) = (count.bytes + length as u64, number);
-            progress.counts[*index].set(count);
         }
-        if idle {
-            clock.sleep(Duration::from_millis(1)).await;
+    }
+
+    async fn send(&self, streams: &mut Streams<'_>) {
+        let Run { socket, test, clock, start, progress } = self;
+        let length = test.length;
+        let mut packet = vec![0; length];
+        // Between two packets of a stream.
+        let pause = match test.bandwidth {
+            0 => Duration::ZERO,
+            bandwidth => Duration::from_nanos((length as u64 * 8).saturating_mul(1_000_000_000) / bandwidth),
+        };
+        while !progress.over.get() {
+            let now = clock.now() - *start;
+            let mut idle = true;
+            for (index, peer) in streams.iter_mut() {
+                if pause.saturating_mul(peer.packets.min(u32::MAX.into()) as u32) > now {
+                    continue;
+                }
+                idle = false;
+                peer.packets += 1;
+                let number = peer.packets;
+                packet[..4].copy_from_slice(&(now.as_secs() as u32).to_be_bytes());
+                packet[4..8].copy_from_slice(&now.subsec_micros().to_be_bytes());
+                match test.wide_counters {
+                    true => packet[8..16].copy_from_slice(&number.to_be_bytes()),
+                    false => packet[8..12].copy_from_slice(&(number as u32).to_be_bytes()),
+                }
+                if socket.send_to(&packet, peer.endpoint).await.is_err() {
+                    return;
+                }
+                let mut count = progress.counts[*index].get();
+                (count.bytes, count.packets) = (count.bytes + length as u64, number);
+                progress.counts[*index].set(count);
+            }
+            if idle {
+                clock.sleep(Duration::from_millis(1)).await;
+            }
         }
     }
 }

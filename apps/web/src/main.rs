@@ -41,15 +41,9 @@ async fn main(app: App) -> Result<(), Failure> {
     let connections = app.args().get_or("connections", MOST_CONNECTIONS)?.clamp(1, MOST_CONNECTIONS);
 
     // Without a site it goes on: a page tells what is missing.
-    let disk = app.first_disk().await.map_err(NoSite::Disk);
-    let site = match &disk {
-        Ok(disk) => open(disk).await,
-        Err(_) => Err(NoSite::None),
-    };
-    let (disk, site) = match (disk, site) {
-        (Ok(disk), Ok(site)) => (Some(disk), Ok(site)),
-        (Ok(disk), Err(why)) => (Some(disk), Err(why)),
-        (Err(why), _) => (None, Err(why)),
+    let (disk, site) = match app.first_disk().await {
+        Ok(disk) => (Some(disk.clone()), open(&disk).await),
+        Err(error) => (None, Err(NoSite::Disk(error))),
     };
     if let Err(why) = &site {
         println!("web: no site: {why}");
@@ -91,7 +85,6 @@ async fn open(disk: &Disk) -> Result<Site<Disk>, NoSite> {
 
 /// Why there is nothing to serve.
 pub enum NoSite {
-    None,
     Disk(DiskError),
     Site(OpenError),
 }
@@ -99,7 +92,7 @@ pub enum NoSite {
 impl fmt::Display for NoSite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NoSite::None | NoSite::Disk(DiskError::None) => f.write_str(
+            NoSite::Disk(DiskError::None) => f.write_str(
                 "the domain has no disk; its xl file gives it one (disk = ['format=raw,vdev=xvda,target=/site.tar'])",
             ),
             NoSite::Disk(error) => error.fmt(f),
