@@ -20,7 +20,7 @@ use crate::{App, ArgError, FromArg};
 
 pub use embassy_net as stack;
 pub use front::{Info, Options, Statistics};
-pub use xen_netif::back;
+pub use xen_netif::{back, pcap};
 pub use xen_netif::front;
 
 /// A network interface that another domain serves; see [`xen_netif::front::Interface`].
