@@ -20,8 +20,8 @@ use crate::{App, ArgError, FromArg};
 
 pub use embassy_net as stack;
 pub use front::{Info, Options, Statistics};
-pub use xen_netif::{back, pcap};
 pub use xen_netif::front;
+pub use xen_netif::{back, pcap};
 
 /// A network interface that another domain serves; see [`xen_netif::front::Interface`].
 pub type Interface = front::Interface<XenGrantTable>;
