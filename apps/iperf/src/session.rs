@@ -155,6 +155,8 @@ async fn run(
         }
         progress.over.set(true);
     }
+    // Until it sees their end the client waits for a last block that is full, and says nothing.
+    streams.iter_mut().for_each(TcpSocket::close);
     let seconds = (clock.now() - begin).as_secs_f64();
 
     protocol::send(control, State::Results).await?;

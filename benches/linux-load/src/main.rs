@@ -1,7 +1,8 @@
-//! Load from Linux: on a disk, or for a web server.
+//! Load from Linux: on a disk, for a web server, or for iperf.
 
 mod disk;
 mod http;
+mod iperf;
 mod site;
 
 use std::time::Duration;
@@ -11,7 +12,8 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "usage: linux-load disk DEVICE MILLISECONDS [write]
        linux-load http ADDRESS:PORT PATH CLIENTS COUNT PER_CONNECTION
        linux-load site ADDRESS:PORT FOLDER CLIENTS
-       linux-load parts ADDRESS:PORT PATH CLIENTS COUNT LENGTH SIZE";
+       linux-load parts ADDRESS:PORT PATH CLIENTS COUNT LENGTH SIZE
+       linux-load drain ADDRESS:PORT BYTES";
 
 fn main() -> Result<()> {
     let args: Vec<_> = std::env::args().skip(1).collect();
@@ -27,6 +29,7 @@ fn main() -> Result<()> {
         ["parts", address, path, clients, count, len, size] => {
             site::parts(address, path, number(clients)?, number(count)?, number(len)?, number(size)?)
         }
+        ["drain", address, bytes] => iperf::drain(address, number(bytes)?),
         _ => bail!(USAGE),
     }
 }

@@ -188,15 +188,22 @@ fn iperf(f: &Fixture) -> Result<String> {
             .with_context(|| format!("iperf3 {words}\n{}", server.console().unwrap_or_default()))?;
     }
     let console = server.wait_for("UDP sent, 1 streams: ", 20)?;
-    let speeds: Vec<_> = console
-        .lines()
-        .filter_map(|line| line.split_once("iperf: ")?.1.split_once(';').map(|(summary, _)| summary))
-        .map(|summary| summary.split(", ").last().unwrap_or_default().to_owned())
-        .collect();
+    let speeds = speeds(&console);
     ensure!(speeds.len() == 8 && !console.contains("a test has ended"), "{console}");
+    put_load(f)?;
+    f.lab.run("/tmp/linux-load drain 10.0.2.79:5201 3000000").with_context(|| server.console().unwrap_or_default())?;
     f.lab.run("xl sysrq iperf r")?;
     server.wait_for("sysrq: device/vif/0: tx 256 slots, produced ", 20)?;
     Ok(speeds.join(", "))
+}
+
+/// What the server says of each test.
+fn speeds(console: &str) -> Vec<String> {
+    console
+        .lines()
+        .filter_map(|line| line.split_once("iperf: ")?.1.split_once(';').map(|(summary, _)| summary))
+        .map(|summary| summary.split(", ").last().unwrap_or_default().to_owned())
+        .collect()
 }
 
 /// dom0's Linux is a guest here.
@@ -224,13 +231,8 @@ fn switch(f: &Fixture) -> Result<String> {
     f.lab.run("xl sysrq switch r")?;
     let shown = switch.wait_for("sysrq: interface 0 of d", 20)?;
     ensure!(shown.contains(": tx 256 slots, produced "), "{shown}");
-    let console = ours.wait_for("UDP sent, 1 streams: ", 20)?;
-    let speeds: Vec<_> = console
-        .lines()
-        .filter_map(|line| line.split_once("iperf: ")?.1.split_once(';').map(|(summary, _)| summary))
-        .map(|summary| summary.split(", ").last().unwrap_or_default().to_owned())
-        .collect();
-    ensure!(speeds.len() == 4, "{console}");
+    let speeds = speeds(&ours.wait_for("UDP sent, 1 streams: ", 20)?);
+    ensure!(speeds.len() == 4, "{speeds:?}");
     let gone = switch.wait_for("of d0 is gone; 0 frames of other addresses", 20)?;
     ensure!(switch.state()?.1 == "-", "{gone}");
     f.lab.run("xl shutdown -w switch")?;
