@@ -125,7 +125,8 @@ fn finish(name: &str, program: &Path) -> Result<Guest> {
     fs::rename(&partial, &image)?;
     elf::check(&image).context("stripping broke it")?;
     let debug = dir.join(format!("{name}.debug"));
-    fs::copy(program, &debug)?;
+    fs::copy(program, &partial)?;
+    fs::rename(&partial, &debug)?;
     let guest = Guest { name: name.to_owned(), image, debug, info };
     fs::write(guest.image.with_extension("cfg"), guest.config().text()?)?;
     Ok(guest)

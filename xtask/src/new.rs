@@ -108,13 +108,20 @@ fn write_host(to: &Path, name: &str, template: &str) -> Result<()> {
     fs::create_dir_all(host.join("tests"))?;
     fs::create_dir_all(host.join("src"))?;
     fs::create_dir_all(host.join(".cargo"))?;
-    let (version, sarab) = (version()?, repo().display().to_string());
+    let tests = apps().join(template).join("host/tests/sim.rs");
+    let used = with_modules(&tests)?;
+    // A line of the dependencies stays where the tests name its crate.
+    let stays = |line: &&str| match line.split_once(" = {") {
+        Some((name, _)) => used.contains(&format!("{}::", name.replace('-', "_"))),
+        None => true,
+    };
+    let dependencies: Vec<_> = include_str!("../new/host.toml").lines().filter(stays).collect();
     fs::write(
         host.join("Cargo.toml"),
-        include_str!("../new/host.toml")
+        (dependencies.join("\n") + "\n")
             .replace("@NAME@", name)
-            .replace("@VERSION@", &version)
-            .replace("@SARAB@", &sarab),
+            .replace("@VERSION@", &version()?)
+            .replace("@SARAB@", &repo().display().to_string()),
     )?;
     // The versions that Sarab is tested with, and that are on this machine already.
     fs::copy(repo().join("Cargo.lock"), host.join("Cargo.lock"))?;
@@ -123,10 +130,22 @@ fn write_host(to: &Path, name: &str, template: &str) -> Result<()> {
         host.join(".cargo/config.toml"),
         "# Programs of this machine, which need no Xen to run.\n[target.x86_64-unknown-linux-gnu]\nrunner = \"env\"\n",
     )?;
-    let own = apps().join(template).join("host.rs");
-    let tests = if own.is_file() { own } else { apps().join("hello/host.rs") };
     fs::copy(tests, host.join("tests/sim.rs"))?;
     Ok(())
+}
+
+/// A file's text, with those of the program's modules that it takes in.
+fn with_modules(file: &Path) -> Result<String> {
+    let mut text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let modules: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("#[path = \"")?.strip_suffix("\"]"))
+        .map(|path| file.with_file_name(path))
+        .collect();
+    for module in modules {
+        text += &fs::read_to_string(&module).with_context(|| module.display().to_string())?;
+    }
+    Ok(text)
 }
 
 fn version() -> Result<String> {

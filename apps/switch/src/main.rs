@@ -9,23 +9,25 @@
 
 extern crate alloc;
 
+mod switching;
+
 use alloc::rc::Rc;
-use alloc::vec::Vec;
-use core::cell::RefCell;
 use core::fmt;
 use core::pin::pin;
 
 use futures_util::future::{Either, select};
 use sarab::network::NetworkError;
-use sarab::network::back::{Limits, Packet, Port};
+use sarab::network::back::{Limits, Port};
 use sarab::{App, ArgError, println};
+
+use switching::Guests;
 
 #[sarab::main]
 async fn main(app: App) -> Result<(), Failure> {
     app.args().expect_only(&[])?;
     let guests = Rc::<Guests>::default();
     let opened = |port: Port| {
-        app.spawn(forward(Rc::new(port), guests.clone())).detach();
+        app.spawn(serve(Rc::new(port), guests.clone())).detach();
         Ok(())
     };
     println!("switch: ready");
@@ -39,42 +41,17 @@ async fn main(app: App) -> Result<(), Failure> {
     }
 }
 
-/// Who is connected.
-type Guests = RefCell<Vec<Rc<Port>>>;
-
-/// Passes on what a guest sends, for as long as it is there.
-async fn forward(port: Rc<Port>, guests: Rc<Guests>) {
-    let attach = port.attach().clone();
+/// One guest, from its coming to its going.
+async fn serve(port: Rc<Port>, guests: Rc<Guests>) {
+    let attach = port.attach();
     println!("switch: {} of {} is {:02x?}", attach.device, attach.domain, attach.mac);
-    guests.borrow_mut().push(port.clone());
-    let mut forged = 0_u64;
-    while let Some(packet) = port.receive().await {
-        if packet.bytes[6..12] == attach.mac {
-            pass_on(&port, packet, &guests.borrow());
-        } else {
-            forged += 1;
-        }
-    }
-    guests.borrow_mut().retain(|other| !Rc::ptr_eq(other, &port));
+    let forged = guests.forward(&port).await;
     println!(
         "switch: {} of {} is gone; {forged} frames of other addresses, {:?}",
         attach.device,
         attach.domain,
         port.statistics()
     );
-}
-
-/// What a guest has no room for is dropped, and counted at its port.
-fn pass_on(from: &Rc<Port>, packet: Packet, guests: &[Rc<Port>]) {
-    let many = packet.bytes[0] & 1 != 0;
-    let others = || guests.iter().filter(|other| !Rc::ptr_eq(other, from));
-    if many {
-        for other in others() {
-            let _ = other.send(packet.clone());
-        }
-    } else if let Some(other) = others().find(|other| packet.bytes[..6] == other.attach().mac) {
-        let _ = other.send(packet);
-    }
 }
 
 /// Why the program ends with an error.

@@ -56,7 +56,7 @@ pub const ALL: &[(&str, Check)] = &[
 ];
 
 fn hello(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.hello, "hello").memory(4).command_line("exit=never").create()?;
+    let domain = guest(&f.lab, &f.guests.hello, "hello").memory(4).command_line("exit=never").create()?;
     let banner = domain.wait_for("us since start", 20)?;
     let xen = f.lab.run("xl info xen_version")?;
     for (key, value) in [
@@ -78,13 +78,13 @@ fn hello(f: &Fixture) -> Result<String> {
 }
 
 fn hello_small(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.hello, "small").memory(2).create()?;
+    let domain = guest(&f.lab, &f.guests.hello, "small").memory(2).create()?;
     let banner = domain.wait_for("us since start", 20)?;
     Ok(banner.lines().find(|line| line.contains("memory")).unwrap_or("").trim().to_owned())
 }
 
 fn exit_now(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.hello, "exit").memory(4).command_line("exit=now").create()?;
+    let domain = guest(&f.lab, &f.guests.hello, "exit").memory(4).command_line("exit=now").create()?;
     let (state, reason, console) = domain.wait_end(20)?;
     ensure!(reason == "0" && state.contains('s'), "state {state}, reason {reason}");
     ensure!(console.contains("us since start"), "the last line is missing:\n{console}");
@@ -96,7 +96,7 @@ fn bad_word(f: &Fixture) -> Result<String> {
         ("exit=maybe", "error: command line: `exit=maybe`: expected now or never"),
         ("exti=now", "error: command line: `exti=now`: unknown key; known are exit"),
     ] {
-        let domain = guest(&f.lab, &f.hello, "bad").memory(4).command_line(line).create()?;
+        let domain = guest(&f.lab, &f.guests.hello, "bad").memory(4).command_line(line).create()?;
         let (_, reason, console) = domain.wait_end(20)?;
         ensure!(console.contains(expected) && reason == "3", "reason {reason}:\n{console}");
         super::domain::destroy_all(&f.lab)?;
@@ -114,7 +114,7 @@ fn times(f: &Fixture) -> Result<Vec<(String, String)>> {
 fn twenty(f: &Fixture) -> Result<String> {
     let mut domains = Vec::new();
     for index in 0..20 {
-        domains.push(guest(&f.lab, &f.hello, &format!("many{index}")).memory(4).create()?);
+        domains.push(guest(&f.lab, &f.guests.hello, &format!("many{index}")).memory(4).create()?);
     }
     for domain in &domains {
         domain.wait_for("us since start", 30)?;
@@ -129,7 +129,7 @@ fn twenty(f: &Fixture) -> Result<String> {
 }
 
 fn fault(f: &Fixture, test: &str, expected: &[&str]) -> Result<String> {
-    let domain = guest(&f.lab, &f.probe, test).memory(8).command_line(format!("test={test}")).create()?;
+    let domain = guest(&f.lab, &f.guests.probe, test).memory(8).command_line(format!("test={test}")).create()?;
     let (state, reason, console) = domain.wait_end(30)?;
     ensure!(reason == "3" && state.contains('c'), "state {state}, reason {reason}:\n{console}");
     ensure!(console.contains("CRASH: ") && console.contains("backtrace"), "no report:\n{console}");
@@ -145,7 +145,7 @@ fn fault(f: &Fixture, test: &str, expected: &[&str]) -> Result<String> {
 
 fn shutdown_calls(f: &Fixture) -> Result<String> {
     for (test, expected) in [("reboot", "1"), ("crash", "3"), ("error", "3")] {
-        let domain = guest(&f.lab, &f.probe, test).memory(8).command_line(format!("test={test}")).create()?;
+        let domain = guest(&f.lab, &f.guests.probe, test).memory(8).command_line(format!("test={test}")).create()?;
         let (_, reason, console) = domain.wait_end(20)?;
         ensure!(reason == expected, "{test} ended with reason {reason}:\n{console}");
         ensure!(test != "error" || console.contains("error: an error on purpose"), "{console}");
@@ -154,20 +154,20 @@ fn shutdown_calls(f: &Fixture) -> Result<String> {
 }
 
 fn probe(f: &Fixture, test: &str, seconds: u64) -> Result<String> {
-    let domain = guest(&f.lab, &f.probe, test).command_line(format!("test={test}")).create()?;
+    let domain = guest(&f.lab, &f.guests.probe, test).command_line(format!("test={test}")).create()?;
     Ok(sum(&domain.wait_passed(seconds)?))
 }
 
 fn no_entropy(f: &Fixture) -> Result<String> {
     let line = "cpuid = \"host,rdrand=0,rdseed=0\"";
-    let domain = guest(&f.lab, &f.probe, "entropy").command_line("test=entropy").line(line).create()?;
+    let domain = guest(&f.lab, &f.guests.probe, "entropy").command_line("test=entropy").line(line).create()?;
     let console = domain.wait_passed(20)?;
     ensure!(console.contains("entropy: no source of random numbers: this processor offers neither"), "{console}");
     Ok(String::new())
 }
 
 fn timers(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.probe, "timers").command_line("test=timers").create()?;
+    let domain = guest(&f.lab, &f.guests.probe, "timers").command_line("test=timers").create()?;
     // The longest timer takes 6 s. Asking dom0 meanwhile would keep the processors busy that the timers wait for.
     std::thread::sleep(Duration::from_secs(6));
     Ok(sum(&domain.wait_passed(60)?))
@@ -182,7 +182,7 @@ fn sum(console: &str) -> String {
 
 /// The guest's answer must lie between two readings of dom0's clock.
 fn clock(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.probe, "clock").command_line("test=clock").create()?;
+    let domain = guest(&f.lab, &f.guests.probe, "clock").command_line("test=clock").create()?;
     domain.wait_for("clock: ready", 20)?;
     let script = format!(
         "t=$(xenstore-read /local/domain/{}/console/tty); log=/var/log/xen/console/guest-clock.log
@@ -209,9 +209,10 @@ fn clock(f: &Fixture) -> Result<String> {
 }
 
 fn pair(f: &Fixture) -> Result<String> {
-    let accept = guest(&f.lab, &f.probe, "accept").command_line("test=accept").create()?;
+    let accept = guest(&f.lab, &f.guests.probe, "accept").command_line("test=accept").create()?;
     accept.wait_for("accept: ready", 20)?;
-    let offer = guest(&f.lab, &f.probe, "offer").command_line(format!("test=offer peer={}", accept.id)).create()?;
+    let offer =
+        guest(&f.lab, &f.guests.probe, "offer").command_line(format!("test=offer peer={}", accept.id)).create()?;
     let console = offer.wait_for(" more=", 20)?;
     let line = console.lines().find_map(|line| line.strip_prefix("offer: ")).context("offer")?;
     // The line may still be on its way when its last key shows.
@@ -226,15 +227,18 @@ fn pair(f: &Fixture) -> Result<String> {
 }
 
 fn grants(f: &Fixture) -> Result<String> {
-    let domain =
-        guest(&f.lab, &f.probe, "grants").memory(32).command_line("test=grants").line("max_grant_frames=4").create()?;
+    let domain = guest(&f.lab, &f.guests.probe, "grants")
+        .memory(32)
+        .command_line("test=grants")
+        .line("max_grant_frames=4")
+        .create()?;
     let console = domain.wait_passed(60)?;
     ensure!(console.contains("grants: 2040 in use, then: all 2048 entries"), "{console}");
     Ok(sum(&console))
 }
 
 fn ports(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.probe, "ports")
+    let domain = guest(&f.lab, &f.guests.probe, "ports")
         .memory(32)
         .command_line("test=ports")
         .line("max_event_channels=4095")
@@ -244,7 +248,7 @@ fn ports(f: &Fixture) -> Result<String> {
 }
 
 fn input(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.probe, "echo").command_line("test=echo").early_input("early").create()?;
+    let domain = guest(&f.lab, &f.guests.probe, "echo").command_line("test=echo").early_input("early").create()?;
     domain.wait_for("echo: early\n", 20)?;
     let long: String = ('a'..='z').cycle().take(3000).collect();
     for line in ["one", "two  three", &long] {
@@ -260,8 +264,10 @@ fn module(f: &Fixture) -> Result<String> {
     let bytes: Vec<u8> = (0..3_000_001_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let sum = bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
     f.lab.put("/tmp/module", Box::new(std::io::Cursor::new(bytes)))?;
-    let domain =
-        guest(&f.lab, &f.probe, "module").command_line("test=module").line("ramdisk=\"/tmp/module\"").create()?;
+    let domain = guest(&f.lab, &f.guests.probe, "module")
+        .command_line("test=module")
+        .line("ramdisk=\"/tmp/module\"")
+        .create()?;
     let console = domain.wait_passed(30)?;
     ensure!(console.contains(&format!("module: 3000001 bytes, sum {sum}\n")), "expected sum {sum}:\n{console}");
     Ok(String::new())

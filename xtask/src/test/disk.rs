@@ -35,7 +35,7 @@ fn from_vault(target: &str, access: &str) -> String {
 
 /// Runs the disk program to its end; what it printed.
 fn run(f: &Fixture, name: &str, words: &str, disk: &str) -> Result<String> {
-    let domain = guest(&f.lab, &f.disk, name).command_line(words).line(disk).create()?;
+    let domain = guest(&f.lab, &f.guests.disk, name).command_line(words).line(disk).create()?;
     let (_, reason, console) = domain.wait_end(60)?;
     let console = if reason == "0" { domain.wait_for("\n", 20)? } else { console };
     f.lab.run(&format!("xl destroy {}", domain.id))?;
@@ -89,8 +89,10 @@ fn fill(f: &Fixture) -> Result<String> {
         (7, "dd if=/tmp/fill of=/tmp/a bs=512 skip=9 count=1; dd if=/tmp/a of=/tmp/fill bs=512 seek=5000 conv=notrunc"),
     ] {
         f.lab.run(&format!("({damage}) 2>/dev/null"))?;
-        let domain =
-            guest(&f.lab, &f.disk, "bad").command_line(format!("mode=verify seed={seed}")).line(&line).create()?;
+        let domain = guest(&f.lab, &f.guests.disk, "bad")
+            .command_line(format!("mode=verify seed={seed}"))
+            .line(&line)
+            .create()?;
         let (_, reason, console) = domain.wait_end(30)?;
         let sector = if seed == 8 { 0 } else { 5000 };
         let expected = format!("of sector {sector} is 0x");
@@ -109,7 +111,7 @@ fn fill(f: &Fixture) -> Result<String> {
 fn restore(f: &Fixture) -> Result<String> {
     f.lab.run("head -c 8388608 /dev/zero >/tmp/saved")?;
     // 32 requests of 1 MiB at once.
-    let domain = guest(&f.lab, &f.disk, "saved")
+    let domain = guest(&f.lab, &f.guests.disk, "saved")
         .memory(64)
         .command_line("mode=bench write=yes ms=200")
         .line(&disk("/tmp/saved", "rw"))
@@ -135,25 +137,29 @@ fn bad_words(f: &Fixture) -> Result<String> {
         ("disk=floppy", "", "error: disk `floppy`: expected xvda to xvdz"),
         ("mode=format", "", "error: command line: `mode=format`: expected info, hash, fill, verify or bench"),
     ] {
-        let domain = guest(&f.lab, &f.disk, "bad").command_line(words).line(disk).create()?;
+        let domain = guest(&f.lab, &f.guests.disk, "bad").command_line(words).line(disk).create()?;
         let (_, reason, console) = domain.wait_end(20)?;
         ensure!(console.contains(expected) && reason == "3", "reason {reason}:\n{console}");
         super::domain::destroy_all(&f.lab)?;
     }
-    let vault = guest(&f.lab, &f.vault, "vault").line("driver_domain=1").create()?;
+    let vault = guest(&f.lab, &f.guests.vault, "vault").line("driver_domain=1").create()?;
     let (_, reason, console) = vault.wait_end(20)?;
     ensure!(console.contains("nothing to serve: give ramdisk=SIZE") && reason == "3", "reason {reason}:\n{console}");
     Ok(String::new())
 }
 
-fn vault<'a>(f: &'a Fixture, words: &str, disk: &str) -> Result<Domain<'a>> {
-    let vault =
-        guest(&f.lab, &f.vault, "vault").memory(48).command_line(words).line("driver_domain=1").line(disk).create()?;
+fn vault<'a>(f: &'a Fixture<'_>, words: &str, disk: &str) -> Result<Domain<'a>> {
+    let vault = guest(&f.lab, &f.guests.vault, "vault")
+        .memory(48)
+        .command_line(words)
+        .line("driver_domain=1")
+        .line(disk)
+        .create()?;
     vault.wait_for("vault: ready", 20)?;
     Ok(vault)
 }
 
-/// dom0's Linux is the guest here, with a queue for each of the two processors that it has booted with. Its disk is the
+/// dom0's Linux is the guest here, with a queue for each of the two virtual processors that it has booted with. Its disk is the
 /// vault's memory, and then one that the vault passes on.
 fn linux_frontend(f: &Fixture) -> Result<String> {
     f.lab.run("dd if=/dev/zero of=/tmp/passed bs=1M count=16 2>/dev/null")?;
@@ -213,7 +219,7 @@ fn linux_guest(f: &Fixture) -> Result<String> {
            sha256sum -c sums >/dev/null; cd /; umount /mnt/$disk
          done; echo uptime $(cat /proc/uptime)";
     let linux = linux(&f.lab, "linux", job, &[])?.line(&disks).create()?;
-    let (_, reason, _) = linux.wait_end(60).or_else(|error| {
+    let (_, reason, _) = linux.wait_end(180).or_else(|error| {
         // Which end waits for which.
         let state = f.lab.run("xl debug-keys e; xl list; xl vcpu-list; xl dmesg | tail -n 90")?;
         Err(error.context(state))
@@ -246,8 +252,10 @@ fn ours(f: &Fixture) -> Result<String> {
     run(f, "ram", "mode=fill seed=4", &line("ram", "rw"))?;
     run(f, "ram", "mode=verify seed=4", &line("ram", "ro"))?;
     // Many at once, of which one has no such disk.
-    let one = guest(&f.lab, &f.disk, "one").command_line("mode=verify seed=4").line(&line("ram", "ro")).create()?;
-    let two = guest(&f.lab, &f.disk, "two").command_line("mode=verify seed=3").line(&line("xvda", "ro")).create()?;
+    let one =
+        guest(&f.lab, &f.guests.disk, "one").command_line("mode=verify seed=4").line(&line("ram", "ro")).create()?;
+    let two =
+        guest(&f.lab, &f.guests.disk, "two").command_line("mode=verify seed=3").line(&line("xvda", "ro")).create()?;
     let spec = from_vault("tape", "ro").replace("xvda", "xvdb");
     let (status, _) = f.lab.try_run(&format!("xl block-attach one '{spec}'"))?;
     ensure!(status != 0, "xl is content with a disk that there is not");
@@ -264,7 +272,7 @@ fn death(f: &Fixture) -> Result<String> {
     let vault = vault(f, "ramdisk=8M", "")?;
     let line = format!("disk = [\"{}\"]", from_vault("ram", "rw"));
     run(f, "fill", "mode=fill seed=5", &line)?;
-    let reader = guest(&f.lab, &f.disk, "reader").command_line("mode=bench ms=60000").line(&line).create()?;
+    let reader = guest(&f.lab, &f.guests.disk, "reader").command_line("mode=bench ms=60000").line(&line).create()?;
     let deadline = Instant::now() + Duration::from_secs(20);
     while f.lab.run(&format!("xenstore-read /local/domain/{}/device/vbd/51712/state", reader.id))?.trim() != "4" {
         ensure!(Instant::now() < deadline, "the reader does not connect:\n{}", reader.console()?);

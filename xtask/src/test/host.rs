@@ -9,7 +9,7 @@ use super::Tally;
 use crate::lab;
 use crate::paths::{apps, repo};
 
-pub fn run(tally: &mut Tally) {
+pub fn run(tally: &Tally) {
     let root = repo();
     let apps = apps();
     tally.step("format", || {

@@ -7,13 +7,16 @@ mod host;
 mod net;
 pub mod store;
 mod tools;
+mod walk;
 mod web;
 
 use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use self::checks::Check;
 use crate::guest::Guest;
 use crate::lab::{Lab, Options, StoreServer, Suite, suite};
 use crate::run::parse_suite;
@@ -38,10 +41,15 @@ pub struct TestArgs {
     only: Option<String>,
 }
 
-/// What the lab's checks work with.
-pub struct Fixture {
+/// What a check in the lab works with.
+pub struct Fixture<'a> {
     pub lab: Lab,
     pub suite: Suite,
+    pub guests: &'a Guests,
+}
+
+/// What the lab boots.
+pub struct Guests {
     pub hello: Guest,
     pub probe: Guest,
     pub store: Guest,
@@ -52,81 +60,146 @@ pub struct Fixture {
     pub switch: Guest,
 }
 
+impl Guests {
+    fn get() -> Result<Guests> {
+        let get = |name: &str| Guest::get(name).with_context(|| format!("building {name}"));
+        Ok(Guests {
+            hello: get("hello")?,
+            probe: get("probe")?,
+            store: get("store")?,
+            disk: get("disk")?,
+            vault: get("vault")?,
+            web: get("web")?,
+            iperf: get("iperf")?,
+            switch: get("switch")?,
+        })
+    }
+}
+
 /// Counts of one run.
 #[derive(Default)]
-struct Tally {
+struct Tally(Mutex<Counts>);
+
+#[derive(Default)]
+struct Counts {
     passed: u32,
     failed: Vec<String>,
 }
 
 impl Tally {
-    fn step(&mut self, name: &str, action: impl FnOnce() -> Result<String>) {
+    fn step(&self, name: &str, action: impl FnOnce() -> Result<String>) {
         let start = Instant::now();
         let outcome = action();
         let seconds = start.elapsed().as_secs_f32();
+        let mut counts = self.counts();
         match outcome {
             Ok(note) => {
-                self.passed += 1;
+                counts.passed += 1;
                 println!("ok      {name:<44} {seconds:>6.1} s  {note}");
             }
             Err(error) => {
                 println!("FAILED  {name:<44} {seconds:>6.1} s\n{error:#}\n");
-                self.failed.push(name.to_owned());
+                counts.failed.push(name.to_owned());
             }
         }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().expect("nobody panics while it counts")
     }
 }
 
 /// Runs what was asked for; fails where anything failed.
 pub fn command(args: TestArgs) -> Result<ExitCode> {
-    let mut tally = Tally::default();
+    let tally = Tally::default();
     if !args.lab_only {
-        host::run(&mut tally);
+        host::run(&tally);
     }
     if !args.host_only {
-        for suite in suite::SUITES.iter().filter(|known| args.suite.is_none_or(|suite| suite == **known)) {
-            if let Err(error) = lab_checks(&mut tally, *suite, args.only.as_deref(), args.shaky) {
-                println!("FAILED  {suite}\n{error:#}\n");
-                tally.failed.push(suite.to_string());
-            }
-        }
+        lab_checks(&tally, &args)?;
     }
-    for name in &tally.failed {
+    let counts = tally.counts();
+    for name in &counts.failed {
         println!("failed: {name}");
     }
-    println!("{} passed, {} failed", tally.passed, tally.failed.len());
-    Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    println!("{} passed, {} failed", counts.passed, counts.failed.len());
+    Ok(if counts.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>, shaky: bool) -> Result<()> {
-    let chosen = |name: &str| only.is_none_or(|texts| texts.split(',').any(|text| name.contains(text)));
-    let hello = Guest::get("hello").context("building hello")?;
-    let probe = Guest::get("probe").context("building probe")?;
-    let store = Guest::get("store").context("building store")?;
-    let disk = Guest::get("disk").context("building disk")?;
-    let vault = Guest::get("vault").context("building vault")?;
-    let web = Guest::get("web").context("building web")?;
-    let iperf = Guest::get("iperf").context("building iperf")?;
-    let switch = Guest::get("switch").context("building switch")?;
+/// Checks that run one after the other.
+enum Series {
+    /// In one boot of the lab.
+    Boot { suite: Suite, server: StoreServer, checks: Vec<(&'static str, Check)> },
+    /// `cargo xen` itself, which boots the lab for each.
+    Tools(Vec<(&'static str, tools::Check)>),
+}
+
+/// Labs at a time: each emulates one processor.
+const AT_ONCE: usize = 2;
+
+fn lab_checks(tally: &Tally, args: &TestArgs) -> Result<()> {
+    let guests = Guests::get()?;
+    let waiting = Mutex::new(chosen(args).into_iter());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let next = waiting.lock().expect("nobody panics while it takes one").next();
+                    let Some(series) = next else { break };
+                    series.run(tally, &guests);
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+/// What was asked for, the longest first.
+fn chosen(args: &TestArgs) -> Vec<Series> {
+    let named = |name: &str| args.only.as_deref().is_none_or(|texts| texts.split(',').any(|text| name.contains(text)));
+    let suites = || suite::SUITES.iter().rev().filter(|known| args.suite.is_none_or(|suite| suite == **known));
+    let mut series = Vec::new();
     for server in [StoreServer::Xenstored, StoreServer::Oxenstored] {
-        // One boot runs all checks with the one, a second one those of the store with the other.
-        let (name, checks) = match server {
-            StoreServer::Xenstored => {
-                (suite.xen.to_owned(), [checks::ALL, store::ALL, disk::ALL, net::ALL, web::ALL].concat())
+        for suite in suites() {
+            // One boot runs all checks with the one, a second one those of the store with the other.
+            let mut checks = match server {
+                StoreServer::Xenstored => [checks::ALL, store::ALL, disk::ALL, net::ALL, web::ALL].concat(),
+                StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
+            };
+            if server == StoreServer::Xenstored && *suite == suite::DEFAULT {
+                checks.extend(net::AT_LENGTH);
             }
-            StoreServer::Oxenstored => (format!("{} oxenstored", suite.xen), store::WITH_OTHER_SERVER.to_vec()),
+            if server == StoreServer::Xenstored && args.shaky {
+                checks.extend(disk::WITH_LINUX_GUEST);
+            }
+            checks.retain(|(name, _)| named(name));
+            if !checks.is_empty() {
+                series.push(Series::Boot { suite: *suite, server, checks });
+            }
+        }
+    }
+    let tools: Vec<_> = tools::ALL.iter().filter(|(name, _)| named(name)).copied().collect();
+    if suites().any(|suite| *suite == suite::DEFAULT) && !tools.is_empty() {
+        series.push(Series::Tools(tools));
+    }
+    series
+}
+
+impl Series {
+    fn run(self, tally: &Tally, guests: &Guests) {
+        let (suite, server, checks) = match self {
+            Series::Boot { suite, server, checks } => (suite, server, checks),
+            Series::Tools(checks) => {
+                for (name, check) in checks {
+                    tally.step(&format!("cargo xen: {name}"), check);
+                }
+                return;
+            }
         };
-        let mut more = vec![];
-        if server == StoreServer::Xenstored && suite == suite::DEFAULT {
-            more.extend(net::AT_LENGTH);
-        }
-        if server == StoreServer::Xenstored && shaky {
-            more.extend(disk::WITH_LINUX_GUEST);
-        }
-        let checks: Vec<_> = checks.into_iter().chain(more).filter(|(name, _)| chosen(name)).collect();
-        if checks.is_empty() {
-            continue;
-        }
+        let name = match server {
+            StoreServer::Xenstored => suite.xen.to_owned(),
+            StoreServer::Oxenstored => format!("{} oxenstored", suite.xen),
+        };
         let mut lab = None;
         tally.step(&format!("{name}: boot"), || {
             let options = Options {
@@ -138,31 +211,14 @@ fn lab_checks(tally: &mut Tally, suite: Suite, only: Option<&str>, shaky: bool) 
             lab = Some(Lab::boot(suite, &options)?);
             Ok(suite.to_string())
         });
-        let Some(lab) = lab else { continue };
-        let context = Fixture {
-            lab,
-            suite,
-            hello: hello.clone(),
-            probe: probe.clone(),
-            store: store.clone(),
-            disk: disk.clone(),
-            vault: vault.clone(),
-            web: web.clone(),
-            iperf: iperf.clone(),
-            switch: switch.clone(),
-        };
+        let Some(lab) = lab else { return };
+        let fixture = Fixture { lab, suite, guests };
         for (check_name, check) in checks {
             tally.step(&format!("{name}: {check_name}"), || {
-                let outcome = check(&context);
-                domain::destroy_all(&context.lab)?;
+                let outcome = check(&fixture);
+                domain::destroy_all(&fixture.lab)?;
                 outcome
             });
         }
     }
-    if suite == suite::DEFAULT {
-        for (name, check) in tools::ALL.iter().filter(|(name, _)| chosen(name)) {
-            tally.step(&format!("cargo xen: {name}"), *check);
-        }
-    }
-    Ok(())
 }

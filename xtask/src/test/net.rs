@@ -27,13 +27,13 @@ pub const AT_LENGTH: [(&str, Check); 1] = [("web: 10,000 fetches by 32 at once, 
 pub const VIF: &str = "vif = [\"bridge=xenbr0\"]";
 
 /// A web server that has told its address, and that address.
-pub fn start<'a>(f: &'a Fixture, name: &str, words: &str) -> Result<(Domain<'a>, String)> {
+pub fn start<'a>(f: &'a Fixture<'_>, name: &str, words: &str) -> Result<(Domain<'a>, String)> {
     start_with(f, name, words, VIF)
 }
 
-fn start_with<'a>(f: &'a Fixture, name: &str, words: &str, vif: &str) -> Result<(Domain<'a>, String)> {
+fn start_with<'a>(f: &'a Fixture<'_>, name: &str, words: &str, vif: &str) -> Result<(Domain<'a>, String)> {
     let site = web::put_site(f)?;
-    let web = guest(&f.lab, &f.web, name).memory(16).command_line(words).line(vif).line(&site).create()?;
+    let web = guest(&f.lab, &f.guests.web, name).memory(16).command_line(words).line(vif).line(&site).create()?;
     let console = web.wait_for("web: ready", 30)?;
     let line = console.lines().find_map(|line| line.split_once("network: ")).context("it tells no address")?.1;
     let told = f.lab.run(&format!("xenstore-read /local/domain/{}/data/ip", web.id))?;
@@ -168,7 +168,7 @@ fn bad_words(f: &Fixture) -> Result<String> {
         ("ip=10.0.0.3/24 gw=here", VIF, "error: command line: `gw=here`: expected an IPv4 address"),
         ("", "", "error: the domain has no network interface; its xl file lists them (vif = [...])"),
     ] {
-        let domain = guest(&f.lab, &f.web, "bad").memory(16).command_line(words).line(vif).create()?;
+        let domain = guest(&f.lab, &f.guests.web, "bad").memory(16).command_line(words).line(vif).create()?;
         let (_, reason, console) = domain.wait_end(20)?;
         ensure!(console.contains(expected) && reason == "3", "reason {reason}, no {expected:?}:\n{console}");
         super::domain::destroy_all(&f.lab)?;
@@ -178,7 +178,8 @@ fn bad_words(f: &Fixture) -> Result<String> {
 
 /// dom0's iperf3 is the client.
 fn iperf(f: &Fixture) -> Result<String> {
-    let server = guest(&f.lab, &f.iperf, "iperf").memory(32).command_line("ip=10.0.2.79/24").line(VIF).create()?;
+    let server =
+        guest(&f.lab, &f.guests.iperf, "iperf").memory(32).command_line("ip=10.0.2.79/24").line(VIF).create()?;
     server.wait_for("iperf: ready", 20)?;
     for words in ["", "-R", "-P 8", "-P 8 -R", "--bidir", "-u -b 20M --bidir", "-u -b 20M", "-u -b 20M -R"] {
         f.lab
@@ -208,10 +209,10 @@ fn speeds(console: &str) -> Vec<String> {
 
 /// dom0's Linux is a guest here.
 fn switch(f: &Fixture) -> Result<String> {
-    let switch = guest(&f.lab, &f.switch, "switch").memory(32).line("driver_domain=1").create()?;
+    let switch = guest(&f.lab, &f.guests.switch, "switch").memory(32).line("driver_domain=1").create()?;
     switch.wait_for("switch: ready", 20)?;
     let vif = "vif = [\"backend=switch,mac=00:16:3e:00:00:91\"]";
-    let ours = guest(&f.lab, &f.iperf, "iperf").memory(32).command_line("ip=10.9.0.1/24").line(vif).create()?;
+    let ours = guest(&f.lab, &f.guests.iperf, "iperf").memory(32).command_line("ip=10.9.0.1/24").line(vif).create()?;
     ours.wait_for("iperf: ready", 20)?;
     f.lab
         .run(

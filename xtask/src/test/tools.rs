@@ -1,21 +1,21 @@
 //! `cargo xen` itself, as a user meets it.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Cursor, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::Cursor;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
+use super::walk;
 use crate::dom0::Dom0;
 use crate::guest::Guest;
 use crate::lab::{Lab, Options, Publish, free_port, suite};
 use crate::paths::{repo, which};
 
-type Check = fn() -> Result<String>;
+pub type Check = fn() -> Result<String>;
 
 /// All checks by name.
 pub const ALL: &[(&str, Check)] = &[
@@ -23,8 +23,8 @@ pub const ALL: &[(&str, Check)] = &[
     ("build says where the ELF is", build),
     ("run with a disk and a published port", run_hello),
     ("run of a guest that crashes", run_crash),
-    ("run web: a page at the address that it prints, and Ctrl-C, which leaves nothing behind", interrupt),
-    ("new: projects outside of the repository, built, tested and booted", new_projects),
+    ("the commands of the README and of the quick start, in a clean checkout", walk::walk),
+    ("new: a project of one's own, built, tested and booted", new_project),
     ("a failed download leaves nothing behind", failed_download),
     ("run --on ssh and --on xl", other_hosts),
 ];
@@ -145,91 +145,25 @@ fn run_crash() -> Result<String> {
     Ok(String::new())
 }
 
-/// Processes whose command line holds `text`.
-fn processes(text: &str) -> Vec<String> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let lines = entries.flatten().filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(text)).collect()
-}
-
-fn interrupt() -> Result<String> {
-    let scratch = tempfile::tempdir()?;
-    let mut child =
-        xen(&["run", "web"])?.env("TMPDIR", scratch.path()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-    let mut lines = BufReader::new(child.stderr.take().context("stderr")?);
-    let mut line = String::new();
-    while !line.starts_with("http://localhost:") {
-        line.clear();
-        ensure!(lines.read_line(&mut line)? > 0, "the run ended before the guest was up");
-    }
-    let port = line.trim_start_matches("http://localhost:").split('/').next().unwrap_or_default().parse()?;
-    let page = fetch(port)?;
-    let sample = fs::read_to_string(crate::site::sample().join("index.html"))?;
-    ensure!(page.ends_with(&sample), "{page}");
-    let scratch_text = scratch.path().display().to_string();
-    ensure!(!processes(&scratch_text).is_empty(), "no emulator runs");
-    // SAFETY: a signal to a child of ours that has not been waited for.
-    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let status = loop {
-        match child.try_wait()? {
-            Some(status) => break status,
-            None if Instant::now() > deadline => {
-                child.kill()?;
-                bail!("still runs 10 s after Ctrl-C");
-            }
-            None => std::thread::sleep(Duration::from_millis(20)),
-        }
-    };
-    ensure!(status.code() == Some(130), "ended with {status}");
-    while !processes(&scratch_text).is_empty() {
-        ensure!(Instant::now() < deadline, "left behind: {:?}", processes(&scratch_text));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let left: Vec<_> = fs::read_dir(scratch.path())?.flatten().map(|entry| entry.path()).collect();
-    ensure!(left.is_empty(), "left behind: {left:?}");
-    Ok(String::new())
-}
-
-/// The page that the guest behind a port of this machine serves.
-fn fetch(port: u16) -> Result<String> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    write!(stream, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    Ok(answer)
-}
-
-/// As the page says that a newcomer does it, but for a shared folder of what was built.
-fn new_projects() -> Result<String> {
+/// Outside of the repository, but for a folder of what was built.
+fn new_project() -> Result<String> {
     let dir = tempfile::tempdir()?;
-    let target = repo().join("target/new-projects");
+    let project = dir.path().join("my-hello");
+    let output = xen(&["new", &project.display().to_string()])?.output()?;
+    ensure!(output.status.success(), "{}", text(&output));
     let cargo = |folder: &Path, args: &[&str]| -> Result<String> {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(args).current_dir(folder).env("CARGO_TARGET_DIR", &target).stdin(Stdio::null());
+        cargo.args(args).current_dir(folder).env("CARGO_TARGET_DIR", walk::projects()).stdin(Stdio::null());
         let output = cargo.output()?;
         ensure!(output.status.success(), "cargo {args:?} in {}:\n{}", folder.display(), text(&output));
         Ok(text(&output))
     };
-    for template in ["hello", "web"] {
-        let project = dir.path().join(format!("my-{template}"));
-        let output = xen(&["new", &project.display().to_string(), "--template", template])?.output()?;
-        ensure!(output.status.success(), "{}", text(&output));
-        cargo(&project.join("host"), &["test"])?;
-        match template {
-            "hello" => {
-                let said = cargo(&project, &["run", "--release", "--", "--set", "exit=now", "--memory", "4"])?;
-                ensure!(said.contains("Sarab says hello.\n") && said.contains("memory        4096 KiB"), "{said}");
-            }
-            _ => drop(cargo(&project, &["build", "--release"])?),
-        }
-        let readme = fs::read_to_string(project.join("README.md"))?;
-        ensure!(!readme.contains("@NAME@") && readme.starts_with(&format!("# my-{template}")), "{readme}");
-    }
-    let project = dir.path().join("my-hello").display().to_string();
-    fails(xen(&["new", &project])?, "is there already, and not empty")?;
+    cargo(&project.join("host"), &["test"])?;
+    let said = cargo(&project, &["run", "--release", "--", "--set", "exit=now", "--memory", "4"])?;
+    ensure!(said.contains("Sarab says hello.\n") && said.contains("memory        4096 KiB"), "{said}");
+    let readme = fs::read_to_string(project.join("README.md"))?;
+    ensure!(!readme.contains("@NAME@") && readme.starts_with("# my-hello"), "{readme}");
+    fails(xen(&["new", &project.display().to_string()])?, "is there already, and not empty")?;
     fails(xen(&["new", "Bad"])?, "`Bad` cannot be a project's name")?;
     fails(xen(&["new", "x", "--template", "probe"])?, "there are disk, hello, iperf, store, switch, vault, web")?;
     Ok(String::new())

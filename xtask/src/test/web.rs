@@ -87,8 +87,8 @@ fn files(f: &Fixture) -> Result<String> {
 }
 
 /// A server of an image, and its address.
-fn serve<'a>(f: &'a Fixture, name: &str, image: &str, memory: u64) -> Result<(Domain<'a>, String)> {
-    let web = guest(&f.lab, &f.web, name).memory(memory).line(VIF).line(&disk(image)).create()?;
+fn serve<'a>(f: &'a Fixture<'_>, name: &str, image: &str, memory: u64) -> Result<(Domain<'a>, String)> {
+    let web = guest(&f.lab, &f.guests.web, name).memory(memory).line(VIF).line(&disk(image)).create()?;
     let console = web.wait_for("web: ready", 30)?;
     let line = console.lines().find_map(|line| line.split_once("network: ")).context("it tells no address")?.1;
     let address = line.split('/').next().unwrap_or_default().to_owned();
@@ -243,7 +243,8 @@ fn wrong(f: &Fixture) -> Result<String> {
         ("/tmp/short.tar", "ends at byte ", "<title>Sarab</title>", "200"),
     ] {
         let line = if image.is_empty() { String::new() } else { disk(image) };
-        let web = guest(&f.lab, &f.web, "wrong").memory(16).command_line("ip=10.0.2.80/24").line(VIF).line(&line);
+        let web =
+            guest(&f.lab, &f.guests.web, "wrong").memory(16).command_line("ip=10.0.2.80/24").line(VIF).line(&line);
         let web = web.create()?;
         let console = web.wait_for("web: ready", 30)?;
         ensure!(console.contains(expected), "{image}: no {expected:?} in:\n{console}");
@@ -255,7 +256,7 @@ fn wrong(f: &Fixture) -> Result<String> {
     }
     // Without a DHCP server: it says so, and goes on asking.
     f.lab.run("ip link add nowhere type bridge && ip link set nowhere up")?;
-    let lonely = guest(&f.lab, &f.web, "lonely").memory(16).line("vif = [\"bridge=nowhere\"]").create()?;
+    let lonely = guest(&f.lab, &f.guests.web, "lonely").memory(16).line("vif = [\"bridge=nowhere\"]").create()?;
     lonely.wait_for("network: no address after 10 s; is there a DHCP server?", 40)?;
     destroy_all(&f.lab)?;
     f.lab.run("ip link del nowhere; rm -f /tmp/empty /tmp/unknown /tmp/broken.ext4 /tmp/short.tar")?;
