@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Fixture;
 use super::checks::Check;
-use super::domain::{Domain, guest, linux};
+use super::domain::{Domain, guest};
 use crate::dom0::Dom0;
 
 /// All checks by name.
@@ -20,16 +20,13 @@ pub const ALL: &[(&str, Check)] = &[
     ("vault: its domain dies under load", death),
 ];
 
-/// With a guest that was seen to spin for ever while it boots, in about one boot of five, before it has found any device:
-/// the emulator's fault or the nested hypervisor's, as far as could be seen. So they run only where they are asked for.
-pub const WITH_LINUX_GUEST: [(&str, Check); 1] =
-    [("vault: a Linux guest's file systems, in memory and on a disk passed on", linux_guest)];
-
-fn disk(path: &str, access: &str) -> String {
+/// An xl file's line for a file of dom0's.
+pub fn disk(path: &str, access: &str) -> String {
     format!("disk = [\"format=raw,vdev=xvda,access={access},target={path}\"]")
 }
 
-fn from_vault(target: &str, access: &str) -> String {
+/// A disk of the vault's, as an xl file has it.
+pub fn from_vault(target: &str, access: &str) -> String {
     format!("format=raw,vdev=xvda,access={access},backendtype=phy,backend=vault,target={target}")
 }
 
@@ -148,7 +145,8 @@ fn bad_words(f: &Fixture) -> Result<String> {
     Ok(String::new())
 }
 
-fn vault<'a>(f: &'a Fixture<'_>, words: &str, disk: &str) -> Result<Domain<'a>> {
+/// A vault that is ready.
+pub fn vault<'a>(f: &'a Fixture<'_>, words: &str, disk: &str) -> Result<Domain<'a>> {
     let vault = guest(&f.lab, &f.guests.vault, "vault")
         .memory(48)
         .command_line(words)
@@ -201,45 +199,6 @@ fn linux_frontend(f: &Fixture) -> Result<String> {
     )?;
     // Frames of the log stand before it in the same line.
     Ok(did[0].split("vault: ").last().unwrap_or_default().to_owned())
-}
-
-fn linux_guest(f: &Fixture) -> Result<String> {
-    f.lab.run("dd if=/dev/zero of=/tmp/passed bs=1M count=16 2>/dev/null")?;
-    let vault = vault(f, "ramdisk=16M pass=xvda", &disk("/tmp/passed", "rw"))?;
-    let disks = format!(
-        "disk = [\"{}\", \"{}\"]",
-        from_vault("ram", "rw"),
-        from_vault("xvda", "rw").replace("vdev=xvda", "vdev=xvdb")
-    );
-    let job = "set -e; echo uptime $(cat /proc/uptime)
-         for disk in xvda xvdb; do
-           mke2fs -F /dev/$disk >/dev/null; mkdir -p /mnt/$disk; mount -t ext4 /dev/$disk /mnt/$disk; cd /mnt/$disk
-           for part in 1 2 3; do head -c 2000000 /dev/urandom >part$part; done; sha256sum part* >sums
-           cd /; umount /mnt/$disk; mount -t ext4 /dev/$disk /mnt/$disk; cd /mnt/$disk
-           sha256sum -c sums >/dev/null; cd /; umount /mnt/$disk
-         done; echo uptime $(cat /proc/uptime)";
-    let linux = linux(&f.lab, "linux", job, &[])?.line(&disks).create()?;
-    let (_, reason, _) = linux.wait_end(180).or_else(|error| {
-        // Which end waits for which.
-        let state = f.lab.run("xl debug-keys e; xl list; xl vcpu-list; xl dmesg | tail -n 90")?;
-        Err(error.context(state))
-    })?;
-    let console = linux.wait_for("linux: the job ended", 20)?;
-    ensure!(console.contains("ended with status 0") && reason == "0", "reason {reason}:\n{console}");
-    f.lab.run(&format!("xl destroy {}", linux.id))?;
-    vault.wait_for("0 failed", 20)?;
-    f.lab.run("xl shutdown -w vault")?;
-    // And what was written to the disk that was passed on is where dom0 has it.
-    f.lab.run(
-        "mkdir -p /mnt/passed && mount -o loop -t ext4 /tmp/passed /mnt/passed && (cd /mnt/passed && sha256sum -c sums) \
-           && umount /mnt/passed && rm /tmp/passed",
-    )?;
-    let uptime: Vec<_> =
-        console.lines().filter_map(|line| line.split_once("uptime ")).map(|(_, text)| text.to_owned()).collect();
-    let console = vault.console()?;
-    let did = console.lines().filter(|line| line.contains(" 0 failed")).count();
-    ensure!(did == 2, "two disks were served without a failure:\n{console}");
-    Ok(uptime.join(" .. "))
 }
 
 fn ours(f: &Fixture) -> Result<String> {

@@ -4,6 +4,7 @@ mod checks;
 mod disk;
 pub mod domain;
 mod host;
+mod linux;
 mod net;
 pub mod store;
 mod tools;
@@ -33,9 +34,6 @@ pub struct TestArgs {
     /// Only this Xen in the lab: bookworm (4.17) or trixie (4.20)
     #[arg(long, value_name = "SUITE", value_parser = parse_suite)]
     suite: Option<Suite>,
-    /// Also what does not always pass, for reasons that are not found yet: a Linux guest beside ours
-    #[arg(long, conflicts_with = "host_only")]
-    shaky: bool,
     /// Only lab checks whose name holds this, or one of several with commas between
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -168,9 +166,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             };
             if server == StoreServer::Xenstored && *suite == suite::DEFAULT {
                 checks.extend(net::AT_LENGTH);
-            }
-            if server == StoreServer::Xenstored && args.shaky {
-                checks.extend(disk::WITH_LINUX_GUEST);
+                checks.extend(linux::AT_LENGTH);
             }
             checks.retain(|(name, _)| named(name));
             if !checks.is_empty() {
