@@ -1,6 +1,9 @@
 //! Backends that do what they may not, against blkfront. Each test that stands for a security advisory names it.
 
+mod support;
+
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use xen_blkif::front::{self, Disk};
@@ -12,6 +15,8 @@ use xen_sim::{Domain, SimMapping, SimPort, Toolstack, Xen, check};
 use xenstore_client::xenbus::{Backend, Device, Failure, Signals, backend};
 use xenstore_client::{Error as StoreError, Restart, Tree};
 
+use support::script::{Script, script};
+
 const DEVICE: u32 = 51712;
 const SECTORS: u64 = 64;
 
@@ -20,10 +25,10 @@ fn failure(error: impl std::fmt::Display) -> Failure {
 }
 
 /// A backend that runs a script.
-struct BadBackend<F> {
+struct BadBackend {
     domain: Domain,
     nodes: Vec<(&'static str, &'static str)>,
-    run: F,
+    run: Script<Served>,
 }
 
 struct Served {
@@ -51,7 +56,7 @@ impl Served {
     }
 }
 
-impl<F: AsyncFn(&Served)> Backend for BadBackend<F> {
+impl Backend for BadBackend {
     type Link = Served;
 
     async fn prepare(&mut self, _: &Device) -> Result<(), Failure> {
@@ -89,7 +94,8 @@ impl<F: AsyncFn(&Served)> Backend for BadBackend<F> {
     }
 
     async fn run(&mut self, _: &Device, served: Served, signals: &Signals) -> Result<(), Failure> {
-        (self.run)(&served).await;
+        let served = Rc::new(served);
+        (self.run)(served.clone()).await;
         signals.closing().await;
         Ok(())
     }
@@ -98,20 +104,28 @@ impl<F: AsyncFn(&Served)> Backend for BadBackend<F> {
 /// Runs `user` on a disk that a script serves; says what the frontend's error node holds afterwards.
 fn against_frontend(
     xen: &Xen,
-    script: impl AsyncFn(&Served) + 'static,
+    run: impl AsyncFn(&Served) + 'static,
     user: impl AsyncFn(&Disk<Domain>) + 'static,
 ) -> Option<String> {
-    against_frontend_with(xen, &[], script, user)
+    against_frontend_with(xen, &[], run, user)
 }
 
 /// The same, where the backend says some things in other words.
 fn against_frontend_with(
     xen: &Xen,
     nodes: &[(&'static str, &'static str)],
-    script: impl AsyncFn(&Served) + 'static,
+    run: impl AsyncFn(&Served) + 'static,
     user: impl AsyncFn(&Disk<Domain>) + 'static,
 ) -> Option<String> {
-    let nodes = nodes.to_vec();
+    run_against_frontend(xen, nodes.to_vec(), script(run), script(user))
+}
+
+fn run_against_frontend(
+    xen: &Xen,
+    nodes: Vec<(&'static str, &'static str)>,
+    run: Script<Served>,
+    user: Script<Disk<Domain>>,
+) -> Option<String> {
     let toolstack = xen.toolstack();
     let (front, back) = (xen.domain(), xen.domain());
     let (store, domain) = (back.store(), back.clone());
@@ -121,7 +135,7 @@ fn against_frontend_with(
     xen.run(async move {
         toolstack.attach_with("vbd", front_id, back_id, DEVICE, &[("mode", "w")]).await.unwrap();
         back.spawn(async move {
-            let mut driver = BadBackend { domain: domain.clone(), nodes, run: script };
+            let mut driver = BadBackend { domain: domain.clone(), nodes, run };
             drop(backend(&store, &domain, &path, &mut driver).await);
         })
         .detach();
@@ -130,7 +144,7 @@ fn against_frontend_with(
         let (disk, runner) =
             front::connect(&front_store, front.clone(), front.clone(), front.clone(), &device, options);
         front.spawn(async move { drop(runner.await) }).detach();
-        user(&disk).await;
+        user(Rc::new(disk)).await;
         front.sleep(Duration::from_millis(50)).await;
         let error = format!("/local/domain/{}/error/device/vbd/{DEVICE}/error", front_id.0);
         toolstack.store().get::<String>(&error).await.unwrap()
@@ -288,7 +302,7 @@ fn xsa_465_a_restore_after_which_there_is_no_ring() {
                         }
                     };
                     let nodes = vec![("max-ring-page-order", most_order)];
-                    let mut driver = BadBackend { domain: domain.clone(), nodes, run };
+                    let mut driver = BadBackend { domain: domain.clone(), nodes, run: script(run) };
                     drop(backend(&store, &domain, &path, &mut driver).await);
                 })
             }

@@ -1,5 +1,7 @@
 //! Guests that do what they may not, against blkback. Each test that stands for a security advisory names it.
 
+mod support;
+
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::rc::Rc;
@@ -15,6 +17,8 @@ use xen_ring::{FrontRing, LentPage, Protocol, SharedMemory};
 use xen_sim::{Domain, SimGrant, SimPort, Xen, check};
 use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State, frontend};
 use xenstore_client::{Error as StoreError, Store, Tree};
+
+use support::script::{Script, script};
 
 const DEVICE: u32 = 51712;
 const SECTORS: u64 = 64;
@@ -101,10 +105,10 @@ impl Guest {
 }
 
 /// A frontend that runs a script.
-struct Script<F> {
+struct Scripted {
     domain: Domain,
     how: How,
-    run: F,
+    run: Script<Guest>,
     done: Rc<Cell<bool>>,
 }
 
@@ -125,7 +129,7 @@ impl Default for How {
     }
 }
 
-impl<F: AsyncFn(&Guest)> Frontend for Script<F> {
+impl Frontend for Scripted {
     const OFFERED: State = State::Initialised;
     type Offer = Guest;
 
@@ -170,7 +174,8 @@ impl<F: AsyncFn(&Guest)> Frontend for Script<F> {
     }
 
     async fn run(&mut self, _: &Device, guest: Guest, signals: &Signals) -> Result<(), Failure> {
-        (self.run)(&guest).await;
+        let guest = Rc::new(guest);
+        (self.run)(guest.clone()).await;
         self.done.set(true);
         signals.closing().await;
         Ok(())
@@ -179,7 +184,11 @@ impl<F: AsyncFn(&Guest)> Frontend for Script<F> {
 
 /// Runs a script as a frontend of our backend, beside an honest guest whose disk has to go on working.
 /// Returns what the backend has done for the script.
-fn against_backend(xen: &Xen, how: How, script: impl AsyncFn(&Guest) + 'static) -> Statistics {
+fn against_backend(xen: &Xen, how: How, run: impl AsyncFn(&Guest) + 'static) -> Statistics {
+    run_against_backend(xen, how, script(run))
+}
+
+fn run_against_backend(xen: &Xen, how: How, run: Script<Guest>) -> Statistics {
     let toolstack = xen.toolstack();
     let (bad, good, back) = (xen.domain(), xen.domain(), xen.domain());
     let (store, domain) = (back.store(), back.clone());
@@ -209,7 +218,7 @@ fn against_backend(xen: &Xen, how: How, script: impl AsyncFn(&Guest) + 'static) 
         disk.write_bytes(0, &[0x55; 512]).await.unwrap();
         toolstack.attach_with("vbd", bad_id, back_id, DEVICE, &nodes).await.unwrap();
         bad.spawn(async move {
-            let mut driver = Script { domain: domain.clone(), how, run: script, done: flag };
+            let mut driver = Scripted { domain: domain.clone(), how, run, done: flag };
             drop(frontend(&store, &domain, &format!("device/vbd/{DEVICE}"), &mut driver).await);
         })
         .detach();
@@ -565,8 +574,8 @@ fn refused(xen: &Xen, how: How) -> String {
         let nodes = [("params", "disk"), ("mode", "w")];
         toolstack.attach_with("vbd", guest.id(), back.id(), DEVICE, &nodes).await.unwrap();
         let driver = guest.spawn(async move {
-            let run = async |_: &Guest| panic!("it must not be connected");
-            let mut driver = Script { domain: domain.clone(), how, run, done: Rc::default() };
+            let run = script(async |_| panic!("it must not be connected"));
+            let mut driver = Scripted { domain: domain.clone(), how, run, done: Rc::default() };
             drop(frontend(&store, &domain, &format!("device/vbd/{DEVICE}"), &mut driver).await);
         });
         dom0.sleep(Duration::from_secs(1)).await;

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use embassy_net_driver::{Driver, LinkState};
 use etherparse::PacketBuilder;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use xen_hal::{Access, Clock, DomId, Errno, EventChannels, GrantRef, GrantTable, MapRequest, Port, PortNumber};
 use xen_netif::checksum;
 use xen_netif::front::{self, Gone, Interface, Options};
@@ -25,16 +27,17 @@ use xenstore_client::Tree;
 use xenstore_client::xenbus::{Backend, Device as BusDevice, Ended, Failure, Signals, backend};
 
 use support::network::{frame, receive, send};
+use support::script::{Script, script};
 
 fn failure(error: impl std::fmt::Display) -> Failure {
     Failure::new(Errno::EIO, error.to_string())
 }
 
 /// A backend that runs a script.
-struct Script<F> {
+struct Scripted {
     domain: Domain,
     nodes: Vec<(&'static str, &'static str)>,
-    run: F,
+    run: Script<Wire>,
 }
 
 /// What a backend has of a guest's.
@@ -156,7 +159,7 @@ impl Wire {
     }
 }
 
-impl<F: AsyncFn(&Wire)> Backend for Script<F> {
+impl Backend for Scripted {
     type Link = Wire;
 
     async fn prepare(&mut self, _: &BusDevice) -> Result<(), Failure> {
@@ -204,7 +207,8 @@ impl<F: AsyncFn(&Wire)> Backend for Script<F> {
     }
 
     async fn run(&mut self, _: &BusDevice, wire: Wire, signals: &Signals) -> Result<(), Failure> {
-        (self.run)(&wire).await;
+        let wire = Rc::new(wire);
+        (self.run)(wire.clone()).await;
         signals.closing().await;
         Ok(())
     }
@@ -225,10 +229,16 @@ const ALL: &[(&str, &str)] = &[
 fn against(
     xen: &Xen,
     nodes: &[(&'static str, &'static str)],
-    script: impl AsyncFn(&Wire) + 'static,
+    run: impl AsyncFn(&Wire) + 'static,
     user: impl AsyncFnOnce(Interface<Domain>, Domain) + 'static,
 ) -> Option<String> {
-    let nodes = nodes.to_vec();
+    let user = |interface, domain| async move { user(interface, domain).await }.boxed_local();
+    run_against(xen, nodes.to_vec(), script(run), Box::new(user))
+}
+
+type User = Box<dyn FnOnce(Interface<Domain>, Domain) -> LocalBoxFuture<'static, ()>>;
+
+fn run_against(xen: &Xen, nodes: Vec<(&'static str, &'static str)>, run: Script<Wire>, user: User) -> Option<String> {
     let toolstack = xen.toolstack();
     let (front, back) = (xen.domain(), xen.domain());
     let (front_store, store, domain) = (front.store(), back.store(), back.clone());
@@ -239,7 +249,7 @@ fn against(
         let own = format!("/local/domain/{}/device/vif/0/mac", front.id().0);
         toolstack.store().set(&own, "00:16:3e:01:02:03").await.unwrap();
         back.spawn(async move {
-            let mut driver = Script { domain: domain.clone(), nodes, run: script };
+            let mut driver = Scripted { domain: domain.clone(), nodes, run };
             drop(backend(&store, &domain, &path, &mut driver).await);
         })
         .detach();

@@ -12,6 +12,8 @@ use xen_sim::{Domain, SimGrant, SimPort, Xen};
 use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State, frontend};
 use xenstore_client::{Error as StoreError, Tree};
 
+use super::script::Script;
+
 const MAC: &str = "00:16:3e:01:02:03";
 
 fn failure(error: impl std::fmt::Display) -> Failure {
@@ -62,13 +64,13 @@ impl Guest {
     }
 }
 
-struct Script<F> {
+struct Scripted {
     domain: Domain,
-    run: F,
+    run: Script<Guest>,
     done: Rc<Cell<bool>>,
 }
 
-impl<F: AsyncFn(&Guest)> Frontend for Script<F> {
+impl Frontend for Scripted {
     const OFFERED: State = State::Connected;
     type Offer = Guest;
 
@@ -106,7 +108,8 @@ impl<F: AsyncFn(&Guest)> Frontend for Script<F> {
     }
 
     async fn run(&mut self, _: &Device, guest: Guest, signals: &Signals) -> Result<(), Failure> {
-        (self.run)(&guest).await;
+        let guest = Rc::new(guest);
+        (self.run)(guest.clone()).await;
         self.done.set(true);
         signals.closing().await;
         Ok(())
@@ -120,6 +123,10 @@ pub fn against(
     opened: impl Fn(Domain, Port) + 'static,
     script: impl AsyncFn(&Guest) + 'static,
 ) -> Option<String> {
+    run_against(xen, Box::new(opened), super::script::script(script))
+}
+
+fn run_against(xen: &Xen, opened: Box<dyn Fn(Domain, Port)>, run: Script<Guest>) -> Option<String> {
     let toolstack = xen.toolstack();
     let (guest, back) = (xen.domain(), xen.domain());
     let (store, domain) = (back.store(), back.clone());
@@ -140,7 +147,7 @@ pub fn against(
         toolstack.attach_with("vif", guest.id(), back.id(), 0, &[("mac", MAC)]).await.unwrap();
         guest
             .spawn(async move {
-                let mut driver = Script { domain: domain.clone(), run: script, done: flag };
+                let mut driver = Scripted { domain: domain.clone(), run, done: flag };
                 drop(frontend(&store, &domain, "device/vif/0", &mut driver).await);
             })
             .detach();

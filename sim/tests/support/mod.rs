@@ -4,3 +4,4 @@
 
 pub mod guest;
 pub mod network;
+pub mod script;

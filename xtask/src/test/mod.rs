@@ -156,28 +156,25 @@ fn lab_checks(tally: &Tally, args: &TestArgs) -> Result<()> {
 fn chosen(args: &TestArgs) -> Vec<Series> {
     let named = |name: &str| args.only.as_deref().is_none_or(|texts| texts.split(',').any(|text| name.contains(text)));
     let suites = || suite::SUITES.iter().rev().filter(|known| args.suite.is_none_or(|suite| suite == **known));
-    let mut series = Vec::new();
-    for server in [StoreServer::Xenstored, StoreServer::Oxenstored] {
-        for suite in suites() {
-            // One boot runs all checks with the one, a second one those of the store with the other.
-            let mut checks = match server {
-                StoreServer::Xenstored => [checks::ALL, store::ALL, disk::ALL, net::ALL, web::ALL].concat(),
-                StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
-            };
-            if server == StoreServer::Xenstored && *suite == suite::DEFAULT {
-                checks.extend(net::AT_LENGTH);
-                checks.extend(linux::AT_LENGTH);
-            }
-            checks.retain(|(name, _)| named(name));
-            if !checks.is_empty() {
-                series.push(Series::Boot { suite: *suite, server, checks });
-            }
+    // One boot runs all checks with the one server, a second one those of the store with the other.
+    let boot = |suite: &Suite, server| {
+        let mut checks = match server {
+            StoreServer::Xenstored => [checks::ALL, store::ALL, disk::ALL, net::ALL, web::ALL].concat(),
+            StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
+        };
+        if server == StoreServer::Xenstored && *suite == suite::DEFAULT {
+            checks.extend(net::AT_LENGTH);
+            checks.extend(linux::AT_LENGTH);
         }
-    }
+        checks.retain(|(name, _)| named(name));
+        (!checks.is_empty()).then_some(Series::Boot { suite: *suite, server, checks })
+    };
+    let mut series: Vec<_> = suites().filter_map(|suite| boot(suite, StoreServer::Xenstored)).collect();
     let tools: Vec<_> = tools::ALL.iter().filter(|(name, _)| named(name)).copied().collect();
     if suites().any(|suite| *suite == suite::DEFAULT) && !tools.is_empty() {
         series.push(Series::Tools(tools));
     }
+    series.extend(suites().filter_map(|suite| boot(suite, StoreServer::Oxenstored)));
     series
 }
 

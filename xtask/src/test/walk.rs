@@ -65,19 +65,22 @@ const COMMANDS: &[(&str, Proof)] = &[
 pub fn walk() -> Result<String> {
     let Some(files) = tracked()? else { return Ok("not tried: this is no git checkout".into()) };
     let walk = Walk::begin(&files)?;
-    let mut folder = walk.checkout.clone();
     let mut done = BTreeSet::new();
     for page in PAGES {
-        for command in commands(&fs::read_to_string(walk.checkout.join(page))?) {
+        let mut folder = walk.checkout.clone();
+        for (command, typed) in commands(&fs::read_to_string(walk.checkout.join(page))?) {
             if !done.insert(command.clone()) {
                 continue;
             }
             let known = COMMANDS.iter().find(|(known, _)| *known == command);
             let (_, proof) = known.with_context(|| format!("{page} has `{command}`, which is not tried here"))?;
             match proof {
-                Proof::Checkout => folder = walk.checkout.clone(),
+                Proof::Checkout => {}
                 Proof::Folder(name) => folder = walk.dir.join(name),
-                proof => walk.try_it(&folder, &command, *proof).with_context(|| format!("{page}: `{command}`"))?,
+                proof => {
+                    let folder = if typed { &folder } else { &walk.checkout };
+                    walk.try_it(folder, &command, *proof).with_context(|| format!("{page}: `{command}`"))?;
+                }
             }
         }
     }
@@ -87,9 +90,9 @@ pub fn walk() -> Result<String> {
     Ok(format!("{} commands", done.len()))
 }
 
-/// What a page tells the reader to type: the lines of its shell blocks, what stands behind a prompt, and what stands
-/// in the text as `cargo xen …`.
-fn commands(page: &str) -> Vec<String> {
+/// What a page tells the reader to type, one line after the other: the lines of its shell blocks, and what stands behind
+/// a prompt. And what stands in the text as `cargo xen …`, which is not typed where the lines before it have led.
+fn commands(page: &str) -> Vec<(String, bool)> {
     let mut found = Vec::new();
     let mut block = None;
     for line in page.lines() {
@@ -97,12 +100,12 @@ fn commands(page: &str) -> Vec<String> {
             (Some(language), None) => block = Some(language),
             (Some(_), Some(_)) => block = None,
             (None, Some("sh")) if !line.trim().is_empty() => {
-                found.push(line.split(" #").next().unwrap_or_default().trim().to_owned());
+                found.push((line.split(" #").next().unwrap_or_default().trim().to_owned(), true));
             }
-            (None, Some(_)) => found.extend(line.strip_prefix("$ ").map(str::to_owned)),
+            (None, Some(_)) => found.extend(line.strip_prefix("$ ").map(|command| (command.to_owned(), true))),
             (None, None) => {
                 let spans = line.split('`').skip(1).step_by(2).filter(|span| span.starts_with("cargo xen "));
-                found.extend(spans.map(str::to_owned));
+                found.extend(spans.map(|span| (span.to_owned(), false)));
             }
         }
     }
@@ -204,9 +207,9 @@ impl Walk {
     }
 }
 
-/// Where projects are built: what they have in common is built once.
+/// Where projects are built: beside the walk's apps, with which they have most in common.
 pub fn projects() -> PathBuf {
-    repo().join("target/new-projects")
+    repo().join("target/walk/checkout/apps/target")
 }
 
 /// Removes what is in a folder, but for what was built there.
