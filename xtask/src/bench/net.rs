@@ -1,6 +1,7 @@
 //! Our frontend and Linux's in turn, on the same bridge of Linux's backend: dom0's iperf3 is the client.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -27,11 +28,16 @@ const LOADS: [(&str, &str, bool); 6] = [
 const PING: &str = "round trip";
 
 /// Ours and Linux's, by what is measured.
-type Rows = BTreeMap<&'static str, [Vec<f64>; 2]>;
+#[derive(Default)]
+struct Rows {
+    values: BTreeMap<&'static str, [Vec<f64>; 2]>,
+    /// Of the time: how long the guest's processor was in use, and dom0's.
+    busy: BTreeMap<&'static str, [Vec<[f64; 2]>; 2]>,
+}
 
 pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
     let image = Guest::get("iperf")?;
-    let mut rows = Rows::new();
+    let mut rows = Rows::default();
     let mut costs = String::new();
     for round in 1..=rounds {
         eprint!("\r  round {round} of {rounds}");
@@ -50,9 +56,17 @@ pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
     eprintln!("\r  {rounds} rounds, ours and Linux's in turn: medians; the ratio's least and greatest");
     println!("  {:<34} {:>12} {:>12} {:>7} {:>13}", "Linux's netback", "ours", "Linux's", "ratio", "");
     for (name, unit) in LOADS.iter().map(|(name, _, packets)| (*name, if *packets { "/s" } else { " Mbit/s" })) {
-        show(name, unit, &rows[name]);
+        show(name, unit, &rows.values[name]);
     }
-    show(PING, " us", &rows[PING]);
+    show(PING, " us", &rows.values[PING]);
+    println!("  How much of the time a processor was in use, the guest's and dom0's: what bounds a row is at 1.00");
+    for (name, ..) in LOADS {
+        let [ours, linux] = rows.busy[name].each_ref().map(|rounds| {
+            let [guest, dom0] = [0, 1].map(|whose| spread(rounds.iter().map(|busy| busy[whose]).collect()).0);
+            format!("{guest:.2} {dom0:.2}")
+        });
+        println!("  {name:<34} {ours:>12} {linux:>12}");
+    }
     println!("  What ours has spent in the last round:");
     for line in costs.lines().filter(|line| line.contains("for each frame")) {
         println!("  {}", line.split_once("iperf: ").map_or(line, |(_, rest)| rest));
@@ -67,7 +81,7 @@ fn measure(lab: &Lab, guest: &Domain<'_>, column: usize, rows: &mut Rows) -> Res
         Ok(text.trim().parse()?)
     };
     for (name, words, packets) in LOADS {
-        let before = taken()?;
+        let (before, used, start) = (taken()?, used(lab, guest)?, Instant::now());
         let text = lab.run(&format!("timeout 30 iperf3 -J -c {ADDRESS} -t 2 {words}"))?;
         let report: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
         let end = &report["end"];
@@ -81,13 +95,26 @@ fn measure(lab: &Lab, guest: &Domain<'_>, column: usize, rows: &mut Rows) -> Res
             }
             false => end["sum_received"]["bits_per_second"].as_f64().context("no speed")? / 1e6,
         };
-        rows.entry(name).or_default()[column].push(value);
+        rows.values.entry(name).or_default()[column].push(value);
+        let (after, took) = (self::used(lab, guest)?, start.elapsed().as_secs_f64());
+        let busy = [0, 1].map(|whose| (after[whose] - used[whose]) / took);
+        rows.busy.entry(name).or_default()[column].push(busy);
     }
     let text = lab.run(&format!("ping -A -c 300 {ADDRESS} | sed -n 's/.*time=\\([0-9.]*\\) ms/\\1/p'"))?;
     let times: Vec<f64> = text.lines().filter_map(|line| line.trim().parse().ok()).collect();
     ensure!(times.len() > 250, "only {} of 300 pings were answered", times.len());
-    rows.entry(PING).or_default()[column].push(spread(times).0 * 1000.0);
+    rows.values.entry(PING).or_default()[column].push(spread(times).0 * 1000.0);
     Ok(())
+}
+
+/// Seconds of processor time that the guest and dom0 have used.
+fn used(lab: &Lab, guest: &Domain<'_>) -> Result<[f64; 2]> {
+    let of = |domain: u32| -> Result<f64> {
+        let line = lab.run(&format!("xl list {domain} | tail -n 1"))?;
+        let time = line.split_whitespace().last().context("xl list says nothing")?;
+        time.parse().with_context(|| line.clone())
+    };
+    Ok([of(guest.id)?, of(0)?])
 }
 
 fn seconds(sum: &Value) -> Result<f64> {
