@@ -47,7 +47,7 @@ enum Command {
     New(new::NewArgs),
     /// Run all tests: format, clippy, host tests, guest builds, and the lab on each Xen
     Test(test::TestArgs),
-    /// Measure: requests to the store, disks and networks beside a Linux guest
+    /// Measure: requests to the store; disks, networks and HTTP beside a Linux guest
     Bench(bench::BenchArgs),
     /// Feed a fuzz target random input until it fails; needs a nightly compiler and a C++ compiler
     Fuzz {

@@ -3,6 +3,7 @@
 //! The lab emulates its processors: numbers of one boot can be compared with each other, and with nothing else.
 
 mod disk;
+mod http;
 mod net;
 mod store;
 
@@ -23,8 +24,8 @@ pub struct BenchArgs {
     /// Only in the lab
     #[arg(long)]
     lab_only: bool,
-    /// Only this: store (requests to the store), disk or net (each beside a Linux guest)
-    #[arg(long, value_name = "WHAT", value_parser = ["store", "disk", "net"])]
+    /// Only this: store (requests to the store), disk, net or http (each beside a Linux guest)
+    #[arg(long, value_name = "WHAT", value_parser = ["store", "disk", "net", "http"])]
     only: Option<String>,
     /// Which Xen in the lab: bookworm (4.17) or trixie (4.20)
     #[arg(long, value_name = "SUITE", value_parser = parse_suite)]
@@ -32,7 +33,7 @@ pub struct BenchArgs {
     /// With oxenstored as the store, instead of xenstored
     #[arg(long)]
     oxenstored: bool,
-    /// How often disk and network are measured, ours and Linux's in turn
+    /// How often disk, network and HTTP are measured, ours and Linux's in turn
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
 }
@@ -61,6 +62,9 @@ pub fn command(args: &BenchArgs) -> Result<()> {
     }
     if wanted("net") {
         net::lab(&lab, args.rounds)?;
+    }
+    if wanted("http") {
+        http::lab(&lab, args.rounds)?;
     }
     Ok(())
 }

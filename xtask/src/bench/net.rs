@@ -61,11 +61,7 @@ pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
     show(PING, " us", &rows.values[PING]);
     println!("  How much of the time a processor was in use, the guest's and dom0's: what bounds a row is at 1.00");
     for (name, ..) in LOADS {
-        let [ours, linux] = rows.busy[name].each_ref().map(|rounds| {
-            let [guest, dom0] = [0, 1].map(|whose| spread(rounds.iter().map(|busy| busy[whose]).collect()).0);
-            format!("{guest:.2} {dom0:.2}")
-        });
-        println!("  {name:<34} {ours:>12} {linux:>12}");
+        show_busy(name, &rows.busy[name]);
     }
     println!("  What ours has spent in the last round:");
     for line in costs.lines().filter(|line| line.contains("for each frame")) {
@@ -96,9 +92,7 @@ fn measure(lab: &Lab, guest: &Domain<'_>, column: usize, rows: &mut Rows) -> Res
             false => end["sum_received"]["bits_per_second"].as_f64().context("no speed")? / 1e6,
         };
         rows.values.entry(name).or_default()[column].push(value);
-        let (after, took) = (self::used(lab, guest)?, start.elapsed().as_secs_f64());
-        let busy = [0, 1].map(|whose| (after[whose] - used[whose]) / took);
-        rows.busy.entry(name).or_default()[column].push(busy);
+        rows.busy.entry(name).or_default()[column].push(busy(lab, guest, used, start)?);
     }
     let text = lab.run(&format!("ping -A -c 300 {ADDRESS} | sed -n 's/.*time=\\([0-9.]*\\) ms/\\1/p'"))?;
     let times: Vec<f64> = text.lines().filter_map(|line| line.trim().parse().ok()).collect();
@@ -107,8 +101,14 @@ fn measure(lab: &Lab, guest: &Domain<'_>, column: usize, rows: &mut Rows) -> Res
     Ok(())
 }
 
+/// Of the time since then: how much of it the guest's processor was in use, and dom0's.
+pub(super) fn busy(lab: &Lab, guest: &Domain<'_>, before: [f64; 2], start: Instant) -> Result<[f64; 2]> {
+    let (after, took) = (used(lab, guest)?, start.elapsed().as_secs_f64());
+    Ok([0, 1].map(|whose| (after[whose] - before[whose]) / took))
+}
+
 /// Seconds of processor time that the guest and dom0 have used.
-fn used(lab: &Lab, guest: &Domain<'_>) -> Result<[f64; 2]> {
+pub(super) fn used(lab: &Lab, guest: &Domain<'_>) -> Result<[f64; 2]> {
     let of = |domain: u32| -> Result<f64> {
         let line = lab.run(&format!("xl list {domain} | tail -n 1"))?;
         let time = line.split_whitespace().last().context("xl list says nothing")?;
@@ -121,7 +121,15 @@ fn seconds(sum: &Value) -> Result<f64> {
     sum["seconds"].as_f64().context("no time")
 }
 
-fn show(name: &str, unit: &str, [ours, linux]: &[Vec<f64>; 2]) {
+pub(super) fn show_busy(name: &str, busy: &[Vec<[f64; 2]>; 2]) {
+    let [ours, linux] = busy.each_ref().map(|rounds| {
+        let [guest, dom0] = [0, 1].map(|whose| spread(rounds.iter().map(|busy| busy[whose]).collect()).0);
+        format!("{guest:.2} {dom0:.2}")
+    });
+    println!("  {name:<34} {ours:>12} {linux:>12}");
+}
+
+pub(super) fn show(name: &str, unit: &str, [ours, linux]: &[Vec<f64>; 2]) {
     let (ratio, least, greatest) = spread(ours.iter().zip(linux).map(|(ours, linux)| ours / linux).collect());
     println!(
         "  {name:<34} {:>12} {:>12} {ratio:>7.2} {:>13}",

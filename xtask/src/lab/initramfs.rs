@@ -173,9 +173,12 @@ pub fn write_guest(root: &Path, output: &Path) -> Result<()> {
     }
     archive.file("init", 0o755, include_bytes!("../../lab/guest-init.sh"))?;
     archive.file("bin/busybox", 0o755, &fs::read(find(root, &["bin/busybox", "usr/bin/busybox"])?)?)?;
-    let program = find(root, &["usr/bin/iperf3"])?;
-    archive.file("usr/bin/iperf3", 0o755, &fs::read(&program)?)?;
-    for (library, data) in libraries(root, &[program])? {
+    let programs = ["usr/bin/iperf3", "usr/sbin/nginx"].map(|name| root.join(name));
+    for program in &programs {
+        let data = fs::read(program).with_context(|| program.display().to_string())?;
+        archive.file(program.strip_prefix(root)?, 0o755, &data)?;
+    }
+    for (library, data) in libraries(root, &programs)? {
         archive.file(library, 0o755, &data)?;
     }
     archive.modules(root, &GUEST_MODULES)?;

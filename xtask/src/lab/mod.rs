@@ -23,7 +23,7 @@ use qemu::Qemu;
 pub use suite::Suite;
 
 /// Bump when what [`prepare`] makes from the packages changes.
-const IMAGE_REVISION: &str = "9";
+const IMAGE_REVISION: &str = "10";
 
 /// The address that the lab gives to the first guest that asks for one by DHCP.
 const GUEST_ADDRESS: &str = "10.0.2.50";
@@ -51,7 +51,7 @@ pub struct Options {
     pub shell: bool,
     /// Which program serves the store.
     pub store: StoreServer,
-    /// Emulate two processors, on a thread each, for comparisons of speed on a quiet host; else there is one. With two
+    /// Xen has two processors, emulated by a thread each, for comparisons of speed on a quiet host; else one. With two
     /// all was seen to stand still now and then, on a busy host: both processors idle, dom0 ready to run with events
     /// pending, and no bit of the scheduler's set (Xen's debug keys `q` and `r`; 4.17 and 4.20, credit and credit2).
     /// Emulating both on one thread made that rarer, and did not end it.
@@ -88,25 +88,28 @@ pub fn is_prepared(suite: Suite) -> Result<bool> {
 
 /// Downloads and builds what a boot of `suite` needs; at once where it is there already.
 pub fn prepare(suite: Suite) -> Result<Qemu> {
-    let home = home(suite)?;
-    fs::create_dir_all(&home)
-        .with_context(|| format!("cannot create {} for downloads (SARAB_CACHE names another place)", home.display()))?;
-    // Another `cargo xen` may be at it.
-    let lock = File::create(home.join("lock")).with_context(|| format!("cannot write to {}", home.display()))?;
-    lock.lock().context("cannot lock the lab's cache")?;
+    let (home, lock) = locked_home(suite)?;
     if !is_prepared(suite)? {
         build_images(suite, &home, &home.join("images"))?;
     }
+    drop(lock);
     Qemu::find()
+}
+
+/// The suite's folder in the cache, and what keeps others from downloading into it.
+fn locked_home(suite: Suite) -> Result<(PathBuf, File)> {
+    let home = home(suite)?;
+    fs::create_dir_all(&home)
+        .with_context(|| format!("cannot create {} for downloads (SARAB_CACHE names another place)", home.display()))?;
+    let lock = File::create(home.join("lock")).with_context(|| format!("cannot write to {}", home.display()))?;
+    lock.lock().context("cannot lock the lab's cache")?;
+    Ok((home, lock))
 }
 
 /// The folder with Xen's public headers (`xen/io/ring.h` and others), downloaded where it is not there yet. The tests
 /// compare with what they say.
 pub fn headers() -> Result<PathBuf> {
-    let home = home(suite::DEFAULT)?;
-    fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
-    let lock = File::create(home.join("lock")).with_context(|| format!("cannot write to {}", home.display()))?;
-    lock.lock().context("cannot lock the lab's cache")?;
+    let (home, _lock) = locked_home(suite::DEFAULT)?;
     let folder = home.join("headers");
     if !folder.exists() {
         let files =
@@ -132,7 +135,7 @@ fn images(suite: Suite) -> Result<Images> {
 }
 
 fn build_images(suite: Suite, home: &Path, dir: &Path) -> Result<()> {
-    let files = Apt::new(suite.codename, home.to_owned())?.download(&suite.to_string(), &suite.dom0_packages())?;
+    let files = Apt::new(suite.codename, home.to_owned())?.download(&suite.to_string(), &suite.packages())?;
     // Both folders are named .tmp until they are whole: an interrupted run leaves nothing that looks finished.
     let root = Partial::new(home.join("root.tmp"))?;
     let partial = Partial::new(home.join("images.tmp"))?;
@@ -172,6 +175,10 @@ impl Drop for Partial {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
+
+/// Xen's command line. dom0 has two virtual processors, whatever it runs on.
+const XEN_WORDS: &str =
+    "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=all dom0_mem=768M,max:768M dom0_max_vcpus=2";
 
 /// A booted lab. Dropping it ends the emulator.
 pub struct Lab {
@@ -337,7 +344,7 @@ fn command(
             "-accel",
             if options.parallel { "tcg,thread=multi" } else { "tcg,thread=single" },
             "-smp",
-            if options.parallel { "2" } else { "1" },
+            "2",
             "-m",
             "2048",
             "-cpu",
@@ -347,10 +354,7 @@ fn command(
         .args(["-netdev", &net, "-device", "e1000,netdev=n0,romfile="])
         .arg("-kernel")
         .arg(&images.xen)
-        .args([
-            "-append",
-            "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=all dom0_mem=768M,max:768M dom0_max_vcpus=2",
-        ])
+        .args(["-append", &format!("{XEN_WORDS}{}", if options.parallel { "" } else { " maxcpus=1" })])
         .args(["-initrd", &format!("{} console=hvc0 quiet loglevel=4,{}", images.kernel.display(), initrd.display())]);
     Ok((command, scratch.join("serial.log")))
 }

@@ -30,15 +30,10 @@ pub struct Qemu {
 impl Qemu {
     /// `$SARAB_QEMU`, else the lab's own, which is downloaded where it is not there yet; checked for nested SVM.
     pub fn find() -> Result<Qemu> {
-        let folder = super::cache()?.join("lab");
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let lock = fs::File::create(folder.join("qemu.lock")).context("cannot write to the lab's cache")?;
-        lock.lock().context("cannot lock the lab's cache")?;
+        let (home, lock) = super::locked_home(SUITE)?;
         let qemu = match Self::present()? {
             Some(qemu) => qemu,
             None => {
-                let home = home(SUITE)?;
-                fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
                 let what = format!("QEMU (Debian {})", SUITE.codename);
                 let files = Apt::new(SUITE.codename, home.clone())?.download(&what, &["qemu-system-x86".to_owned()])?;
                 let partial = Partial::new(home.join("qemu.tmp"))?;
@@ -47,6 +42,7 @@ impl Qemu {
                 Self::unpacked(&home.join("qemu"))
             }
         };
+        drop(lock);
         qemu.check()?;
         Ok(qemu)
     }

@@ -31,8 +31,8 @@ impl Suite {
         }
     }
 
-    /// What dom0 is made of: hypervisor, toolstack, kernel, userland.
-    pub fn dom0_packages(&self) -> Vec<String> {
+    /// What dom0 and the Linux guest are made of: hypervisor, toolstack, kernel, userland.
+    pub fn packages(&self) -> Vec<String> {
         vec![
             format!("xen-hypervisor-{}-amd64", self.xen),
             format!("xen-utils-{}", self.xen),
@@ -42,6 +42,7 @@ impl Suite {
             "dropbear-bin".into(),
             "iperf3".into(),
             "e2fsprogs".into(),
+            "nginx".into(),
         ]
     }
 }
