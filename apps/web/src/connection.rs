@@ -9,7 +9,8 @@ use core::task::{Poll, Waker};
 
 use async_lock::Semaphore;
 use futures_util::future::{Either, select};
-use picoserve::io::Socket;
+use picoserve::io::{BaseWrite, ErrorType, Socket, Write};
+use picoserve::mem::BorrowedCursor;
 use picoserve::time::Timer;
 use picoserve::{Config, EmbassyRuntime, Router, Timeouts};
 use sarab::network::Network;
@@ -168,12 +169,13 @@ impl<'s> Socket<EmbassyRuntime> for Borrowed<'_, 's> {
     where
         Self: 'a;
     type WriteHalf<'a>
-        = TcpWriter<'a>
+        = Writer<'a>
     where
         Self: 'a;
 
-    fn split(&mut self) -> (TcpReader<'_>, TcpWriter<'_>) {
-        self.0.split()
+    fn split(&mut self) -> (TcpReader<'_>, Writer<'_>) {
+        let (reader, writer) = self.0.split();
+        (reader, Writer(writer))
     }
 
     async fn abort<T: Timer<EmbassyRuntime>>(self, _: &Timeouts, _: &T) -> Result<(), picoserve::Error<tcp::Error>> {
@@ -199,5 +201,29 @@ impl<'s> Socket<EmbassyRuntime> for Borrowed<'_, 's> {
             TcpSocket::abort(self.0);
         }
         Ok(())
+    }
+}
+
+/// What is written leaves by itself. A socket's `flush` waits until the client has it, and after a response's header that
+/// is until the client is tired of waiting for more.
+struct Writer<'a>(TcpWriter<'a>);
+
+impl ErrorType for Writer<'_> {
+    type Error = tcp::Error;
+}
+
+impl BaseWrite for Writer<'_> {
+    async fn write(&mut self, bytes: &[u8]) -> Result<usize, tcp::Error> {
+        self.0.write(bytes).await
+    }
+
+    async fn flush(&mut self) -> Result<(), tcp::Error> {
+        Ok(())
+    }
+}
+
+impl Write for Writer<'_> {
+    async fn write_with<F: FnOnce(BorrowedCursor<'_>) -> R, R>(&mut self, fill: F) -> Result<R, tcp::Error> {
+        Write::write_with(&mut self.0, fill).await
     }
 }

@@ -54,7 +54,9 @@ impl Client {
 
     /// An answer that begins as `expected`: its header and its body.
     pub fn get(&mut self, address: &str, path: &str, headers: &str, expected: &str) -> Result<(String, Vec<u8>)> {
-        write!(self.0.get_mut(), "GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n")?;
+        // In one segment.
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
+        self.0.get_mut().write_all(request.as_bytes())?;
         let mut head = String::new();
         loop {
             let before = head.len();
