@@ -179,6 +179,8 @@ impl<'s> Socket<EmbassyRuntime> for Borrowed<'_, 's> {
     }
 
     async fn abort<T: Timer<EmbassyRuntime>>(self, _: &Timeouts, _: &T) -> Result<(), picoserve::Error<tcp::Error>> {
+        // What is said of a bad request has to reach the client.
+        let _ = with_timeout(Duration::from_secs(1), self.0.flush()).await;
         TcpSocket::abort(self.0);
         let _ = with_timeout(Duration::from_secs(1), self.0.flush()).await;
         Ok(())
