@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail, ensure};
 
@@ -92,8 +93,20 @@ pub fn parse_suite(name: &str) -> Result<Suite, String> {
     Suite::named(name).map_err(|error| error.to_string())
 }
 
+/// The user has pressed Ctrl-C.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 /// Runs the guest to its end.
-pub fn command(mut args: RunArgs) -> Result<ExitCode> {
+pub fn command(args: RunArgs) -> Result<ExitCode> {
+    let outcome = boot(args);
+    // A guest that Ctrl-C has ended is not one that has failed: the signal's handler has the last word.
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+    outcome
+}
+
+fn boot(mut args: RunArgs) -> Result<ExitCode> {
     // What a newcomer types: a sample site, on a port that is free.
     let serves = args.on == On::Lab && (args.target == "web" || args.site.is_some());
     let folder = match args.site.take() {
@@ -198,6 +211,7 @@ pub fn command(mut args: RunArgs) -> Result<ExitCode> {
 /// At Ctrl-C: nothing is left behind, and what runs is ended.
 fn on_interrupt(packed: Option<PathBuf>, end: impl Fn() + Send + 'static) -> Result<()> {
     Ok(ctrlc::set_handler(move || {
+        INTERRUPTED.store(true, Ordering::SeqCst);
         if let Some(packed) = &packed {
             let _ = std::fs::remove_file(packed);
         }
