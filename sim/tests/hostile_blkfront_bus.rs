@@ -1,5 +1,5 @@
-//! Guests that do on XenBus what they may not, against blkback, and its queues. Each test that stands for a security advisory names
-//! it.
+//! Guests that do on XenBus what they may not, against blkback, and its queues. Each test that stands for a security
+//! advisory names it.
 
 mod support;
 
@@ -12,11 +12,23 @@ use xen_blkif::front;
 use xen_blkif::protocol::{Operation, Segment, Status};
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Clock, Port};
-use xen_sim::{Xen, check};
+use xen_sim::{Domain, Xen, check};
 use xenstore_client::xenbus::{State, frontend};
 
 use support::block::{DEVICE, How, SECTORS, Scripted, against_backend, answered};
 use support::script::script;
+
+/// A backend that has an empty disk for each that asks.
+fn serve_disks(back: &Domain) {
+    let (store, domain) = (back.store(), back.clone());
+    back.spawn(async move {
+        let open = async |_: &Attach| Ok(RamDisk::new(domain.clone(), SECTORS).unwrap());
+        let ended = |_: &Attach, _: Statistics| {};
+        let limits = Limits::default();
+        drop(back::serve(&store, domain.clone(), domain.clone(), domain.clone(), limits, open, ended).await);
+    })
+    .detach();
+}
 
 #[test]
 fn xsa_331_350_and_441_a_guest_that_comes_and_goes_in_a_hurry() {
@@ -24,14 +36,7 @@ fn xsa_331_350_and_441_a_guest_that_comes_and_goes_in_a_hurry() {
         let seed = xen.seed();
         let toolstack = xen.toolstack();
         let (guest, back) = (xen.domain(), xen.domain());
-        let (store, domain) = (back.store(), back.clone());
-        back.spawn(async move {
-            let open = async |_: &Attach| Ok(RamDisk::new(domain.clone(), SECTORS).unwrap());
-            let ended = |_: &Attach, _: Statistics| {};
-            let limits = Limits::default();
-            drop(back::serve(&store, domain.clone(), domain.clone(), domain.clone(), limits, open, ended).await);
-        })
-        .detach();
+        serve_disks(&back);
         let store = guest.store();
         let dom0 = xen.dom0();
         xen.run(async move {
@@ -117,14 +122,7 @@ fn a_queue_that_breaks_the_protocol_ends_its_device() {
 fn refused(xen: &Xen, how: How) -> String {
     let toolstack = xen.toolstack();
     let (guest, back) = (xen.domain(), xen.domain());
-    let (store, domain) = (back.store(), back.clone());
-    back.spawn(async move {
-        let open = async |_: &Attach| Ok(RamDisk::new(domain.clone(), SECTORS).unwrap());
-        let ended = |_: &Attach, _: Statistics| {};
-        let limits = Limits::default();
-        drop(back::serve(&store, domain.clone(), domain.clone(), domain.clone(), limits, open, ended).await);
-    })
-    .detach();
+    serve_disks(&back);
     let (store, domain) = (guest.store(), guest.clone());
     let dom0 = xen.dom0();
     xen.run(async move {

@@ -157,8 +157,8 @@ pub fn vault<'a>(f: &'a Fixture<'_>, words: &str, disk: &str) -> Result<Domain<'
     Ok(vault)
 }
 
-/// dom0's Linux is the guest here, with a queue for each of the two virtual processors that it has booted with. Its disk is the
-/// vault's memory, and then one that the vault passes on.
+/// dom0's Linux is the guest here, with a queue for each of the two virtual processors that it has booted with. Its disk
+/// is the vault's memory, and then one that the vault passes on.
 fn linux_frontend(f: &Fixture) -> Result<String> {
     f.lab.run("dd if=/dev/zero of=/tmp/passed bs=1M count=16 2>/dev/null")?;
     let vault = vault(f, "ramdisk=16M pass=xvda", &disk("/tmp/passed", "rw"))?;

@@ -248,8 +248,8 @@ impl Running {
         drop(command);
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
-            let read = BufReader::new(reader).lines().map_while(Result::ok);
-            read.for_each(|line| drop(sender.send(line)));
+            let lines = BufReader::new(reader).split(b'\n').map_while(Result::ok);
+            lines.for_each(|line| drop(sender.send(String::from_utf8_lossy(&line).into_owned())));
         });
         Ok(Running { child, lines })
     }
