@@ -114,7 +114,8 @@ fn finish(name: &str, program: &Path) -> Result<Guest> {
     let dir = target.join("xen").join(name);
     fs::create_dir_all(&dir)?;
     let image = dir.join(name);
-    let partial = dir.join(format!("{name}.tmp"));
+    // Of its own for each process: several may build at once.
+    let partial = dir.join(format!("{name}.{}.tmp", std::process::id()));
     let strip = Command::new("strip")
         .args(["--strip-all", "--remove-section=.defmt", "-o"])
         .arg(&partial)

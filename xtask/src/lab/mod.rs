@@ -51,10 +51,15 @@ pub struct Options {
     pub shell: bool,
     /// Which program serves the store.
     pub store: StoreServer,
-    /// Xen has two processors, emulated by a thread each, for comparisons of speed on a quiet host; else one. With two
-    /// all was seen to stand still now and then, on a busy host: both processors idle, dom0 ready to run with events
-    /// pending, and no bit of the scheduler's set (Xen's debug keys `q` and `r`; 4.17 and 4.20, credit and credit2).
-    /// Emulating both on one thread made that rarer, and did not end it.
+    /// Two processors, emulated by a thread each, for comparisons of speed on a quiet host; else one, and dom0 has its two
+    /// virtual processors all the same, since QEMU tells of a second that is not plugged in.
+    ///
+    /// With two, two things were seen. On one thread for both, guests took an interrupt a second time, though they had
+    /// interrupts off, and a Linux guest died of that within minutes: QEMU's `helper_vmrun` leaves the vector that it
+    /// injected in `exception_index`, and the timer that makes processors take turns has `cpu_handle_exception` deliver
+    /// it again (QEMU 10.0; the timer is there for two processors only). And on a busy host all stood still now and
+    /// then: both processors idle, dom0 ready to run with events pending, and no bit of the scheduler's set (Xen's
+    /// debug keys `q` and `r`; 4.17 and 4.20, credit and credit2).
     pub parallel: bool,
 }
 
@@ -339,12 +344,14 @@ fn command(
         command.args(["-drive", &format!("file={file},format=raw,if=none,id=disk{index},cache=unsafe")]);
         command.args(["-device", &format!("nvme,drive=disk{index},serial=disk{index}")]);
     }
+    let (accelerator, processors) =
+        if options.parallel { ("tcg,thread=multi", "2") } else { ("tcg,thread=single", "1,maxcpus=2") };
     command
         .args([
             "-accel",
-            if options.parallel { "tcg,thread=multi" } else { "tcg,thread=single" },
+            accelerator,
             "-smp",
-            "2",
+            processors,
             "-m",
             "2048",
             "-cpu",
@@ -354,7 +361,7 @@ fn command(
         .args(["-netdev", &net, "-device", "e1000,netdev=n0,romfile="])
         .arg("-kernel")
         .arg(&images.xen)
-        .args(["-append", &format!("{XEN_WORDS}{}", if options.parallel { "" } else { " maxcpus=1" })])
+        .args(["-append", XEN_WORDS])
         .args(["-initrd", &format!("{} console=hvc0 quiet loglevel=4,{}", images.kernel.display(), initrd.display())]);
     Ok((command, scratch.join("serial.log")))
 }
