@@ -47,7 +47,7 @@ const PROGRAMS: [&str; 11] = [
 ];
 
 /// Kernel modules in dom0; what they depend on is added.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 16] = [
     "xen-evtchn",
     "xen-privcmd",
     "xenfs",
@@ -61,6 +61,7 @@ const MODULES: [&str; 15] = [
     "xen-netfront",
     "e1000",
     "nvme",
+    "tun",
     // ext4 asks for it by the name of what it does, which no list of dependencies tells.
     "crc32c_generic",
     "ext4",
@@ -182,6 +183,21 @@ pub fn write_guest(root: &Path, output: &Path) -> Result<()> {
         archive.file(library, 0o755, &data)?;
     }
     archive.modules(root, &GUEST_MODULES)?;
+    archive.finish()
+}
+
+/// The device model, by its path in the archive that [`write_device_model`] makes.
+pub const DEVICE_MODEL: &str = "usr/libexec/xen-qemu-system-i386";
+
+/// Writes the archive of the device model (Xen's QEMU) and its libraries. It is not in dom0's base, which every boot
+/// unpacks.
+pub fn write_device_model(root: &Path, output: &Path) -> Result<()> {
+    let mut archive = Archive::create(output)?;
+    let program = find(root, &[DEVICE_MODEL])?;
+    archive.file(DEVICE_MODEL, 0o755, &fs::read(&program)?)?;
+    for (library, data) in libraries(root, &[program])? {
+        archive.file(library, 0o755, &data)?;
+    }
     archive.finish()
 }
 

@@ -23,7 +23,7 @@ use qemu::Qemu;
 pub use suite::Suite;
 
 /// Bump when what [`prepare`] makes from the packages changes.
-const IMAGE_REVISION: &str = "10";
+const IMAGE_REVISION: &str = "11";
 
 /// The address that the lab gives to the first guest that asks for one by DHCP.
 const GUEST_ADDRESS: &str = "10.0.2.50";
@@ -73,12 +73,13 @@ pub enum StoreServer {
     Oxenstored,
 }
 
-/// Hypervisor, kernel, dom0's base file system and the Linux guest's, of one suite.
+/// Hypervisor, kernel, dom0's base file system and the Linux guest's, and the device model, of one suite.
 struct Images {
     xen: PathBuf,
     kernel: PathBuf,
     base: PathBuf,
     guest: PathBuf,
+    device_model: PathBuf,
 }
 
 fn home(suite: Suite) -> Result<PathBuf> {
@@ -136,6 +137,7 @@ fn images(suite: Suite) -> Result<Images> {
         kernel: dir.join("vmlinuz"),
         base: dir.join("base.cpio.gz"),
         guest: dir.join("guest.cpio.gz"),
+        device_model: dir.join("device-model.cpio.gz"),
     })
 }
 
@@ -155,6 +157,9 @@ fn build_images(suite: Suite, home: &Path, dir: &Path) -> Result<()> {
     fs::copy(kernel, partial.join("vmlinuz"))?;
     initramfs::write_base(suite, root, &partial.join("base.cpio.gz"))?;
     initramfs::write_guest(root, &partial.join("guest.cpio.gz"))?;
+    if suite.has_device_model() {
+        initramfs::write_device_model(root, &partial.join("device-model.cpio.gz"))?;
+    }
     fs::write(partial.join("revision"), IMAGE_REVISION)?;
     let _ = fs::remove_dir_all(dir);
     fs::rename(partial, dir).context("cannot keep the lab's images")
@@ -267,6 +272,23 @@ impl Lab {
         self.put(files, Box::new(File::open(&self.images.guest)?))
     }
 
+    /// Unpacks Xen's QEMU in dom0, in a folder of its own, and returns the words that start it. Not each suite has it.
+    pub fn device_model(&self) -> Result<String> {
+        const FOLDER: &str = "/tmp/device-model";
+        let root = Path::new(FOLDER);
+        if self.try_run(&format!("test -d {FOLDER}"))?.0 != 0 {
+            let archive = "/tmp/device-model.cpio.gz";
+            self.put(archive, Box::new(File::open(&self.images.device_model)?))?;
+            self.run(&format!(
+                "mkdir {FOLDER} && cd {FOLDER} && zcat {archive} | cpio -i 2>/dev/null && rm {archive}"
+            ))?;
+        }
+        let [linker, libraries, program] =
+            ["lib64/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu", initramfs::DEVICE_MODEL]
+                .map(|path| root.join(path).display().to_string());
+        Ok(format!("{linker} --library-path {libraries} {program}"))
+    }
+
     /// A handle that ends the lab from another thread, for a signal handler after which nothing is dropped.
     pub fn killer(&self) -> impl Fn() + Send + 'static {
         let child = Arc::clone(&self.child);
@@ -347,16 +369,7 @@ fn command(
     let (accelerator, processors) =
         if options.parallel { ("tcg,thread=multi", "2") } else { ("tcg,thread=single", "1,maxcpus=2") };
     command
-        .args([
-            "-accel",
-            accelerator,
-            "-smp",
-            processors,
-            "-m",
-            "2048",
-            "-cpu",
-            qemu::CPU,
-        ])
+        .args(["-accel", accelerator, "-smp", processors, "-m", "2048", "-cpu", qemu::CPU])
         .args(["-display", "none", "-nodefaults", "-no-reboot", "-monitor", "none"])
         .args(["-netdev", &net, "-device", "e1000,netdev=n0,romfile="])
         .arg("-kernel")

@@ -31,9 +31,14 @@ impl Suite {
         }
     }
 
+    /// Whether the lab has Xen's QEMU with this suite, whose network backend offers least.
+    pub fn has_device_model(&self) -> bool {
+        *self == DEFAULT
+    }
+
     /// What dom0 and the Linux guest are made of: hypervisor, toolstack, kernel, userland.
     pub fn packages(&self) -> Vec<String> {
-        vec![
+        let mut packages = vec![
             format!("xen-hypervisor-{}-amd64", self.xen),
             format!("xen-utils-{}", self.xen),
             "xenstore-utils".into(),
@@ -43,7 +48,11 @@ impl Suite {
             "iperf3".into(),
             "e2fsprogs".into(),
             "nginx".into(),
-        ]
+        ];
+        if self.has_device_model() {
+            packages.push("qemu-system-xen".into());
+        }
+        packages
     }
 }
 

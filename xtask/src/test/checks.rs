@@ -248,7 +248,10 @@ fn ports(f: &Fixture) -> Result<String> {
 }
 
 fn input(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.probe, "echo").command_line("test=echo").early_input("early").create()?;
+    let domain = guest(&f.lab, &f.guests.probe, "echo")
+        .command_line("test=echo")
+        .before(|domain| domain.send("early"))
+        .create()?;
     domain.wait_for("echo: early\n", 20)?;
     let long: String = ('a'..='z').cycle().take(3000).collect();
     for line in ["one", "two  three", &long] {

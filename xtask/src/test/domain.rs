@@ -11,13 +11,16 @@ use crate::guest::Guest;
 use crate::lab::Lab;
 use crate::xlcfg::Config;
 
+/// What is done with a domain that does not run yet.
+type Before<'a> = Box<dyn FnOnce(&Domain<'a>) -> Result<()> + 'a>;
+
 /// A guest to be created.
 pub struct Builder<'a> {
     pub(super) lab: &'a Lab,
     config: Config,
     /// What the kernel's file holds, where it is not in dom0 yet.
     image: Option<&'a Guest>,
-    early_input: Option<&'a str>,
+    before: Option<Before<'a>>,
 }
 
 /// Begins a domain of this image.
@@ -25,7 +28,7 @@ pub fn guest<'a>(lab: &'a Lab, image: &'a Guest, name: &str) -> Builder<'a> {
     let mut config = image.config();
     config.name = name.to_owned();
     config.kernel = format!("/tmp/images/{}", image.name);
-    Builder { lab, config, image: Some(image), early_input: None }
+    Builder { lab, config, image: Some(image), before: None }
 }
 
 /// Begins a domain of Linux, of the kernel that dom0 has, which does what the shell script `job` says and ends. It finds
@@ -55,7 +58,7 @@ pub fn linux<'a>(lab: &'a Lab, name: &str, job: &str, programs: &[(&str, &[u8])]
         bridges: vec![],
         extra: vec![format!("ramdisk = \"{own}\"")],
     };
-    Ok(Builder { lab, config, image: None, early_input: None })
+    Ok(Builder { lab, config, image: None, before: None })
 }
 
 impl<'a> Builder<'a> {
@@ -74,9 +77,9 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Sends a line to its console before it runs.
-    pub fn early_input(mut self, line: &'a str) -> Self {
-        self.early_input = Some(line);
+    /// Does something with the domain before it runs.
+    pub fn before(mut self, action: impl FnOnce(&Domain<'a>) -> Result<()> + 'a) -> Self {
+        self.before = Some(Box::new(action));
         self
     }
 
@@ -101,8 +104,8 @@ impl<'a> Builder<'a> {
             .and_then(|id| id.parse().ok())
             .context("xl domid")?;
         let domain = Domain { lab, name, id, log };
-        if let Some(line) = self.early_input {
-            domain.send(line)?;
+        if let Some(action) = self.before {
+            action(&domain)?;
         }
         lab.run(&format!("xl unpause {id}"))?;
         Ok(domain)
