@@ -457,13 +457,14 @@ fn a_backend_domain_that_dies_under_load() {
     });
 }
 
-/// The guest is saved and restored while its disk is in use: the rings are new, and nothing is lost.
+/// The guest is saved and restored while its disk is in use, and again while it still connects: the rings are new, and
+/// nothing is lost.
 #[test]
 fn a_restored_guest_goes_on_with_its_disk() {
-    check("restore", 100, |xen| {
+    check("restore", 300, |xen| {
         let seed = xen.seed();
         let bench = bench(xen, |domain| Slow::new(domain, seed, RamDisk::new(domain.clone(), 1000).unwrap()));
-        let pause = Duration::from_micros(xen.random(5000));
+        let pauses = [xen.random(5000), xen.random(1000), xen.random(1000)].map(Duration::from_micros);
         xen.run(async move {
             bench.attach().await;
             let (disk, ended) = bench.connect(options(seed));
@@ -471,22 +472,24 @@ fn a_restored_guest_goes_on_with_its_disk() {
             let model = Model(Rc::new(RefCell::new(vec![0; 1000 * SECTOR])));
             let users =
                 (0..8).map(|index| user(disk.clone(), model.clone(), seed * 8 + index + 1, index * 125, 125, 15));
-            let restore = async {
-                bench.dom0.sleep(pause).await;
-                let quiet = bench.store.quiesce().await.unwrap();
-                let (at_front, at_back) = Toolstack::paths("vbd", bench.front.id(), bench.back.id(), DEVICE);
-                bench.toolstack.store().remove(&at_back).await.unwrap();
-                bench.toolstack.store().remove(&at_front).await.unwrap();
-                bench.attach().await;
-                bench.front.suspend_and_restore();
-                quiet.go_on(Restart::New);
+            let restores = async {
+                for pause in pauses {
+                    bench.dom0.sleep(pause).await;
+                    let quiet = bench.store.quiesce().await.unwrap();
+                    let (at_front, at_back) = Toolstack::paths("vbd", bench.front.id(), bench.back.id(), DEVICE);
+                    bench.toolstack.store().remove(&at_back).await.unwrap();
+                    bench.toolstack.store().remove(&at_front).await.unwrap();
+                    bench.attach().await;
+                    bench.front.suspend_and_restore();
+                    quiet.go_on(Restart::New);
+                }
             };
-            futures_util::future::join(join_all(users), restore).await;
+            futures_util::future::join(join_all(users), restores).await;
             assert_eq!(disk.statistics().failures, 0);
             let mut bytes = vec![0; 1000 * SECTOR];
             disk.read_bytes(0, &mut bytes).await.unwrap();
             assert!(bytes == *model.0.borrow());
-            assert_eq!(disk.statistics().connections, 2);
+            assert!((2..=4).contains(&disk.statistics().connections));
             assert!(bench.detach().await, "closed in time");
             assert_eq!(ended.await, Ended::Removed);
         });

@@ -101,6 +101,8 @@ impl Frontend for Bell {
             }
         }
     }
+
+    fn lost(&mut self) {}
 }
 
 /// A backend that answers each ring.

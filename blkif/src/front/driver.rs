@@ -60,15 +60,44 @@ struct Features {
     indirect: u16,
 }
 
-impl<G: Memory, E, C> Driver<G, E, C> {
-    /// Nobody is to wait for a backend that does not do its part.
-    fn fail(&self) {
-        self.shared.set(Phase::Gone, self.shared.geometry.get());
-        self.shared.fail_all(Error::Gone);
+impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
+    const OFFERED: State = State::Initialised;
+    type Offer = Link<G, E::Port>;
+
+    async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
+        let peer = device.other_domain();
+        let offered: Option<u32> = device.get_other("max-ring-page-order").await?;
+        let order = offered.unwrap_or(0).min(self.options.most_ring_order.into()).min(MOST_RING_ORDER);
+        let full = |error: &dyn core::fmt::Display| Failure::new(Errno::ENOSPC, format!("a ring: {error}"));
+        let memory = LentPages::lend(&self.shared.pool.memory, 1 << order, peer, Access::ReadWrite);
+        let memory = memory.map_err(|error| full(&error))?;
+        let ring = FrontRing::new(Abi::X86_64, &memory);
+        let port = self.events.alloc_unbound(peer).map_err(|error| full(&error))?;
+        Ok(Link { ring, memory, numbered: order > 0, port, features: Features::default() })
     }
 
-    /// Reads what the backend can do, and what the disk is like.
-    async fn agree<P>(&self, device: &Device, offer: &mut Link<G, P>) -> Result<(), Failure> {
+    async fn publish(&mut self, device: &Device, offer: &Self::Offer, tree: &Tree) -> Result<(), StoreError> {
+        if offer.numbered {
+            tree.set(&device.own("ring-page-order"), &offer.memory.references().len().ilog2()).await?;
+            for (index, reference) in offer.memory.references().enumerate() {
+                tree.set(&device.own(&format!("ring-ref{index}")), &reference).await?;
+            }
+        } else {
+            // A backend takes even an order of 0 for numbered keys.
+            let order = device.own("ring-page-order");
+            if tree.exists(&order).await? {
+                tree.remove(&order).await?;
+            }
+            for reference in offer.memory.references() {
+                tree.set(&device.own("ring-ref"), &reference).await?;
+            }
+        }
+        tree.set(&device.own("event-channel"), &offer.port.number()).await?;
+        tree.set(&device.own("protocol"), Abi::X86_64.name()).await?;
+        tree.set(&device.own("feature-persistent"), &self.options.persistent).await
+    }
+
+    async fn accept(&mut self, device: &Device, offer: &mut Self::Offer) -> Result<(), Failure> {
         let flag = async |key: &str| Ok::<_, Failure>(device.get_other::<u32>(key).await?.unwrap_or(0) != 0);
         offer.features = Features {
             flush: flag("feature-flush-cache").await?,
@@ -94,63 +123,6 @@ impl<G: Memory, E, C> Driver<G, E, C> {
         self.shared.geometry.set(geometry);
         Ok(())
     }
-}
-
-impl<G: Memory, E: EventChannels, C> Driver<G, E, C> {
-    /// A ring as large as the backend takes, and a bell.
-    async fn make_link(&self, device: &Device) -> Result<Link<G, E::Port>, Failure> {
-        let peer = device.other_domain();
-        let offered: Option<u32> = device.get_other("max-ring-page-order").await?;
-        let order = offered.unwrap_or(0).min(self.options.most_ring_order.into()).min(MOST_RING_ORDER);
-        let full = |error: &dyn core::fmt::Display| Failure::new(Errno::ENOSPC, format!("a ring: {error}"));
-        let memory = LentPages::lend(&self.shared.pool.memory, 1 << order, peer, Access::ReadWrite);
-        let memory = memory.map_err(|error| full(&error))?;
-        let ring = FrontRing::new(Abi::X86_64, &memory);
-        let port = self.events.alloc_unbound(peer).map_err(|error| full(&error))?;
-        Ok(Link { ring, memory, numbered: order > 0, port, features: Features::default() })
-    }
-}
-
-impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
-    const OFFERED: State = State::Initialised;
-    type Offer = Link<G, E::Port>;
-
-    async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
-        let made = self.make_link(device).await;
-        if made.is_err() {
-            self.fail();
-        }
-        made
-    }
-
-    async fn publish(&mut self, device: &Device, offer: &Self::Offer, tree: &Tree) -> Result<(), StoreError> {
-        if offer.numbered {
-            tree.set(&device.own("ring-page-order"), &offer.memory.references().len().ilog2()).await?;
-            for (index, reference) in offer.memory.references().enumerate() {
-                tree.set(&device.own(&format!("ring-ref{index}")), &reference).await?;
-            }
-        } else {
-            // A backend takes even an order of 0 for numbered keys.
-            let order = device.own("ring-page-order");
-            if tree.exists(&order).await? {
-                tree.remove(&order).await?;
-            }
-            for reference in offer.memory.references() {
-                tree.set(&device.own("ring-ref"), &reference).await?;
-            }
-        }
-        tree.set(&device.own("event-channel"), &offer.port.number()).await?;
-        tree.set(&device.own("protocol"), Abi::X86_64.name()).await?;
-        tree.set(&device.own("feature-persistent"), &self.options.persistent).await
-    }
-
-    async fn accept(&mut self, device: &Device, offer: &mut Self::Offer) -> Result<(), Failure> {
-        let agreed = self.agree(device, offer).await;
-        if agreed.is_err() {
-            self.fail();
-        }
-        agreed
-    }
 
     async fn run(&mut self, device: &Device, offer: Self::Offer, signals: &Signals) -> Result<(), Failure> {
         self.shared.set(Phase::Up, self.shared.geometry.get());
@@ -168,15 +140,13 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
         drop(connection);
         self.shared.pool.end();
         self.shared.rewind();
-        let gone = match device.has_backend().await {
-            Ok(found) => !found,
-            Err(error) => !error.is_broken(),
-        };
-        match gone || outcome.is_err() {
-            true => self.fail(),
-            false => self.shared.set(Phase::Waiting, self.shared.geometry.get()),
-        }
+        self.shared.set(Phase::Waiting, self.shared.geometry.get());
         outcome
+    }
+
+    fn lost(&mut self) {
+        self.shared.set(Phase::Gone, self.shared.geometry.get());
+        self.shared.fail_all(Error::Gone);
     }
 }
 

@@ -44,8 +44,11 @@ pub(super) struct Link<G: Memory, P> {
     multicast_control: bool,
 }
 
-impl<G: Memory, E: EventChannels, C> Driver<G, E, C> {
-    async fn make_link(&self, device: &Device) -> Result<Link<G, E::Port>, Failure> {
+impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
+    const OFFERED: State = State::Connected;
+    type Offer = Link<G, E::Port>;
+
+    async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
         let peer = device.other_domain();
         let flag = async |key: &str| Ok::<_, Failure>(device.get_other::<u32>(key).await?.unwrap_or(0) != 0);
         if !flag("feature-rx-copy").await? {
@@ -86,38 +89,6 @@ impl<G: Memory, E: EventChannels, C> Driver<G, E, C> {
             queues: device.get_other::<u32>("multi-queue-max-queues").await?.is_some(),
             multicast_control: self.options.multicast_control && flag("feature-multicast-control").await?,
         })
-    }
-}
-
-/// The address in the device's own directory.
-pub(crate) async fn mac_address(device: &Device) -> Result<[u8; 6], Failure> {
-    let text: String = match device.get("mac").await? {
-        Some(text) => text,
-        None => return Err(Failure::new(Errno::EINVAL, format!("the toolstack has written no {}", device.own("mac")))),
-    };
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    let well = mac.iter_mut().all(|byte| {
-        let part = parts.next().filter(|part| part.len() == 2);
-        part.and_then(|part| u8::from_str_radix(part, 16).ok()).map(|value| *byte = value).is_some()
-    });
-    if !well || parts.next().is_some() || mac[0] & 1 != 0 {
-        let text = format!("{} = {text}: expected an address such as 00:16:3e:12:34:56", device.own("mac"));
-        return Err(Failure::new(Errno::EINVAL, text));
-    }
-    Ok(mac)
-}
-
-impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
-    const OFFERED: State = State::Connected;
-    type Offer = Link<G, E::Port>;
-
-    async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
-        let made = self.make_link(device).await;
-        if made.is_err() {
-            self.shared.disconnect(Phase::Gone);
-        }
-        made
     }
 
     async fn publish(&mut self, device: &Device, offer: &Self::Offer, tree: &Tree) -> Result<(), StoreError> {
@@ -175,10 +146,32 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
         );
         shared.set(Phase::Up);
         let outcome = serve(shared, &tx_port, rx_port.as_ref(), signals, &self.clock).await;
-        let gone = outcome.is_err() || !device.has_backend().await.unwrap_or(true);
-        shared.disconnect(if gone { Phase::Gone } else { Phase::Waiting });
+        shared.disconnect(Phase::Waiting);
         outcome
     }
+
+    fn lost(&mut self) {
+        self.shared.disconnect(Phase::Gone);
+    }
+}
+
+/// The address in the device's own directory.
+pub(crate) async fn mac_address(device: &Device) -> Result<[u8; 6], Failure> {
+    let text: String = match device.get("mac").await? {
+        Some(text) => text,
+        None => return Err(Failure::new(Errno::EINVAL, format!("the toolstack has written no {}", device.own("mac")))),
+    };
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    let well = mac.iter_mut().all(|byte| {
+        let part = parts.next().filter(|part| part.len() == 2);
+        part.and_then(|part| u8::from_str_radix(part, 16).ok()).map(|value| *byte = value).is_some()
+    });
+    if !well || parts.next().is_some() || mac[0] & 1 != 0 {
+        let text = format!("{} = {text}: expected an address such as 00:16:3e:12:34:56", device.own("mac"));
+        return Err(Failure::new(Errno::EINVAL, text));
+    }
+    Ok(mac)
 }
 
 async fn remove(tree: &Tree, path: &str) -> Result<(), StoreError> {

@@ -178,6 +178,8 @@ impl Frontend for Scripted {
         signals.closing().await;
         Ok(())
     }
+
+    fn lost(&mut self) {}
 }
 
 /// Runs a script as a frontend of our backend, beside an honest guest whose disk has to go on working.

@@ -114,6 +114,8 @@ impl Frontend for Scripted {
         signals.closing().await;
         Ok(())
     }
+
+    fn lost(&mut self) {}
 }
 
 /// Runs a script as a frontend of our backend, whose application is given the port; what the backend's error node says

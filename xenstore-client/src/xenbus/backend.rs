@@ -102,7 +102,11 @@ async fn live<B: Backend>(device: &Device, clock: &impl Clock, driver: &mut B) -
         match prepare(device, driver).await? {
             Ok(None) => stage = BackendStage::Waiting,
             Ok(Some(life)) => return Ok(life),
-            Err(failure) => give_up(device, &mut watches, clock, &failure).await?,
+            Err(failure) => {
+                if let Some(life) = give_up(device, &mut watches, clock, &failure).await? {
+                    return Ok(life);
+                }
+            }
         }
     } else if device.last() != State::Closed
         && let Some(life) = reach(device, State::Closed).await?
@@ -117,25 +121,25 @@ async fn live<B: Backend>(device: &Device, clock: &impl Clock, driver: &mut B) -
         match step {
             BackendStep::Wait => watches.next(device).await?,
             BackendStep::Connect => {
-                match connect(device, driver).await? {
+                let outcome = match connect(device, driver).await? {
                     Ok(Err(Switched::Gone)) => return Ok(Life::Removed),
                     // The toolstack has done something: the next look tells what.
                     Ok(Err(_)) => continue,
-                    Ok(Ok(link)) => match run(device, &mut watches, driver, link).await? {
-                        (_, Some(Seen::Life(life))) => return Ok(life),
-                        (Ok(()), Some(Seen::Step(BackendStep::Leave))) => return leave(device).await,
-                        (Ok(()), Some(Seen::Step(_))) => {
-                            if let Some(life) = reach(device, State::Closed).await? {
-                                return Ok(life);
-                            }
-                        }
-                        (Ok(()), None) => {
-                            close(device, &mut watches, clock).await?;
-                            return Ok(Life::Stopped);
-                        }
-                        (Err(failure), _) => give_up(device, &mut watches, clock, &failure).await?,
-                    },
-                    Err(failure) => give_up(device, &mut watches, clock, &failure).await?,
+                    Ok(Ok(link)) => run(device, &mut watches, driver, link).await?,
+                    Err(failure) => (Err(failure), None),
+                };
+                let ended = match outcome {
+                    (_, Some(Seen::Life(life))) => return Ok(life),
+                    (Ok(()), Some(Seen::Step(BackendStep::Leave))) => return leave(device).await,
+                    (Ok(()), Some(Seen::Step(_))) => reach(device, State::Closed).await?,
+                    (Ok(()), None) => {
+                        close(device, &mut watches, clock).await?;
+                        Some(Life::Stopped)
+                    }
+                    (Err(failure), _) => give_up(device, &mut watches, clock, &failure).await?,
+                };
+                if let Some(life) = ended {
+                    return Ok(life);
                 }
                 stage = BackendStage::Closed;
             }
@@ -149,7 +153,9 @@ async fn live<B: Backend>(device: &Device, clock: &impl Clock, driver: &mut B) -
                 Ok(None) => stage = BackendStage::Waiting,
                 Ok(Some(life)) => return Ok(life),
                 Err(failure) => {
-                    give_up(device, &mut watches, clock, &failure).await?;
+                    if let Some(life) = give_up(device, &mut watches, clock, &failure).await? {
+                        return Ok(life);
+                    }
                     stage = BackendStage::Closed;
                 }
             },
@@ -269,10 +275,20 @@ async fn close(device: &Device, watches: &mut Watches, clock: &impl Clock) -> Re
     Ok(())
 }
 
-async fn give_up(device: &Device, watches: &mut Watches, clock: &impl Clock, failure: &Failure) -> Result<(), Error> {
-    device.report(failure).await?;
-    match device.last() {
-        State::Closed => Ok(()),
-        _ => close(device, watches, clock).await,
+/// Reports what makes the device unusable, and closes it; or says how its life has ended: what a driver finds wrong with
+/// a device that was taken away meanwhile is no failure.
+async fn give_up(
+    device: &Device,
+    watches: &mut Watches,
+    clock: &impl Clock,
+    failure: &Failure,
+) -> Result<Option<Life>, Error> {
+    if let Seen::Life(life) = look(device, BackendStage::Up).await? {
+        return Ok(Some(life));
     }
+    device.report(failure).await?;
+    if device.last() != State::Closed {
+        close(device, watches, clock).await?;
+    }
+    Ok(None)
 }

@@ -151,19 +151,6 @@ impl Device {
         self.store.get(&self.other(key)).await
     }
 
-    /// For a frontend: whether there is a backend, or will be one again. A domain that was restored has another than
-    /// before.
-    ///
-    /// # Errors
-    ///
-    /// As [`Tree::get`].
-    pub async fn has_backend(&self) -> Result<bool, Error> {
-        match self.get::<String>("backend").await? {
-            Some(path) => self.store.exists(&format!("{path}/state")).await,
-            None => Ok(false),
-        }
-    }
-
     /// This end's state; `None` where its directory is gone.
     pub(super) async fn state(&self) -> Result<Option<State>, Error> {
         self.get("state").await

@@ -50,6 +50,10 @@ pub trait Frontend {
     ///
     /// What makes the device unusable from here on: a backend that breaks the protocol.
     async fn run(&mut self, device: &Device, offer: Self::Offer, signals: &Signals) -> Result<(), Failure>;
+
+    /// There is no backend that could be used, and may never be one again: nobody should wait for it. May be called
+    /// several times; a backend that comes after all is offered to as any other.
+    fn lost(&mut self);
 }
 
 /// How long a frontend waits before it tries a backend again that has closed a device which is to stay. It is doubled
@@ -126,6 +130,9 @@ async fn live<F: Frontend>(
         };
         match frontend_step(stage, state) {
             FrontendStep::Wait => {
+                if stage == FrontendStage::Closed && state.is_none() {
+                    driver.lost();
+                }
                 // A backend that was taken from the device and given back may have seen this end's old state, and
                 // closed again: it is for this end to begin.
                 let again = stage == FrontendStage::Closed && state == Some(State::Closed) && is_online(device).await?;
@@ -143,25 +150,26 @@ async fn live<F: Frontend>(
                 }
                 Ok(Err(life)) => return Ok(life),
                 Err(failure) => {
-                    give_up(device, &mut watches, clock, &failure).await?;
+                    if let Some(life) = give_up(device, generation, &mut watches, clock, driver, &failure).await? {
+                        return Ok(life);
+                    }
                     stage = FrontendStage::Closed;
                 }
             },
             FrontendStep::Finish => {
                 let Some(made) = offer.take() else { return Ok(Life::Again) };
                 *pause = LEAST_PAUSE;
-                match use_device(device, generation, &mut watches, driver, made).await? {
+                let ended = match use_device(device, generation, &mut watches, driver, made).await? {
                     (_, Some(Seen::Life(life))) => return Ok(life),
-                    (Ok(()), Some(Seen::Closing)) => {
-                        if let Some(life) = reach(device, State::Closed).await? {
-                            return Ok(life);
-                        }
-                    }
+                    (Ok(()), Some(Seen::Closing)) => reach(device, State::Closed).await?,
                     (Ok(()), None) => {
                         close(device, &mut watches, clock).await?;
-                        return Ok(Life::Stopped);
+                        Some(Life::Stopped)
                     }
-                    (Err(failure), _) => give_up(device, &mut watches, clock, &failure).await?,
+                    (Err(failure), _) => give_up(device, generation, &mut watches, clock, driver, &failure).await?,
+                };
+                if let Some(life) = ended {
+                    return Ok(life);
                 }
                 stage = FrontendStage::Closed;
             }
@@ -283,7 +291,21 @@ async fn close(device: &Device, watches: &mut Watches, clock: &impl Clock) -> Re
     Ok(())
 }
 
-async fn give_up(device: &Device, watches: &mut Watches, clock: &impl Clock, failure: &Failure) -> Result<(), Error> {
+/// Reports what makes the device unusable, and closes it; or says how its life has ended: what a driver finds wrong with
+/// a device that was taken away meanwhile, as by a restore, is no failure.
+async fn give_up<F: Frontend>(
+    device: &Device,
+    generation: u32,
+    watches: &mut Watches,
+    clock: &impl Clock,
+    driver: &mut F,
+    failure: &Failure,
+) -> Result<Option<Life>, Error> {
+    if let Err(life) = look(device, generation, FrontendStage::Fresh).await? {
+        return Ok(Some(life));
+    }
+    driver.lost();
     device.report(failure).await?;
-    close(device, watches, clock).await
+    close(device, watches, clock).await?;
+    Ok(None)
 }
