@@ -46,8 +46,11 @@ const PROGRAMS: [&str; 11] = [
     "mkfs.ext4",
 ];
 
-/// Kernel modules in dom0; what they depend on is added.
+/// Kernel modules in dom0, in the order in which they are loaded; what they depend on is added.
 const MODULES: [&str; 16] = [
+    "xen-blkback",
+    // After this one dom0 goes on with one processor.
+    "xen-blkfront",
     "xen-evtchn",
     "xen-privcmd",
     "xenfs",
@@ -55,8 +58,6 @@ const MODULES: [&str; 16] = [
     "xen-gntalloc",
     "loop",
     "bridge",
-    "xen-blkback",
-    "xen-blkfront",
     "xen-netback",
     "xen-netfront",
     "e1000",

@@ -23,7 +23,7 @@ use qemu::Qemu;
 pub use suite::Suite;
 
 /// Bump when what [`prepare`] makes from the packages changes.
-const IMAGE_REVISION: &str = "11";
+const IMAGE_REVISION: &str = "12";
 
 /// The address that the lab gives to the first guest that asks for one by DHCP.
 const GUEST_ADDRESS: &str = "10.0.2.50";
