@@ -1,27 +1,52 @@
 //! Many runs with many seeds.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use crate::world::Xen;
 
-/// Runs `test` with `runs` seeds. Where one fails, its seed is printed; `SARAB_SIM_SEED=N` runs that one alone.
+/// Runs `test` with `runs` seeds, on all processors. Where one fails, its seed is printed; `SARAB_SIM_SEED=N` runs that
+/// one alone.
 ///
 /// # Panics
 ///
 /// Where a run does.
-pub fn check(name: &str, runs: u64, test: impl Fn(&Xen)) {
+pub fn check(name: &str, runs: u64, test: impl Fn(&Xen) + Sync) {
     let only = std::env::var("SARAB_SIM_SEED").ok().map(|seed| seed.parse().expect("SARAB_SIM_SEED is a number"));
     let seeds = match only {
         Some(seed) => seed..seed + 1,
         None => 0..runs,
     };
-    for seed in seeds {
-        let xen = Xen::new(seed);
-        let outcome = catch_unwind(AssertUnwindSafe(|| test(&xen)));
+    let next = AtomicU64::new(seeds.start);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            let xen = Xen::new(seed);
+            match catch_unwind(AssertUnwindSafe(|| test(&xen))) {
+                Ok(()) => xen.end(),
+                Err(panic) => {
+                    eprintln!("{name}: seed {seed} failed; SARAB_SIM_SEED={seed} runs it again");
+                    next.store(seeds.end, Ordering::Relaxed);
+                    // What ends in the middle of its work is not to complain of that on top.
+                    std::mem::forget(xen);
+                    resume_unwind(panic);
+                }
+            }
+        }
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(seeds.clone().count());
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+        work();
+        running.into_iter().map(|worker| worker.join()).collect()
+    });
+    for outcome in outcomes {
         if let Err(panic) = outcome {
-            eprintln!("{name}: seed {seed} failed; SARAB_SIM_SEED={seed} runs it again");
             resume_unwind(panic);
         }
-        xen.end();
     }
 }

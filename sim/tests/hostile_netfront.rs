@@ -3,7 +3,7 @@
 mod support;
 
 use std::cell::Cell;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use xen_hal::{Clock, GrantRef, Port as _};
@@ -32,7 +32,7 @@ const EXTRA: u16 = tx_flags::EXTRA_INFO;
 #[test]
 fn xsa_39_chains_that_cannot_be_end_the_interface() {
     let gso = |size, protocol| TxSlot::from((Extra::Gso { size, protocol }, false));
-    type Slots = Box<dyn Fn(&Guest) -> Vec<TxSlot>>;
+    type Slots = Box<dyn Fn(&Guest) -> Vec<TxSlot> + Send + Sync>;
     let cases: Vec<(Slots, &str)> = vec![
         (Box::new(|guest| vec![guest.slot(0, 100, MORE)]), "a packet whose slots are not all there"),
         (
@@ -55,7 +55,7 @@ fn xsa_39_chains_that_cannot_be_end_the_interface() {
         ),
     ];
     for (slots, expected) in cases {
-        let slots = Rc::new(slots);
+        let slots = Arc::new(slots);
         check(expected, 5, move |xen| {
             let slots = slots.clone();
             let error = against(xen, async move |guest| {

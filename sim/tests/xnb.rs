@@ -6,6 +6,7 @@ mod support;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -27,8 +28,8 @@ const GSO: Extra = Extra::Gso { size: 1448, protocol: Gso::TcpV4 };
 const PAGE: usize = 4096;
 
 /// Runs a script as a guest, with the backend's port; nothing may break.
-fn with(name: &str, script: impl AsyncFn(&Guest, &Port) + 'static) {
-    let script = Rc::new(script);
+fn with(name: &str, script: impl AsyncFn(&Guest, &Port) + Send + Sync + 'static) {
+    let script = Arc::new(script);
     check(name, 4, move |xen| {
         let found = Rc::new(RefCell::new(None));
         let (opened, script) = (found.clone(), script.clone());
