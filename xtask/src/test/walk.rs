@@ -148,6 +148,7 @@ impl Walk {
             fs::copy(&from, &to).with_context(|| from.display().to_string())?;
             fs::File::options().append(true).open(&to)?.set_modified(fs::metadata(&from)?.modified()?)?;
         }
+        seed(&checkout)?;
         let scratch = tempfile::tempdir()?;
         let (site, file) = (scratch.path().join("site"), scratch.path().join("file"));
         fs::create_dir(&site)?;
@@ -222,6 +223,59 @@ fn clear(folder: &Path) -> Result<()> {
             _ if entry.file_type()?.is_dir() => fs::remove_dir_all(entry.path())?,
             _ => fs::remove_file(entry.path())?,
         }
+    }
+    Ok(())
+}
+
+/// Gives a checkout what was built here of the packages from elsewhere, which are the same for both. Those of this
+/// repository are built anew.
+fn seed(checkout: &Path) -> Result<()> {
+    let own = own_packages()?;
+    for folder in ["target/debug", "apps/target/release", "apps/target/x86_64-unknown-linux-gnu/release"] {
+        for kind in ["deps", "build", ".fingerprint"] {
+            let (from, to) = (repo().join(folder).join(kind), checkout.join(folder).join(kind));
+            let Ok(entries) = fs::read_dir(&from) else { continue };
+            fs::create_dir_all(&to)?;
+            for entry in entries.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                // Units are folders, but for libraries.
+                let unit = match name.split_once('.') {
+                    Some((library, "rlib" | "rmeta" | "so")) => library.strip_prefix("lib"),
+                    Some(_) => None,
+                    None => entry.path().is_dir().then_some(&*name),
+                };
+                let package = unit.and_then(|unit| unit.rsplit_once('-')).map(|(name, _)| name.replace('-', "_"));
+                if package.is_some_and(|package| !own.contains(&package)) && !to.join(&name).exists() {
+                    link(&entry.path(), &to.join(&name))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The names of this repository's packages, as those of their libraries.
+fn own_packages() -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for workspace in [repo(), repo().join("apps")] {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut metadata = Command::new(cargo);
+        metadata.args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(workspace);
+        let said: serde_json::Value = serde_json::from_slice(&metadata.stderr(Stdio::inherit()).output()?.stdout)?;
+        let packages = said["packages"].as_array().context("cargo metadata names no packages")?;
+        names.extend(packages.iter().filter_map(|package| Some(package["name"].as_str()?.replace('-', "_"))));
+    }
+    Ok(names)
+}
+
+/// The same files at another place, with the times by which Cargo knows them.
+fn link(from: &Path, to: &Path) -> Result<()> {
+    if !from.is_dir() {
+        return fs::hard_link(from, to).with_context(|| to.display().to_string());
+    }
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)?.flatten() {
+        link(&entry.path(), &to.join(entry.file_name()))?;
     }
     Ok(())
 }
