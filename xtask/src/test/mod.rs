@@ -164,6 +164,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
         };
         if server == StoreServer::Xenstored && *suite == suite::DEFAULT {
             checks.extend(net::AT_LENGTH);
+            checks.extend(web::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
         }
         checks.retain(|(name, _)| named(name));
