@@ -167,6 +167,7 @@ pub struct Site<D: BlockDevice> {
     disk: Rc<D>,
     content: Content<D>,
     warnings: Warnings,
+    piece: usize,
 }
 
 enum Content<D: BlockDevice> {
@@ -211,10 +212,16 @@ impl<D: BlockDevice> Site<D> {
         let mut warnings = Warnings::default();
         if ext4::is_there(&mut window).await? {
             let content = Content::Ext4(ext4::FileSystem::load(disk.clone()).await?);
-            return Ok(Site { disk, content, warnings });
+            return Ok(Site { disk, content, warnings, piece: window::LEN });
         }
         let content = Content::Tar(tar::Index::read(&mut window, &mut warnings).await?);
-        Ok(Site { disk, content, warnings })
+        Ok(Site { disk, content, warnings, piece: window::LEN })
+    }
+
+    /// Has files read from an archive in pieces of up to so many bytes, for which each has memory of its own: 16 KiB
+    /// otherwise. What reads much at once from many files needs fewer requests with larger ones.
+    pub fn with_pieces_of(self, bytes: usize) -> Site<D> {
+        Site { piece: bytes, ..self }
     }
 
     /// What the device holds.
@@ -245,7 +252,10 @@ impl<D: BlockDevice> Site<D> {
             Content::Tar(index) => index.find(&path).map(|entry| File {
                 size: entry.size,
                 modified: entry.modified as i64,
-                place: Place::At(entry.at, Window::new(self.disk.clone())),
+                place: Place::At(
+                    entry.at,
+                    Window::before(self.disk.clone(), entry.at.saturating_add(entry.size), self.piece),
+                ),
             }),
             Content::Ext4(system) => system.open(&path).await?.map(|file| File {
                 size: file.size(),

@@ -5,11 +5,15 @@ use alloc::rc::Rc;
 use xen_blkif::{BlockDevice, Buffer, Error};
 
 const SECTOR: u64 = 512;
-/// Bytes of a part.
-const LEN: usize = 16 << 10;
+/// Bytes of a part, where nobody wishes for more or less.
+pub(crate) const LEN: usize = 16 << 10;
 
 pub(crate) struct Window<D: BlockDevice> {
     disk: Rc<D>,
+    /// Nothing is wanted from here on.
+    end: u64,
+    /// Bytes of a part.
+    most: usize,
     start: u64,
     len: usize,
     buffer: Option<D::Buffer>,
@@ -17,7 +21,12 @@ pub(crate) struct Window<D: BlockDevice> {
 
 impl<D: BlockDevice> Window<D> {
     pub(crate) fn new(disk: Rc<D>) -> Window<D> {
-        Window { disk, start: 0, len: 0, buffer: None }
+        Window::before(disk, u64::MAX, LEN)
+    }
+
+    /// One that fetches what is before `end` alone, and not more than `most` bytes at once.
+    pub(crate) fn before(disk: Rc<D>, end: u64, most: usize) -> Window<D> {
+        Window { disk, end, most, start: 0, len: 0, buffer: None }
     }
 
     /// Bytes of the device.
@@ -55,7 +64,9 @@ impl<D: BlockDevice> Window<D> {
         let unit = u64::from(geometry.sector_size).max(4096);
         let start = at / unit * unit;
         let size = geometry.sectors.saturating_mul(SECTOR);
-        let len = size.saturating_sub(start).min(LEN.max(unit as usize) as u64) as usize;
+        let end = self.end.checked_next_multiple_of(unit).unwrap_or(u64::MAX).min(size);
+        let most = (self.most as u64 / unit * unit).max(unit);
+        let len = end.saturating_sub(start).min(most) as usize;
         if start + len as u64 <= at {
             return Err(Error::OutOfRange { sector: at / SECTOR, count: 1, sectors: geometry.sectors });
         }

@@ -1,9 +1,11 @@
 //! Archives and file systems that others have made, on simulated disks.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::rc::Rc;
 
 use proptest::prelude::*;
 use sarab_site::{Format, OpenError, ReadError, Site, Warning};
@@ -202,6 +204,35 @@ fn a_disk_that_fails() {
         assert!(read(&site, "good").await.unwrap().unwrap() == content(9000, 1));
         assert!(matches!(read(&site, "bad").await, Err(ReadError::Disk(Error::Failed { .. }))));
         assert!(read(&site, "also good").await.unwrap().unwrap() == content(9000, 3));
+    });
+}
+
+/// Larger pieces are fewer requests, and a small file is one small request.
+#[test]
+fn files_are_read_in_pieces_up_to_their_end() {
+    let bytes = archive(|builder| {
+        add(builder, "small", &content(1000, 1));
+        add(builder, "large", &content(300_000, 2));
+        add(builder, "behind", &content(100_000, 3));
+    });
+    on(bytes, async |disk| {
+        let asked = Rc::new(RefCell::new(Vec::new()));
+        for (pieces, sectors, requests) in [(1, 8, 74), (10_000, 16, 37), (16 << 10, 32, 19), (64 << 10, 128, 5)] {
+            let counted = Faulty::new(disk.clone(), async |ask| {
+                if let Ask::Read(_, count) = ask {
+                    asked.borrow_mut().push(count);
+                }
+                Ok(())
+            });
+            let site = Site::new(counted).await.unwrap().with_pieces_of(pieces);
+            asked.borrow_mut().clear();
+            assert!(read(&site, "small").await.unwrap().unwrap() == content(1000, 1));
+            assert_eq!(asked.take(), [8], "{pieces}");
+            assert!(read(&site, "large").await.unwrap().unwrap() == content(300_000, 2));
+            let asked = asked.take();
+            assert!(asked.iter().all(|count| *count <= sectors), "{pieces}: {asked:?}");
+            assert!((requests..=requests + 1).contains(&asked.len()), "{pieces}: {asked:?}");
+        }
     });
 }
 

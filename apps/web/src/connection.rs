@@ -66,13 +66,14 @@ impl Server {
     ) -> Server {
         // A third of what is free for what is on its way, and a third for what is read.
         let share = app.memory().free as usize / 3;
+        let piece = (share / connections).saturating_sub(TRANSFER).clamp(16 << 10, 64 << 10);
         Server {
             app,
             network,
             disk,
-            site,
+            site: site.map(|site| site.with_pieces_of(piece)),
             metrics: Metrics::default(),
-            transfers: Semaphore::new((share / TRANSFER).clamp(1, connections)),
+            transfers: Semaphore::new((share / (TRANSFER + piece)).clamp(1, connections)),
             port,
             outgoing: (share / connections).saturating_sub(REQUEST + INCOMING).clamp(2048, 64 << 10),
             stopping: Cell::new(false),

@@ -17,8 +17,8 @@ use crate::connection::{Cut, Server};
 
 /// Bytes that are read from the disk at once for a client.
 const CHUNK: usize = 8 << 10;
-/// Memory that an answer from the disk takes: these, and what the disk reads ahead.
-pub const TRANSFER: usize = CHUNK + (16 << 10) + 4096;
+/// Memory that an answer from the disk takes beside the piece that the disk reads ahead.
+pub const TRANSFER: usize = CHUNK + 4096;
 
 /// A response's content; for HEAD its length alone.
 pub struct Body<'a> {
