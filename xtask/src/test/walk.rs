@@ -131,14 +131,14 @@ struct Walk {
 }
 
 impl Walk {
-    /// Copies the files to a place of their own. What was built there in an earlier walk stays, for its time.
+    /// Copies the files to a place of their own, where nothing of an earlier walk is left: what was built there does not
+    /// go with what is built here, since some packages hold the path of what they have generated.
     fn begin(files: &[PathBuf]) -> Result<Walk> {
         let dir = repo().join("target/walk");
         let checkout = dir.join("checkout");
-        for project in ["my-appliance", "my-hello"] {
-            let _ = fs::remove_dir_all(dir.join(project));
+        if dir.exists() {
+            fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
         }
-        clear(&checkout)?;
         for file in files {
             let (from, to) = (repo().join(file), checkout.join(file));
             if !from.exists() {
@@ -146,7 +146,6 @@ impl Walk {
             }
             fs::create_dir_all(to.parent().context("a file's folder")?)?;
             fs::copy(&from, &to).with_context(|| from.display().to_string())?;
-            fs::File::options().append(true).open(&to)?.set_modified(fs::metadata(&from)?.modified()?)?;
         }
         seed(&checkout)?;
         let scratch = tempfile::tempdir()?;
@@ -211,20 +210,6 @@ impl Walk {
 /// Where projects are built: beside the walk's apps, with which they have most in common.
 pub fn projects() -> PathBuf {
     repo().join("target/walk/checkout/apps/target")
-}
-
-/// Removes what is in a folder, but for what was built there.
-fn clear(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder)?;
-    for entry in fs::read_dir(folder)?.flatten() {
-        match entry.file_name().to_str() {
-            Some("target") => {}
-            Some("apps") => clear(&entry.path())?,
-            _ if entry.file_type()?.is_dir() => fs::remove_dir_all(entry.path())?,
-            _ => fs::remove_file(entry.path())?,
-        }
-    }
-    Ok(())
 }
 
 /// Gives a checkout what was built here of the packages from elsewhere, which are the same for both. Those of this
