@@ -230,7 +230,7 @@ fn seed(checkout: &Path) -> Result<()> {
                     None => entry.path().is_dir().then_some(&*name),
                 };
                 let package = unit.and_then(|unit| unit.rsplit_once('-')).map(|(name, _)| name.replace('-', "_"));
-                if package.is_some_and(|package| !own.contains(&package)) && !to.join(&name).exists() {
+                if package.is_some_and(|package| !own.contains(&package)) {
                     link(&entry.path(), &to.join(&name))?;
                 }
             }
