@@ -2,11 +2,13 @@
 #![no_std]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "hook"))]
 extern crate std;
 
 mod bytes;
 mod handshake;
+#[cfg(feature = "hook")]
+pub mod hook;
 mod lent;
 mod shared;
 mod slots;

@@ -57,7 +57,9 @@ impl SharedMemory {
     /// Where the word is not all inside or `offset` is no multiple of 4. So for all methods here: offsets come from
     /// the protocol, never from the peer.
     pub fn load(&self, offset: usize) -> u32 {
-        self.word(offset).load(Ordering::Acquire)
+        let value = self.word(offset).load(Ordering::Acquire);
+        self.accessed(offset, 4, false);
+        value
     }
 
     /// Writes a word; the peer sees everything that was written before it first.
@@ -67,6 +69,7 @@ impl SharedMemory {
     /// As [`load`](SharedMemory::load).
     pub fn store(&self, offset: usize, value: u32) {
         self.word(offset).store(value, Ordering::Release);
+        self.accessed(offset, 4, true);
     }
 
     /// Copies bytes out.
@@ -78,6 +81,7 @@ impl SharedMemory {
         let from = self.at(offset, to.len());
         // SAFETY: inside the memory on one side, exclusively ours on the other.
         unsafe { copy(from.as_ptr(), to.as_mut_ptr(), to.len()) };
+        self.accessed(offset, to.len(), false);
     }
 
     /// Copies bytes in.
@@ -89,7 +93,17 @@ impl SharedMemory {
         let to = self.at(offset, from.len());
         // SAFETY: as in `read`.
         unsafe { copy(from.as_ptr(), to.as_ptr(), from.len()) };
+        self.accessed(offset, from.len(), true);
     }
+
+    #[cfg(feature = "hook")]
+    fn accessed(&self, offset: usize, len: usize, write: bool) {
+        crate::hook::accessed(self.start.addr().get() + offset, len, write);
+    }
+
+    #[cfg(not(feature = "hook"))]
+    #[inline(always)]
+    fn accessed(&self, _offset: usize, _len: usize, _write: bool) {}
 }
 
 /// Copies bytes of which a peer may change those on one side at the same time. The compiler knows nothing of them: not
@@ -135,6 +149,7 @@ impl SharedMemory {
         // SAFETY: inside the memory on both sides. Where both are the same page of a peer's, mapped twice, what is
         // copied is any mixture, which is the peer's own loss.
         unsafe { copy(from.as_ptr(), to.as_ptr(), len) };
+        self.accessed(offset, len, false);
     }
 
     /// An operation that copies `len` bytes at `offset` to a peer's page, for [`GrantTable::copy`](xen_hal::GrantTable::copy).
