@@ -6,12 +6,12 @@ use std::thread;
 
 use crate::world::Xen;
 
-/// Runs `test` with `runs` seeds, on all processors. Where one fails, its seed is printed; `SARAB_SIM_SEED=N` runs that
+/// Runs `test` with `runs` seeds, on all processors, and checks after each what it has cost ([`Budgets`](crate::Budgets)). Where one fails, its seed is printed; `SARAB_SIM_SEED=N` runs that
 /// one alone.
 ///
 /// # Panics
 ///
-/// Where a run does.
+/// Where a run does, or has cost more than its budgets.
 pub fn check(name: &str, runs: u64, test: impl Fn(&Xen) + Sync) {
     let only = std::env::var("SARAB_SIM_SEED").ok().map(|seed| seed.parse().expect("SARAB_SIM_SEED is a number"));
     let seeds = match only {
@@ -26,7 +26,11 @@ pub fn check(name: &str, runs: u64, test: impl Fn(&Xen) + Sync) {
                 return;
             }
             let xen = Xen::new(seed);
-            match catch_unwind(AssertUnwindSafe(|| test(&xen))) {
+            let run = || {
+                test(&xen);
+                xen.check_budgets();
+            };
+            match catch_unwind(AssertUnwindSafe(run)) {
                 Ok(()) => xen.end(),
                 Err(panic) => {
                     eprintln!("{name}: seed {seed} failed; SARAB_SIM_SEED={seed} runs it again");

@@ -100,7 +100,7 @@ impl Domain {
     }
 
     /// Starts a task of this domain. Dropping what is returned cancels it.
-    pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+    pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T, Option<DomId>> {
         self.world().spawn_in(self.id, future)
     }
 

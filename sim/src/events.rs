@@ -206,6 +206,7 @@ impl Port for SimPort {
         if let (Some(Remote::Bound(remote, port)), Some(world)) =
             (self.state(|state| state.remote), self.world.upgrade())
         {
+            world.count_work();
             world.send(remote, port);
         }
     }

@@ -5,8 +5,8 @@ use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
 
 use xen_hal::{
-    Access, CopyOp, DomId, Grant, GrantError, GrantErrorKind, GrantRef, GrantStatus, GrantTable, MapRequest, Mapping,
-    Page, Refused,
+    Access, CopyOp, DomId, Frame, Grant, GrantError, GrantErrorKind, GrantRef, GrantStatus, GrantTable, MapRequest,
+    Mapping, Page, Refused,
 };
 
 use crate::domain::{Domain, DomainState};
@@ -23,9 +23,16 @@ pub(crate) struct GrantState {
     ended: bool,
 }
 
+impl GrantState {
+    /// Whether it gives `peer` this page.
+    pub(crate) fn leads_to(&self, frame: Frame, peer: DomId) -> bool {
+        self.peer == peer && self.page.frame() == frame
+    }
+}
+
 impl World {
     /// The page that a reference leads `id` to.
-    fn lent(&self, id: DomId, peer: DomId, reference: GrantRef, access: Access) -> Result<xen_hal::Frame, GrantStatus> {
+    fn lent(&self, id: DomId, peer: DomId, reference: GrantRef, access: Access) -> Result<Frame, GrantStatus> {
         let domains = self.domains.borrow();
         let domain = domains.get(&peer.0).ok_or(GrantStatus::BadDomain)?;
         let grant = domain.grants.get(&reference.0).ok_or(GrantStatus::BadGrantRef)?;
@@ -109,6 +116,7 @@ impl GrantTable for Domain {
     fn copy(&self, operations: &mut [CopyOp<'_>]) -> Result<(), SimGrantError> {
         let world = self.world();
         for operation in operations {
+            world.count_work();
             let remote = operation.remote();
             let access = if operation.is_write() { Access::ReadWrite } else { Access::ReadOnly };
             let outcome = world.lent(self.id, remote.peer, remote.reference, access).map(|frame| {

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod allocation;
 mod check;
 mod clock;
 mod domain;
@@ -11,6 +12,7 @@ mod faults;
 pub mod fuzzing;
 mod grants;
 mod memory;
+mod processors;
 pub mod store;
 mod toolstack;
 mod world;
@@ -21,5 +23,6 @@ pub use events::{SimEventChannelError, SimPort};
 pub use faults::Faults;
 pub use grants::{SimGrant, SimGrantError, SimMapping};
 pub use memory::SimPage;
+pub use processors::Accessed;
 pub use toolstack::Toolstack;
-pub use world::Xen;
+pub use world::{Budgets, Xen};

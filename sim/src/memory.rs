@@ -1,6 +1,7 @@
 //! The machine's memory: one file in memory, so that a page can be mapped wherever a domain wants it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
@@ -19,6 +20,8 @@ pub(crate) struct Memory {
     /// By frame: how many hold it; 0 is free.
     holders: RefCell<Vec<u32>>,
     free: RefCell<Vec<usize>>,
+    /// By where they begin: the frames that are mapped there, side by side.
+    windows: RefCell<BTreeMap<usize, Vec<Option<Frame>>>>,
 }
 
 impl Memory {
@@ -38,7 +41,8 @@ impl Memory {
         };
         let base = NonNull::new(base.expect("address space for the machine").cast()).expect("no null mapping");
         let free = (0..FRAMES).rev().collect();
-        Rc::new(Memory { file, base, holders: RefCell::new(vec![0; FRAMES]), free: RefCell::new(free) })
+        let (holders, windows) = (RefCell::new(vec![0; FRAMES]), RefCell::default());
+        Rc::new(Memory { file, base, holders, free: RefCell::new(free), windows })
     }
 
     fn address(&self, frame: usize) -> NonNull<u8> {
@@ -81,6 +85,25 @@ impl Memory {
         SimPage { memory: self.clone(), frame }
     }
 
+    /// The frame that lies at an address, and where in it that is.
+    pub(crate) fn frame_at(&self, address: usize) -> Option<(Frame, usize)> {
+        if let Some(offset) = address.checked_sub(self.base.addr().get()).filter(|offset| *offset < FRAMES * PAGE_SIZE)
+        {
+            return Some((Frame((offset / PAGE_SIZE) as u64), offset % PAGE_SIZE));
+        }
+        let windows = self.windows.borrow();
+        let (start, frames) = windows.range(..=address).next_back()?;
+        let frame = (*frames.get((address - start) / PAGE_SIZE)?)?;
+        Some((frame, address % PAGE_SIZE))
+    }
+
+    /// A frame's bytes, for a processor of whoever may write to it.
+    pub(crate) fn cells(&self, frame: Frame) -> &[Cell<u8>] {
+        // SAFETY: within the mapping, which lives as long as this value. The pages of the machine are only ever used through
+        // pointers, and by this thread alone.
+        unsafe { std::slice::from_raw_parts(self.address(frame.0 as usize).cast().as_ptr(), PAGE_SIZE) }
+    }
+
     /// Pages that somebody holds.
     pub(crate) fn used(&self) -> usize {
         FRAMES - self.free.borrow().len()
@@ -105,7 +128,10 @@ impl Memory {
             }
             .expect("a mapping");
         }
-        Window { start: NonNull::new(start).expect("no null mapping"), len }
+        let start = NonNull::new(start).expect("no null mapping");
+        let frames = pages.iter().map(|page| page.map(|(frame, _)| frame)).collect();
+        self.windows.borrow_mut().insert(start.addr().get(), frames);
+        Window { memory: self.clone(), start, len }
     }
 }
 
@@ -118,6 +144,7 @@ impl Drop for Memory {
 
 /// Pages mapped side by side.
 pub(crate) struct Window {
+    memory: Rc<Memory>,
     start: NonNull<u8>,
     len: usize,
 }
@@ -132,6 +159,7 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
+        self.memory.windows.borrow_mut().remove(&self.start.addr().get());
         // SAFETY: the mapping is this value's own; by `Mapping`'s contract nobody uses it after its end.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
     }

@@ -13,10 +13,12 @@ use async_task::{Builder, Runnable, Task};
 use xen_hal::DomId;
 use xen_ring::SharedPage;
 
+use crate::allocation;
 use crate::domain::{Domain, DomainState};
 use crate::events::SimPort;
 use crate::faults::Faults;
 use crate::memory::{Memory, SimPage};
+use crate::processors::Processors;
 use crate::store::Server;
 use crate::toolstack::Toolstack;
 
@@ -40,7 +42,7 @@ pub(crate) struct World {
     pub(crate) memory: Rc<Memory>,
     pub(crate) domains: RefCell<BTreeMap<u16, DomainState>>,
     next_domain: Cell<u16>,
-    ready: Arc<Mutex<Vec<Runnable>>>,
+    pub(crate) ready: Arc<Mutex<Vec<Ready>>>,
     /// Events under way: domain and port.
     pub(crate) events: RefCell<Vec<(DomId, u32)>>,
     pub(crate) now: Cell<Duration>,
@@ -50,11 +52,36 @@ pub(crate) struct World {
     pub(crate) faults: RefCell<Faults>,
     pub(crate) server: Rc<RefCell<Server>>,
     pub(crate) deferred: Cell<usize>,
+    pub(crate) processors: Processors,
+    budgets: Cell<Budgets>,
+    /// What the thread had allocated before the machine.
+    allocated: isize,
+}
+
+/// A task that can run, and its domain, unless it is the test's own.
+pub(crate) type Ready = Runnable<Option<DomId>>;
+
+/// What a run may cost at most, whatever peers do in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Budgets {
+    /// Bytes allocated on the heap at a time, by all domains together and the test.
+    pub allocation: usize,
+    /// Accesses to shared memory, copies and notifications of a task in one turn: all other tasks of its domain wait so
+    /// long, and its timers and events.
+    pub turn: u64,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Budgets { allocation: 16 << 20, turn: 8192 }
+    }
 }
 
 impl Xen {
     /// A machine with dom0 and a store, and nothing else.
     pub fn new(seed: u64) -> Xen {
+        allocation::forget_peak();
+        let allocated = allocation::now();
         let world = Rc::new(World {
             seed,
             random: RefCell::new(fastrand::Rng::with_seed(seed)),
@@ -70,7 +97,12 @@ impl Xen {
             faults: RefCell::default(),
             server: Rc::new(RefCell::new(Server::new())),
             deferred: Cell::new(0),
+            processors: Processors::default(),
+            budgets: Cell::default(),
+            allocated,
         });
+        // Seeds differ in how often other domains act between two instructions, too.
+        world.processors.interleave.set([0, 1, 5, 25][(seed % 4) as usize]);
         #[cfg(feature = "embassy-time")]
         crate::embassy_time::set_world(&world);
         let xen = Xen(world);
@@ -141,13 +173,56 @@ impl Xen {
         (self.0.memory.used(), self.0.deferred.get())
     }
 
+    /// The most bytes that the heap has held at a time since the machine was made, or since
+    /// [`forget_peak`](Xen::forget_peak), beyond what it held before.
+    pub fn peak_allocation(&self) -> usize {
+        (allocation::peak() - self.0.allocated).max(0) as usize
+    }
+
+    /// Bytes that the heap holds now beyond what it held before the machine was made.
+    pub fn allocation(&self) -> usize {
+        (allocation::now() - self.0.allocated).max(0) as usize
+    }
+
+    /// Counts [`peak_allocation`](Xen::peak_allocation) from what the heap holds now.
+    pub fn forget_peak(&self) {
+        allocation::forget_peak();
+    }
+
+    /// The most accesses to shared memory, copies and notifications that a task has made in one turn.
+    pub fn longest_turn(&self) -> u64 {
+        self.0.longest_turn()
+    }
+
+    /// Other budgets than the usual ones.
+    pub fn set_budgets(&self, budgets: Budgets) {
+        self.0.budgets.set(budgets);
+    }
+
+    /// After how many of a hundred accesses to shared memory another domain's task runs before the task that has made it
+    /// goes on, as on another processor. From the start it depends on the seed.
+    pub fn set_interleaving(&self, percent: u8) {
+        self.0.processors.interleave.set(percent);
+    }
+
+    /// Checks what the run has cost.
+    ///
+    /// # Panics
+    ///
+    /// Where it was more than the budgets.
+    pub fn check_budgets(&self) {
+        let (budgets, peak, turn) = (self.0.budgets.get(), self.peak_allocation(), self.longest_turn());
+        assert!(peak <= budgets.allocation, "{peak} bytes were allocated at a time: more than {}", budgets.allocation);
+        assert!(turn <= budgets.turn, "a task has kept its turn for {turn} accesses: more than {}", budgets.turn);
+    }
+
     /// Runs the machine until `future` is ready.
     ///
     /// # Panics
     ///
     /// Where nothing can happen any more, or nothing new does.
     pub fn run<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {
-        let mut task = self.0.spawn(future);
+        let mut task = self.0.spawn(None, future);
         let mut cx = Context::from_waker(Waker::noop());
         loop {
             if let Poll::Ready(output) = Pin::new(&mut task).poll(&mut cx) {
@@ -190,7 +265,7 @@ impl Xen {
         let choice = world.random.borrow_mut().usize(0..tasks + events);
         if choice < tasks {
             let runnable = world.ready.lock().expect("one thread").swap_remove(choice);
-            runnable.run();
+            world.run_runnable(runnable);
         } else {
             let (domain, port) = world.events.borrow_mut().swap_remove(choice - tasks);
             world.deliver(domain, port);
@@ -223,16 +298,31 @@ impl World {
         }
     }
 
-    pub(crate) fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+    fn spawn<T: 'static>(
+        &self,
+        domain: Option<DomId>,
+        future: impl Future<Output = T> + 'static,
+    ) -> Task<T, Option<DomId>> {
         let ready = self.ready.clone();
         let schedule = move |runnable| ready.lock().expect("one thread").push(runnable);
-        let (runnable, task) = Builder::new().spawn_local(move |()| future, schedule);
+        let (runnable, task) = Builder::new().metadata(domain).spawn_local(move |_| future, schedule);
         runnable.schedule();
         task
     }
 
+    pub(crate) fn run_runnable(self: &Rc<Self>, runnable: Ready) {
+        let domain = *runnable.metadata();
+        self.run_task(domain, || {
+            runnable.run();
+        });
+    }
+
     /// Spawns a task that ends with its domain.
-    pub(crate) fn spawn_in<T: 'static>(&self, id: DomId, future: impl Future<Output = T> + 'static) -> Task<T> {
+    pub(crate) fn spawn_in<T: 'static>(
+        &self,
+        id: DomId,
+        future: impl Future<Output = T> + 'static,
+    ) -> Task<T, Option<DomId>> {
         let slot: Rc<RefCell<Hold<T>>> = Rc::new(RefCell::new(Some(Box::pin(future))));
         if let Some(domain) = self.domains.borrow_mut().get_mut(&id.0) {
             domain.tasks.retain(|task| task.strong_count() > 0);
@@ -241,7 +331,7 @@ impl World {
         } else {
             slot.borrow_mut().take();
         }
-        self.spawn(InDomain { slot })
+        self.spawn(Some(id), InDomain { slot })
     }
 
     fn is_idle(&self) -> bool {
