@@ -13,7 +13,7 @@ pub trait StoreChannel {
     /// Takes page and port, or `None` where the toolstack has made none.
     ///
     /// There is one connection: it is taken once, and once more after each resume from suspend, when there is a new
-    /// port.
+    /// port. While the page that was taken last is still there, there is no other: [`Page`]'s contract has one owner.
     fn open_store(&self) -> Option<(Self::Page, Self::Port)>;
 }
 

@@ -1,6 +1,7 @@
 //! This domain's connection to the store: the page and the port that the toolstack has made.
 
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use xen_hal::{Frame, PAGE_SIZE, Page, StoreChannel};
 
@@ -17,8 +18,12 @@ pub struct StorePage {
     frame: u64,
 }
 
+/// Whether there is a [`StorePage`].
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
 // SAFETY: the page lies among Xen's special pages, which are mapped one to one and are in no allocator. `open_store`
-// makes the only value; a second one comes after a resume, when the first is gone.
+// makes the only value: `TAKEN` sees to that. The address is built from a number, so it may be used for whatever is
+// mapped beside it.
 unsafe impl Page for StorePage {
     fn as_ptr(&self) -> NonNull<u8> {
         let address = self.frame as usize * PAGE_SIZE;
@@ -30,6 +35,12 @@ unsafe impl Page for StorePage {
     }
 }
 
+impl Drop for StorePage {
+    fn drop(&mut self) {
+        TAKEN.store(false, Ordering::Relaxed);
+    }
+}
+
 impl StoreChannel for XenStoreChannel {
     type Page = StorePage;
     type Port = XenPort;
@@ -38,7 +49,11 @@ impl StoreChannel for XenStoreChannel {
         // Neither is ever 0 or all ones where it is set.
         let frame = domain::param(abi::HVM_PARAM_STORE_PFN)?;
         let port = domain::param(abi::HVM_PARAM_STORE_EVTCHN)?;
-        let port = XenEventChannels.adopt(u32::try_from(port).ok()?);
+        let port = u32::try_from(port).ok()?;
+        if TAKEN.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let port = XenEventChannels.adopt(port);
         Some((StorePage { frame }, port))
     }
 }

@@ -11,6 +11,7 @@ use rand_core::TryRng;
 use sarab::hal::{
     Access, Clock, CopyOp, DomId, EventChannelError, EventChannelErrorKind, EventChannels, Grant, GrantError,
     GrantErrorKind, GrantRef, GrantTable, MapRequest, Mapping, PAGE_SIZE, Page, Pages, Port, PortNumber, Remote,
+    StoreChannel,
 };
 use sarab::platform::{self, Resumed, counters, grant_use};
 use sarab::{App, println};
@@ -53,6 +54,9 @@ pub async fn small_things(app: App, checks: &mut Checks) {
 
     own_ports(app, checks).await;
     own_grants(app, checks);
+    let store = app.store();
+    let second = platform::XenStoreChannel.open_store();
+    checks.check(store.is_ok() && second.is_none(), "the store's page has one owner");
     checks.check(counters().hypercalls > 0 && counters().polls > 0, "counters count");
 }
 
