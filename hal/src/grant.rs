@@ -98,7 +98,22 @@ pub trait GrantError: fmt::Debug + fmt::Display {
 }
 
 /// A domain's grant table.
-pub trait GrantTable {
+///
+/// # Safety
+///
+/// Callers keep pointers into pages that they have granted, and go on using them until the grant gives the page back
+/// (xen-ring's `LentPage`, `LentRun` and `LentPages`). So an implementor promises that
+/// - [`grant`](GrantTable::grant) moves the very page that it was given into the [`Grant`] or into the
+///   [`Refused`]: it never drops it, nor changes it for another;
+/// - a peer that was given [`Access::ReadOnly`] cannot write to the page through this grant: `LentRun::bytes_mut` makes
+///   references on the strength of it;
+/// - [`copy`](GrantTable::copy) touches no memory of this domain but the [`byte_count`](CopyOp::byte_count) bytes at
+///   [`local`](CopyOp::local) of each operation, writes to them only where the operation is no
+///   [write](CopyOp::is_write), and leaves them alone once it has returned, even where it failed: what they are
+///   borrowed from may be gone a moment later.
+///
+/// What [`map`](GrantTable::map) returns is bound by [`Mapping`]'s own contract.
+pub unsafe trait GrantTable {
     /// Why an operation failed as a whole.
     type Error: GrantError;
     /// The pages that can be lent.
@@ -126,7 +141,8 @@ pub trait GrantTable {
     fn copy(&self, operations: &mut [CopyOp<'_>]) -> Result<(), Self::Error>;
 }
 
-impl<T: GrantTable + ?Sized> GrantTable for &T {
+// SAFETY: every call goes to `T`, which keeps the promises.
+unsafe impl<T: GrantTable + ?Sized> GrantTable for &T {
     type Error = T::Error;
     type Page = T::Page;
     type Grant = T::Grant;
@@ -159,7 +175,17 @@ impl<T: GrantTable + Pages<Page = <T as GrantTable>::Page> + Clone + 'static> Me
 ///
 /// Dropping it ends the peer's access. Where the peer still maps the page, page and entry stay out of use until it
 /// lets go: they are never given to anybody else before (XSA-396).
-pub trait Grant: Sized {
+///
+/// # Safety
+///
+/// xen-ring's `LentPage` reads and writes the page's bytes for as long as it holds the grant, and its `LentRun` makes
+/// references to them once the page is back. So an implementor promises that
+/// - the value owns the page that [`GrantTable::grant`] was given: [`page`](Grant::page) is that page for as long as the
+///   value lives, wherever it is moved, and its bytes are used by nobody else in this domain;
+/// - [`try_end`](Grant::try_end) returns that very page only when the peer cannot reach it any more through this grant,
+///   and otherwise an equivalent of `self`;
+/// - a page whose grant is dropped is not freed before the peer has let go of it.
+pub unsafe trait Grant: Sized {
     /// The page that is lent.
     type Page: Page;
 
@@ -210,7 +236,19 @@ pub struct MapRequest {
 ///
 /// The memory belongs to the peer, which may change it at any time: no reference may ever point into it. Writing to a
 /// page that was mapped read-only ends the domain with a page fault.
-pub trait Mapping {
+///
+/// # Safety
+///
+/// xen-ring's `SharedMapping::new` and `ReadOnlyMapping::new` turn a mapping into memory that safe code reads and
+/// writes. So an implementor promises that, as long as the value lives and wherever it is moved:
+/// - [`len`](Mapping::len), [`page`](Mapping::page), [`all`](Mapping::all) and [`is_writable`](Mapping::is_writable)
+///   return the same each time;
+/// - where `page(index)` is `Ok`, [`PAGE_SIZE`] readable bytes are mapped at that address, which is aligned to
+///   [`PAGE_SIZE`], and nothing in this domain holds a reference into them;
+/// - where `all()` is `Ok`, this is so for all `len()` pages, one after the other from that address, and the pointer may
+///   be used for all of them;
+/// - where `is_writable()` is `true`, every page that is mapped may be written, too.
+pub unsafe trait Mapping {
     /// How many pages were asked for, refused ones included.
     fn len(&self) -> usize;
 
@@ -226,7 +264,14 @@ pub trait Mapping {
     /// Where `index` is not below [`len`](Mapping::len).
     fn page(&self, index: usize) -> Result<NonNull<u8>, GrantStatus>;
 
+    /// Whether all of its pages were asked for with [`Access::ReadWrite`].
+    fn is_writable(&self) -> bool;
+
     /// Where all pages lie, one after the other, or why the first refused one is not mapped.
+    ///
+    /// # Panics
+    ///
+    /// Where no page was asked for.
     fn all(&self) -> Result<NonNull<u8>, GrantStatus> {
         let first = self.page(0)?;
         for index in 1..self.len() {

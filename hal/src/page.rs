@@ -19,7 +19,9 @@ pub const PAGE_SIZE: usize = 4096;
 /// - [`as_ptr`](Page::as_ptr) returns the same address, aligned to [`PAGE_SIZE`];
 /// - the [`PAGE_SIZE`] bytes there may be read and written by the owner of the value and are used by nobody else in
 ///   this domain;
-/// - [`frame`](Page::frame) is the guest frame of exactly these bytes.
+/// - [`frame`](Page::frame) is the guest frame of exactly these bytes;
+/// - whoever owns several pages of this type that lie side by side may reach them all through the pointer to the first
+///   (xen-ring's `LentRun`).
 pub unsafe trait Page {
     /// Where the page's bytes are.
     fn as_ptr(&self) -> NonNull<u8>;
@@ -38,6 +40,9 @@ pub trait Pages {
 
     /// Takes `count` pages that lie side by side, all of them zero, and hands them to `take` in their order. All or
     /// none: where it fails, `take` was not called.
+    ///
+    /// Implementing this takes no `unsafe`, so callers check what they need: `LentRun` counts the pages, and looks at
+    /// where they lie.
     fn alloc_run(&self, count: usize, take: &mut dyn FnMut(Self::Page)) -> Result<(), OutOfPages>;
 }
 

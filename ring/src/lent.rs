@@ -21,8 +21,8 @@ enum State<G: Grant> {
 impl<G: Grant> LentPage<G> {
     /// A page that is not lent yet.
     pub fn new(page: G::Page) -> LentPage<G> {
-        // SAFETY: by `Page`'s contract the bytes belong to the owner of the page, which is this value, or its grant,
-        // from here on.
+        // SAFETY: by `Page`'s contract the bytes belong to the owner of the page, which is this value from here on, or
+        // its grant: `GrantTable` and `Grant` promise to keep that very page.
         let memory = unsafe { SharedMemory::new(page.as_ptr(), PAGE_SIZE) };
         LentPage { memory, state: Some(State::Own(page)) }
     }
@@ -110,16 +110,18 @@ impl<G: Grant> LentRun<G> {
     ///
     /// # Panics
     ///
-    /// Where `count` is zero, or the allocator's pages are not side by side.
+    /// Where `count` is zero, or what the allocator gives is not `count` pages side by side.
     pub fn new(pages: &impl Pages<Page = G::Page>, count: usize) -> Result<LentRun<G>, OutOfPages> {
         let mut run = Vec::with_capacity(count);
         pages.alloc_run(count, &mut |page| run.push(LentPage::<G>::new(page)))?;
+        // An allocator takes no `unsafe` to write: its word is not enough.
+        assert_eq!(run.len(), count, "pages of a run");
         let start = run.first().expect("at least a page").memory.start;
         for (index, page) in run.iter().enumerate() {
             assert_eq!(page.memory.start.addr().get(), start.addr().get() + index * PAGE_SIZE, "pages side by side");
         }
-        // SAFETY: by `Page`'s contract the bytes of each page belong to its owner, which is this value; and they lie
-        // side by side.
+        // SAFETY: by `Page`'s contract the bytes of each page belong to its owner, which is this value or the page's
+        // grant. There are `count` of them, side by side, and the first one's pointer reaches them all.
         let memory = unsafe { SharedMemory::new(start, count * PAGE_SIZE) };
         Ok(LentRun { memory, pages: run })
     }
@@ -152,7 +154,7 @@ impl<G: Grant> LentRun<G> {
             return None;
         }
         // SAFETY: inside the memory, which belongs to this value and is borrowed from it. No peer writes to it: it is
-        // lent for reading at most.
+        // lent for reading at most, which `GrantTable` answers for, and no earlier grant is left, which `Grant` does.
         Some(unsafe { core::slice::from_raw_parts_mut(first.as_ptr(), len) })
     }
 }

@@ -16,6 +16,6 @@ mod storm;
 
 pub use bytes::{BadIndex, ByteReader, ByteRing, ByteWriter, Moved};
 pub use lent::{LendError, LentPage, LentPages, LentRun};
-pub use shared::{SharedMapping, SharedMemory, SharedPage};
+pub use shared::{ReadOnlyMapping, SharedMapping, SharedMemory, SharedPage};
 pub use slots::{BackRing, BadProducer, FrontRing, Full, Indices, Protocol, slots};
 pub use storm::Storm;

@@ -225,11 +225,19 @@ impl<M: Mapping> SharedMapping<M> {
     ///
     /// # Errors
     ///
-    /// Why a page is not mapped.
+    /// Why a page is not mapped; [`GrantStatus::PermissionDenied`] where one was asked for with
+    /// [`Access::ReadOnly`](xen_hal::Access::ReadOnly), for which there is [`ReadOnlyMapping`].
+    ///
+    /// # Panics
+    ///
+    /// Where the mapping has no pages.
     pub fn new(mapping: M) -> Result<SharedMapping<M>, GrantStatus> {
         let start = mapping.all()?;
-        // SAFETY: by `Mapping`'s contract the pages lie there, mapped, for as long as it lives, and no reference points
-        // into them.
+        if !mapping.is_writable() {
+            return Err(GrantStatus::PermissionDenied);
+        }
+        // SAFETY: by `Mapping`'s contract the pages lie there, mapped for reading and writing, for as long as it lives,
+        // and no reference points into them.
         let memory = unsafe { SharedMemory::new(start, mapping.len() * PAGE_SIZE) };
         Ok(SharedMapping { memory, _mapping: mapping })
     }
@@ -240,5 +248,50 @@ impl<M> core::ops::Deref for SharedMapping<M> {
 
     fn deref(&self) -> &SharedMemory {
         &self.memory
+    }
+}
+
+/// Pages of a peer, mapped side by side, that can only be read; owns the mapping.
+pub struct ReadOnlyMapping<M> {
+    memory: SharedMemory,
+    _mapping: M,
+}
+
+impl<M: Mapping> ReadOnlyMapping<M> {
+    /// Takes a mapping, whatever access it was asked for with.
+    ///
+    /// # Errors
+    ///
+    /// Why a page is not mapped.
+    ///
+    /// # Panics
+    ///
+    /// Where the mapping has no pages.
+    pub fn new(mapping: M) -> Result<ReadOnlyMapping<M>, GrantStatus> {
+        let start = mapping.all()?;
+        // SAFETY: by `Mapping`'s contract the pages lie there, mapped, for as long as it lives, and no reference points
+        // into them. They may not be writable: the methods below, which are the only way to the memory, do not write.
+        let memory = unsafe { SharedMemory::new(start, mapping.len() * PAGE_SIZE) };
+        Ok(ReadOnlyMapping { memory, _mapping: mapping })
+    }
+}
+
+impl<M> ReadOnlyMapping<M> {
+    /// [`SharedMemory::load`].
+    ///
+    /// # Panics
+    ///
+    /// As that.
+    pub fn load(&self, offset: usize) -> u32 {
+        self.memory.load(offset)
+    }
+
+    /// [`SharedMemory::read`].
+    ///
+    /// # Panics
+    ///
+    /// As that.
+    pub fn read(&self, offset: usize, to: &mut [u8]) {
+        self.memory.read(offset, to);
     }
 }

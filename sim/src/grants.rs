@@ -65,7 +65,9 @@ impl World {
     }
 }
 
-impl GrantTable for Domain {
+// SAFETY: the page moves into the grant, or back with the error. Read-only pages are mapped read-only, and copies to them
+// refused. A copy stays within what `CopyOp` says, and is over when it returns.
+unsafe impl GrantTable for Domain {
     type Error = SimGrantError;
     type Page = SimPage;
     type Grant = SimGrant;
@@ -168,7 +170,9 @@ impl SimGrant {
     }
 }
 
-impl Grant for SimGrant {
+// SAFETY: the page stays in the value until `try_end` takes it, which it does only while no peer maps it. What a peer
+// still maps when the grant is dropped is kept by the mapping's own share of the page.
+unsafe impl Grant for SimGrant {
     type Page = SimPage;
 
     fn reference(&self) -> GrantRef {
@@ -205,9 +209,15 @@ pub struct SimMapping {
     _held: Vec<SimPage>,
 }
 
-impl Mapping for SimMapping {
+// SAFETY: the window is one range of addresses of the value's own, in which the pages are mapped one after the other as
+// they were asked for, until it is dropped with the value. Only raw pointers are made of them.
+unsafe impl Mapping for SimMapping {
     fn len(&self) -> usize {
         self.pages.len()
+    }
+
+    fn is_writable(&self) -> bool {
+        self.pages.iter().all(|(request, _)| request.access == Access::ReadWrite)
     }
 
     fn page(&self, index: usize) -> Result<NonNull<u8>, GrantStatus> {

@@ -172,7 +172,7 @@ pub struct SimPage {
 }
 
 // SAFETY: the frame stays mapped at its address while the machine lives, which the page's reference sees to. Each
-// domain has one value for it at most.
+// domain has one value for it at most. All pointers come from the one mapping of the whole machine.
 unsafe impl Page for SimPage {
     fn as_ptr(&self) -> NonNull<u8> {
         self.memory.address(self.frame)

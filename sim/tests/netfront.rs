@@ -20,7 +20,7 @@ use xen_netif::protocol::{
     Extra, Gso, RxProtocol, RxRequest, RxResponse, RxSlot, TxProtocol, TxRequest, TxResponse, TxStatus, rx_flags,
     tx_flags,
 };
-use xen_ring::{BackRing, SharedMapping};
+use xen_ring::{BackRing, ReadOnlyMapping, SharedMapping};
 use xen_sim::{Domain, SimMapping, SimPort, Toolstack, Xen, check};
 use xenstore_client::Error as StoreError;
 use xenstore_client::Tree;
@@ -64,6 +64,11 @@ impl Wire {
         SharedMapping::new(self.domain.map(&[MapRequest { peer: self.peer, reference, access }]).unwrap()).unwrap()
     }
 
+    fn map_to_read(&self, reference: GrantRef) -> ReadOnlyMapping<SimMapping> {
+        let request = MapRequest { peer: self.peer, reference, access: Access::ReadOnly };
+        ReadOnlyMapping::new(self.domain.map(&[request]).unwrap()).unwrap()
+    }
+
     fn notify(&self) {
         self.ports.iter().for_each(Port::notify);
     }
@@ -86,7 +91,7 @@ impl Wire {
         slots[0].size -= rest;
         let mut bytes = Vec::new();
         for slot in &slots {
-            let page = self.map(slot.reference, Access::ReadOnly);
+            let page = self.map_to_read(slot.reference);
             let mut part = vec![0; slot.size.into()];
             page.read(slot.offset.into(), &mut part);
             bytes.extend(part);

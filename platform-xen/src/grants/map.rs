@@ -11,7 +11,7 @@ use crate::{abi, hypercall};
 
 pub(crate) fn map(requests: &[MapRequest]) -> Result<XenMapping, XenGrantError> {
     if requests.is_empty() {
-        return Ok(XenMapping { start: Frame(0), pages: Vec::new() });
+        return Ok(XenMapping { start: Frame(0), writable: true, pages: Vec::new() });
     }
     let start = address_space::take(requests.len()).ok_or(XenGrantError::NoAddressSpace { pages: requests.len() })?;
     let mut operations: Vec<_> = requests
@@ -58,6 +58,7 @@ fn address_of(start: Frame, index: usize) -> u64 {
 #[derive(Debug)]
 pub struct XenMapping {
     start: Frame,
+    writable: bool,
     /// The hypervisor's handle of each page, or why it is not mapped.
     pages: Vec<Result<u32, GrantStatus>>,
 }
@@ -65,13 +66,20 @@ pub struct XenMapping {
 impl XenMapping {
     fn new(start: Frame, operations: &[abi::MapGrantRef]) -> XenMapping {
         let outcome = |operation: &abi::MapGrantRef| GrantStatus::check(operation.status).map(|()| operation.handle);
-        XenMapping { start, pages: operations.iter().map(outcome).collect() }
+        let writable = operations.iter().all(|operation| operation.flags & abi::GNTMAP_READONLY == 0);
+        XenMapping { start, writable, pages: operations.iter().map(outcome).collect() }
     }
 }
 
-impl Mapping for XenMapping {
+// SAFETY: the addresses were taken from the window for this value alone, lie one after the other, and stay mapped as the
+// hypervisor was asked until `drop`. Only raw pointers are made of them.
+unsafe impl Mapping for XenMapping {
     fn len(&self) -> usize {
         self.pages.len()
+    }
+
+    fn is_writable(&self) -> bool {
+        self.writable
     }
 
     fn page(&self, index: usize) -> Result<NonNull<u8>, GrantStatus> {

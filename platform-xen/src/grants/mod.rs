@@ -19,7 +19,9 @@ pub use table::{GrantUse, XenGrant, grant_use};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct XenGrantTable;
 
-impl GrantTable for XenGrantTable {
+// SAFETY: `table::grant` moves the page into the grant, or back with the error; `GTF_readonly` is kept by the
+// hypervisor; a copy is described to it by `CopyOp`'s own bounds, and is over when the hypercall returns.
+unsafe impl GrantTable for XenGrantTable {
     type Error = XenGrantError;
     type Page = RamPage;
     type Grant = XenGrant;

@@ -204,7 +204,9 @@ impl XenGrant {
     }
 }
 
-impl Grant for XenGrant {
+// SAFETY: the page is a field that only `end` gives out, after the entry was withdrawn while the peer had no mapping, or
+// after a resume, when the table is a new one. A dropped grant's page waits in `deferred` until then.
+unsafe impl Grant for XenGrant {
     type Page = RamPage;
 
     fn reference(&self) -> GrantRef {

@@ -115,7 +115,8 @@ pub struct RamPage {
     start: NonNull<u8>,
 }
 
-// SAFETY: the page belongs to this value alone until it is dropped, and memory is mapped one to one.
+// SAFETY: the page belongs to this value alone until it is dropped, and memory is mapped one to one. Its address is built
+// from a number, so it may be used for the pages beside it.
 unsafe impl Page for RamPage {
     fn as_ptr(&self) -> NonNull<u8> {
         self.start
