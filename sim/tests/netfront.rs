@@ -12,7 +12,7 @@ use embassy_net_driver::{Driver, LinkState};
 use etherparse::PacketBuilder;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use xen_hal::{Access, Clock, DomId, Errno, EventChannels, GrantRef, GrantTable, MapRequest, Port, PortNumber};
+use xen_hal::{Access, Clock, DomId, Errno, EventChannels, GrantRef, GrantTable, MapRequest, Pages, Port, PortNumber};
 use xen_netif::checksum;
 use xen_netif::front::{self, Gone, Interface, Options};
 use xen_netif::headers::Headers;
@@ -20,7 +20,7 @@ use xen_netif::protocol::{
     Extra, Gso, RxProtocol, RxRequest, RxResponse, RxSlot, TxProtocol, TxRequest, TxResponse, TxStatus, rx_flags,
     tx_flags,
 };
-use xen_ring::{BackRing, ReadOnlyMapping, SharedMapping};
+use xen_ring::{BackRing, ReadOnlyMapping, SharedMapping, SharedPage};
 use xen_sim::{Domain, SimMapping, SimPort, Toolstack, Xen, check};
 use xenstore_client::Error as StoreError;
 use xenstore_client::Tree;
@@ -608,4 +608,139 @@ fn a_backend_that_offers_what_cannot_be() {
             assert!(error.as_ref().is_some_and(|error| error.contains(expected)), "{error:?}");
         });
     }
+}
+
+/// Linux lost the buffers of each chain that had more slots than a packet may have, and the backend decides how many it
+/// sends (CVE-2026-99057, and XSA-457 for what was received whole). Chains of as many as may be use the pages over and
+/// over; one of more ends the interface, and its pages are free.
+#[test]
+fn cve_2026_99057_and_xsa_457_no_chain_of_slots_loses_pages() {
+    check("chains", 5, |xen| {
+        let error = against(
+            xen,
+            ALL,
+            async |wire| {
+                for index in 0..60 {
+                    wire.deliver(&frame(18 * 3000, index), 3000, 0, rx_flags::DATA_VALIDATED, None).await;
+                }
+                wire.deliver(&frame(25 * 1000, 0), 1000, 0, rx_flags::DATA_VALIDATED, None).await;
+            },
+            async |interface, front| {
+                interface.ready().await.unwrap();
+                let mut device = interface.device();
+                for index in 0..60 {
+                    assert!(receive(&mut device).await == frame(18 * 3000, index), "frame {index}");
+                }
+                let deadline = front.now() + Duration::from_secs(5);
+                while interface.ready().await != Err(Gone) {
+                    assert!(front.now() < deadline, "it goes on");
+                    front.sleep(Duration::from_millis(1)).await;
+                }
+                // The rings are mapped until the backend closes.
+                assert!(front.in_use().grants <= 2, "{:?}", front.in_use());
+            },
+        );
+        assert!(error.as_ref().is_some_and(|error| error.contains("more slots than there can be")), "{error:?}");
+    });
+}
+
+/// A frame that could not be received, in the middle of others: Linux freed what was still in use (XSA-405).
+#[test]
+fn xsa_405_a_refused_frame_between_others_is_dropped_alone() {
+    check("refused", 10, |xen| {
+        let error = against(
+            xen,
+            ALL,
+            async |wire| {
+                for index in 0..40 {
+                    wire.deliver(&frame(5000, index), 4096, 0, rx_flags::DATA_VALIDATED, None).await;
+                    for flags in [rx_flags::MORE_DATA, 0] {
+                        let page = wire.page().await;
+                        wire.give(RxResponse { id: page.id, offset: 0, flags, status: -1 });
+                    }
+                }
+                wire.publish();
+            },
+            async |interface, _| {
+                interface.ready().await.unwrap();
+                let mut device = interface.device();
+                for index in 0..40 {
+                    assert!(receive(&mut device).await == frame(5000, index), "frame {index}");
+                }
+            },
+        );
+        assert_eq!(error, None);
+    });
+}
+
+/// What was in the domain's memory before (XSA-403): each page that the backend can see holds frames of this interface, and
+/// zeros.
+#[test]
+fn xsa_403_pages_lent_to_a_backend_hold_frames_alone() {
+    check("clean pages", 5, |xen| {
+        let error = against(
+            xen,
+            ALL,
+            async |wire| {
+                let mut bytes = [0xff; 4096];
+                let slot: TxRequest = wire.slot().await.request();
+                let page = wire.map_to_read(slot.reference);
+                page.read(0, &mut bytes);
+                let (start, end) = (usize::from(slot.offset), usize::from(slot.offset + slot.size));
+                assert_eq!(bytes[start..end], frame(60, 1));
+                assert!(bytes[..start].iter().chain(&bytes[end..]).all(|byte| *byte == 0), "what is around it");
+                wire.answer(TxResponse { id: slot.id, status: TxStatus::Okay });
+                for _ in 0..32 {
+                    let page = wire.map(wire.page().await.reference, Access::ReadWrite);
+                    page.read(0, &mut bytes);
+                    assert!(bytes.iter().all(|byte| *byte == 0), "a page to receive into");
+                }
+            },
+            async |interface, front| {
+                interface.ready().await.unwrap();
+                let mut device = interface.device();
+                send(&mut device, &frame(60, 1)).await;
+                front.sleep(Duration::from_millis(50)).await;
+            },
+        );
+        assert_eq!(error, None);
+    });
+}
+
+/// A backend that goes on mapping a page which it was lent (XSA-396): the frame reaches the stack by a copy that the backend
+/// cannot change, the interface closes, and nobody is given the page until the backend has let go.
+#[test]
+fn xsa_396_a_page_that_a_backend_keeps_is_given_to_nobody() {
+    check("kept page", 10, |xen| {
+        let kept = Rc::<RefCell<Option<SharedMapping<SimMapping>>>>::default();
+        let mapped = kept.clone();
+        let error = against(
+            xen,
+            ALL,
+            async move |wire| {
+                let request = wire.page().await;
+                let page = wire.map(request.reference, Access::ReadWrite);
+                page.write(0, &frame(100, 1));
+                wire.give(RxResponse { id: request.id, offset: 0, flags: 1, status: 100 });
+                wire.publish();
+                *mapped.borrow_mut() = Some(page);
+                wire.deliver(&frame(200, 2), 4096, 0, rx_flags::DATA_VALIDATED, None).await;
+            },
+            async |interface, _| {
+                interface.ready().await.unwrap();
+                let mut device = interface.device();
+                assert_eq!(receive(&mut device).await, frame(100, 1));
+                assert_eq!(receive(&mut device).await, frame(200, 2));
+            },
+        );
+        assert_eq!(error, None);
+        let kept = kept.take().expect("the backend keeps it");
+        assert_eq!(xen.in_use().1, 1, "one grant has not ended");
+        let other = xen.domain();
+        let pages: Vec<_> = std::iter::from_fn(|| other.alloc_page().ok()).map(SharedPage::new).collect();
+        kept.write(0, &[0x5a; 4096]);
+        assert!(pages.iter().all(|page| page.load(0) == 0), "nobody has the page");
+        drop((pages, kept));
+        assert_eq!(xen.in_use().1, 0, "and now it is free");
+    });
 }
