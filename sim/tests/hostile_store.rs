@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
-use xen_hal::{Errno, Port};
+use xen_hal::{DomId, Errno, Port};
 use xen_ring::{ByteReader, ByteWriter, SharedPage};
 use xen_sim::{Domain, SimPage, SimPort, Xen, check, fuzzing};
 use xenstore_client::wire::offsets::{CONNECTION, ERROR, REPLIES, REQUESTS, SERVER_FEATURES};
 use xenstore_client::wire::{Features, HEADER_SIZE, Header, Malformed, Op, RingError};
-use xenstore_client::{Broken, ErrorKind, Store};
+use xenstore_client::{Access, Broken, ErrorKind, Permission, Store};
 
 /// A server's end of the ring, in the hands of a test.
 struct Fake {
@@ -317,4 +317,71 @@ fn no_bytes_make_an_end_of_the_ring_panic() {
         });
         assert!(run.is_ok(), "round {round}: {data:?}");
     }
+}
+
+/// C xenstored stopped at an assertion when anybody named `/local/domain/` (XSA-481): nothing that is no path is sent.
+#[test]
+fn xsa_481_what_is_no_path_never_reaches_the_server() {
+    check("bad paths", 5, |xen| {
+        let (_, store, mut fake) = Fake::new(xen, Features::default(), 0);
+        xen.run(async move {
+            let long = format!("/{}", "a".repeat(3072));
+            let (nul, long) = ("a\0b", long.as_str());
+            for path in ["/local/domain/", "", "a/", "//", "/a//b", "a b", "/é", "@releaseDomain", nul, long] {
+                let refused = |outcome: Result<(), xenstore_client::Error>| {
+                    let kind = outcome.unwrap_err().kind;
+                    assert!(matches!(kind, ErrorKind::Request(_)), "{path:?}: {kind:?}");
+                };
+                refused(store.read(path).await.map(drop));
+                refused(store.write(path, b"x").await);
+                refused(store.mkdir(path).await);
+                refused(store.remove(path).await);
+                refused(store.list(path).await.map(drop));
+                refused(store.permissions(path).await.map(drop));
+                refused(store.set_permissions(path, &[Permission::new(DomId(1), Access::None)]).await);
+                if !path.starts_with('@') {
+                    refused(store.watch(path).await.map(drop));
+                }
+            }
+            // The first packet that the server sees is this one.
+            let good = async {
+                let (header, payload) = fake.request().await;
+                assert_eq!((header.op, &payload[..]), (Op::Read as u32, &b"/local/domain\0"[..]));
+                fake.answer(header, b"good").await;
+            };
+            let (answer, ()) = futures_util::future::join(store.read("/local/domain"), good).await;
+            assert_eq!(answer.unwrap(), b"good");
+        });
+    });
+}
+
+/// C xenstored stopped at an assertion when watches and transactions were reset inside of a transaction (XSA-484): the
+/// reset names none, even while one is open.
+#[test]
+fn xsa_484_a_reset_is_never_inside_of_a_transaction() {
+    check("reset", 10, |xen| {
+        let (_, store, mut fake) = Fake::new(xen, Features::default(), 0);
+        xen.run(async move {
+            let transaction = store.transaction(async |t| {
+                t.read("a").await?;
+                store.reset_watches().await?;
+                t.read("b").await.map(drop)
+            });
+            let server = async {
+                for (op, id, answer) in [
+                    (Op::TransactionStart, 0, "7\0"),
+                    (Op::Read, 7, "1"),
+                    (Op::ResetWatches, 0, "OK\0"),
+                    (Op::Read, 7, "2"),
+                    (Op::TransactionEnd, 7, "OK\0"),
+                ] {
+                    let (header, _) = fake.request().await;
+                    assert_eq!((header.op, header.transaction), (op as u32, id));
+                    fake.answer(header, answer.as_bytes()).await;
+                }
+            };
+            let (outcome, ()) = futures_util::future::join(transaction, server).await;
+            assert_eq!(outcome, Ok(()));
+        });
+    });
 }
