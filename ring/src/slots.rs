@@ -3,6 +3,9 @@
 //! Requests and responses share the slots: a response overwrites a request that the backend has taken. Indices run
 //! freely and wrap at 2³². Each end keeps its own indices to itself and checks the peer's against them, so whatever
 //! the peer writes, a slot is read only where the peer may have filled one, and once.
+//!
+//! The peer can change its index at any time, also between two loads. So each end takes a snapshot of it, works up to
+//! that, and takes the next when it has come there; a snapshot that is behind an earlier one is the peer's failure.
 
 use core::fmt;
 
@@ -47,24 +50,37 @@ pub trait Protocol {
 /// The peer has moved its index to where it cannot be: it is broken or hostile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub struct BadProducer {
-    /// What the peer's index says.
-    pub producer: u32,
-    /// How far this end has taken what the peer produced.
-    pub consumer: u32,
-    /// How many there could be at most.
-    pub most: u32,
+pub enum BadProducer {
+    /// It is not within the ring.
+    OutOfRange {
+        /// What the peer's index says.
+        producer: u32,
+        /// How far this end has taken what the peer produced.
+        consumer: u32,
+        /// How many there could be at most.
+        most: u32,
+    },
+    /// It has been further already: what was produced cannot be unmade.
+    Backwards {
+        /// What the peer's index says.
+        producer: u32,
+        /// What it has said before.
+        seen: u32,
+    },
 }
 
 impl fmt::Display for BadProducer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "ring index out of range: the peer's producer is {:#x} where {:#x} to {:#x} is possible",
-            self.producer,
-            self.consumer,
-            self.consumer.wrapping_add(self.most)
-        )
+        match *self {
+            BadProducer::OutOfRange { producer, consumer, most } => write!(
+                f,
+                "ring index out of range: the peer's producer is {producer:#x} where {consumer:#x} to {:#x} is possible",
+                consumer.wrapping_add(most)
+            ),
+            BadProducer::Backwards { producer, seen } => {
+                write!(f, "ring index moved backwards: the peer's producer is {producer:#x}, and was {seen:#x}")
+            }
+        }
     }
 }
 
@@ -163,6 +179,8 @@ pub struct FrontRing<P> {
     published: u32,
     /// Responses taken out.
     consumed: u32,
+    /// The last snapshot of the peer's producer, never behind `consumed`.
+    seen: u32,
 }
 
 impl<P: Protocol> FrontRing<P> {
@@ -172,7 +190,7 @@ impl<P: Protocol> FrontRing<P> {
         for (index, value) in [(REQ_PROD, 0), (REQ_EVENT, 1), (RSP_PROD, 0), (RSP_EVENT, 1)] {
             memory.store(index, value);
         }
-        FrontRing { protocol, layout, produced: 0, published: 0, consumed: 0 }
+        FrontRing { protocol, layout, produced: 0, published: 0, consumed: 0, seen: 0 }
     }
 
     /// How many slots there are.
@@ -220,9 +238,9 @@ impl<P: Protocol> FrontRing<P> {
     ///
     /// # Errors
     ///
-    /// Where the peer has produced more responses than there were requests.
+    /// Where the peer has produced more responses than there were requests, or has moved its index backwards.
     pub fn pop(&mut self, memory: &SharedMemory) -> Result<Option<P::Response>, BadProducer> {
-        if self.waiting(memory)? == 0 {
+        if self.consumed == self.seen && self.waiting(memory)? == 0 {
             return Ok(None);
         }
         let response = self.layout.read(memory, self.consumed, |slot| self.protocol.decode_response(slot));
@@ -230,13 +248,15 @@ impl<P: Protocol> FrontRing<P> {
         Ok(Some(response))
     }
 
-    /// How many responses wait to be taken.
+    /// How many responses wait to be taken now: so many calls of [`pop`](FrontRing::pop) give one each, whatever the
+    /// peer does meanwhile.
     ///
     /// # Errors
     ///
     /// As [`pop`](FrontRing::pop).
-    pub fn waiting(&self, memory: &SharedMemory) -> Result<u32, BadProducer> {
-        check(memory.load(RSP_PROD), self.consumed, self.published.wrapping_sub(self.consumed))
+    pub fn waiting(&mut self, memory: &SharedMemory) -> Result<u32, BadProducer> {
+        self.seen = check(memory.load(RSP_PROD), self.seen, self.consumed, self.published.wrapping_sub(self.consumed))?;
+        Ok(self.seen.wrapping_sub(self.consumed))
     }
 
     /// Asks to be notified when the `after`th response from now is there, 1 for the next. Whether responses wait
@@ -259,6 +279,8 @@ pub struct BackRing<P> {
     layout: Layout,
     /// Requests taken out.
     consumed: u32,
+    /// The last snapshot of the peer's producer, never behind `consumed`.
+    seen: u32,
     /// Responses put in, of which the peer knows those before `published`.
     produced: u32,
     published: u32,
@@ -273,8 +295,8 @@ impl<P: Protocol> BackRing<P> {
     pub fn attach(protocol: P, memory: &SharedMemory) -> Result<BackRing<P>, BadProducer> {
         let layout = Layout::new(memory, protocol.slot_size());
         let start = memory.load(RSP_PROD);
-        check(memory.load(REQ_PROD), start, layout.slots)?;
-        Ok(BackRing { protocol, layout, consumed: start, produced: start, published: start })
+        let seen = check(memory.load(REQ_PROD), start, start, layout.slots)?;
+        Ok(BackRing { protocol, layout, consumed: start, seen, produced: start, published: start })
     }
 
     /// How many slots there are.
@@ -296,9 +318,9 @@ impl<P: Protocol> BackRing<P> {
     ///
     /// # Errors
     ///
-    /// Where the peer has produced more requests than there are slots for.
+    /// Where the peer has produced more requests than there are slots for, or has moved its index backwards.
     pub fn pop(&mut self, memory: &SharedMemory) -> Result<Option<P::Request>, BadProducer> {
-        if self.waiting(memory)? == 0 {
+        if self.consumed == self.seen && self.waiting(memory)? == 0 {
             return Ok(None);
         }
         let request = self.layout.read(memory, self.consumed, |slot| self.protocol.decode_request(slot));
@@ -306,13 +328,15 @@ impl<P: Protocol> BackRing<P> {
         Ok(Some(request))
     }
 
-    /// How many requests wait to be taken.
+    /// How many requests wait to be taken now: so many calls of [`pop`](BackRing::pop) give one each, whatever the peer
+    /// does meanwhile.
     ///
     /// # Errors
     ///
     /// As [`pop`](BackRing::pop).
-    pub fn waiting(&self, memory: &SharedMemory) -> Result<u32, BadProducer> {
-        check(memory.load(REQ_PROD), self.consumed, self.layout.slots - self.outstanding())
+    pub fn waiting(&mut self, memory: &SharedMemory) -> Result<u32, BadProducer> {
+        self.seen = check(memory.load(REQ_PROD), self.seen, self.consumed, self.layout.slots - self.outstanding())?;
+        Ok(self.seen.wrapping_sub(self.consumed))
     }
 
     /// Asks to be notified of the next request. Whether there is one already: then no notification will come for it.
@@ -355,11 +379,12 @@ impl<P: Protocol> BackRing<P> {
     }
 }
 
-/// How many the peer has produced that were not consumed.
-fn check(producer: u32, consumer: u32, most: u32) -> Result<u32, BadProducer> {
+/// A snapshot of the peer's producer, where the last one was `seen`, after it was checked.
+fn check(producer: u32, seen: u32, consumer: u32, most: u32) -> Result<u32, BadProducer> {
     match producer.wrapping_sub(consumer) {
-        count if count <= most => Ok(count),
-        _ => Err(BadProducer { producer, consumer, most }),
+        count if count > most => Err(BadProducer::OutOfRange { producer, consumer, most }),
+        count if count < seen.wrapping_sub(consumer) => Err(BadProducer::Backwards { producer, seen }),
+        _ => Ok(producer),
     }
 }
 
@@ -515,6 +540,60 @@ mod tests {
             }
         }
 
+        /// A peer that moves its index between any two steps: what was counted can be taken, each once and in order, and
+        /// an index that goes back is the peer's failure as soon as it is looked at.
+        #[test]
+        fn an_index_that_moves_back_takes_nothing_away(
+            start in prop_oneof![Just(0), (u32::MAX - 40)..=u32::MAX],
+            steps in prop::collection::vec((0..3, 0_u32..20), 0..60),
+        ) {
+            let memory = memory();
+            let mut front = FrontRing::new(Numbers, &memory);
+            (memory.store(REQ_PROD, start), memory.store(RSP_PROD, start));
+            let mut back = BackRing::attach(Numbers, &memory).unwrap();
+            (front.produced, front.published, front.consumed, front.seen) = (start.wrapping_add(16), start.wrapping_add(16), start, start);
+            // As far as this end knows, and where the index is in truth.
+            let (mut consumed, mut seen, mut producer) = (0_u32, 0_u32, 0_u32);
+            for (step, number) in steps {
+                match step {
+                    0 => {
+                        producer = number;
+                        memory.store(REQ_PROD, start.wrapping_add(producer));
+                        memory.store(RSP_PROD, start.wrapping_add(producer));
+                    }
+                    1 => {
+                        let (at_back, at_front) = (back.waiting(&memory), front.waiting(&memory));
+                        prop_assert_eq!(at_back, at_front);
+                        let (absolute, before) = (start.wrapping_add(producer), start.wrapping_add(seen));
+                        match at_back {
+                            Ok(count) => {
+                                prop_assert!(seen <= producer && producer <= 16);
+                                prop_assert_eq!(count, producer - consumed);
+                                seen = producer;
+                            }
+                            Err(BadProducer::Backwards { producer: said, seen: known }) => {
+                                prop_assert_eq!((said, known), (absolute, before));
+                                prop_assert!((consumed..seen).contains(&producer));
+                            }
+                            Err(BadProducer::OutOfRange { producer: said, .. }) => {
+                                prop_assert_eq!(said, absolute);
+                                prop_assert!(producer < consumed || producer > 16);
+                            }
+                        }
+                    }
+                    _ => {
+                        // Up to what was counted, whatever the index says by now.
+                        for _ in 0..number.min(seen - consumed) {
+                            prop_assert!(back.pop(&memory).unwrap().is_some());
+                            prop_assert!(front.pop(&memory).unwrap().is_some());
+                            consumed += 1;
+                        }
+                        prop_assert_eq!(back.indices(&memory).consumed, start.wrapping_add(consumed));
+                    }
+                }
+            }
+        }
+
         /// A peer that writes anything into its index gets nothing but an error, and no slot is read for it.
         #[test]
         fn a_hostile_index_is_an_error(index in any::<u32>(), pushed in 0_u32..16) {
@@ -529,7 +608,7 @@ mod tests {
             prop_assert_eq!(front.pop(&memory).is_ok(), index <= pushed);
             memory.store(RSP_PROD, 0);
             memory.store(REQ_PROD, index);
-            prop_assert_eq!(back.pop(&memory).is_ok(), index <= 16);
+            prop_assert_eq!(back.waiting(&memory).is_ok(), (pushed..=16).contains(&index));
             prop_assert_eq!(BackRing::attach(Numbers, &memory).is_ok(), index <= 16);
         }
     }
