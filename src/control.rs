@@ -4,10 +4,11 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
-use core::task::{Context, Poll, Waker};
+use core::task::{Poll, Waker};
 
 use platform_xen::{Resumed, ShutdownReason, println};
 use xen_hal::Errno;
+use xen_ring::WaitQueue;
 use xenstore_client::control::{Control, Request, Shutdown};
 use xenstore_client::{Broken, Restart, Store};
 
@@ -18,7 +19,7 @@ pub(crate) struct Wishes {
     shutdown: Cell<Option<Shutdown>>,
     /// Whether the application has ever asked for one: from then on ending is its business.
     heard: Cell<bool>,
-    waiting: RefCell<Vec<Waker>>,
+    waiting: WaitQueue,
     /// How often the domain was resumed, and how the last time.
     resumed: Cell<(u32, Option<Resumed>)>,
     /// What shows rings, until it says that they are gone.
@@ -30,26 +31,17 @@ pub(crate) struct Wishes {
 impl Wishes {
     pub(crate) async fn shutdown(&self) -> Shutdown {
         self.heard.set(true);
-        poll_fn(|cx| match self.shutdown.get() {
-            Some(request) => Poll::Ready(request),
-            None => {
-                wait(&mut self.waiting.borrow_mut(), cx);
-                Poll::Pending
-            }
-        })
-        .await
+        self.waiting.wait_until(|| self.shutdown.get()).await
     }
 
     pub(crate) async fn resumed(&self) -> Resumed {
         let (before, _) = self.resumed.get();
-        poll_fn(|cx| match self.resumed.get() {
-            (count, Some(resumed)) if count != before => Poll::Ready(resumed),
-            _ => {
-                wait(&mut self.waiting.borrow_mut(), cx);
-                Poll::Pending
-            }
-        })
-        .await
+        self.waiting
+            .wait_until(|| match self.resumed.get() {
+                (count, Some(resumed)) if count != before => Some(resumed),
+                _ => None,
+            })
+            .await
     }
 
     /// `show` prints rings, and says whether they are still there.
@@ -100,7 +92,7 @@ impl Wishes {
             Resumed::Restored => Restart::New,
         });
         self.resumed.set((self.resumed.get().0.wrapping_add(1), Some(resumed)));
-        self.waiting.take().into_iter().for_each(Waker::wake);
+        self.waiting.wake_all();
         Ok(resumed)
     }
 
@@ -110,7 +102,7 @@ impl Wishes {
         if !first || !self.heard.get() {
             platform_xen::shutdown(self.reason());
         }
-        self.waiting.take().into_iter().for_each(Waker::wake);
+        self.waiting.wake_all();
     }
 
     fn press(&self, key: char) {
@@ -132,12 +124,6 @@ impl Wishes {
                 }
             }
         }
-    }
-}
-
-fn wait(waiting: &mut Vec<Waker>, cx: &Context<'_>) {
-    if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-        waiting.push(cx.waker().clone());
     }
 }
 

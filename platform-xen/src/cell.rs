@@ -1,6 +1,7 @@
 //! Global state on one core.
 
 use core::cell::{RefCell, RefMut};
+use core::ops::Deref;
 
 /// A global that code outside interrupt handlers uses.
 ///
@@ -32,5 +33,25 @@ impl<T> Global<T> {
     pub(crate) unsafe fn seize(&self) -> &mut T {
         // SAFETY: the caller's promise: nobody else uses the value from here on.
         unsafe { &mut *self.0.as_ptr() }
+    }
+}
+
+/// A global that watches over its borrows itself, such as a queue with a `RefCell` in it.
+pub(crate) struct OneCore<T>(T);
+
+// SAFETY: as for `Global`: there is no second thread of execution.
+unsafe impl<T> Sync for OneCore<T> {}
+
+impl<T> OneCore<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        OneCore(value)
+    }
+}
+
+impl<T> Deref for OneCore<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
     }
 }

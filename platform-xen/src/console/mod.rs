@@ -9,11 +9,12 @@ use core::convert::Infallible;
 use core::fmt::{self, Write as _};
 use core::future::poll_fn;
 use core::ptr::NonNull;
-use core::task::{Context, Poll, Waker};
+use core::task::{Poll, Waker};
 
 use xen_hal::Port as _;
+use xen_ring::WaitQueue;
 
-use crate::cell::Global;
+use crate::cell::{Global, OneCore};
 use crate::events::{XenEventChannels, XenPort};
 use crate::time::now_ns;
 use crate::{abi, domain, executor, hypercall};
@@ -24,12 +25,12 @@ use ring::Ring;
 const BUFFER: usize = 16 * 1024;
 
 static CONSOLE: Global<Option<State>> = Global::new(None);
+/// Tasks that wait for input, for room, or for everything to be taken.
+static WAITING: OneCore<WaitQueue> = OneCore::new(WaitQueue::new());
 
 struct State {
     buffer: Buffer,
     channel: Option<Channel>,
-    /// Tasks that wait for input, for room, or for everything to be taken.
-    waiting: Vec<Waker>,
     /// The task of [`start`], while the domain has no channel to wait on.
     mover: Option<Waker>,
 }
@@ -46,7 +47,7 @@ pub(crate) fn init() {
     match &mut *console {
         // The old port is from before the resume; dropping it touches nothing.
         Some(state) => state.channel = channel,
-        None => *console = Some(State { buffer: Buffer::new(BUFFER), channel, waiting: Vec::new(), mover: None }),
+        None => *console = Some(State { buffer: Buffer::new(BUFFER), channel, mover: None }),
     }
 }
 
@@ -76,11 +77,8 @@ pub(crate) fn start() {
                 .unwrap_or(Poll::Pending)
             })
             .await;
-            let waiting = with(|state| {
-                state.pump();
-                core::mem::take(&mut state.waiting)
-            });
-            waiting.into_iter().flatten().for_each(Waker::wake);
+            with(|state| state.pump());
+            WAITING.wake_all();
         }
     })
     .detach();
@@ -88,10 +86,9 @@ pub(crate) fn start() {
 
 /// Has everybody look at the console again after a resume, which has brought a new port.
 pub(crate) fn wake() {
-    let wakers = with(|state| (core::mem::take(&mut state.waiting), state.mover.take()));
-    if let Some((waiting, mover)) = wakers {
-        waiting.into_iter().chain(mover).for_each(Waker::wake);
-    }
+    let mover = with(|state| state.mover.take()).flatten();
+    mover.into_iter().for_each(Waker::wake);
+    WAITING.wake_all();
 }
 
 fn with<R>(action: impl FnOnce(&mut State) -> R) -> Option<R> {
@@ -123,6 +120,22 @@ impl State {
         }
         if moved {
             channel.port.notify();
+        }
+    }
+
+    /// Takes what the other end has sent, as far as it fits.
+    fn read(&mut self, buffer: &mut [u8]) -> usize {
+        let Some(channel) = &mut self.channel else { return 0 };
+        match channel.ring.read(buffer) {
+            Ok(0) => 0,
+            Ok(count) => {
+                channel.port.notify();
+                count
+            }
+            Err(ring::Broken) => {
+                self.give_up();
+                0
+            }
         }
     }
 
@@ -158,12 +171,6 @@ impl State {
                 return;
             }
             hypercall::sched_yield();
-        }
-    }
-
-    fn wait(&mut self, cx: &Context<'_>) {
-        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            self.waiting.push(cx.waker().clone());
         }
     }
 }
@@ -244,33 +251,7 @@ impl Console {
         if buffer.is_empty() {
             return 0;
         }
-        poll_fn(|cx| {
-            with(|state| {
-                let count = match &mut state.channel {
-                    Some(channel) => match channel.ring.read(buffer) {
-                        Ok(0) => 0,
-                        Ok(count) => {
-                            channel.port.notify();
-                            count
-                        }
-                        Err(ring::Broken) => {
-                            state.give_up();
-                            0
-                        }
-                    },
-                    None => 0,
-                };
-                match count {
-                    0 => {
-                        state.wait(cx);
-                        Poll::Pending
-                    }
-                    count => Poll::Ready(count),
-                }
-            })
-            .unwrap_or(Poll::Pending)
-        })
-        .await
+        WAITING.wait_until(|| with(|state| state.read(buffer)).filter(|count| *count > 0)).await
     }
 
     /// Waits for a line of input, without its end; a line of more than `most` bytes is cut there.
@@ -304,21 +285,16 @@ impl Console {
         if bytes.is_empty() {
             return 0;
         }
-        poll_fn(|cx| {
-            with(|state| {
-                let count = state.buffer.add_some(bytes);
-                state.pump();
-                match count {
-                    0 => {
-                        state.wait(cx);
-                        Poll::Pending
-                    }
-                    count => Poll::Ready(count),
-                }
+        WAITING
+            .wait_until(|| {
+                let written = with(|state| {
+                    let count = state.buffer.add_some(bytes);
+                    state.pump();
+                    count
+                });
+                Some(written.unwrap_or(bytes.len())).filter(|count| *count > 0)
             })
-            .unwrap_or(Poll::Ready(bytes.len()))
-        })
-        .await
+            .await
     }
 
     /// Waits until the other end has taken everything.
@@ -327,19 +303,15 @@ impl Console {
     ///
     /// May be dropped at any time.
     pub async fn flush(&self) {
-        poll_fn(|cx| {
-            with(|state| {
-                state.pump();
-                let drained = state.channel.as_ref().is_none_or(|channel| channel.ring.is_drained());
-                if state.buffer.is_empty() && drained {
-                    return Poll::Ready(());
-                }
-                state.wait(cx);
-                Poll::Pending
+        WAITING
+            .wait_until(|| {
+                let flushed = with(|state| {
+                    state.pump();
+                    state.buffer.is_empty() && state.channel.as_ref().is_none_or(|channel| channel.ring.is_drained())
+                });
+                flushed.unwrap_or(true).then_some(())
             })
-            .unwrap_or(Poll::Ready(()))
-        })
-        .await;
+            .await;
     }
 }
 

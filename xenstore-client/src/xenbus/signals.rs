@@ -1,12 +1,11 @@
 //! What a driver learns of the other end while the device is in use.
 
-use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
-use core::future::{Future, poll_fn};
+use core::cell::Cell;
+use core::future::Future;
 use core::pin::pin;
-use core::task::{Context, Poll, Waker};
 
 use futures_util::future::{Either, select};
+use xen_ring::WaitQueue;
 
 use super::device::Failure;
 use crate::Error;
@@ -16,7 +15,7 @@ use crate::Error;
 pub struct Signals {
     closing: Cell<bool>,
     changes: Cell<u32>,
-    wakers: RefCell<Vec<Waker>>,
+    waiting: WaitQueue,
 }
 
 impl Signals {
@@ -31,7 +30,7 @@ impl Signals {
     ///
     /// May be dropped at any time.
     pub async fn closing(&self) {
-        poll_fn(|cx| self.poll(cx, || self.closing.get())).await;
+        self.waiting.wait_until(|| self.closing.get().then_some(())).await;
     }
 
     /// How often the other end has said that something has changed.
@@ -46,33 +45,17 @@ impl Signals {
     ///
     /// May be dropped at any time.
     pub async fn changed(&self, known: u32) {
-        poll_fn(|cx| self.poll(cx, || self.changes.get() != known)).await;
-    }
-
-    fn poll(&self, cx: &mut Context<'_>, done: impl Fn() -> bool) -> Poll<()> {
-        if done() {
-            return Poll::Ready(());
-        }
-        let mut wakers = self.wakers.borrow_mut();
-        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            wakers.push(cx.waker().clone());
-        }
-        Poll::Pending
+        self.waiting.wait_until(|| (self.changes.get() != known).then_some(())).await;
     }
 
     pub(super) fn close(&self) {
         self.closing.set(true);
-        self.wake();
+        self.waiting.wake_all();
     }
 
     pub(super) fn change(&self) {
         self.changes.set(self.changes.get().wrapping_add(1));
-        self.wake();
-    }
-
-    fn wake(&self) {
-        let wakers = core::mem::take(&mut *self.wakers.borrow_mut());
-        wakers.into_iter().for_each(Waker::wake);
+        self.waiting.wake_all();
     }
 }
 
