@@ -7,6 +7,8 @@ use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
+use xen_ring::WaitQueue;
+
 use super::buffer::{Buffer, Memory, Pool};
 use crate::device::{Completed, Error, Geometry};
 
@@ -81,7 +83,7 @@ pub(super) struct Shared<G: Memory> {
     kicked: Cell<bool>,
     driver: RefCell<Option<Waker>>,
     /// Who waits for the phase or the geometry to change.
-    watchers: RefCell<Vec<Waker>>,
+    watchers: WaitQueue,
     pub(super) statistics: Cell<Statistics>,
 }
 
@@ -120,7 +122,7 @@ impl<G: Memory> Shared<G> {
             next_number: Cell::new(0),
             kicked: Cell::new(false),
             driver: RefCell::default(),
-            watchers: RefCell::default(),
+            watchers: WaitQueue::new(),
             statistics: Cell::default(),
         }
     }
@@ -153,23 +155,12 @@ impl<G: Memory> Shared<G> {
     pub(super) fn set(&self, phase: Phase, geometry: Geometry) {
         self.phase.set(phase);
         self.geometry.set(geometry);
-        let watchers = core::mem::take(&mut *self.watchers.borrow_mut());
-        watchers.into_iter().for_each(Waker::wake);
+        self.watchers.wake_all();
     }
 
     /// Waits until `done` gives something, which it may whenever phase or geometry change.
     pub(super) async fn watch<T>(&self, done: impl Fn() -> Option<T>) -> T {
-        poll_fn(|cx| {
-            if let Some(value) = done() {
-                return Poll::Ready(value);
-            }
-            let mut watchers = self.watchers.borrow_mut();
-            if !watchers.iter().any(|waker| waker.will_wake(cx.waker())) {
-                watchers.push(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await
+        self.watchers.wait_until(done).await
     }
 
     /// Queues a request and waits for its end.

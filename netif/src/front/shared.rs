@@ -1,11 +1,11 @@
 //! What an interface's handles, its device and its driver have in common.
 
-use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
 use xen_hal::DomId;
+use xen_ring::WaitQueue;
 use xenstore_client::xenbus::Failure;
 
 use super::rx::Rx;
@@ -77,7 +77,7 @@ pub(super) struct Shared<G: Memory> {
     stack: RefCell<Option<Waker>>,
     /// The stack has found no room for a frame.
     pub(super) wants_room: Cell<bool>,
-    watchers: RefCell<Vec<Waker>>,
+    watchers: WaitQueue,
     pub(super) statistics: Cell<Statistics>,
 }
 
@@ -98,7 +98,7 @@ impl<G: Memory> Shared<G> {
             driver: RefCell::default(),
             stack: RefCell::default(),
             wants_room: Cell::new(false),
-            watchers: RefCell::default(),
+            watchers: WaitQueue::new(),
             statistics: Cell::default(),
         }
     }
@@ -150,8 +150,7 @@ impl<G: Memory> Shared<G> {
 
     pub(super) fn set(&self, phase: Phase) {
         self.phase.set(phase);
-        let watchers = core::mem::take(&mut *self.watchers.borrow_mut());
-        watchers.into_iter().for_each(Waker::wake);
+        self.watchers.wake_all();
         self.wake_stack();
     }
 
@@ -164,18 +163,13 @@ impl<G: Memory> Shared<G> {
     }
 
     pub(super) async fn ready(&self) -> Result<Info, Gone> {
-        poll_fn(|cx| match self.phase.get() {
-            Phase::Up => Poll::Ready(Ok(self.info.get())),
-            Phase::Gone => Poll::Ready(Err(Gone)),
-            Phase::Waiting => {
-                let mut watchers = self.watchers.borrow_mut();
-                if !watchers.iter().any(|waker| waker.will_wake(cx.waker())) {
-                    watchers.push(cx.waker().clone());
-                }
-                Poll::Pending
-            }
-        })
-        .await
+        self.watchers
+            .wait_until(|| match self.phase.get() {
+                Phase::Up => Some(Ok(self.info.get())),
+                Phase::Gone => Some(Err(Gone)),
+                Phase::Waiting => None,
+            })
+            .await
     }
 
     /// One user less.
