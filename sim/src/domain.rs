@@ -134,8 +134,9 @@ impl Domain {
         world.server.borrow_mut().release(self.id);
     }
 
-    /// What happens to a domain that is saved and restored under the same number: its ports and grants are gone, and
-    /// its connection to the store is new. To be followed by
+    /// What happens to a domain that is saved and restored under the same number: its ports and grants are gone, its
+    /// connection to the store is new, and what peers have mapped of it is what it was, and its memory no longer. To be
+    /// followed by
     /// [`Quiet::go_on`](xenstore_client::Quiet::go_on).
     pub fn suspend_and_restore(&self) {
         let world = self.world();
@@ -146,6 +147,7 @@ impl Domain {
         for port in ports {
             world.close(self.id, port);
         }
+        world.leave_grants(self.id);
         world.server.borrow_mut().forget_connection(self.id);
         self.connect_store();
     }

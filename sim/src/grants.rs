@@ -58,6 +58,20 @@ impl World {
         }
     }
 
+    /// Ends a domain's grants, and leaves copies of the pages to peers that have them mapped.
+    pub(crate) fn leave_grants(&self, id: DomId) {
+        let grants = {
+            let mut domains = self.domains.borrow_mut();
+            let Some(domain) = domains.get_mut(&id.0) else { return };
+            std::mem::take(&mut domain.grants)
+        };
+        let frames: Vec<Frame> =
+            grants.values().filter(|grant| grant.mapped > 0).map(|grant| grant.page.frame()).collect();
+        self.memory.leave_copies(&frames);
+        let ended = grants.values().filter(|grant| grant.ended).count();
+        self.deferred.set(self.deferred.get() - ended);
+    }
+
     pub(crate) fn grants_of_dead(&self, state: &mut DomainState) {
         let ended = state.grants.values().filter(|grant| grant.ended).count();
         self.deferred.set(self.deferred.get() - ended);

@@ -20,8 +20,16 @@ pub(crate) struct Memory {
     /// By frame: how many hold it; 0 is free.
     holders: RefCell<Vec<u32>>,
     free: RefCell<Vec<usize>>,
-    /// By where they begin: the frames that are mapped there, side by side.
-    windows: RefCell<BTreeMap<usize, Vec<Option<Frame>>>>,
+    /// By where they begin: what is mapped there, side by side.
+    windows: RefCell<BTreeMap<usize, Vec<Option<Mapped>>>>,
+}
+
+/// A page of a [`Window`].
+struct Mapped {
+    frame: Frame,
+    access: Access,
+    /// Keeps a frame that took the place of the one that was mapped at first.
+    _copy: Option<SimPage>,
 }
 
 impl Memory {
@@ -93,8 +101,8 @@ impl Memory {
         }
         let windows = self.windows.borrow();
         let (start, frames) = windows.range(..=address).next_back()?;
-        let frame = (*frames.get((address - start) / PAGE_SIZE)?)?;
-        Some((frame, address % PAGE_SIZE))
+        let mapped = frames.get((address - start) / PAGE_SIZE)?.as_ref()?;
+        Some((mapped.frame, address % PAGE_SIZE))
     }
 
     /// A frame's bytes, for a processor of whoever may write to it.
@@ -115,23 +123,56 @@ impl Memory {
         // SAFETY: a new mapping at an address of the kernel's choice disturbs nothing.
         let start = unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::empty(), MapFlags::PRIVATE) };
         let start: *mut u8 = start.expect("address space for a mapping").cast();
-        for (index, (frame, access)) in pages.iter().enumerate().filter_map(|(index, page)| Some((index, (*page)?))) {
-            let protection = match access {
-                Access::ReadOnly => ProtFlags::READ,
-                Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
-            };
-            let offset = frame.0 * PAGE_SIZE as u64;
-            // SAFETY: replaces a page of the range that was reserved just now, which nobody uses yet.
-            unsafe {
-                let at = start.add(index * PAGE_SIZE).cast::<c_void>();
-                mmap(at, PAGE_SIZE, protection, MapFlags::SHARED | MapFlags::FIXED, &self.file, offset)
-            }
-            .expect("a mapping");
-        }
         let start = NonNull::new(start).expect("no null mapping");
-        let frames = pages.iter().map(|page| page.map(|(frame, _)| frame)).collect();
-        self.windows.borrow_mut().insert(start.addr().get(), frames);
+        for (index, page) in pages.iter().enumerate() {
+            if let Some((frame, access)) = page {
+                // SAFETY: a page of the range that was reserved just now, which nobody uses yet.
+                unsafe { self.map_at(start.add(index * PAGE_SIZE), *frame, *access) };
+            }
+        }
+        let mapped = |page: &Option<(Frame, Access)>| page.map(|(frame, access)| Mapped { frame, access, _copy: None });
+        self.windows.borrow_mut().insert(start.expose_provenance().get(), pages.iter().map(mapped).collect());
         Window { memory: self.clone(), start, len }
+    }
+
+    /// Maps a frame at a page of a window, in the place of what is there.
+    ///
+    /// # Safety
+    ///
+    /// The page belongs to a window.
+    unsafe fn map_at(&self, at: NonNull<u8>, frame: Frame, access: Access) {
+        let protection = match access {
+            Access::ReadOnly => ProtFlags::READ,
+            Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+        };
+        let (at, offset) = (at.as_ptr().cast::<c_void>(), frame.0 * PAGE_SIZE as u64);
+        // SAFETY: the caller's.
+        unsafe { mmap(at, PAGE_SIZE, protection, MapFlags::SHARED | MapFlags::FIXED, &self.file, offset) }
+            .expect("a mapping");
+    }
+
+    /// Leaves a copy of these frames to whoever has them mapped, as a domain does that is saved: from here on the two
+    /// are not the same memory.
+    pub(crate) fn leave_copies(self: &Rc<Self>, frames: &[Frame]) {
+        let copies: BTreeMap<u64, SimPage> =
+            frames.iter().filter_map(|frame| Some((frame.0, self.copy(*frame)?))).collect();
+        for (start, pages) in self.windows.borrow_mut().iter_mut() {
+            for (index, mapped) in pages.iter_mut().enumerate() {
+                let Some(mapped) = mapped else { continue };
+                let Some(copy) = copies.get(&mapped.frame.0) else { continue };
+                let at = NonNull::new(std::ptr::with_exposed_provenance_mut::<u8>(start + index * PAGE_SIZE));
+                // SAFETY: a page of this window.
+                unsafe { self.map_at(at.expect("no null mapping"), copy.frame(), mapped.access) };
+                (mapped.frame, mapped._copy) = (copy.frame(), Some(self.alias(copy.frame())));
+            }
+        }
+    }
+
+    fn copy(self: &Rc<Self>, frame: Frame) -> Option<SimPage> {
+        let copy = self.allocate()?;
+        // SAFETY: two frames of the machine, of which the one was free a moment ago.
+        unsafe { self.address(frame.0 as usize).copy_to(copy.as_ptr(), PAGE_SIZE) };
+        Some(copy)
     }
 }
 
