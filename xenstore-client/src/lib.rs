@@ -9,6 +9,7 @@ mod fmt;
 
 mod client;
 pub mod control;
+mod text;
 pub mod wire;
 pub mod xenbus;
 

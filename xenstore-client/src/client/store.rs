@@ -84,7 +84,17 @@ impl Store {
         &self,
         body: impl AsyncFnMut(&Transaction) -> Result<T, E>,
     ) -> Result<T, E> {
-        transaction::run(&self.tree.link, body).await
+        self.transaction_of(transaction::MOST_TRIES, body).await
+    }
+
+    /// [`transaction`](Store::transaction), which is given up after `tries`: for nodes of a peer, who can change them as
+    /// fast as they are read.
+    pub(crate) async fn transaction_of<T, E: From<Error>>(
+        &self,
+        tries: u32,
+        body: impl AsyncFnMut(&Transaction) -> Result<T, E>,
+    ) -> Result<T, E> {
+        transaction::run(&self.tree.link, tries, body).await
     }
 
     /// Watches a node and all below it. The path may also be a special one, such as `@releaseDomain`.

@@ -12,7 +12,7 @@ use super::tree::Tree;
 use crate::wire::{self, Request};
 
 /// How often a transaction is tried before it counts as hopeless.
-const MOST_TRIES: u32 = 1000;
+pub(super) const MOST_TRIES: u32 = 1000;
 
 /// The store's nodes as one transaction sees them: as they were at its start, with its own changes.
 ///
@@ -85,12 +85,13 @@ impl Drop for Transaction {
     }
 }
 
-/// Runs `body` in transactions until one of them goes through.
+/// Runs `body` in transactions until one of them goes through, but not more often than `tries`.
 pub(super) async fn run<T, E: From<Error>>(
     link: &Rc<Link>,
+    tries: u32,
     mut body: impl AsyncFnMut(&Transaction) -> Result<T, E>,
 ) -> Result<T, E> {
-    for _ in 0..MOST_TRIES {
+    for _ in 0..tries {
         let transaction = match Transaction::begin(link).await {
             Ok(transaction) => transaction,
             Err(Error { kind: ErrorKind::Interrupted, .. }) => continue,
@@ -106,6 +107,6 @@ pub(super) async fn run<T, E: From<Error>>(
             Err(error) => return Err(error),
         }
     }
-    let kind = ErrorKind::Contended { tries: MOST_TRIES };
+    let kind = ErrorKind::Contended { tries };
     Err(error(&Request::TransactionEnd { commit: true }, kind).into())
 }

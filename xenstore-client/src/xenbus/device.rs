@@ -1,9 +1,10 @@
 //! One end of a device: its two directories.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::time::Duration;
 
@@ -11,6 +12,7 @@ use futures_util::future::{Either, select};
 use xen_hal::{Clock, DomId, Errno};
 
 use super::state::{End, State, is_legal};
+use crate::text::printable;
 use crate::{Error, FromValue, Path, Store, Tree, Watch};
 
 /// How long the other end has for its part of the closing handshake, as Linux waits.
@@ -26,6 +28,8 @@ pub struct Device {
     other_domain: DomId,
     /// The state that this end has written last.
     last: Cell<State>,
+    /// Keys of the other end that were complained of: a driver may come to read them again at any change.
+    complaints: RefCell<BTreeSet<String>>,
 }
 
 /// What came of a change of state.
@@ -48,19 +52,19 @@ pub enum Ended {
     Stopped,
 }
 
-/// Why a device cannot be used: what goes to the device's error node and to the log.
+/// Why a device cannot be used, with key and value: what goes to the device's error node and to the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// The number that the other end's administrator sees.
     pub errno: Errno,
-    /// What went wrong, with key and value.
-    pub text: Box<str>,
+    text: Box<str>,
 }
 
 impl Failure {
-    /// A failure with its number and text.
+    /// A failure with its number and text. What a peer has put into the text cannot harm a log or a terminal, and what is
+    /// longer than a line of a log should be is cut.
     pub fn new(errno: Errno, text: impl Into<Box<str>>) -> Failure {
-        Failure { errno, text: text.into() }
+        Failure { errno, text: printable(&text.into()) }
     }
 }
 
@@ -74,7 +78,7 @@ impl core::error::Error for Failure {}
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure { errno: error.errno().unwrap_or(Errno::EIO), text: error.to_string().into() }
+        Failure::new(error.errno().unwrap_or(Errno::EIO), error.to_string())
     }
 }
 
@@ -90,7 +94,8 @@ impl Device {
         let (Some(other), Some(other_domain)) = (other, other_domain) else { return Ok(None) };
         let Some(state) = store.get::<State>(&format!("{path}/state")).await? else { return Ok(None) };
         let last = Cell::new(state);
-        Ok(Some(Device { store: store.clone(), end, path: path.into(), other, other_domain, last }))
+        let complaints = RefCell::default();
+        Ok(Some(Device { store: store.clone(), end, path: path.into(), other, other_domain, last, complaints }))
     }
 
     /// The store.
@@ -121,6 +126,13 @@ impl Device {
     /// The device's name in its class: the last part of its directory.
     pub fn id(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Logs what is wrong with a key of the other end, once for each key.
+    pub(super) fn complain(&self, key: &str, what: &str) {
+        if self.complaints.borrow_mut().insert(key.into()) {
+            warning!("{}: {}", self.path, printable(what));
+        }
     }
 
     /// The path of a node of this end.

@@ -8,11 +8,13 @@
 //! - [`State`], [`is_legal`], [`frontend_step`], [`backend_step`]: the protocol as tables, without I/O.
 //! - [`Frontend`] and [`Backend`]: what a driver does at each turn; [`frontend()`] and [`backend()`] lead it through a
 //!   device's life, over reconnects, until the device is removed.
+//! - [`Peer`]: what the other end has written, read as it was at one moment.
 //! - [`serve()`]: all devices of a class, as they come and go.
 
 mod backend;
 mod device;
 mod frontend;
+mod peer;
 mod serve;
 mod signals;
 mod state;
@@ -20,6 +22,7 @@ mod state;
 pub use backend::{Backend, backend};
 pub use device::{Device, Ended, Failure};
 pub use frontend::{Frontend, frontend};
+pub use peer::Peer;
 pub use serve::{Found, serve};
 pub use signals::Signals;
 pub use state::{
