@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use xen_blkif::front::{self, Disk};
 use xen_blkif::protocol::{Abi, Body, Operation, Request, Response, Status};
-use xen_blkif::{BlockDevice, Error};
+use xen_blkif::{BlockDevice, Error, Geometry};
 use xen_hal::{Access, Clock, DomId, Errno, EventChannels, GrantRef, GrantTable, MapRequest, Port, PortNumber};
 use xen_ring::{BackRing, SharedMapping};
 use xen_sim::{Domain, SimMapping, SimPort, Toolstack, Xen, check};
 use xenstore_client::xenbus::{Backend, Device, Failure, Signals, backend};
 use xenstore_client::{Error as StoreError, Restart, Tree};
 
+use support::log::{keep_log, take_log};
 use support::script::{Script, script};
 
 const DEVICE: u32 = 51712;
@@ -213,7 +214,6 @@ fn a_backend_that_tells_nonsense_of_its_disk() {
         ("sector-size", "1000", "sector-size = 1000: expected a power of two from 512 to 65536"),
         ("sector-size", "0", "sector-size = 0: expected a power of two"),
         ("sectors", "many", "sectors"),
-        ("feature-flush-cache", "-", "feature-flush-cache"),
     ] {
         check("nonsense", 5, |xen| {
             let error = against_frontend_with(
@@ -223,6 +223,44 @@ fn a_backend_that_tells_nonsense_of_its_disk() {
                 async |disk| assert_eq!(disk.ready().await.err(), Some(Error::Gone)),
             );
             assert!(error.as_ref().is_some_and(|error| error.contains(expected)), "{key} = {value}: {error:?}");
+        });
+    }
+}
+
+#[test]
+fn a_feature_that_is_no_number_is_not_offered() {
+    const FEATURES: [&str; 6] = [
+        "feature-flush-cache",
+        "feature-barrier",
+        "feature-discard",
+        "feature-persistent",
+        "feature-max-indirect-segments",
+        "max-ring-page-order",
+    ];
+    for value in ["", "yes", "-1", "1;"] {
+        check("features", 3, |xen| {
+            keep_log();
+            let mut nodes = FEATURES.map(|key| (key, value)).to_vec();
+            nodes.push(("physical-sector-size", "large"));
+            let error = against_frontend_with(
+                xen,
+                &nodes,
+                async |served| {
+                    let request = served.request().await;
+                    let operation = request.answered_operation();
+                    served.answer(Response { id: request.id, operation, status: Status::Okay });
+                },
+                async |disk| {
+                    assert_eq!(disk.ready().await, Ok(Geometry::plain(SECTORS)));
+                    assert_eq!(read(disk).await, Ok(()));
+                },
+            );
+            assert_eq!(error, None);
+            let log = take_log();
+            for (key, value) in &nodes {
+                let told: Vec<_> = log.iter().filter(|line| line.contains(&format!("{key} = {value:?}"))).collect();
+                assert_eq!(told.len(), 1, "one line names {key}: {log:?}");
+            }
         });
     }
 }
@@ -291,7 +329,7 @@ fn xsa_465_a_restore_after_which_there_is_no_ring() {
         let paths = Toolstack::paths("vbd", front.id(), back.id(), DEVICE);
         let start_backend = {
             let (back, path) = (back.clone(), paths.1.clone());
-            move |most_order: &'static str| {
+            move |sectors: &'static str| {
                 let (store, domain, path) = (back_store.clone(), back.clone(), path.clone());
                 back.spawn(async move {
                     let run = async |served: &Served| {
@@ -301,7 +339,7 @@ fn xsa_465_a_restore_after_which_there_is_no_ring() {
                             served.answer(Response { id: request.id, operation, status: Status::Okay });
                         }
                     };
-                    let nodes = vec![("max-ring-page-order", most_order)];
+                    let nodes = vec![("sectors", sectors)];
                     let mut driver = BadBackend { domain: domain.clone(), nodes, run: script(run) };
                     drop(backend(&store, &domain, &path, &mut driver).await);
                 })
@@ -313,25 +351,25 @@ fn xsa_465_a_restore_after_which_there_is_no_ring() {
                 toolstack.attach_with("vbd", front.id(), back.id(), DEVICE, &[("mode", "w")]).await.unwrap();
             };
             attach().await;
-            let mut driver = start_backend("0");
+            let mut driver = start_backend("64");
             let device = format!("device/vbd/{DEVICE}");
             let options = front::Options::default();
             let (disk, runner) =
                 front::connect(&front_store, front.clone(), front.clone(), front.clone(), &device, options);
             front.spawn(async move { drop(runner.await) }).detach();
             assert_eq!(read(&disk).await, Ok(()));
-            for (order, expected) in [("seven", Err(Error::Gone)), ("0", Ok(()))] {
+            for (sectors, expected) in [("seven", Err(Error::Gone)), ("64", Ok(()))] {
                 let quiet = front_store.quiesce().await.unwrap();
                 driver.cancel().await;
                 toolstack.store().remove(&paths.1).await.unwrap();
                 toolstack.store().remove(&paths.0).await.unwrap();
                 attach().await;
-                driver = start_backend(order);
+                driver = start_backend(sectors);
                 front.suspend_and_restore();
                 quiet.go_on(Restart::New);
                 // The driver hears of the restore a moment later.
                 dom0.sleep(Duration::from_secs(1)).await;
-                assert_eq!(read(&disk).await, expected, "order {order}");
+                assert_eq!(read(&disk).await, expected, "{sectors} sectors");
             }
         });
     });

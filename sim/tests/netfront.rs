@@ -26,6 +26,7 @@ use xenstore_client::Error as StoreError;
 use xenstore_client::Tree;
 use xenstore_client::xenbus::{Backend, Device as BusDevice, Ended, Failure, Signals, backend};
 
+use support::log::{keep_log, take_log};
 use support::network::{frame, receive, send};
 use support::script::{Script, script};
 
@@ -588,6 +589,40 @@ fn xsa_391_events_without_end() {
             },
         );
         assert_eq!(error, None);
+    });
+}
+
+#[test]
+fn a_feature_that_is_no_number_is_not_offered() {
+    const NODES: &[(&str, &str)] = &[
+        ("feature-rx-copy", " 1\n"),
+        ("feature-sg", "yes"),
+        ("feature-gso-tcpv4", "on"),
+        ("feature-gso-tcpv6", ""),
+        ("feature-no-csum-offload", "no"),
+        ("feature-ipv6-csum-offload", "-1"),
+        ("feature-split-event-channels", "true"),
+        ("feature-multicast-control", "1x"),
+        ("multi-queue-max-queues", "many"),
+    ];
+    check("features", 10, |xen| {
+        keep_log();
+        let error = against(
+            xen,
+            NODES,
+            async |_| {},
+            async |interface, _| {
+                let info = interface.ready().await.unwrap();
+                assert!(!info.gso_v4 && !info.gso_v6 && !info.checksum_v6 && info.checksum_v4, "{info:?}");
+            },
+        );
+        assert_eq!(error, None);
+        let log = take_log();
+        for (key, value) in &NODES[1..] {
+            let told: Vec<_> = log.iter().filter(|line| line.contains(&format!("{key} = {value:?}"))).collect();
+            assert_eq!(told.len(), 1, "one line names {key}: {log:?}");
+        }
+        assert!(!log.iter().any(|line| line.contains("rx-copy")), "a blank is no harm: {log:?}");
     });
 }
 

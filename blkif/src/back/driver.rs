@@ -9,8 +9,8 @@ use core::pin::pin;
 use futures_util::future::{Either, select, try_join_all};
 use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, MapRequest, PortNumber};
 use xen_ring::{BackRing, SharedMapping};
-use xenstore_client::xenbus::{Backend, Device, Failure, Signals};
-use xenstore_client::{Error as StoreError, FromValue, Tree};
+use xenstore_client::xenbus::{Backend, Device, Failure, Peer, Signals};
+use xenstore_client::{Error as StoreError, Tree};
 
 use super::queue::Queue;
 use super::request::MOST_INDIRECT_SEGMENTS;
@@ -92,26 +92,9 @@ where
     }
 
     async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure> {
-        let abi = match device.get_other::<String>("protocol").await? {
-            None => Abi::default(),
-            Some(name) => Abi::from_name(&name).ok_or_else(|| {
-                let key = device.other("protocol");
-                failure(Errno::EINVAL, format_args!("{key} = {name}: expected x86_64-abi or x86_32-abi"))
-            })?,
-        };
-        let count: u32 = device.get_other("multi-queue-num-queues").await?.unwrap_or(1);
-        if !(1..=self.limits.queues.max(1)).contains(&count) {
-            let key = device.other("multi-queue-num-queues");
-            return Err(failure(Errno::EINVAL, format_args!("{key} = {count}: expected 1 to {}", self.limits.queues)));
-        }
-        let mut queues = Vec::new();
-        for index in 0..count {
-            // One queue's keys are where they were before there were several.
-            let prefix = if count == 1 { String::new() } else { format!("queue-{index}/") };
-            queues.push(self.map_queue(device, &prefix, abi).await?);
-        }
-        let persistent = device.get_other::<u32>("feature-persistent").await?.is_some_and(|value| value != 0);
-        Ok(Link { queues, persistent })
+        let Keys { abi, queues, persistent } = read_keys(device, self.limits).await?;
+        let queues: Result<Vec<_>, Failure> = queues.iter().map(|keys| self.map_queue(device, keys, abi)).collect();
+        Ok(Link { queues: queues?, persistent })
     }
 
     async fn publish(&mut self, device: &Device, _: &Self::Link, tree: &Tree) -> Result<(), StoreError> {
@@ -176,9 +159,46 @@ async fn write_size(device: &Device, tree: &Tree, geometry: &Geometry) -> Result
     tree.set(&device.own("physical-sector-size"), &geometry.physical_sector_size).await
 }
 
-async fn required<T: FromValue>(device: &Device, key: &str) -> Result<T, Failure> {
-    let missing = || failure(Errno::EINVAL, format_args!("the frontend has written no {}", device.other(key)));
-    device.get_other(key).await?.ok_or_else(missing)
+/// What the frontend has written.
+struct Keys {
+    abi: Abi,
+    queues: Vec<QueueKeys>,
+    persistent: bool,
+}
+
+struct QueueKeys {
+    /// What its keys begin with.
+    prefix: String,
+    references: Vec<GrantRef>,
+    port: PortNumber,
+}
+
+async fn read_keys(device: &Device, limits: Limits) -> Result<Keys, Failure> {
+    device
+        .read_peer(async |peer| {
+            let abi = match peer.get::<String>("protocol").await? {
+                None => Abi::default(),
+                Some(name) => Abi::from_name(&name).ok_or_else(|| {
+                    let key = peer.path("protocol");
+                    failure(Errno::EINVAL, format_args!("{key} = {name}: expected x86_64-abi or x86_32-abi"))
+                })?,
+            };
+            let count = peer.number("multi-queue-num-queues", 1).await?;
+            if !(1..=limits.queues.max(1)).contains(&count) {
+                let key = peer.path("multi-queue-num-queues");
+                return Err(failure(Errno::EINVAL, format_args!("{key} = {count}: expected 1 to {}", limits.queues)));
+            }
+            let mut queues = Vec::new();
+            for index in 0..count {
+                // One queue's keys are where they were before there were several.
+                let prefix = if count == 1 { String::new() } else { format!("queue-{index}/") };
+                let references = ring_references(peer, &prefix).await?;
+                let port = peer.required(&format!("{prefix}event-channel")).await?;
+                queues.push(QueueKeys { prefix, references, port });
+            }
+            Ok(Keys { abi, queues, persistent: peer.flag("feature-persistent").await? })
+        })
+        .await
 }
 
 impl<M, E, C, O, D> Driver<'_, M, E, C, O, D>
@@ -186,11 +206,10 @@ where
     M: Memory,
     E: EventChannels,
 {
-    /// Maps a queue's ring and binds its event channel; its keys begin with `prefix`.
-    async fn map_queue(&self, device: &Device, prefix: &str, abi: Abi) -> Result<Queue<M::Mapping, E::Port>, Failure> {
+    /// Maps a queue's ring and binds its event channel.
+    fn map_queue(&self, device: &Device, keys: &QueueKeys, abi: Abi) -> Result<Queue<M::Mapping, E::Port>, Failure> {
         let peer = device.other_domain();
-        let references = ring_references(device, prefix).await?;
-        let port: PortNumber = required(device, &format!("{prefix}event-channel")).await?;
+        let QueueKeys { prefix, references, port } = keys;
         let requests: Vec<_> = references
             .iter()
             .map(|reference| MapRequest { peer, reference: *reference, access: Access::ReadWrite })
@@ -199,7 +218,7 @@ where
         let mapping = SharedMapping::new(mapping)
             .map_err(|status| failure(Errno::EINVAL, format_args!("{prefix}the ring's pages: {status}")))?;
         let ring = BackRing::attach(abi, &mapping).map_err(|error| failure(Errno::EIO, error))?;
-        let bell = self.events.bind_interdomain(peer, port).map_err(|error| failure(Errno::EINVAL, error))?;
+        let bell = self.events.bind_interdomain(peer, *port).map_err(|error| failure(Errno::EINVAL, error))?;
         information!(
             "{}: {}connected with {}, {} pages of ring from {}, event channel {}, {}",
             device.path(),
@@ -215,17 +234,17 @@ where
 }
 
 /// The pages of a ring. A frontend that names an order, even 0, numbers its keys (`ring-ref0`).
-async fn ring_references(device: &Device, prefix: &str) -> Result<Vec<GrantRef>, Failure> {
-    let Some(order) = device.get_other::<u32>("ring-page-order").await? else {
-        return Ok(alloc::vec![required(device, &format!("{prefix}ring-ref")).await?]);
+async fn ring_references(peer: &Peer<'_>, prefix: &str) -> Result<Vec<GrantRef>, Failure> {
+    let Some(order) = peer.get::<u32>("ring-page-order").await? else {
+        return Ok(alloc::vec![peer.required(&format!("{prefix}ring-ref")).await?]);
     };
     if order > MOST_RING_ORDER {
-        let key = device.other("ring-page-order");
+        let key = peer.path("ring-page-order");
         return Err(failure(Errno::EINVAL, format_args!("{key} = {order}: expected {MOST_RING_ORDER} at most")));
     }
     let mut references = Vec::new();
     for index in 0..1 << order {
-        references.push(required(device, &format!("{prefix}ring-ref{index}")).await?);
+        references.push(peer.required(&format!("{prefix}ring-ref{index}")).await?);
     }
     Ok(references)
 }

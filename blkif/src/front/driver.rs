@@ -12,8 +12,8 @@ use core::time::Duration;
 use futures_util::future::{Either, select};
 use xen_hal::{Access, Clock, DomId, Errno, EventChannels, GrantRef, PAGE_SIZE, Port};
 use xen_ring::{FrontRing, LentPages, Storm};
-use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State};
-use xenstore_client::{Error as StoreError, FromValue, Tree};
+use xenstore_client::xenbus::{Device, Failure, Frontend, Peer, Signals, State};
+use xenstore_client::{Error as StoreError, Tree};
 
 use super::Options;
 use super::buffer::{Memory, PooledPage};
@@ -66,8 +66,8 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
 
     async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
         let peer = device.other_domain();
-        let offered: Option<u32> = device.get_other("max-ring-page-order").await?;
-        let order = offered.unwrap_or(0).min(self.options.most_ring_order.into()).min(MOST_RING_ORDER);
+        let offered = device.read_peer(async |peer| Ok(peer.number("max-ring-page-order", 0).await?)).await?;
+        let order = offered.min(self.options.most_ring_order.into()).min(MOST_RING_ORDER);
         let full = |error: &dyn core::fmt::Display| Failure::new(Errno::ENOSPC, format!("a ring: {error}"));
         let memory = LentPages::lend(&self.shared.pool.memory, 1 << order, peer, Access::ReadWrite);
         let memory = memory.map_err(|error| full(&error))?;
@@ -98,15 +98,20 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
     }
 
     async fn accept(&mut self, device: &Device, offer: &mut Self::Offer) -> Result<(), Failure> {
-        let flag = async |key: &str| Ok::<_, Failure>(device.get_other::<u32>(key).await?.unwrap_or(0) != 0);
-        offer.features = Features {
-            flush: flag("feature-flush-cache").await?,
-            barrier: flag("feature-barrier").await?,
-            persistent: self.options.persistent && flag("feature-persistent").await?,
-            indirect: device.get_other("feature-max-indirect-segments").await?.map_or(0, clamp_indirect),
-        };
-        let missing = || Failure::new(Errno::EINVAL, format!("the backend has written no {}", device.other("sectors")));
-        let geometry = read_geometry(device, &offer.features).await?.ok_or_else(missing)?;
+        let options = self.options;
+        let (features, geometry) = device
+            .read_peer(async |peer| {
+                let features = Features {
+                    flush: peer.flag("feature-flush-cache").await?,
+                    barrier: peer.flag("feature-barrier").await?,
+                    persistent: options.persistent && peer.flag("feature-persistent").await?,
+                    indirect: clamp_indirect(peer.number("feature-max-indirect-segments", 0).await?),
+                };
+                let sectors = peer.required("sectors").await?;
+                Ok((features, read_geometry(peer, sectors, &features).await?))
+            })
+            .await?;
+        offer.features = features;
         self.shared.pool.begin(offer.features.persistent);
         self.shared.count(|statistics| {
             statistics.connections += 1;
@@ -154,39 +159,28 @@ fn clamp_indirect(offered: u32) -> u16 {
     u16::try_from(offered).unwrap_or(u16::MAX)
 }
 
-/// A key that the backend need not have written.
-async fn optional<T: FromValue>(tree: &Tree, device: &Device, key: &str) -> Result<Option<T>, Failure> {
-    tree.get(&device.other(key)).await.map_err(Failure::from)
-}
-
-/// What the backend says, `None` where it has not said it: all of it as it was at one moment.
-async fn read_geometry(device: &Device, features: &Features) -> Result<Option<Geometry>, Failure> {
-    device.store().transaction(async |tree| geometry_in(tree, device, features).await).await
-}
-
-async fn geometry_in(tree: &Tree, device: &Device, features: &Features) -> Result<Option<Geometry>, Failure> {
+/// What the backend says of a disk of so many sectors.
+async fn read_geometry(peer: &Peer<'_>, sectors: u64, features: &Features) -> Result<Geometry, Failure> {
     const CDROM: u32 = 1;
     const REMOVABLE: u32 = 2;
     const READ_ONLY: u32 = 4;
-    let Some(sectors) = optional(tree, device, "sectors").await? else { return Ok(None) };
-    let sector_size: u32 = optional(tree, device, "sector-size").await?.unwrap_or(SECTOR_SIZE as u32);
+    let sector_size: u32 = peer.get("sector-size").await?.unwrap_or(SECTOR_SIZE as u32);
     if !(512..=65536).contains(&sector_size) || !sector_size.is_power_of_two() {
-        let text =
-            format!("{} = {sector_size}: expected a power of two from 512 to 65536", device.other("sector-size"));
+        let text = format!("{} = {sector_size}: expected a power of two from 512 to 65536", peer.path("sector-size"));
         return Err(Failure::new(Errno::EINVAL, text));
     }
-    let physical: u32 = optional(tree, device, "physical-sector-size").await?.unwrap_or(sector_size);
-    let info: u32 = optional(tree, device, "info").await?.unwrap_or(0);
-    let mode: Option<String> = optional(tree, device, "mode").await.unwrap_or(None);
-    let discard = match optional::<u32>(tree, device, "feature-discard").await? {
-        None | Some(0) => None,
-        Some(_) => Some(Discard {
-            granularity: optional(tree, device, "discard-granularity").await?.unwrap_or(sector_size),
-            alignment: optional(tree, device, "discard-alignment").await?.unwrap_or(0),
-            secure: optional::<u32>(tree, device, "discard-secure").await?.unwrap_or(0) != 0,
+    let physical = peer.number("physical-sector-size", sector_size).await?;
+    let info: u32 = peer.get("info").await?.unwrap_or(0);
+    let mode: Option<String> = peer.get("mode").await.unwrap_or(None);
+    let discard = match peer.flag("feature-discard").await? {
+        false => None,
+        true => Some(Discard {
+            granularity: peer.number("discard-granularity", sector_size).await?,
+            alignment: peer.number("discard-alignment", 0).await?,
+            secure: peer.flag("discard-secure").await?,
         }),
     };
-    Ok(Some(Geometry {
+    Ok(Geometry {
         sectors,
         sector_size,
         physical_sector_size: physical.max(sector_size),
@@ -195,7 +189,7 @@ async fn geometry_in(tree: &Tree, device: &Device, features: &Features) -> Resul
         cdrom: info & CDROM != 0,
         flush: features.flush || features.barrier,
         discard,
-    }))
+    })
 }
 
 /// A request that the backend has.
@@ -540,7 +534,11 @@ impl<G: Memory, P: Port> Connection<G, P> {
     /// The backend has changed something: a disk that was made larger tells its new size.
     async fn refresh(&mut self, device: &Device) -> Result<(), Failure> {
         let features = self.link.features;
-        let Some(mut geometry) = read_geometry(device, &features).await? else { return Ok(()) };
+        let geometry = device.read_peer(async |peer| match peer.get("sectors").await? {
+            Some(sectors) => read_geometry(peer, sectors, &features).await.map(Some),
+            None => Ok(None),
+        });
+        let Some(mut geometry) = geometry.await? else { return Ok(()) };
         let old = self.shared.geometry.get();
         // What it has refused it does not offer again.
         geometry.discard = geometry.discard.filter(|_| old.discard.is_some());

@@ -16,7 +16,7 @@ use futures_util::future::{Either, select};
 use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, MapRequest, PortNumber};
 use xen_ring::{BackRing, Protocol, SharedMapping, Storm};
 use xenstore_client::xenbus::{Backend, Device, Failure, Signals};
-use xenstore_client::{Error as StoreError, FromValue, Tree};
+use xenstore_client::{Error as StoreError, Tree};
 
 use super::port::{Port, Shared};
 use super::rings::{Credit, Guest, Rings};
@@ -83,48 +83,25 @@ where
 
     async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure> {
         let peer = device.other_domain();
-        let flag = async |key: &str| Ok::<_, Failure>(device.get_other::<u32>(key).await?.unwrap_or(0) != 0);
-        if !flag("request-rx-copy").await? {
-            let text = format!("{} is not 1: pages are not exchanged here", device.other("request-rx-copy"));
-            return Err(Failure::new(Errno::EOPNOTSUPP, text));
-        }
-        let queues: u32 = device.get_other("multi-queue-num-queues").await?.unwrap_or(1);
-        if queues != 1 {
-            let text = format!("{} = {queues}: expected 1", device.other("multi-queue-num-queues"));
-            return Err(Failure::new(Errno::EINVAL, text));
-        }
+        let keys = read_keys(device).await?;
         let map = |reference| {
             let mapping = self.memory.map(&[MapRequest { peer, reference, access: Access::ReadWrite }]);
             let mapping = mapping.map_err(|error| Failure::new(Errno::ENOMEM, format!("{error}")))?;
             SharedMapping::new(mapping)
                 .map_err(|status| Failure::new(Errno::EINVAL, format!("a ring's page, {reference}: {status}")))
         };
-        let (tx_reference, rx_reference): (GrantRef, GrantRef) =
-            (required(device, "tx-ring-ref").await?, required(device, "rx-ring-ref").await?);
-        let (tx_memory, rx_memory) = (map(tx_reference)?, map(rx_reference)?);
+        let (tx_memory, rx_memory) = (map(keys.tx_reference)?, map(keys.rx_reference)?);
         let bind = |port| {
             let bound = self.events.bind_interdomain(peer, port);
             bound.map_err(|error| Failure::new(Errno::EINVAL, format!("{error}")))
         };
-        let split: Option<PortNumber> = device.get_other("event-channel-tx").await?;
-        let (tx_port, rx_port) = match split {
-            Some(tx) => (bind(tx)?, Some(bind(required(device, "event-channel-rx").await?)?)),
-            None => (bind(required(device, "event-channel").await?)?, None),
-        };
-        let blank_v4 = !flag("feature-no-csum-offload").await?;
-        let guest = Guest {
-            gather: flag("feature-sg").await?,
-            gso_v4: flag("feature-gso-tcpv4").await?,
-            gso_v6: flag("feature-gso-tcpv6").await?,
-            blank_v4,
-            blank_v6: flag("feature-ipv6-csum-offload").await?,
-        };
+        let (tx_port, rx_port) = (bind(keys.tx_port)?, keys.rx_port.map(bind).transpose()?);
         information!(
             "{}: connected with {}, rings {} and {}{}",
             device.path(),
             peer,
-            tx_reference,
-            rx_reference,
+            keys.tx_reference,
+            keys.rx_reference,
             if rx_port.is_some() { ", two event channels" } else { "" }
         );
         Ok(Link {
@@ -134,13 +111,13 @@ where
                 tx_memory,
                 rx: attach(RxProtocol, &rx_memory)?,
                 rx_memory,
-                guest,
+                guest: keys.guest,
                 ready: VecDeque::new(),
             },
             tx_port,
             rx_port,
-            patience: if flag("feature-rx-notify").await? { PATIENCE } else { SHORT_PATIENCE },
-            multicast_control: flag("request-multicast-control").await?,
+            patience: if keys.rx_notify { PATIENCE } else { SHORT_PATIENCE },
+            multicast_control: keys.multicast_control,
         })
     }
 
@@ -182,9 +159,51 @@ async fn read_attach(device: &Device) -> Result<Attach, Failure> {
     })
 }
 
-async fn required<T: FromValue>(device: &Device, key: &str) -> Result<T, Failure> {
-    let missing = || Failure::new(Errno::EINVAL, format!("the frontend has written no {}", device.other(key)));
-    device.get_other(key).await?.ok_or_else(missing)
+/// What the frontend has written.
+struct Keys {
+    tx_reference: GrantRef,
+    rx_reference: GrantRef,
+    tx_port: PortNumber,
+    /// Of its own where the frontend can tell them apart.
+    rx_port: Option<PortNumber>,
+    guest: Guest,
+    rx_notify: bool,
+    multicast_control: bool,
+}
+
+async fn read_keys(device: &Device) -> Result<Keys, Failure> {
+    device
+        .read_peer(async |peer| {
+            if !peer.flag("request-rx-copy").await? {
+                let text = format!("{} is not 1: pages are not exchanged here", peer.path("request-rx-copy"));
+                return Err(Failure::new(Errno::EOPNOTSUPP, text));
+            }
+            let queues = peer.number("multi-queue-num-queues", 1).await?;
+            if queues != 1 {
+                let text = format!("{} = {queues}: expected 1", peer.path("multi-queue-num-queues"));
+                return Err(Failure::new(Errno::EINVAL, text));
+            }
+            let (tx_port, rx_port) = match peer.get("event-channel-tx").await? {
+                Some(tx) => (tx, Some(peer.required("event-channel-rx").await?)),
+                None => (peer.required("event-channel").await?, None),
+            };
+            Ok(Keys {
+                tx_reference: peer.required("tx-ring-ref").await?,
+                rx_reference: peer.required("rx-ring-ref").await?,
+                tx_port,
+                rx_port,
+                guest: Guest {
+                    gather: peer.flag("feature-sg").await?,
+                    gso_v4: peer.flag("feature-gso-tcpv4").await?,
+                    gso_v6: peer.flag("feature-gso-tcpv6").await?,
+                    blank_v4: !peer.flag("feature-no-csum-offload").await?,
+                    blank_v6: peer.flag("feature-ipv6-csum-offload").await?,
+                },
+                rx_notify: peer.flag("feature-rx-notify").await?,
+                multicast_control: peer.flag("request-multicast-control").await?,
+            })
+        })
+        .await
 }
 
 fn attach<P: Protocol>(protocol: P, memory: &xen_ring::SharedMemory) -> Result<BackRing<P>, Failure> {

@@ -50,14 +50,8 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
 
     async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
         let peer = device.other_domain();
-        let flag = async |key: &str| Ok::<_, Failure>(device.get_other::<u32>(key).await?.unwrap_or(0) != 0);
-        if !flag("feature-rx-copy").await? {
-            let text =
-                format!("{} is not 1: the backend cannot copy to this domain's pages", device.other("feature-rx-copy"));
-            return Err(Failure::new(Errno::EOPNOTSUPP, text));
-        }
-        let gather = flag("feature-sg").await?;
-        let large = self.options.large_segments && gather;
+        let keys = read_keys(device).await?;
+        let large = self.options.large_segments && keys.gather;
         let mtu = match device.get::<u16>("mtu").await? {
             Some(mtu) if mtu >= LEAST_MTU => mtu,
             Some(mtu) => {
@@ -69,11 +63,11 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
         let info = Info {
             mac: mac_address(device).await?,
             // Without scatter and gather a frame has one page.
-            mtu: if gather { mtu } else { mtu.min(USUAL_MTU) },
-            checksum_v4: self.options.checksums && !flag("feature-no-csum-offload").await?,
-            checksum_v6: self.options.checksums && flag("feature-ipv6-csum-offload").await?,
-            gso_v4: large && flag("feature-gso-tcpv4").await?,
-            gso_v6: large && flag("feature-gso-tcpv6").await?,
+            mtu: if keys.gather { mtu } else { mtu.min(USUAL_MTU) },
+            checksum_v4: self.options.checksums && keys.checksum_v4,
+            checksum_v6: self.options.checksums && keys.checksum_v6,
+            gso_v4: large && keys.gso_v4,
+            gso_v6: large && keys.gso_v6,
         };
         let bell = || {
             let made = self.events.alloc_unbound(peer);
@@ -84,10 +78,10 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
             tx: Tx::new(memory, peer, self.options.transmit_pages)?,
             rx: Rx::new(memory, peer, self.options.receive_pages)?,
             tx_port: bell()?,
-            rx_port: if flag("feature-split-event-channels").await? { Some(bell()?) } else { None },
+            rx_port: if keys.split { Some(bell()?) } else { None },
             info,
-            queues: device.get_other::<u32>("multi-queue-max-queues").await?.is_some(),
-            multicast_control: self.options.multicast_control && flag("feature-multicast-control").await?,
+            queues: keys.queues,
+            multicast_control: self.options.multicast_control && keys.multicast_control,
         })
     }
 
@@ -153,6 +147,40 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
     fn lost(&mut self) {
         self.shared.disconnect(Phase::Gone);
     }
+}
+
+/// What the backend offers.
+struct Keys {
+    gather: bool,
+    checksum_v4: bool,
+    checksum_v6: bool,
+    gso_v4: bool,
+    gso_v6: bool,
+    split: bool,
+    queues: bool,
+    multicast_control: bool,
+}
+
+async fn read_keys(device: &Device) -> Result<Keys, Failure> {
+    device
+        .read_peer(async |peer| {
+            if !peer.flag("feature-rx-copy").await? {
+                let key = peer.path("feature-rx-copy");
+                let text = format!("{key} is not 1: the backend cannot copy to this domain's pages");
+                return Err(Failure::new(Errno::EOPNOTSUPP, text));
+            }
+            Ok(Keys {
+                gather: peer.flag("feature-sg").await?,
+                checksum_v4: !peer.flag("feature-no-csum-offload").await?,
+                checksum_v6: peer.flag("feature-ipv6-csum-offload").await?,
+                gso_v4: peer.flag("feature-gso-tcpv4").await?,
+                gso_v6: peer.flag("feature-gso-tcpv6").await?,
+                split: peer.flag("feature-split-event-channels").await?,
+                queues: peer.number("multi-queue-max-queues", 0).await? > 0,
+                multicast_control: peer.flag("feature-multicast-control").await?,
+            })
+        })
+        .await
 }
 
 /// The address in the device's own directory.

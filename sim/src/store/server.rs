@@ -71,6 +71,8 @@ pub struct Server {
     tree: Tree,
     connections: BTreeMap<u16, Connection>,
     next_serial: u64,
+    /// Requests of each domain so far.
+    requests: BTreeMap<u16, u64>,
     /// What domains may have.
     pub quotas: Quotas,
     /// What it says that it offers.
@@ -98,6 +100,7 @@ impl Server {
             tree: Tree::new(),
             connections: BTreeMap::new(),
             next_serial: 0,
+            requests: BTreeMap::new(),
             quotas: Quotas::default(),
             features: Features::WATCH_DEPTH,
             refuse_commits: 0,
@@ -176,6 +179,11 @@ impl Server {
         }
     }
 
+    /// How many requests a domain has made so far, over all its connections.
+    pub fn requests(&self, domain: DomId) -> u64 {
+        self.requests.get(&domain.0).copied().unwrap_or(0)
+    }
+
     /// Packets that wait for a domain.
     pub fn outstanding(&self, domain: DomId) -> usize {
         self.connections.get(&domain.0).map_or(0, |connection| connection.output.len())
@@ -191,6 +199,7 @@ impl Server {
         if !self.connections.contains_key(&domain.0) {
             return;
         }
+        *self.requests.entry(domain.0).or_default() += 1;
         let answer = match Op::from_number(header.op) {
             None => Err(Errno::ENOSYS),
             Some(op) => match Request::parse(op, payload) {

@@ -4,5 +4,6 @@
 
 pub mod block;
 pub mod guest;
+pub mod log;
 pub mod network;
 pub mod script;

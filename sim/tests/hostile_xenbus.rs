@@ -1,0 +1,285 @@
+//! Peers that write what they like to their nodes of the store, as fast as they can.
+
+mod support;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use xen_blkif::back::{self as blkback, Attach};
+use xen_blkif::ramdisk::RamDisk;
+use xen_hal::{Access, Clock, EventChannels, Grant, GrantTable, Pages, Port};
+use xen_netif::back as netback;
+use xen_sim::{Domain, SimGrant, SimPort, Toolstack, Xen, check};
+use xenstore_client::{Error, Store};
+
+use support::log::{keep_log, take_log};
+
+const DISK: u32 = 51712;
+
+/// A guest without a driver, and the backend's driver that it is a guest of.
+struct Bench {
+    guest: Domain,
+    back: Domain,
+    toolstack: Toolstack,
+    store: Store,
+    /// The frontend's directory and the backend's.
+    front_path: String,
+    back_path: String,
+    class: &'static str,
+    device: u32,
+}
+
+impl Bench {
+    /// With the device there, and the backend waiting for its frontend.
+    async fn attach(xen: Xen, class: &'static str) -> Bench {
+        let (guest, back) = (xen.domain(), xen.domain());
+        let toolstack = xen.toolstack();
+        let (store, domain) = (back.store(), back.clone());
+        back.spawn(async move {
+            let (memory, events, clock) = (domain.clone(), domain.clone(), domain.clone());
+            match class {
+                "vbd" => {
+                    let open = async |_: &Attach| Ok(RamDisk::new(domain.clone(), 64).unwrap());
+                    let limits = blkback::Limits::default();
+                    drop(blkback::serve(&store, memory, events, clock, limits, open, |_, _| {}).await);
+                }
+                _ => {
+                    let limits = netback::Limits::default();
+                    drop(netback::serve(&store, memory, events, clock, limits, |_| Ok(())).await);
+                }
+            }
+        })
+        .detach();
+        let device = if class == "vbd" { DISK } else { 0 };
+        let nodes = [("params", "disk"), ("mode", "w"), ("mac", "00:16:3e:01:02:03")];
+        toolstack.attach_with(class, guest.id(), back.id(), device, &nodes).await.unwrap();
+        let (front_path, back_path) = Toolstack::paths(class, guest.id(), back.id(), device);
+        let store = guest.store();
+        let bench = Bench { guest, back, toolstack, store, front_path, back_path, class, device };
+        bench.until_backend("2").await;
+        bench
+    }
+
+    async fn set(&self, key: &str, value: &str) {
+        self.store.set(&format!("{}/{key}", self.front_path), value).await.unwrap();
+    }
+
+    /// What the backend's state is.
+    async fn backend(&self) -> Option<String> {
+        self.store.get(&format!("{}/state", self.back_path)).await.unwrap()
+    }
+
+    /// Waits until the backend is in one of these states, and says in which.
+    async fn until_backend(&self, states: &str) -> String {
+        let path = format!("{}/state", self.back_path);
+        let reached = self.store.wait_for(&path, |value| {
+            let value = std::str::from_utf8(value?).ok()?;
+            states.contains(value).then(|| value.to_owned())
+        });
+        let deadline = self.guest.sleep(Duration::from_secs(20));
+        match select(std::pin::pin!(reached), deadline).await {
+            Either::Left((state, _)) => state.unwrap(),
+            Either::Right(_) => {
+                panic!("the backend is not in one of the states {states} but {:?}", self.backend().await)
+            }
+        }
+    }
+
+    /// Publishes rings, and says that they are.
+    async fn publish(&self) -> Result<Rings, Error> {
+        let lend = || {
+            let page = self.guest.alloc_page().unwrap();
+            self.guest.grant(page, self.back.id(), Access::ReadWrite).unwrap()
+        };
+        let grants = vec![lend(), lend()];
+        let port = self.guest.alloc_unbound(self.back.id()).unwrap();
+        let references: Vec<String> = grants.iter().map(|grant: &SimGrant| grant.reference().0.to_string()).collect();
+        let number = port.number().0.to_string();
+        let keys = match self.class {
+            "vbd" => vec![("ring-ref", &*references[0]), ("event-channel", &number), ("state", "3")],
+            _ => vec![
+                ("tx-ring-ref", &*references[0]),
+                ("rx-ring-ref", &*references[1]),
+                ("event-channel", &number),
+                ("request-rx-copy", "1"),
+                ("state", "4"),
+            ],
+        };
+        self.store
+            .transaction(async |tree| -> Result<(), Error> {
+                for (key, value) in &keys {
+                    tree.set(&format!("{}/{key}", self.front_path), *value).await?;
+                }
+                Ok(())
+            })
+            .await?;
+        Ok(Rings { _grants: grants, _port: port })
+    }
+
+    /// What the backend has written to the device's error node.
+    async fn error(&self) -> Option<String> {
+        let home = format!("/local/domain/{}", self.back.id().0);
+        let path = self.back_path.strip_prefix(&home).unwrap();
+        self.toolstack.store().get(&format!("{home}/error{path}/error")).await.unwrap()
+    }
+
+    /// The toolstack takes the device away, in a second.
+    async fn detach(&self) {
+        let before = self.guest.now();
+        let detached = self.toolstack.detach(self.class, self.guest.id(), self.back.id(), self.device).await;
+        assert_eq!((detached, self.guest.now() - before < Duration::from_secs(1)), (Ok(true), true));
+    }
+}
+
+struct Rings {
+    _grants: Vec<SimGrant>,
+    _port: SimPort,
+}
+
+/// Linux reads features by `xenbus_read_unsigned`, with 0 for what is no number.
+#[test]
+fn a_feature_that_is_no_number_is_not_asked_for() {
+    for (class, keys) in [
+        ("vbd", &["feature-persistent", "multi-queue-num-queues"][..]),
+        (
+            "vif",
+            &[
+                "feature-sg",
+                "feature-gso-tcpv4",
+                "feature-no-csum-offload",
+                "feature-rx-notify",
+                "multi-queue-num-queues",
+            ],
+        ),
+    ] {
+        for value in ["banana", "-1", "", "1.5", "99999999999", "\x1b]0;x\x07\u{202e}", "9".repeat(1900).leak()] {
+            check("features", 1, |xen| {
+                keep_log();
+                let machine = xen.clone();
+                xen.run(async move {
+                    let bench = Bench::attach(machine, class).await;
+                    for key in keys {
+                        bench.set(key, value).await;
+                    }
+                    let _rings = bench.publish().await.unwrap();
+                    bench.until_backend("4").await;
+                    assert_eq!(bench.error().await, None);
+                    let log = take_log();
+                    for key in keys {
+                        let told: Vec<_> = log.iter().filter(|line| line.contains(key)).collect();
+                        assert_eq!(told.len(), 1, "one line names {key}: {log:?}");
+                        assert!(told[0].contains("is not a number") && told[0].len() < 400, "{told:?}");
+                        let shown = value.chars().take(10).flat_map(char::escape_debug).collect::<String>();
+                        assert!(told[0].contains(&shown), "{told:?} has no {shown}");
+                    }
+                    assert!(log.iter().all(|line| !line.chars().any(char::is_control)), "{log:?}");
+                    bench.set("state", "6").await;
+                    bench.detach().await;
+                });
+            });
+        }
+    }
+}
+
+/// What a device cannot do without fails it, and says which key and what it holds, in a way that fits a line.
+#[test]
+fn a_required_key_that_is_no_number_fails_the_device() {
+    for (class, key) in
+        [("vbd", "ring-ref"), ("vbd", "event-channel"), ("vif", "tx-ring-ref"), ("vif", "event-channel")]
+    {
+        for value in ["banana", "", "\x1b[2J\x1b[31mroot@dom0:~# \r\n", "\x1b".repeat(1900).leak()] {
+            check("required keys", 1, |xen| {
+                keep_log();
+                let machine = xen.clone();
+                xen.run(async move {
+                    let bench = Bench::attach(machine, class).await;
+                    let rings = bench.publish().await.unwrap();
+                    bench.until_backend("4").await;
+                    bench.set("state", "6").await;
+                    bench.until_backend("6").await;
+                    bench.set("state", "1").await;
+                    bench.until_backend("2").await;
+                    bench.set(key, value).await;
+                    bench.set("state", if class == "vbd" { "3" } else { "4" }).await;
+                    bench.until_backend("56").await;
+                    let error = bench.error().await.expect("the device's error node says why");
+                    let path = format!("{}/{key}: expected a", bench.front_path);
+                    assert!(error.contains(&path) && error.len() < 600, "{error}");
+                    let log = take_log();
+                    assert!(log.iter().any(|line| line.contains(&path)), "{log:?}");
+                    for line in log.iter().chain([&error]) {
+                        assert!(line.len() < 700 && !line.chars().any(char::is_control), "{line:?}");
+                    }
+                    drop(rings);
+                    bench.set("state", "6").await;
+                    bench.detach().await;
+                });
+            });
+        }
+    }
+}
+
+/// A text that goes into the failure as it is: as long as a node's value can be, it once did not fit the error node, and
+/// the store's refusal ended the driver.
+#[test]
+fn a_text_of_a_peer_is_cut_and_escaped() {
+    for value in ["\x1b[2J\n".repeat(300), "x".repeat(1900), "\u{202e}".repeat(600)] {
+        check("protocol", 1, move |xen| {
+            keep_log();
+            let (machine, value) = (xen.clone(), value.clone());
+            xen.run(async move {
+                let bench = Bench::attach(machine, "vbd").await;
+                bench.set("protocol", &value).await;
+                let _rings = bench.publish().await.unwrap();
+                bench.until_backend("56").await;
+                let error = bench.error().await.expect("the device's error node says why");
+                for line in take_log().iter().chain([&error]) {
+                    assert!(line.len() < 700 && !line.chars().any(char::is_control), "{line:?}");
+                    assert!(!line.contains('\u{202e}'), "{line:?}");
+                }
+                bench.set("state", "6").await;
+                bench.detach().await;
+            });
+        });
+    }
+}
+
+/// Keys that change while they are read are read again, and not without end.
+#[test]
+fn keys_that_never_stop_changing_fail_the_device() {
+    check("torn keys", 30, |xen| {
+        let machine = xen.clone();
+        xen.run(async move {
+            let bench = Rc::new(Bench::attach(machine.clone(), "vbd").await);
+            let stop = Rc::new(Cell::new(false));
+            let _rings = bench.publish().await.unwrap();
+            // As many writers as it takes to be faster than the reader.
+            let writers: Vec<_> = (0..16)
+                .map(|writer| {
+                    let (bench, stop) = (bench.clone(), stop.clone());
+                    bench.guest.clone().spawn(async move {
+                        while !stop.get() {
+                            bench.set("protocol", if writer % 2 == 0 { "x86_64-abi" } else { "x86_32-abi" }).await;
+                        }
+                    })
+                })
+                .collect();
+            let before = machine.server().borrow().requests(bench.back.id());
+            let reached = bench.until_backend("456").await;
+            let requests = machine.server().borrow().requests(bench.back.id()) - before;
+            assert!(requests < 200, "{requests} requests of the backend's");
+            if reached != "4" {
+                let error = bench.error().await.unwrap();
+                assert!(error.contains("the frontend has changed"), "{error}");
+            }
+            stop.set(true);
+            for writer in writers {
+                writer.await;
+            }
+            bench.set("state", "6").await;
+            bench.detach().await;
+        });
+    });
+}
