@@ -256,7 +256,7 @@ async fn use_device<F: Frontend>(
     }
 }
 
-/// Runs the driver, and tells it when the backend wants to end.
+/// Runs the driver, and tells it when the backend wants to end, or is gone.
 async fn run<F: Frontend>(
     device: &Device,
     generation: u32,
@@ -268,8 +268,14 @@ async fn run<F: Frontend>(
     let monitor = async {
         loop {
             match look(device, generation, FrontendStage::Up).await? {
-                Err(life) => return Ok::<Seen, Error>(Seen::Life(life)),
+                Err(life) => {
+                    signals.lose();
+                    return Ok::<Seen, Error>(Seen::Life(life));
+                }
+                // It still answers what it was asked, unless it goes away meanwhile.
+                Ok(Some(State::Closing)) => signals.close(),
                 Ok(state) if frontend_step(FrontendStage::Up, state) == FrontendStep::Close => {
+                    signals.lose();
                     return Ok(Seen::Closing);
                 }
                 Ok(_) => signals.change(),
@@ -277,7 +283,8 @@ async fn run<F: Frontend>(
             watches.next(device).await?;
         }
     };
-    attend(&signals, driver.run(device, offer, &signals), monitor).await
+    let (outcome, seen) = attend(&signals, driver.run(device, offer, &signals), monitor).await?;
+    Ok((outcome, seen.or_else(|| signals.is_closing().then_some(Seen::Closing))))
 }
 
 /// The closing handshake, from this end.

@@ -14,6 +14,7 @@ use crate::Error;
 #[derive(Debug, Default)]
 pub struct Signals {
     closing: Cell<bool>,
+    lost: Cell<bool>,
     changes: Cell<u32>,
     waiting: WaitQueue,
 }
@@ -31,6 +32,21 @@ impl Signals {
     /// May be dropped at any time.
     pub async fn closing(&self) {
         self.waiting.wait_until(|| self.closing.get().then_some(())).await;
+    }
+
+    /// Whether the other end of this connection is gone for good, as after a restore of this domain: it answers nothing
+    /// any more. The use is to end then without waiting for it.
+    pub fn is_lost(&self) -> bool {
+        self.lost.get()
+    }
+
+    /// Waits until [`is_lost`](Signals::is_lost), for a driver that is closing and still waits for answers.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn lost(&self) {
+        poll_fn(|cx| self.poll(cx, || self.lost.get())).await;
     }
 
     /// How often the other end has said that something has changed.
@@ -51,6 +67,12 @@ impl Signals {
     pub(super) fn close(&self) {
         self.closing.set(true);
         self.waiting.wake_all();
+    }
+
+    /// The other end is gone, which closes the device too.
+    pub(super) fn lose(&self) {
+        self.lost.set(true);
+        self.close();
     }
 
     pub(super) fn change(&self) {
