@@ -2,165 +2,25 @@
 
 mod support;
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use xen_blkif::front::{self, Disk};
-use xen_blkif::protocol::{Abi, Body, Operation, Request, Response, Status};
-use xen_blkif::{BlockDevice, Error, Geometry};
-use xen_hal::{Access, Clock, DomId, Errno, EventChannels, GrantRef, GrantTable, MapRequest, Port, PortNumber};
-use xen_ring::{BackRing, SharedMapping};
-use xen_sim::{Domain, SimMapping, SimPort, Toolstack, Xen, check};
-use xenstore_client::xenbus::{Backend, Device, Failure, Signals, backend};
-use xenstore_client::{Error as StoreError, Restart, Tree};
+use futures_util::future::join_all;
+use xen_blkif::protocol::{Body, Operation, Response, Status};
+use xen_blkif::{BlockDevice, Error, Geometry, front};
+use xen_hal::{Access, Clock, DomId, GrantRef, GrantTable, MapRequest, Port};
+use xen_ring::SharedMapping;
+use xen_sim::{Toolstack, check};
+use xenstore_client::Restart;
+use xenstore_client::xenbus::{State, backend};
 
+use support::backend::{BadBackend, DEVICE, SECTORS, Served, against_frontend, against_frontend_with, okay, read};
 use support::log::{keep_log, take_log};
-use support::script::{Script, script};
-
-const DEVICE: u32 = 51712;
-const SECTORS: u64 = 64;
-
-fn failure(error: impl std::fmt::Display) -> Failure {
-    Failure::new(Errno::EIO, error.to_string())
-}
-
-/// A backend that runs a script.
-struct BadBackend {
-    domain: Domain,
-    nodes: Vec<(&'static str, &'static str)>,
-    run: Script<Served>,
-}
-
-struct Served {
-    domain: Domain,
-    peer: DomId,
-    ring: RefCell<BackRing<Abi>>,
-    memory: SharedMapping<SimMapping>,
-    port: SimPort,
-}
-
-impl Served {
-    async fn request(&self) -> Request {
-        loop {
-            if let Some(request) = self.ring.borrow_mut().pop(&self.memory).unwrap() {
-                return request;
-            }
-            self.domain.sleep(Duration::from_micros(100)).await;
-        }
-    }
-
-    fn answer(&self, response: Response) {
-        self.ring.borrow_mut().push(&self.memory, &response);
-        let _ = self.ring.borrow_mut().publish(&self.memory);
-        self.port.notify();
-    }
-}
-
-impl Backend for BadBackend {
-    type Link = Served;
-
-    async fn prepare(&mut self, _: &Device) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn offer(&mut self, device: &Device, tree: &Tree) -> Result<(), StoreError> {
-        for (key, value) in self.nodes.iter().filter(|(key, _)| *key == "max-ring-page-order") {
-            tree.set(&device.own(key), *value).await?;
-        }
-        tree.set(&device.own("feature-max-indirect-segments"), &256_u32).await
-    }
-
-    async fn connect(&mut self, device: &Device) -> Result<Served, Failure> {
-        let reference: GrantRef = device.get_other("ring-ref").await?.ok_or_else(|| failure("no ring"))?;
-        let port: PortNumber = device.get_other("event-channel").await?.ok_or_else(|| failure("no port"))?;
-        let peer = device.other_domain();
-        let mapping = self.domain.map(&[MapRequest { peer, reference, access: Access::ReadWrite }]).map_err(failure)?;
-        let memory = SharedMapping::new(mapping).map_err(failure)?;
-        let ring = RefCell::new(BackRing::attach(Abi::X86_64, &memory).map_err(failure)?);
-        let port = self.domain.bind_interdomain(peer, port).map_err(failure)?;
-        Ok(Served { domain: self.domain.clone(), peer, ring, memory, port })
-    }
-
-    async fn publish(&mut self, device: &Device, _: &Served, tree: &Tree) -> Result<(), StoreError> {
-        tree.set(&device.own("feature-flush-cache"), &true).await?;
-        tree.set(&device.own("feature-barrier"), &true).await?;
-        tree.set(&device.own("feature-discard"), &true).await?;
-        tree.set(&device.own("feature-persistent"), &true).await?;
-        tree.set(&device.own("sectors"), &SECTORS).await?;
-        for (key, value) in &self.nodes {
-            tree.set(&device.own(key), *value).await?;
-        }
-        Ok(())
-    }
-
-    async fn run(&mut self, _: &Device, served: Served, signals: &Signals) -> Result<(), Failure> {
-        let served = Rc::new(served);
-        (self.run)(served.clone()).await;
-        signals.closing().await;
-        Ok(())
-    }
-}
-
-/// Runs `user` on a disk that a script serves; says what the frontend's error node holds afterwards.
-fn against_frontend(
-    xen: &Xen,
-    run: impl AsyncFn(&Served) + 'static,
-    user: impl AsyncFn(&Disk<Domain>) + 'static,
-) -> Option<String> {
-    against_frontend_with(xen, &[], run, user)
-}
-
-/// The same, where the backend says some things in other words.
-fn against_frontend_with(
-    xen: &Xen,
-    nodes: &[(&'static str, &'static str)],
-    run: impl AsyncFn(&Served) + 'static,
-    user: impl AsyncFn(&Disk<Domain>) + 'static,
-) -> Option<String> {
-    run_against_frontend(xen, nodes.to_vec(), script(run), script(user))
-}
-
-fn run_against_frontend(
-    xen: &Xen,
-    nodes: Vec<(&'static str, &'static str)>,
-    run: Script<Served>,
-    user: Script<Disk<Domain>>,
-) -> Option<String> {
-    let toolstack = xen.toolstack();
-    let (front, back) = (xen.domain(), xen.domain());
-    let (store, domain) = (back.store(), back.clone());
-    let path = Toolstack::paths("vbd", front.id(), back.id(), DEVICE).1;
-    let (front_id, back_id) = (front.id(), back.id());
-    let front_store = front.store();
-    xen.run(async move {
-        toolstack.attach_with("vbd", front_id, back_id, DEVICE, &[("mode", "w")]).await.unwrap();
-        back.spawn(async move {
-            let mut driver = BadBackend { domain: domain.clone(), nodes, run };
-            drop(backend(&store, &domain, &path, &mut driver).await);
-        })
-        .detach();
-        let device = format!("device/vbd/{DEVICE}");
-        let options = front::Options::default();
-        let (disk, runner) =
-            front::connect(&front_store, front.clone(), front.clone(), front.clone(), &device, options);
-        front.spawn(async move { drop(runner.await) }).detach();
-        user(Rc::new(disk)).await;
-        front.sleep(Duration::from_millis(50)).await;
-        let error = format!("/local/domain/{}/error/device/vbd/{DEVICE}/error", front_id.0);
-        toolstack.store().get::<String>(&error).await.unwrap()
-    })
-}
-
-async fn read(disk: &Disk<Domain>) -> Result<(), Error> {
-    let mut bytes = [0; 512];
-    disk.read_bytes(0, &mut bytes).await
-}
+use support::script::script;
 
 #[test]
 fn xsa_376_a_backends_answers_are_checked() {
-    let okay =
-        |request: &Request| Response { id: request.id, operation: request.answered_operation(), status: Status::Okay };
     check("unknown id", 10, |xen| {
         let error = against_frontend(
             xen,
@@ -401,4 +261,117 @@ fn what_a_backend_cannot_do_after_all_degrades() {
         );
         assert_eq!(error, None);
     });
+}
+
+/// A guest that is restored while requests are in flight does not wait for a backend that is not there.
+#[test]
+fn a_restore_does_not_wait_for_the_old_backend() {
+    for in_flight in [1, 40] {
+        check("restore in flight", 10, |xen| {
+            let toolstack = xen.toolstack();
+            let (front, back) = (xen.domain(), xen.domain());
+            let (front_store, back_store) = (front.store(), back.store());
+            let paths = Toolstack::paths("vbd", front.id(), back.id(), DEVICE);
+            let start_backend = {
+                let (back, path) = (back.clone(), paths.1.clone());
+                move |answers: bool| {
+                    let (store, domain, path) = (back_store.clone(), back.clone(), path.clone());
+                    back.spawn(async move {
+                        let run = async move |served: &Served| {
+                            loop {
+                                let request = served.request().await;
+                                if answers {
+                                    served.answer(okay(&request));
+                                }
+                            }
+                        };
+                        let mut driver = BadBackend { domain: domain.clone(), nodes: vec![], run: script(run) };
+                        drop(backend(&store, &domain, &path, &mut driver).await);
+                    })
+                }
+            };
+            let dom0 = xen.dom0();
+            xen.run(async move {
+                let attach = async || {
+                    toolstack.attach_with("vbd", front.id(), back.id(), DEVICE, &[("mode", "w")]).await.unwrap();
+                };
+                attach().await;
+                // The old host's backend has the requests when the guest is saved.
+                let driver = start_backend(false);
+                let device = format!("device/vbd/{DEVICE}");
+                let options = front::Options::default();
+                let (disk, runner) =
+                    front::connect(&front_store, front.clone(), front.clone(), front.clone(), &device, options);
+                front.spawn(async move { drop(runner.await) }).detach();
+                disk.ready().await.unwrap();
+                let reading = join_all((0..in_flight).map(|_| {
+                    let disk = disk.clone();
+                    front.spawn(async move { read(&disk).await })
+                }));
+                dom0.sleep(Duration::from_millis(10)).await;
+                let quiet = front_store.quiesce().await.unwrap();
+                driver.cancel().await;
+                toolstack.store().remove(&paths.1).await.unwrap();
+                toolstack.store().remove(&paths.0).await.unwrap();
+                attach().await;
+                let driver = start_backend(true);
+                front.suspend_and_restore();
+                let start = dom0.now();
+                quiet.go_on(Restart::New);
+                assert!(reading.await.into_iter().all(|outcome| outcome == Ok(())));
+                let took = dom0.now() - start;
+                driver.cancel().await;
+                assert!(took < Duration::from_secs(1), "the requests were made again after {took:?}");
+            });
+        });
+    }
+}
+
+/// A backend that closes in an orderly way may still answer what it was asked; one that has ended, begun anew or gone
+/// away does not, and nobody waits for it, not even where it goes away while it closes.
+#[test]
+fn requests_in_flight_are_waited_for_as_long_as_the_backend_is_there() {
+    for (state, then_gone, expected) in [
+        // It answers after a second.
+        (State::Closing, false, 1000..1300),
+        (State::Closing, true, 100..300),
+        (State::Closed, false, 0..200),
+        (State::Initialising, false, 0..200),
+    ] {
+        check("closing", 10, |xen| {
+            let taken = Rc::new(Cell::new(None));
+            let closed_after = taken.clone();
+            against_frontend(
+                xen,
+                async move |served| {
+                    let request = served.request().await;
+                    // The next life is an ordinary one.
+                    if closed_after.get().is_some() {
+                        return served.answer(okay(&request));
+                    }
+                    let ends = |millis| served.domain.now() + Duration::from_millis(millis);
+                    let (start, gone, answer) = (ends(0), then_gone.then(|| ends(100)), ends(1000));
+                    let mut due = [gone, Some(answer)];
+                    served.store.set(&format!("{}/state", served.path), &state).await.unwrap();
+                    let front = format!("{}/state", Toolstack::paths("vbd", served.peer, DomId(0), DEVICE).0);
+                    while served.store.get(&front).await.unwrap() == Some(State::Connected) {
+                        let now = served.domain.now();
+                        if due[0].take_if(|due| *due <= now).is_some() {
+                            served.store.remove(&served.path).await.unwrap();
+                        }
+                        if due[1].take_if(|due| *due <= now).is_some() {
+                            served.answer(okay(&request));
+                        }
+                        served.domain.sleep(Duration::from_millis(1)).await;
+                    }
+                    closed_after.set(Some((served.domain.now() - start).as_millis()));
+                },
+                async |disk| {
+                    let _ = read(disk).await;
+                },
+            );
+            let took = taken.get().expect("the frontend closes");
+            assert!(expected.contains(&took), "{state}, then gone: {then_gone}: the frontend closes after {took} ms");
+        });
+    }
 }

@@ -237,9 +237,14 @@ impl<G: Memory, P: Port> Connection<G, P> {
         let mut storm = Storm::default();
         let mut deadline = None;
         loop {
-            let worked = self.step(deadline.is_some())?;
+            // Looked at first: what a backend that is gone has answered before is taken still.
+            let (closing, lost) = (signals.is_closing(), signals.is_lost());
+            let worked = self.step(closing)?;
             let idle = self.link.ring.outstanding() == 0;
-            if signals.is_closing() {
+            if lost {
+                return Ok(());
+            }
+            if closing {
                 let until = *deadline.get_or_insert_with(|| clock.now() + CLOSING_PATIENCE);
                 if idle || clock.now() >= until {
                     return Ok(());
@@ -263,15 +268,16 @@ impl<G: Memory, P: Port> Connection<G, P> {
             let event = {
                 let (shared, port) = (&self.shared, &self.link.port);
                 let mut change = pin!(signals.changed(known));
-                let mut closing = pin!(signals.closing());
-                let closing_seen = deadline.is_some();
+                let mut closed = pin!(signals.closing());
+                let mut lost = pin!(signals.lost());
                 let mut waiting = poll_fn(|cx| {
                     if hurry && port.poll_wait(cx).is_ready() {
                         return Poll::Ready(true);
                     }
+                    let ended = if closing { lost.as_mut().poll(cx) } else { closed.as_mut().poll(cx) };
                     let other = shared.poll_kicked(cx.waker()).is_ready()
                         || change.as_mut().poll(cx).is_ready()
-                        || (!closing_seen && closing.as_mut().poll(cx).is_ready());
+                        || ended.is_ready();
                     if other { Poll::Ready(false) } else { Poll::Pending }
                 });
                 let until = match hurry {

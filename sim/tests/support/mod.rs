@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
 
+pub mod backend;
 pub mod block;
 pub mod guest;
 pub mod log;
