@@ -349,13 +349,19 @@ fn tcp(payload: usize, syn: bool, mss: Option<u16>) -> Vec<u8> {
     bytes
 }
 
-/// The same from the other end.
+/// The stack's answer to a SYN from the other end.
+fn syn_ack(mss: u16) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(80, 5000, 70, 9);
+    let mut bytes = Vec::new();
+    let options = [etherparse::TcpOptionElement::MaximumSegmentSize(mss)];
+    builder.syn().ack(8).options(&options).unwrap().write(&mut bytes, &[]).unwrap();
+    bytes
+}
+
+/// The same from the other end: a SYN, or what acknowledges the stack's.
 fn answer(syn: bool, mss: Option<u16>) -> Vec<u8> {
-    let mut builder =
-        PacketBuilder::ethernet2([4; 6], [2; 6]).ipv4([10, 0, 0, 2], [10, 0, 0, 1], 64).tcp(5000, 80, 7, 9);
-    if syn {
-        builder = builder.syn();
-    }
+    let builder = PacketBuilder::ethernet2([4; 6], [2; 6]).ipv4([10, 0, 0, 2], [10, 0, 0, 1], 64).tcp(5000, 80, 7, 9);
+    let builder = if syn { builder.syn() } else { builder.ack(71) };
     let options: Vec<_> = mss.into_iter().map(etherparse::TcpOptionElement::MaximumSegmentSize).collect();
     let mut bytes = Vec::new();
     builder.options(&options).unwrap().write(&mut bytes, &[]).unwrap();
@@ -371,6 +377,10 @@ fn a_backend_that_can_cuts_segments_and_makes_checksums() {
             async |wire| {
                 wire.deliver(&answer(true, Some(1000)), 4096, 0, rx_flags::DATA_VALIDATED, None).await;
                 let sent = wire.sent().await;
+                let headers = Headers::parse(&sent.bytes).unwrap();
+                assert_eq!(sent.bytes[headers.transport + 22..headers.transport + 24], 1460_u16.to_be_bytes());
+                wire.deliver(&answer(false, None), 4096, 0, rx_flags::DATA_VALIDATED, None).await;
+                let sent = wire.sent().await;
                 assert_eq!(sent.extra, Some(Extra::Gso { size: 1000, protocol: Gso::TcpV4 }));
                 assert_eq!(sent.flags, tx_flags::CSUM_BLANK | tx_flags::DATA_VALIDATED);
                 let mut whole = tcp(20_000, false, None);
@@ -378,9 +388,6 @@ fn a_backend_that_can_cuts_segments_and_makes_checksums() {
                 assert!(sent.bytes == whole);
                 let sent = wire.sent().await;
                 assert_eq!((sent.extra, sent.flags), (None, tx_flags::CSUM_BLANK | tx_flags::DATA_VALIDATED));
-                let sent = wire.sent().await;
-                let headers = Headers::parse(&sent.bytes).unwrap();
-                assert_eq!(sent.bytes[headers.transport + 22..headers.transport + 24], 1460_u16.to_be_bytes());
             },
             async |interface, front| {
                 interface.ready().await.unwrap();
@@ -389,9 +396,10 @@ fn a_backend_that_can_cuts_segments_and_makes_checksums() {
                 let syn = receive(&mut device).await;
                 let headers = Headers::parse(&syn).unwrap();
                 assert_eq!(syn[headers.transport + 22..headers.transport + 24], 61_312_u16.to_be_bytes(), "raised");
+                send(&mut device, &syn_ack(65_000)).await;
+                receive(&mut device).await;
                 send(&mut device, &tcp(20_000, false, None)).await;
                 send(&mut device, &tcp(999, false, None)).await;
-                send(&mut device, &tcp(0, true, Some(65_000))).await;
                 assert_eq!(interface.statistics().sent_large, 1);
                 // What was sent is the backend's to read until the interface goes.
                 front.sleep(Duration::from_millis(50)).await;
