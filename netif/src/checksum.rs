@@ -17,6 +17,11 @@ fn field(frame: &[u8], headers: &Headers) -> Option<usize> {
     (headers.transport + header <= headers.end).then_some(headers.transport + field)
 }
 
+/// Whether there is a checksum of TCP or UDP that can be completed.
+pub fn is_there(frame: &[u8], headers: &Headers) -> bool {
+    field(frame, headers).is_some()
+}
+
 /// The sum over the addresses, the protocol and the length.
 fn pseudo_header(frame: &[u8], headers: &Headers) -> Sum16BitWords {
     Sum16BitWords::new()

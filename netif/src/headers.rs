@@ -14,6 +14,28 @@ const DESTINATION: u8 = 60;
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
+/// Most bytes of IP headers, those of extensions included. Linux looks no further either (`MAX_IPV6_HDR_LEN`), and each
+/// segment of a packet carries all of them.
+const MOST_IP: usize = 256;
+
+/// Whether a frame says that it holds an IP packet; [`Headers::parse`] tells whether it does.
+pub fn is_ip(frame: &[u8]) -> bool {
+    matches!(ethertype(frame), Some((_, ETHERTYPE_IPV4 | ETHERTYPE_IPV6)))
+}
+
+/// Where a frame's payload begins, behind tags of virtual networks, and what it is.
+fn ethertype(frame: &[u8]) -> Option<(usize, u16)> {
+    let mut start = ETHERNET;
+    let mut kind = word(frame, start - 2)?;
+    // A tag in a tag.
+    for _ in 0..2 {
+        if ETHERTYPES_VLAN.contains(&kind) {
+            start += 4;
+            kind = word(frame, start - 2)?;
+        }
+    }
+    Some((start, kind))
+}
 
 /// An IP packet in an Ethernet frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,20 +59,11 @@ fn word(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 impl Headers {
-    /// Finds them; `None` where the frame holds no IP packet, or no whole one.
+    /// Finds them; `None` where the frame holds no IP packet, no whole one, or one with more than 256 bytes of headers.
     pub fn parse(frame: &[u8]) -> Option<Headers> {
-        let mut ip = ETHERNET;
-        let mut kind = word(frame, ip - 2)?;
-        // A tag in a tag.
-        for _ in 0..2 {
-            if ETHERTYPES_VLAN.contains(&kind) {
-                ip += 4;
-                kind = word(frame, ip - 2)?;
-            }
-        }
-        match kind {
-            ETHERTYPE_IPV4 => Headers::parse_v4(frame, ip),
-            ETHERTYPE_IPV6 => Headers::parse_v6(frame, ip),
+        match ethertype(frame)? {
+            (ip, ETHERTYPE_IPV4) => Headers::parse_v4(frame, ip),
+            (ip, ETHERTYPE_IPV6) => Headers::parse_v6(frame, ip),
             _ => None,
         }
     }
@@ -86,6 +99,9 @@ impl Headers {
             };
             headers.protocol = header[0];
             headers.transport += length;
+            if headers.transport - ip > MOST_IP {
+                return None;
+            }
         }
         (headers.transport <= end).then_some(headers)
     }

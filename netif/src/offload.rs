@@ -5,7 +5,7 @@ use core::cell::RefCell;
 use embassy_net_driver::{Capabilities, Checksum, ChecksumCapabilities};
 
 use crate::checksum;
-use crate::headers::{ETHERNET, Headers, TCP, UDP};
+use crate::headers::{self, ETHERNET, Headers, TCP, UDP};
 use crate::mss::Flows;
 use crate::protocol::{Gso, MOST_BYTES};
 use crate::segment::Cut;
@@ -51,11 +51,43 @@ pub(crate) fn capabilities(large: bool, mtu: u16) -> Capabilities {
     capabilities
 }
 
-/// Prepares a frame for the stack, which sends large segments where there are `flows`; whether it is good. Of a `known`
-/// one the checksum is not looked at.
-pub(crate) fn incoming(frame: &mut [u8], known: bool, flows: Option<&RefCell<Flows>>) -> bool {
-    let Some(headers) = Headers::parse(frame) else { return true };
-    let good = known || checksum::is_right(frame, &headers);
+/// What the other end says of a frame that it gives to this one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Said {
+    /// The checksum is known to be right.
+    pub(crate) good: bool,
+    /// The checksum is left to this end.
+    pub(crate) blank: bool,
+    /// And so is its division into segments.
+    pub(crate) gso: Option<(Gso, u16)>,
+}
+
+/// Segments with less payload than this nobody asks for: the smallest MSS that Linux uses is 48, and TCP options take up
+/// to 40 of it (`TCP_MIN_GSO_SIZE`).
+const LEAST_SEGMENT: u16 = 8;
+
+/// Whether a frame can be divided into segments as it says.
+pub(crate) fn can_be_cut(frame: &[u8], headers: &Headers, protocol: Gso, size: u16) -> bool {
+    let right = match protocol {
+        Gso::TcpV4 => !headers.v6,
+        Gso::TcpV6 => headers.v6,
+        Gso::Other(_) => false,
+    };
+    right && size >= LEAST_SEGMENT && headers.tcp_header(frame).is_some()
+}
+
+/// Prepares a frame for the stack, which sends large segments where there are `flows`; whether it is good. It is not
+/// where it leaves something to the stack that cannot be done, or its checksum is wrong. Of what nobody can find a
+/// checksum in, the stack would take any bytes.
+pub(crate) fn incoming(frame: &mut [u8], said: Said, flows: Option<&RefCell<Flows>>) -> bool {
+    let Some(headers) = Headers::parse(frame) else {
+        return !said.blank && said.gso.is_none() && !headers::is_ip(frame);
+    };
+    let good = match said {
+        Said { gso: Some((protocol, size)), .. } => can_be_cut(frame, &headers, protocol, size),
+        Said { blank: true, .. } => checksum::is_there(frame, &headers),
+        Said { good, .. } => good || checksum::is_right(frame, &headers),
+    };
     if good
         && headers.protocol == TCP
         && let Some(flows) = flows
@@ -78,7 +110,8 @@ pub(crate) fn outgoing(frame: &mut [u8], offloads: Offloads, flows: Option<&RefC
         if let Some(size) = size
             && payload > usize::from(size)
         {
-            if !(blank && if headers.v6 { offloads.gso_v6 } else { offloads.gso_v4 }) {
+            let gso = blank && if headers.v6 { offloads.gso_v6 } else { offloads.gso_v4 };
+            if !gso || size < LEAST_SEGMENT {
                 return Cut::segments(frame, &headers, size).map_or(Outgoing::TooLarge, Outgoing::Cut);
             }
             checksum::leave_blank(frame, &headers);

@@ -9,7 +9,7 @@ use embassy_net_driver::{Capabilities, Driver, HardwareAddress, LinkState};
 
 use super::port::{Packet, Port, Shared, Sum};
 use crate::mss::Flows;
-use crate::offload::{self, Offloads, Outgoing};
+use crate::offload::{self, Offloads, Outgoing, Said};
 use crate::protocol::MOST_BYTES;
 
 /// The driver for a network stack of this domain, whose wire to the guest is a [`Port`].
@@ -92,8 +92,9 @@ impl Driver for Device {
 
 impl embassy_net_driver::RxToken for RxToken<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(mut self, read: F) -> R {
-        let known = self.packet.sum != Sum::There;
-        match offload::incoming(&mut self.packet.bytes, known, Some(&self.device.flows)) {
+        let Packet { sum, gso, .. } = self.packet;
+        let said = Said { good: sum == Sum::Good, blank: sum == Sum::Blank, gso };
+        match offload::incoming(&mut self.packet.bytes, said, Some(&self.device.flows)) {
             true => read(&mut self.packet.bytes),
             // A stack takes nothing from a frame of no bytes.
             false => {

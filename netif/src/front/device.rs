@@ -11,7 +11,7 @@ use super::Memory;
 use super::shared::{Phase, Shared};
 use super::tx::Tx;
 use crate::mss::Flows;
-use crate::offload::{self, Outgoing};
+use crate::offload::{self, Outgoing, Said};
 use crate::protocol::{Extra, rx_flags, tx_flags};
 use crate::segment::Cut;
 
@@ -136,8 +136,12 @@ impl<G: Memory> embassy_net_driver::RxToken for RxToken<'_, G> {
                     statistics.received_bytes += frame.bytes.len() as u64;
                     statistics.copied += u64::from(frame.copied);
                 });
-                let known = frame.flags & (rx_flags::DATA_VALIDATED | rx_flags::CSUM_BLANK) != 0;
-                good = offload::incoming(frame.bytes, known, shared.flows());
+                let said = Said {
+                    good: frame.flags & rx_flags::DATA_VALIDATED != 0,
+                    blank: frame.flags & rx_flags::CSUM_BLANK != 0,
+                    gso: frame.gso,
+                };
+                good = shared.options.has_asked_for(said) && offload::incoming(frame.bytes, said, shared.flows());
                 // A stack takes nothing from a frame of no bytes.
                 read.take().expect("called once")(if good { frame.bytes } else { &mut [] })
             })

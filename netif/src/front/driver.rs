@@ -16,7 +16,7 @@ use xenstore_client::{Error as StoreError, Tree};
 use super::rx::Rx;
 use super::shared::{Phase, Shared};
 use super::tx::Tx;
-use super::{Info, Memory, Options};
+use super::{Info, Memory};
 use crate::turn::yield_now;
 
 /// What Ethernet carries where nobody has said anything else.
@@ -28,7 +28,6 @@ pub(super) struct Driver<G: Memory, E, C> {
     pub(super) shared: Rc<Shared<G>>,
     pub(super) events: E,
     pub(super) clock: C,
-    pub(super) options: Options,
 }
 
 /// What is offered to a backend: both rings and their bells.
@@ -51,7 +50,7 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
     async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
         let peer = device.other_domain();
         let keys = read_keys(device).await?;
-        let large = self.options.large_segments && keys.gather;
+        let large = self.shared.options.large_segments && keys.gather;
         let mtu = match device.get::<u16>("mtu").await? {
             Some(mtu) if mtu >= LEAST_MTU => mtu,
             Some(mtu) => {
@@ -64,8 +63,8 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
             mac: mac_address(device).await?,
             // Without scatter and gather a frame has one page.
             mtu: if keys.gather { mtu } else { mtu.min(USUAL_MTU) },
-            checksum_v4: self.options.checksums && keys.checksum_v4,
-            checksum_v6: self.options.checksums && keys.checksum_v6,
+            checksum_v4: self.shared.options.checksums && keys.checksum_v4,
+            checksum_v6: self.shared.options.checksums && keys.checksum_v6,
             gso_v4: large && keys.gso_v4,
             gso_v6: large && keys.gso_v6,
         };
@@ -75,13 +74,13 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
         };
         let memory = &self.shared.memory;
         Ok(Link {
-            tx: Tx::new(memory, peer, self.options.transmit_pages)?,
-            rx: Rx::new(memory, peer, self.options.receive_pages)?,
+            tx: Tx::new(memory, peer, self.shared.options.transmit_pages)?,
+            rx: Rx::new(memory, peer, self.shared.options.receive_pages)?,
             tx_port: bell()?,
             rx_port: if keys.split { Some(bell()?) } else { None },
             info,
             queues: keys.queues,
-            multicast_control: self.options.multicast_control && keys.multicast_control,
+            multicast_control: self.shared.options.multicast_control && keys.multicast_control,
         })
     }
 
@@ -107,9 +106,9 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
         for key in ["request-rx-copy", "feature-rx-notify", "feature-sg"] {
             tree.set(&device.own(key), &true).await?;
         }
-        let (large, checksums) = (self.options.large_segments, self.options.checksums);
-        tree.set(&device.own("feature-gso-tcpv4"), &(large && checksums)).await?;
-        tree.set(&device.own("feature-gso-tcpv6"), &(large && checksums)).await?;
+        let (segments, checksums) = (self.shared.options.takes_segments(), self.shared.options.takes_blank());
+        tree.set(&device.own("feature-gso-tcpv4"), &segments).await?;
+        tree.set(&device.own("feature-gso-tcpv6"), &segments).await?;
         tree.set(&device.own("feature-no-csum-offload"), &!checksums).await?;
         tree.set(&device.own("feature-ipv6-csum-offload"), &checksums).await?;
         tree.set(&device.own("request-multicast-control"), &offer.multicast_control).await

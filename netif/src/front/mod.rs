@@ -24,7 +24,7 @@ pub(crate) use driver::mac_address;
 pub use shared::Statistics;
 use shared::{Phase, Shared};
 
-use crate::offload::Offloads;
+use crate::offload::{Offloads, Said};
 
 /// How an interface is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,23 @@ impl Default for Options {
             receive_pages: 128,
             multicast_control: false,
         }
+    }
+}
+
+impl Options {
+    /// Whether the backend may leave checksums to this end.
+    fn takes_blank(&self) -> bool {
+        self.checksums
+    }
+
+    /// Whether the backend may leave large segments whole.
+    fn takes_segments(&self) -> bool {
+        self.large_segments && self.checksums
+    }
+
+    /// Whether the backend was told that it may leave to this end what it has left.
+    fn has_asked_for(&self, said: Said) -> bool {
+        (!said.blank || self.takes_blank()) && (said.gso.is_none() || self.takes_segments())
     }
 }
 
@@ -124,13 +141,13 @@ pub fn connect<G: Memory, E: EventChannels + 'static, C: Clock + Clone + 'static
 ) -> (Interface<G>, impl Future<Output = Result<Ended, xenstore_client::Error>> + use<G, E, C>) {
     assert!(options.transmit_pages >= 17, "a frame takes up to 17 pages");
     assert!(options.receive_pages.is_power_of_two() && (32..=256).contains(&options.receive_pages), "32 to 256 pages");
-    let shared = Rc::new(Shared::new(memory));
+    let shared = Rc::new(Shared::new(memory, options));
     let interface = Interface { shared: shared.clone(), name: path.rsplit('/').next().unwrap_or(path).into() };
     let (store, path) = (store.clone(), String::from(path));
     let runner = async move {
         // Also where the future is dropped: nobody is to wait for ever.
         let _end = End(shared.clone());
-        let mut driver = Driver { shared: shared.clone(), events, clock: clock.clone(), options };
+        let mut driver = Driver { shared: shared.clone(), events, clock: clock.clone() };
         loop {
             let ended = frontend(&store, clock.clone(), &path, &mut driver).await?;
             // What was unplugged may be plugged in again, for whoever still has it.

@@ -10,7 +10,7 @@ use xen_ring::{BadProducer, FrontRing, LentPages, LentRun};
 use xenstore_client::xenbus::Failure;
 
 use super::Memory;
-use crate::protocol::{MOST_SLOTS, RxProtocol, RxRequest, RxSlot, rx_flags};
+use crate::protocol::{Extra, Gso, MOST_SLOTS, RxProtocol, RxRequest, RxSlot, rx_flags};
 
 /// Largest frame: an IP packet, the Ethernet header and a tag.
 const MOST_BYTES: usize = 65535 + 18;
@@ -40,6 +40,8 @@ struct Incoming {
     expected: Expected,
     /// The first slot's.
     flags: u16,
+    /// How it is to be divided into segments.
+    gso: Option<(Gso, u16)>,
     /// Where its bytes are in the area.
     parts: Vec<(usize, usize)>,
     len: usize,
@@ -61,6 +63,8 @@ pub(super) struct Frame<'a> {
     pub(super) bytes: &'a mut [u8],
     /// See [`rx_flags`].
     pub(super) flags: u16,
+    /// How it is to be divided into segments.
+    pub(super) gso: Option<(Gso, u16)>,
     /// All of it was copied, since its bytes were not side by side.
     pub(super) copied: bool,
 }
@@ -134,7 +138,7 @@ impl<G: Memory> Rx<G> {
         peer: DomId,
         use_it: impl FnOnce(Frame<'_>) -> R,
     ) -> (R, Result<(), Failure>) {
-        let Incoming { flags, len, .. } = self.packet;
+        let Incoming { flags, gso, len, .. } = self.packet;
         // Only what the backend cannot change any more may be looked at in place.
         let mut own = true;
         for (start, _) in &self.packet.parts {
@@ -153,7 +157,7 @@ impl<G: Memory> Rx<G> {
         let outcome = match own && side_by_side {
             true => {
                 let bytes = self.area.bytes_mut(start, len).expect("all of it was taken back");
-                use_it(Frame { bytes, flags, copied: false })
+                use_it(Frame { bytes, flags, gso, copied: false })
             }
             false => {
                 self.linear.resize(len, 0);
@@ -162,7 +166,7 @@ impl<G: Memory> Rx<G> {
                     self.area.read(*start, &mut self.linear[at..at + len]);
                     at += len;
                 }
-                use_it(Frame { bytes: &mut self.linear, flags, copied: true })
+                use_it(Frame { bytes: &mut self.linear, flags, gso, copied: true })
             }
         };
         (outcome, self.release(memory, peer))
@@ -218,7 +222,13 @@ impl Incoming {
         self.slots += 1;
         if self.expected == Expected::Extra {
             self.extras += 1;
-            let (_, more) = slot.extra();
+            let (extra, more) = slot.extra();
+            match extra {
+                Extra::Gso { size, protocol } => self.gso = Some((protocol, size)),
+                Extra::MulticastAdd(_) | Extra::MulticastRemove(_) | Extra::Hash { .. } => {}
+                // What is said of it nobody understands.
+                Extra::Other(_) => self.bad = true,
+            }
             if self.extras > MOST_EXTRAS {
                 return Err(Failure::new(Errno::EIO, "the backend says more that is extra than there can be"));
             }

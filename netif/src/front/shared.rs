@@ -10,7 +10,7 @@ use xenstore_client::xenbus::Failure;
 
 use super::rx::Rx;
 use super::tx::Tx;
-use super::{Gone, Info, Memory};
+use super::{Gone, Info, Memory, Options};
 use crate::mss::Flows;
 use crate::protocol::Extra;
 
@@ -45,7 +45,8 @@ pub struct Statistics {
     pub received_bytes: u64,
     /// Of these, frames that were copied, since their pages were not side by side.
     pub copied: u64,
-    /// Frames that were dropped: the backend says that they are bad, or their checksum is wrong.
+    /// Frames that were dropped: the backend says that they are bad, their checksum is wrong, or they leave to this end
+    /// what it has not asked for or cannot do.
     pub dropped: u64,
     /// Notifications sent to the backend.
     pub notifications: u64,
@@ -57,6 +58,7 @@ pub struct Statistics {
 
 pub(super) struct Shared<G: Memory> {
     pub(super) memory: G,
+    pub(super) options: Options,
     pub(super) peer: Cell<DomId>,
     pub(super) phase: Cell<Phase>,
     pub(super) info: Cell<Info>,
@@ -82,9 +84,10 @@ pub(super) struct Shared<G: Memory> {
 }
 
 impl<G: Memory> Shared<G> {
-    pub(super) fn new(memory: G) -> Shared<G> {
+    pub(super) fn new(memory: G, options: Options) -> Shared<G> {
         Shared {
             memory,
+            options,
             peer: Cell::new(DomId::DOM0),
             phase: Cell::new(Phase::Waiting),
             info: Cell::default(),
