@@ -63,7 +63,7 @@ impl TxStatus {
         }
     }
 
-    const fn number(self) -> i16 {
+    pub(crate) const fn number(self) -> i16 {
         match self {
             TxStatus::Dropped => -2,
             TxStatus::Error => -1,

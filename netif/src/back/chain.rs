@@ -1,5 +1,6 @@
 //! What a guest sends, slot by slot: nothing of it is believed before it is checked.
 
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -70,8 +71,9 @@ impl Chain {
     ) -> Result<Option<Chain>, E> {
         let Some(first) = next()? else { return Ok(None) };
         let first = first.request();
+        // Most packets have one slot.
         let mut chain =
-            Chain { slots: Vec::new(), extras: 0, gso: None, multicast: None, len: first.size.into(), bad: None };
+            Chain { slots: vec![first], extras: 0, gso: None, multicast: None, len: first.size.into(), bad: None };
         let mut more = first.flags & tx_flags::EXTRA_INFO != 0;
         while more {
             let (extra, follows) = next()?.ok_or(Fatal::Incomplete)?.extra();
@@ -91,7 +93,6 @@ impl Chain {
                 Extra::Other(kind) => return Err(Fatal::Extra(kind).into()),
             }
         }
-        chain.slots.push(first);
         let mut rest = 0;
         let mut last = first.flags;
         while last & tx_flags::MORE_DATA != 0 {
@@ -134,7 +135,6 @@ impl Chain {
 mod tests {
     use super::*;
     use alloc::collections::VecDeque;
-    use alloc::vec;
     use proptest::prelude::*;
     use xen_hal::GrantRef;
 

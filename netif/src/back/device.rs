@@ -8,6 +8,7 @@ use core::task::Context;
 use embassy_net_driver::{Capabilities, Driver, HardwareAddress, LinkState};
 
 use super::port::{Packet, Port, Shared, Sum};
+use super::queue;
 use crate::mss::Flows;
 use crate::offload::{self, Offloads, Outgoing, Said};
 use crate::protocol::MOST_BYTES;
@@ -43,8 +44,7 @@ impl Port {
 impl Device {
     /// Whether the largest frame finds room; nothing is sent to a guest that is not there.
     fn has_room(&self) -> bool {
-        let queued = self.port.to_bytes.get();
-        let room = queued == 0 || queued + MOST_BYTES <= self.port.limits.to_guest || !self.port.up.get();
+        let room = !self.port.has_waiting() || self.port.has_room(queue::memory(MOST_BYTES)) || !self.port.up.get();
         if !room {
             self.port.wants_room.set(true);
         }

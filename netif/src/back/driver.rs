@@ -1,7 +1,6 @@
 //! An interface's life on XenBus, and its rings' events while a guest is connected.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
@@ -18,8 +17,10 @@ use xen_ring::{BackRing, Protocol, SharedMapping, Storm};
 use xenstore_client::xenbus::{Backend, Device, Failure, Signals};
 use xenstore_client::{Error as StoreError, Tree};
 
+use super::credit::{self, Credit};
 use super::port::{Port, Shared};
-use super::rings::{Credit, Guest, Rings};
+use super::ready::Guest;
+use super::rings::Rings;
 use super::{Attach, Limits, open};
 use crate::front::{Memory, mac_address};
 use crate::protocol::{RxProtocol, TxProtocol};
@@ -112,7 +113,8 @@ where
                 rx: attach(RxProtocol, &rx_memory)?,
                 rx_memory,
                 guest: keys.guest,
-                ready: VecDeque::new(),
+                ready: None,
+                requests: Vec::new(),
             },
             tx_port,
             rx_port,
@@ -139,16 +141,9 @@ where
 async fn read_attach(device: &Device) -> Result<Attach, Failure> {
     let rate = match device.get::<String>("rate").await? {
         None => None,
-        Some(text) => {
-            let parsed = text.split_once(',').and_then(|(bytes, time)| Some((bytes.parse().ok()?, time.parse().ok()?)));
-            match parsed {
-                Some((bytes, time)) if bytes > 0 => Some((bytes, Duration::from_micros(time))),
-                _ => {
-                    let text = format!("{} = {text}: expected BYTES,MICROSECONDS", device.own("rate"));
-                    return Err(Failure::new(Errno::EINVAL, text));
-                }
-            }
-        }
+        Some(text) => credit::parse(&text).ok_or_else(|| {
+            Failure::new(Errno::EINVAL, format!("{} = {text}: expected BYTES,MICROSECONDS", device.own("rate")))
+        })?,
     };
     Ok(Attach {
         domain: device.other_domain(),
@@ -212,10 +207,9 @@ fn attach<P: Protocol>(protocol: P, memory: &xen_ring::SharedMemory) -> Result<B
 
 /// What is to be done after a look at the rings.
 enum Next {
-    /// There was something: the application comes first, and then another look.
-    Yield,
-    /// There is something already.
-    Again,
+    /// There was something, or there is something already. The application and everybody else come first, and then
+    /// another look: a guest can always have something new.
+    Yield { worked: bool },
     /// What the guest sends next is of interest only from then on, where its rate says so.
     Wait { late: Option<Duration> },
 }
@@ -250,15 +244,15 @@ impl<M: Memory, P: xen_hal::Port> Service<'_, M, P> {
         shared.count(|statistics| statistics.notifications += notifications);
         if taken || given {
             self.stuck = None;
-            return Ok(Next::Yield);
+            return Ok(Next::Yield { worked: true });
         }
-        let waits = !rings.ready.is_empty() || !shared.to_guest.borrow().is_empty();
+        let waits = shared.has_waiting();
         match self.stuck {
             _ if !waits => self.stuck = None,
             None => self.stuck = Some(now),
             Some(since) if now >= since + self.patience => {
                 // XSA-392: what a guest does not take is not kept for ever.
-                rings.ready.clear();
+                rings.ready = None;
                 shared.drop_queue();
                 self.stuck = None;
             }
@@ -273,7 +267,7 @@ impl<M: Memory, P: xen_hal::Port> Service<'_, M, P> {
         if waits {
             more |= rings.rx.arm_for(&rings.rx_memory, rings.needed()).map_err(broken)?;
         }
-        Ok(if more { Next::Again } else { Next::Wait { late } })
+        Ok(if more { Next::Yield { worked: false } } else { Next::Wait { late } })
     }
 }
 
@@ -299,12 +293,13 @@ async fn serve<M: Memory + 'static, P: xen_hal::Port>(
             return Ok(());
         }
         let late = match next {
-            Next::Yield => {
-                storm.over();
+            Next::Yield { worked } => {
+                if worked {
+                    storm.over();
+                }
                 yield_now().await;
                 continue;
             }
-            Next::Again => continue,
             Next::Wait { late } => late,
         };
         let hurry = storm.is_calm();

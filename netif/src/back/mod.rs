@@ -1,9 +1,12 @@
 //! netback: this domain as the network of others.
 
 mod chain;
+mod credit;
 mod device;
 mod driver;
 mod port;
+mod queue;
+mod ready;
 mod rings;
 
 use alloc::rc::Rc;
@@ -36,12 +39,12 @@ pub struct Attach {
     pub rate: Option<(u64, Duration)>,
 }
 
-/// Bounds of what one guest may use.
+/// Bounds of the memory that one guest may use, in bytes: what packets cost besides their own bytes counts as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a guest's packets that wait to be read; when they are as many, the guest waits.
+    /// Of the guest's packets that wait to be read; when they are as many, but for one more packet, the guest waits.
     pub from_guest: usize,
-    /// Bytes that wait for a guest; what is more is dropped (XSA-392).
+    /// Of packets that wait for the guest; what is more is dropped (XSA-392).
     pub to_guest: usize,
 }
 

@@ -1,7 +1,6 @@
 //! A guest's interface as the application has it: packets from the guest, and packets for it.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
@@ -9,6 +8,7 @@ use core::fmt;
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
+use super::queue::{self, Queue};
 use super::{Attach, Limits, Statistics};
 use crate::protocol::Gso;
 
@@ -47,7 +47,7 @@ impl From<Vec<u8>> for Packet {
 pub enum Refused {
     /// The guest is not connected.
     Down,
-    /// So many bytes wait for the guest that there is no room for more.
+    /// So much waits for the guest that there is no room for more.
     Full,
     /// The guest does not want this multicast group.
     Multicast,
@@ -72,10 +72,10 @@ pub(super) type Show = dyn Fn(&mut fmt::Formatter<'_>) -> fmt::Result;
 pub(super) struct Shared {
     pub(super) attach: Attach,
     pub(super) limits: Limits,
-    pub(super) from_guest: RefCell<VecDeque<Packet>>,
-    pub(super) from_bytes: Cell<usize>,
-    pub(super) to_guest: RefCell<VecDeque<Packet>>,
-    pub(super) to_bytes: Cell<usize>,
+    pub(super) from_guest: RefCell<Queue>,
+    pub(super) to_guest: RefCell<Queue>,
+    /// Memory of the packet that is on its way from that queue to the guest.
+    under_way: Cell<usize>,
     pub(super) up: Cell<bool>,
     pub(super) gone: Cell<bool>,
     /// The groups that the guest wants, where it wants no others.
@@ -96,9 +96,8 @@ impl Shared {
             attach,
             limits,
             from_guest: RefCell::default(),
-            from_bytes: Cell::new(0),
             to_guest: RefCell::default(),
-            to_bytes: Cell::new(0),
+            under_way: Cell::new(0),
             up: Cell::new(false),
             gone: Cell::new(false),
             groups: RefCell::new(None),
@@ -159,42 +158,61 @@ impl Shared {
             statistics.from_guest += 1;
             statistics.from_guest_bytes += packet.bytes.len() as u64;
         });
-        self.from_bytes.set(self.from_bytes.get() + packet.bytes.len());
-        self.from_guest.borrow_mut().push_back(packet);
+        self.from_guest.borrow_mut().push(packet);
     }
 
     /// The next packet from the guest.
     pub(super) fn next(&self) -> Option<Packet> {
-        let packet = self.from_guest.borrow_mut().pop_front()?;
         let before = self.is_congested();
-        self.from_bytes.set(self.from_bytes.get() - packet.bytes.len());
+        let packet = self.from_guest.borrow_mut().pop()?;
         if before && !self.is_congested() {
             self.kick();
         }
         Some(packet)
     }
 
-    /// A packet has left the queue for the guest.
-    pub(super) fn has_left(&self, len: usize) {
-        self.to_bytes.set(self.to_bytes.get() - len);
+    /// Whether the application has so much to read that the guest has to wait.
+    pub(super) fn is_congested(&self) -> bool {
+        !self.takes_more(0, 0)
+    }
+
+    /// Whether one more packet is taken from the guest where `count` are about to be delivered, which have so much memory.
+    /// Nobody knows how large it is: one is taken where there is room for any.
+    pub(super) fn takes_more(&self, count: usize, memory: usize) -> bool {
+        let from_guest = self.from_guest.borrow();
+        (count == 0 && from_guest.is_empty()) || from_guest.held_with(count + 1, memory) < self.limits.from_guest
+    }
+
+    /// The next packet for the guest. Its memory counts until [`has_left`](Shared::has_left).
+    pub(super) fn next_for_guest(&self) -> Option<Packet> {
+        let packet = self.to_guest.borrow_mut().pop()?;
+        self.under_way.set(queue::memory(packet.bytes.capacity()));
+        Some(packet)
+    }
+
+    /// That packet is gone.
+    pub(super) fn has_left(&self) {
+        self.under_way.set(0);
         if self.wants_room.replace(false) {
             self.wake_application();
         }
     }
 
-    /// Whether the application has so much to read that the guest has to wait.
-    pub(super) fn is_congested(&self) -> bool {
-        self.from_bytes.get() >= self.limits.from_guest
+    /// Whether something waits for the guest, or is on its way.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.under_way.get() > 0 || !self.to_guest.borrow().is_empty()
+    }
+
+    /// Whether a packet with this memory finds room in the queue for the guest.
+    pub(super) fn has_room(&self, memory: usize) -> bool {
+        self.to_guest.borrow().held_with(1, memory) + self.under_way.get() <= self.limits.to_guest
     }
 
     /// Nothing waits for the guest any more.
     pub(super) fn drop_queue(&self) {
-        let dropped = core::mem::take(&mut *self.to_guest.borrow_mut()).len();
-        self.to_bytes.set(0);
+        let dropped = core::mem::take(&mut *self.to_guest.borrow_mut()).len() + usize::from(self.under_way.get() > 0);
         self.count(|statistics| statistics.dropped += dropped as u64);
-        if self.wants_room.replace(false) {
-            self.wake_application();
-        }
+        self.has_left();
     }
 
     /// The guest is connected no longer.
@@ -242,7 +260,7 @@ impl Port {
     }
 
     /// Sends a packet to the guest, or has it wait for room there. What the guest cannot take as it is is completed and
-    /// cut for it.
+    /// cut for it; a packet for which that cannot be done, since what it says of itself is wrong, is dropped and counted.
     ///
     /// # Errors
     ///
@@ -263,11 +281,10 @@ impl Port {
         {
             return refuse(Refused::Multicast);
         }
-        if shared.to_bytes.get() + packet.bytes.len() > shared.limits.to_guest {
+        if !shared.has_room(queue::memory(packet.bytes.capacity())) {
             return refuse(Refused::Full);
         }
-        shared.to_bytes.set(shared.to_bytes.get() + packet.bytes.len());
-        shared.to_guest.borrow_mut().push_back(packet);
+        shared.to_guest.borrow_mut().push(packet);
         shared.kick();
         Ok(())
     }
@@ -301,8 +318,8 @@ impl fmt::Display for PortRings {
             Some(show) => show(f)?,
             None => f.write_str("not connected")?,
         }
-        let (from, to) = (shared.from_bytes.get(), shared.to_bytes.get());
-        write!(f, "; {from} bytes wait from the guest, {to} to it; {:?}", shared.statistics.get())
+        let (from, to) = (shared.from_guest.borrow().held(), shared.to_guest.borrow().held() + shared.under_way.get());
+        write!(f, "; {from} bytes held from the guest, {to} for it; {:?}", shared.statistics.get())
     }
 }
 

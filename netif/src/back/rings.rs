@@ -1,6 +1,5 @@
 //! A guest's rings while it is connected: packets in and out of them, checked and copied.
 
-use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -12,29 +11,24 @@ use xen_ring::{BackRing, BadProducer, SharedMapping};
 use xenstore_client::xenbus::Failure;
 
 use super::chain::{Chain, Fatal};
+use super::credit::Credit;
 use super::port::{Packet, Shared, Sum};
+use super::queue;
+use super::ready::{Guest, Ready};
 use crate::checksum;
 use crate::front::Memory;
 use crate::headers::Headers;
+use crate::offload::can_be_cut;
 use crate::protocol::{
     Extra, Gso, RxProtocol, RxRequest, RxResponse, TxProtocol, TxResponse, TxStatus, rx_flags, tx_flags,
 };
-use crate::segment::Cut;
 
 /// Packets that are copied in one call to the hypervisor.
 const AT_ONCE: usize = 64;
+/// Bytes of pieces that are cut for one such call, but for one more piece.
+const CUT_AT_ONCE: usize = 64 << 10;
 /// Multicast groups that a guest may join (`XEN_NETBK_MCAST_MAX`).
 const MOST_GROUPS: usize = 64;
-
-/// What a guest can take.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Guest {
-    pub(super) gather: bool,
-    pub(super) gso_v4: bool,
-    pub(super) gso_v6: bool,
-    pub(super) blank_v4: bool,
-    pub(super) blank_v6: bool,
-}
 
 pub(super) struct Rings<M: GrantTable> {
     pub(super) peer: DomId,
@@ -43,8 +37,10 @@ pub(super) struct Rings<M: GrantTable> {
     pub(super) rx: BackRing<RxProtocol>,
     pub(super) rx_memory: SharedMapping<M::Mapping>,
     pub(super) guest: Guest,
-    /// What is on its way to the guest, in the form that it takes.
-    pub(super) ready: VecDeque<Packet>,
+    /// What is on its way to the guest.
+    pub(super) ready: Option<Ready>,
+    /// The guest's requests that are used at the moment.
+    pub(super) requests: Vec<RxRequest>,
 }
 
 /// Why slots cannot be taken.
@@ -64,35 +60,6 @@ impl From<Broken> for Failure {
         match broken {
             Broken::Ring(error) => Failure::new(Errno::EIO, format!("the transmit ring: {error}")),
             Broken::Chain(error) => Failure::new(Errno::EIO, format!("the guest sends {error} (EINVAL)")),
-        }
-    }
-}
-
-/// Bytes that the guest may send, and how many in a time.
-pub(super) struct Credit {
-    rate: Option<(u64, Duration)>,
-    left: u64,
-    since: Duration,
-}
-
-impl Credit {
-    pub(super) fn new(rate: Option<(u64, Duration)>, now: Duration) -> Credit {
-        Credit { rate, left: rate.map_or(u64::MAX, |(bytes, _)| bytes), since: now }
-    }
-
-    /// Whether the guest may send now; if not, from when on.
-    pub(super) fn check(&mut self, now: Duration) -> Result<(), Duration> {
-        let Some((bytes, time)) = self.rate else { return Ok(()) };
-        if now >= self.since + time {
-            (self.left, self.since) = (bytes, now);
-        }
-        if self.left > 0 { Ok(()) } else { Err(self.since + time) }
-    }
-
-    /// A packet may take more than is left: the largest has to get through as well.
-    fn spend(&mut self, bytes: usize) {
-        if self.rate.is_some() {
-            self.left = self.left.saturating_sub(bytes as u64);
         }
     }
 }
@@ -118,15 +85,12 @@ impl<M: Memory> Rings<M> {
         now: Duration,
     ) -> Result<bool, Failure> {
         let mut chains = Vec::new();
-        let mut bytes = 0;
-        while chains.len() < AT_ONCE
-            && credit.check(now).is_ok()
-            && shared.from_bytes.get() + bytes < shared.limits.from_guest
-        {
+        let mut held = 0;
+        while chains.len() < AT_ONCE && credit.check(now).is_ok() && shared.takes_more(chains.len(), held) {
             let next = || self.tx.pop(&self.tx_memory).map_err(Broken::Ring);
             let Some(chain) = Chain::take(next)? else { break };
             credit.spend(chain.len);
-            bytes += chain.len;
+            held += queue::memory(chain.len);
             chains.push(chain);
         }
         if chains.is_empty() {
@@ -135,8 +99,8 @@ impl<M: Memory> Rings<M> {
         let wanted = |chain: &Chain| chain.bad.is_none() && chain.multicast.is_none();
         let mut packets: Vec<Vec<u8>> =
             chains.iter().map(|chain| if wanted(chain) { vec![0; chain.len] } else { Vec::new() }).collect();
-        let mut operations = Vec::new();
-        let mut ends = Vec::new();
+        let mut operations = Vec::with_capacity(2 * chains.len());
+        let mut ends = Vec::with_capacity(chains.len());
         for (chain, packet) in chains.iter().zip(&mut packets) {
             let mut rest = &mut packet[..];
             for slot in chain.slots.iter().filter(|_| wanted(chain)) {
@@ -170,23 +134,13 @@ impl<M: Memory> Rings<M> {
             let status = match chain.multicast {
                 Some((group, join)) => membership(shared, group, join),
                 None if chain.bad.is_some() || !copied => TxStatus::Error,
-                None => {
-                    let flags = chain.slots[0].flags;
-                    let sum = match (flags & tx_flags::CSUM_BLANK != 0, flags & tx_flags::DATA_VALIDATED != 0) {
-                        (true, _) => Sum::Blank,
-                        // Who has it cut leaves the checksum to who cuts it, whatever he says.
-                        (false, _) if chain.gso.is_some() => {
-                            if let Some(headers) = Headers::parse(&bytes) {
-                                checksum::leave_blank(&mut bytes, &headers);
-                            }
-                            Sum::Blank
-                        }
-                        (false, true) => Sum::Good,
-                        (false, false) => Sum::There,
-                    };
-                    shared.deliver(Packet { bytes, sum, gso: chain.gso });
-                    TxStatus::Okay
-                }
+                None => match known(&mut bytes, chain.slots[0].flags, chain.gso) {
+                    Some(sum) => {
+                        shared.deliver(Packet { bytes, sum, gso: chain.gso });
+                        TxStatus::Okay
+                    }
+                    None => TxStatus::Error,
+                },
             };
             if status == TxStatus::Error {
                 shared.count(|statistics| statistics.refused += 1);
@@ -205,34 +159,51 @@ impl<M: Memory> Rings<M> {
     /// Gives the guest what waits for it, as far as it has room; whether it has taken anything.
     pub(super) fn give(&mut self, memory: &M, shared: &Shared) -> Result<bool, Failure> {
         let broken = |error: BadProducer| Failure::new(Errno::EIO, format!("the receive ring: {error}"));
-        let mut chosen: Vec<(Packet, Vec<RxRequest>)> = Vec::new();
+        // Each with how many of the requests are its own and its predecessors'.
+        let mut chosen: Vec<(Packet, usize)> = Vec::new();
+        self.requests.clear();
         let mut room = self.rx.waiting(&self.rx_memory).map_err(broken)? as usize;
-        while chosen.len() < AT_ONCE {
-            if self.ready.is_empty() {
-                let next = shared.to_guest.borrow_mut().pop_front();
-                let Some(packet) = next else { break };
-                shared.has_left(packet.bytes.len());
-                self.adapt(packet);
-            }
-            let Some(packet) = self.ready.front() else { continue };
-            let slots = slots(packet) as usize;
+        let (mut looked_at, mut cut) = (0, 0);
+        while chosen.len() < AT_ONCE && looked_at < AT_ONCE && cut < CUT_AT_ONCE {
+            let Some(ready) = self.ready.take() else {
+                let Some(packet) = shared.next_for_guest() else { break };
+                looked_at += 1;
+                self.ready = self.guest.adapt(packet);
+                if self.ready.is_none() {
+                    shared.has_left();
+                    shared.count(|statistics| statistics.dropped += 1);
+                }
+                continue;
+            };
+            let slots = ready.slots() as usize;
             if slots > room {
+                self.ready = Some(ready);
                 break;
             }
             room -= slots;
-            let packet = self.ready.pop_front().expect("it was just there");
-            let mut requests = Vec::with_capacity(slots);
-            for _ in 0..slots {
-                requests.push(self.rx.pop(&self.rx_memory).map_err(broken)?.expect("they were counted"));
+            let whole = matches!(ready, Ready::Whole(_));
+            let (packet, rest) = ready.take();
+            if !whole {
+                cut += packet.bytes.len();
             }
-            chosen.push((packet, requests));
+            if rest.is_none() {
+                shared.has_left();
+            }
+            self.ready = rest;
+            for _ in 0..slots {
+                let request = self.rx.pop(&self.rx_memory).map_err(broken)?;
+                self.requests.push(request.expect("the ring keeps what it has counted"));
+            }
+            chosen.push((packet, self.requests.len()));
         }
         if chosen.is_empty() {
             return Ok(false);
         }
-        let mut operations = Vec::new();
-        let mut ends = Vec::new();
-        for (packet, requests) in &chosen {
+        let mut operations = Vec::with_capacity(self.requests.len() + chosen.len());
+        let mut ends = Vec::with_capacity(chosen.len());
+        let mut start = 0;
+        for (packet, end) in &chosen {
+            let requests = &self.requests[core::mem::replace(&mut start, *end)..*end];
             for (page, bytes) in pages(packet, requests).zip(packet.bytes.chunks(PAGE_SIZE)) {
                 for (at, len) in pieces(bytes.as_ptr().addr(), 0, bytes.len()) {
                     let remote = Remote { peer: self.peer, reference: page, offset: at as u16 };
@@ -241,8 +212,10 @@ impl<M: Memory> Rings<M> {
             }
             ends.push(operations.len());
         }
-        let called = memory.copy(&mut operations).is_ok();
-        shared.count(|statistics| statistics.grant_copies += 1);
+        let called = operations.is_empty() || memory.copy(&mut operations).is_ok();
+        if !operations.is_empty() {
+            shared.count(|statistics| statistics.grant_copies += 1);
+        }
         let mut start = 0;
         let copied: Vec<bool> = ends
             .into_iter()
@@ -252,9 +225,17 @@ impl<M: Memory> Rings<M> {
             })
             .collect();
         drop(operations);
-        for ((packet, requests), copied) in chosen.into_iter().zip(copied) {
-            self.respond(&packet, &requests, copied);
-            shared.count(|statistics| match copied {
+        let mut start = 0;
+        for ((packet, end), copied) in chosen.into_iter().zip(copied) {
+            let given = copied && !packet.bytes.is_empty();
+            respond(
+                &mut self.rx,
+                &self.rx_memory,
+                &packet,
+                &self.requests[core::mem::replace(&mut start, end)..end],
+                given,
+            );
+            shared.count(|statistics| match given {
                 true => {
                     statistics.to_guest += 1;
                     statistics.to_guest_bytes += packet.bytes.len() as u64;
@@ -268,78 +249,61 @@ impl<M: Memory> Rings<M> {
     /// How they stand.
     pub(super) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "tx {}; ", self.tx.indices(&self.tx_memory))?;
-        write!(f, "rx {}, {} packets ready", self.rx.indices(&self.rx_memory), self.ready.len())
+        write!(f, "rx {}, {} packets ready", self.rx.indices(&self.rx_memory), u32::from(self.ready.is_some()))
     }
 
     /// Slots that the next packet for the guest takes.
     pub(super) fn needed(&self) -> u32 {
-        self.ready.front().map_or(1, slots)
-    }
-
-    fn respond(&mut self, packet: &Packet, requests: &[RxRequest], copied: bool) {
-        let mut slots = requests.iter();
-        let mut chunks = packet.bytes.chunks(PAGE_SIZE).peekable();
-        let mut first = true;
-        while let Some(chunk) = chunks.next() {
-            let request = slots.next().expect("a slot for each page");
-            let mut flags = if chunks.peek().is_some() { rx_flags::MORE_DATA } else { 0 };
-            if first {
-                flags |= match packet.sum {
-                    Sum::There => 0,
-                    Sum::Good => rx_flags::DATA_VALIDATED,
-                    Sum::Blank => rx_flags::DATA_VALIDATED | rx_flags::CSUM_BLANK,
-                };
-                if packet.gso.is_some() {
-                    flags |= rx_flags::EXTRA_INFO;
-                }
-            }
-            let status = if copied { chunk.len() as i16 } else { -1 };
-            self.rx.push(&self.rx_memory, &RxResponse { id: request.id, offset: 0, flags, status }.into());
-            if first && let Some((protocol, size)) = packet.gso {
-                slots.next();
-                self.rx.push(&self.rx_memory, &(Extra::Gso { size, protocol }, false).into());
-            }
-            first = false;
-        }
-    }
-
-    /// Makes of a packet what the guest takes.
-    fn adapt(&mut self, mut packet: Packet) {
-        let headers = Headers::parse(&packet.bytes);
-        if let (Some((protocol, size)), Some(headers)) = (packet.gso, &headers) {
-            let takes = match protocol {
-                Gso::TcpV4 => self.guest.gso_v4 && self.guest.blank_v4,
-                Gso::TcpV6 => self.guest.gso_v6 && self.guest.blank_v6,
-                Gso::Other(_) => false,
-            };
-            if !(takes && self.guest.gather)
-                && let Some(cut) = Cut::segments(&packet.bytes, headers, size)
-            {
-                for index in 0..cut.count() {
-                    let mut bytes = vec![0; cut.len(index)];
-                    cut.write(&packet.bytes, index, &mut bytes);
-                    self.ready.push_back(Packet { bytes, sum: Sum::Good, gso: None });
-                }
-                return;
-            }
-        }
-        if packet.sum == Sum::Blank
-            && let Some(headers) = &headers
-            && !(if headers.v6 { self.guest.blank_v6 } else { self.guest.blank_v4 })
-        {
-            checksum::complete(&mut packet.bytes, headers);
-            packet.sum = Sum::Good;
-        }
-        // A guest without scatter and gather has one page for each.
-        if !packet.bytes.is_empty() && (self.guest.gather || packet.bytes.len() <= PAGE_SIZE) {
-            self.ready.push_back(packet);
-        }
+        self.ready.as_ref().map_or(1, Ready::slots)
     }
 }
 
-/// Slots that a packet takes.
-fn slots(packet: &Packet) -> u32 {
-    packet.bytes.len().div_ceil(PAGE_SIZE) as u32 + u32::from(packet.gso.is_some())
+/// What is known of the checksum of a packet from a guest; `None` where it leaves work to others that cannot be done.
+/// Linux drops such packets as well (`skb_checksum_setup`).
+fn known(bytes: &mut [u8], flags: u16, gso: Option<(Gso, u16)>) -> Option<Sum> {
+    let blank = flags & tx_flags::CSUM_BLANK != 0;
+    if !blank && gso.is_none() {
+        return Some(if flags & tx_flags::DATA_VALIDATED != 0 { Sum::Good } else { Sum::There });
+    }
+    let headers = Headers::parse(bytes)?;
+    if let Some((protocol, size)) = gso
+        && !can_be_cut(bytes, &headers, protocol, size)
+    {
+        return None;
+    }
+    // Who has it cut leaves the checksum to who cuts it, whatever he says.
+    let there = if blank { checksum::is_there(bytes, &headers) } else { checksum::leave_blank(bytes, &headers) };
+    there.then_some(Sum::Blank)
+}
+
+/// Answers a packet's requests: with the packet, or with the news that it was dropped.
+fn respond(
+    rx: &mut BackRing<RxProtocol>,
+    memory: &xen_ring::SharedMemory,
+    packet: &Packet,
+    requests: &[RxRequest],
+    given: bool,
+) {
+    let mut rest = packet.bytes.len();
+    for (index, request) in requests.iter().enumerate() {
+        if let Some((protocol, size)) = packet.gso.filter(|_| index == 1) {
+            rx.push(memory, &(Extra::Gso { size, protocol }, false).into());
+            continue;
+        }
+        let own = rest.min(PAGE_SIZE);
+        rest -= own;
+        let mut flags = if rest > 0 { rx_flags::MORE_DATA } else { 0 };
+        if index == 0 {
+            flags |= match packet.sum {
+                Sum::There => 0,
+                Sum::Good => rx_flags::DATA_VALIDATED,
+                Sum::Blank => rx_flags::DATA_VALIDATED | rx_flags::CSUM_BLANK,
+            };
+            flags |= if packet.gso.is_some() { rx_flags::EXTRA_INFO } else { 0 };
+        }
+        let status = if given { own as i16 } else { TxStatus::Error.number() };
+        rx.push(memory, &RxResponse { id: request.id, offset: 0, flags, status }.into());
+    }
 }
 
 /// The pages that a packet's bytes go to: all but the second slot, where that is what is extra.
