@@ -9,6 +9,7 @@ extern crate alloc;
 
 mod checks;
 mod faults;
+mod hostile;
 mod limits;
 mod memory_functions;
 mod pair;
@@ -28,7 +29,7 @@ async fn main(app: App) -> Result<(), String> {
     const TESTS: &[&str] = &[
         "panic", "overflow", "readonly", "execute", "null", "opcode", "display", "oom", "self", "timers", "clock",
         "flood", "module", "suspend", "grants", "ports", "offer", "accept", "reboot", "crash", "error", "echo",
-        "entropy", "count", "names", "bench", "vbd", "vbd-back", "vif", "shutdown", "sysrq", "stubborn",
+        "entropy", "count", "names", "bench", "vbd", "vbd-back", "vif", "shutdown", "sysrq", "stubborn", "hostile",
     ];
     let test = app.args().choice("test", TESTS).map_err(text)?.unwrap_or("self");
     let mut checks = Checks::new();
@@ -63,6 +64,7 @@ async fn main(app: App) -> Result<(), String> {
         "vbd" => vbd::disks(app).await?,
         "vif" => vif::interfaces(app).await?,
         "vbd-back" => vbd::backends(app).await?,
+        "hostile" => hostile::run(app).await?,
         "shutdown" => {
             println!("shutdown: ready");
             println!("shutdown: asked to {}", app.shutdown().await);

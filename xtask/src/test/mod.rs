@@ -4,6 +4,7 @@ mod checks;
 mod disk;
 pub mod domain;
 mod host;
+mod hostile;
 mod linux;
 mod net;
 pub mod store;
@@ -166,6 +167,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(net::AT_LENGTH);
             checks.extend(web::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
+            checks.extend(hostile::AT_LENGTH);
         }
         checks.retain(|(name, _)| named(name));
         (!checks.is_empty()).then_some(Series::Boot { suite: *suite, server, checks })

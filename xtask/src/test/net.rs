@@ -251,7 +251,7 @@ fn iperf(f: &Fixture) -> Result<String> {
 }
 
 /// What the server says of each test.
-fn speeds(console: &str) -> Vec<String> {
+pub fn speeds(console: &str) -> Vec<String> {
     console
         .lines()
         .filter_map(|line| line.split_once("iperf: ")?.1.split_once(';').map(|(summary, _)| summary))
