@@ -13,7 +13,7 @@ use sarab::hal::{
     GrantErrorKind, GrantRef, GrantTable, MapRequest, Mapping, PAGE_SIZE, Page, Pages, Port, PortNumber, Remote,
     StoreChannel,
 };
-use sarab::platform::{self, Resumed, counters, grant_use};
+use sarab::platform::{self, Resumed, XenGrant, counters, grant_use};
 use sarab::{App, println};
 
 use crate::checks::Checks;
@@ -176,10 +176,11 @@ fn own_grants(app: App, checks: &mut Checks) {
 /// All grants that there are, and one more.
 pub fn grants(app: App, checks: &mut Checks) {
     let table = app.grant_table();
+    let own = app.domain_id().expect("Xen tells the domain's number");
     let mut grants = Vec::new();
     let error = loop {
         let page = table.alloc_page().expect("memory for as many pages as there are grants");
-        match table.grant(page, DomId::DOM0, Access::ReadWrite) {
+        match table.grant(page, own, Access::ReadWrite) {
             Ok(grant) => grants.push(grant),
             Err(refused) => break refused.error,
         }
@@ -192,6 +193,7 @@ pub fn grants(app: App, checks: &mut Checks) {
     let numbers: alloc::collections::BTreeSet<_> = grants.iter().map(Grant::reference).collect();
     checks.equal(numbers.len(), grants.len(), "no reference is lent twice");
     checks.check(numbers.first() >= Some(&GrantRef(8)), "the toolstack's entries are left alone");
+    mixed_copies(app, own, &grants, checks);
     drop(grants);
     checks.equal(grant_use().in_use, 0, "all are back");
     let again = table.grant(table.alloc_page().expect("a page"), DomId::DOM0, Access::ReadOnly);
@@ -208,6 +210,53 @@ pub fn grants(app: App, checks: &mut Checks) {
     let huge = alloc::vec![bad; 100_000];
     let error = table.map(&huge).err().map(|error| error.kind());
     checks.equal(error, Some(GrantErrorKind::NoAddressSpace), "more than the address space holds");
+}
+
+/// A batch in which frame numbers and grant references have the same values (XSA-523): each byte is where it belongs.
+fn mixed_copies(app: App, own: DomId, grants: &[XenGrant], checks: &mut Checks) {
+    let by_frame = |reference: GrantRef| {
+        let frame = u64::from(reference.0);
+        grants.iter().find(|other| other.page().frame().0 == frame && other.reference() != reference)
+    };
+    let Some((named, framed)) = grants.iter().find_map(|grant| Some((grant, by_frame(grant.reference())?))) else {
+        return checks.check(false, "a page whose frame is the number of another's reference");
+    };
+    let third = grants.iter().find(|other| ![named, framed].map(Grant::reference).contains(&other.reference()));
+    let third = third.expect("there are more than two");
+    for (grant, byte) in [(named, 0x11), (framed, 0x22), (third, 0x33)] {
+        // SAFETY: only the hypervisor uses the pages besides, and not now.
+        unsafe { grant.page().as_ptr().write_bytes(byte, PAGE_SIZE) };
+    }
+    let remote = |grant: &XenGrant, offset| Remote { peer: own, reference: grant.reference(), offset };
+    // SAFETY: within the page.
+    let local = |offset: usize| unsafe { framed.page().as_ptr().add(offset) };
+    // From the one's reference and the other's frame, and to them, in turn.
+    // SAFETY: no reference points into the pages, which outlive the copies.
+    let mut operations = unsafe {
+        [
+            CopyOp::read_raw(remote(named, 0), local(1024), 64),
+            CopyOp::write_raw(local(0), 64, remote(third, 0)),
+            CopyOp::read_raw(remote(named, 64), local(1088), 64),
+            CopyOp::write_raw(local(64), 64, remote(named, 2048)),
+            CopyOp::read_raw(remote(third, 512), local(2048), 64),
+        ]
+    };
+    let outcome = app.grant_table().copy(&mut operations);
+    let done = outcome.is_ok() && operations.iter().all(|operation| operation.result().is_ok());
+    checks.check(done, "a batch of mixed copies (XSA-523)");
+    let holds = |grant: &XenGrant, parts: &[(usize, usize, u8)]| {
+        let rest = |at: usize| parts.iter().find(|(start, len, _)| (*start..start + len).contains(&at));
+        (0..PAGE_SIZE).all(|at| {
+            // SAFETY: within the page; the hypervisor has finished.
+            let found = unsafe { grant.page().as_ptr().add(at).read_volatile() };
+            rest(at).is_none_or(|(_, _, byte)| *byte == found)
+        })
+    };
+    checks.check(holds(named, &[(0, 2048, 0x11), (2048, 64, 0x22), (2112, 1984, 0x11)]), "by its reference (XSA-523)");
+    let framed_parts = [(0, 1024, 0x22), (1024, 128, 0x11), (1152, 896, 0x22), (2048, 64, 0x33), (2112, 1984, 0x22)];
+    checks.check(holds(framed, &framed_parts), "by its frame (XSA-523)");
+    checks.check(holds(third, &[(0, 64, 0x22), (64, 4032, 0x33)]), "and a third page (XSA-523)");
+    println!("grants: copies of frame {:#x} and of {}", framed.page().frame().0, named.reference());
 }
 
 /// As many ports as the domain may have, and events on all of them.

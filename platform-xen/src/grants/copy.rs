@@ -42,3 +42,38 @@ fn translate(operation: &CopyOp<'_>) -> abi::GrantCopy {
     let status = GrantStatus::GeneralError.number();
     abi::GrantCopy { source, dest, len: operation.byte_count(), flags, status }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::ptr::NonNull;
+
+    use xen_hal::{GrantRef, Remote};
+
+    use super::*;
+
+    /// Xen before the fix of XSA-523 took a frame number for a grant reference of the same value in the next copy of a
+    /// batch, where both were of the same domain: ours never are.
+    #[test]
+    fn xsa_523_frames_are_ours_and_references_are_a_peers() {
+        #[repr(align(4096))]
+        struct Own([u8; 4096]);
+        let mut own = Own([0; 4096]);
+        let frame = NonNull::from(&mut own).addr().get() as u64 / 4096;
+        // A reference that is the frame's number, as far as one can be.
+        let remote = Remote { peer: DomId(7), reference: GrantRef(frame as u32), offset: 8 };
+        for (operation, to_peer) in
+            [(CopyOp::write(&[1; 16], remote), true), (CopyOp::read(remote, &mut own.0[32..48]), false)]
+        {
+            let copy = translate(&operation);
+            let (near, far) = if to_peer { (copy.source, copy.dest) } else { (copy.dest, copy.source) };
+            assert_eq!((near.domid, far.domid), (DomId::SELF.0, 7));
+            let flag = if to_peer { abi::GNTCOPY_DEST_GREF } else { abi::GNTCOPY_SOURCE_GREF };
+            assert_eq!(copy.flags, flag, "one reference, and it is the peer's");
+            assert_eq!((far.gref_or_gmfn, far.offset, copy.len), (remote.reference.0.into(), 8, 16));
+            if !to_peer {
+                assert_eq!((near.gref_or_gmfn, near.offset), (frame, 32));
+            }
+            assert_eq!(GrantStatus::check(copy.status), Err(GrantStatus::GeneralError), "until Xen has said otherwise");
+        }
+    }
+}

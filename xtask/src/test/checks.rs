@@ -234,6 +234,7 @@ fn grants(f: &Fixture) -> Result<String> {
         .create()?;
     let console = domain.wait_passed(60)?;
     ensure!(console.contains("grants: 2040 in use, then: all 2048 entries"), "{console}");
+    ensure!(console.contains("grants: copies of frame "), "{console}");
     Ok(sum(&console))
 }
 
