@@ -8,8 +8,6 @@ mod domain;
 mod embassy_time;
 mod events;
 mod faults;
-#[doc(hidden)]
-pub mod fuzzing;
 mod grants;
 mod memory;
 mod processors;

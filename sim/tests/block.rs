@@ -495,21 +495,3 @@ fn a_restored_guest_goes_on_with_its_disk() {
         });
     });
 }
-
-/// The bodies of the fuzz targets with random bytes.
-#[test]
-fn noise_at_both_ends() {
-    let mut state = 0x1234_5678_9abc_def1_u64;
-    for turn in 0..60_usize {
-        let data: Vec<u8> = (0..turn * 12)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                state as u8
-            })
-            .collect();
-        xen_sim::fuzzing::blkback(&data);
-        xen_sim::fuzzing::blkfront(&data);
-    }
-}

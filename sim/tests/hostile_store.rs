@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use xen_hal::{DomId, Errno, Port};
 use xen_ring::{ByteReader, ByteWriter, SharedPage};
-use xen_sim::{Domain, SimPage, SimPort, Xen, check, fuzzing};
+use xen_sim::{Domain, SimPage, SimPort, Xen, check};
 use xenstore_client::wire::offsets::{CONNECTION, ERROR, REPLIES, REQUESTS, SERVER_FEATURES};
 use xenstore_client::wire::{Features, HEADER_SIZE, Header, Malformed, Op, RingError};
 use xenstore_client::{Access, Broken, ErrorKind, Permission, Store};
@@ -302,21 +302,6 @@ fn a_connection_that_is_pending_at_the_start_is_waited_for() {
         assert_eq!(xen.run(read).unwrap(), b"x");
         xen.run(served);
     });
-}
-
-/// What the fuzz targets do, with random bytes: neither the client nor the server panics, whatever the other does.
-#[test]
-fn no_bytes_make_an_end_of_the_ring_panic() {
-    let mut random = fastrand::Rng::with_seed(1);
-    for round in 0..4000 {
-        let data: Vec<u8> = (0..random.usize(0..400)).map(|_| random.u8(..)).collect();
-        let run = std::panic::catch_unwind(|| {
-            fuzzing::packet(&data);
-            fuzzing::server(&data);
-            fuzzing::ring(&data);
-        });
-        assert!(run.is_ok(), "round {round}: {data:?}");
-    }
 }
 
 /// C xenstored stopped at an assertion when anybody named `/local/domain/` (XSA-481): nothing that is no path is sent.

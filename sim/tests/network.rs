@@ -240,17 +240,6 @@ fn xsa_374_a_guest_that_dies_under_load() {
     });
 }
 
-/// The bodies of the fuzz targets with random bytes.
-#[test]
-fn noise_at_both_ends() {
-    let mut random = fastrand::Rng::with_seed(7);
-    for turn in 0..100_usize {
-        let data: Vec<u8> = (0..turn * 12).map(|_| random.u8(..)).collect();
-        xen_sim::fuzzing::netback(&data);
-        xen_sim::fuzzing::netfront(&data);
-    }
-}
-
 /// A packet whose checksum was left blank leaves for a guest that makes none itself: also where it lies in several slots,
 /// by UDP, and over IPv6.
 #[test]

@@ -49,15 +49,8 @@ enum Command {
     Test(test::TestArgs),
     /// Measure: requests to the store; disks, networks and HTTP beside a Linux guest
     Bench(bench::BenchArgs),
-    /// Feed a fuzz target random input until it fails; needs a nightly compiler and a C++ compiler
-    Fuzz {
-        /// What is to be fed: a file of fuzz/fuzz_targets
-        #[arg(value_parser = fuzz::parse_target)]
-        target: String,
-        /// How long, in seconds
-        #[arg(long, default_value_t = 60)]
-        seconds: u32,
-    },
+    /// Feed the fuzz targets until the time is over or one fails; needs a nightly compiler and a C++ compiler
+    Fuzz(fuzz::FuzzArgs),
     /// Decode a guest's console: text passes through, log frames become lines, addresses get names
     Logs {
         /// The guest whose console it is: an app, a folder, or its unstripped ELF file
@@ -107,7 +100,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run(args) => return run::command(args),
         Command::New(args) => new::command(&args)?,
         Command::Test(args) => return test::command(args),
-        Command::Fuzz { target, seconds } => fuzz::command(&target, seconds)?,
+        Command::Fuzz(args) => return fuzz::command(&args),
         Command::Bench(args) => bench::command(&args)?,
         Command::Logs { elf, file } => {
             let elf = elf.map(|target| Guest::get(&target)).transpose()?;

@@ -113,7 +113,7 @@ impl Server {
     }
 
     /// What the toolstack writes for each new domain.
-    pub(crate) fn create_domain(&mut self, domain: DomId) {
+    pub fn create_domain(&mut self, domain: DomId) {
         let home = format!("/local/domain/{}", domain.0);
         let read = [Permission::new(DomId::DOM0, Access::None), Permission::new(domain, Access::Read)];
         let own = [Permission::new(domain, Access::None)];

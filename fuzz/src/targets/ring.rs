@@ -1,65 +1,17 @@
-//! What the fuzz targets run, with any bytes: a panic is a bug. The tests run it with random ones.
+//! The store's client, against a server that writes anything into the ring's page, indices included, and rings.
 
-mod block;
-mod disturb;
-mod net;
-
-pub use block::{blkback, blkfront};
-pub use net::{netback, netfront};
-
-use xen_hal::{DomId, Port};
+use xen_hal::Port;
+use xen_sim::Xen;
 use xenstore_client::wire::offsets::{REPLIES, REQUESTS, SERVER_FEATURES};
-use xenstore_client::wire::{HEADER_SIZE, Header, Op, Request, ServerError};
-use xenstore_client::xenbus::State;
-use xenstore_client::{FromValue, Path, Permission};
+use xenstore_client::wire::{HEADER_SIZE, Header};
 
-use crate::store::Server;
-use crate::world::Xen;
+pub(super) const SHORT: u32 = 1500;
 
-/// Everything that reads bytes from the wire.
-pub fn packet(data: &[u8]) {
-    let Some((header, payload)) = data.split_first_chunk::<HEADER_SIZE>() else { return };
-    let header = Header::from_bytes(header);
-    assert_eq!(Header::from_bytes(&header.to_bytes()), header);
-    let _ = ServerError::parse(payload).to_string();
-    let _ =
-        (u32::from_value(payload), bool::from_value(payload), Path::from_value(payload), State::from_value(payload));
-    let _ = std::str::from_utf8(payload).map(str::parse::<Permission>);
-    let Some(op) = Op::from_number(header.op) else { return };
-    if let Ok(request) = Request::parse(op, payload) {
-        let mut packet = Vec::new();
-        if request.encode(header.request, header.transaction, &mut packet).is_ok() {
-            let again = Request::parse(op, &packet[HEADER_SIZE..]).expect("what was encoded can be read");
-            assert_eq!(again.op(), request.op());
-        }
-    }
+pub(super) fn seeds() -> Vec<Vec<u8>> {
+    Vec::new()
 }
 
-/// The simulation's server, against a client that sends anything.
-pub fn server(data: &[u8]) {
-    let mut server = Server::new();
-    let domain = DomId(1);
-    server.create_domain(domain);
-    server.introduce(domain);
-    let mut rest = data;
-    while let Some((header, after)) = rest.split_first_chunk::<HEADER_SIZE>() {
-        let mut header = Header::from_bytes(header);
-        // Few kinds, few transactions, short payloads: so that something comes of it.
-        header.op %= 30;
-        header.transaction %= 4;
-        let len = (header.len as usize % 64).min(after.len());
-        header.len = len as u32;
-        server.handle(domain, header, &after[..len]);
-        while let Some(packet) = server.take_output(domain, 0) {
-            let answer = Header::from_bytes(packet[..HEADER_SIZE].try_into().expect("a header"));
-            assert_eq!(answer.len as usize, packet.len() - HEADER_SIZE);
-        }
-        rest = &after[len..];
-    }
-}
-
-/// The client, against a server that writes anything into the ring's page, indices included, and rings.
-pub fn ring(data: &[u8]) {
+pub(super) fn run(data: &[u8]) {
     let (seed, data) = data.split_at(data.len().min(1));
     let xen = Xen::new(u64::from(seed.first().copied().unwrap_or(0)));
     let (domain, page, port) = xen.domain_and_server();

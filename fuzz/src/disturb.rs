@@ -2,54 +2,33 @@
 
 use std::time::Duration;
 
-use xen_hal::{Access, Clock, DomId, GrantRef, GrantTable, MapRequest, Port};
-use xen_ring::{SharedMapping, SharedMemory};
-use xenstore_client::{Error, Store};
+use xen_hal::{Clock, GrantRef, Port};
+use xen_ring::SharedMemory;
+use xen_sim::{SimPort, Xen};
 
-use crate::{Domain, SimMapping, SimPort, Xen};
+use crate::input::Input;
 
 /// Where a ring's producers and event indices are, and its slots.
-pub(super) const INDICES: [usize; 4] = [0, 4, 8, 12];
+pub(crate) const INDICES: [usize; 4] = [0, 4, 8, 12];
 const FIRST_SLOT: usize = 64;
-
-/// Bytes that run out.
-pub(super) struct Input<'a>(pub(super) &'a [u8]);
-
-impl Input<'_> {
-    pub(super) fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    pub(super) fn word(&mut self) -> u32 {
-        u32::from_le_bytes([self.byte(), self.byte(), self.byte(), self.byte()])
-    }
-}
 
 /// What a ring's slots are like.
 #[derive(Clone, Copy)]
-pub(super) struct Slots {
-    pub(super) size: usize,
-    pub(super) count: u8,
+pub(crate) struct Slots {
+    pub(crate) size: usize,
+    pub(crate) count: u8,
     /// What the bytes of most words are below.
-    pub(super) below: [u16; 4],
+    pub(crate) below: [u16; 4],
 }
 
-/// Waits until `path` is in a state.
-pub(super) async fn state(store: &Store, path: &str, wanted: u32) -> Result<(), Error> {
-    let is = move |value: Option<&[u8]>| (value == Some(wanted.to_string().as_bytes())).then_some(());
-    store.wait_for(&format!("{path}/state"), is).await
-}
-
-/// Maps a page that the frontend lends.
-pub(super) fn map(domain: &Domain, peer: DomId, reference: GrantRef) -> SharedMapping<SimMapping> {
-    let request = MapRequest { peer, reference, access: Access::ReadWrite };
-    SharedMapping::new(domain.map(&[request]).expect("a mapping")).expect("the frontend lends it")
-}
+/// Most fields of a request to a disk are small.
+pub(crate) const BLOCK_SLOTS: Slots = Slots { size: 112, count: 32, below: [8, 12, 2, 1] };
+/// Offsets and lengths reach a little beyond a page.
+pub(crate) const TX_SLOTS: Slots = Slots { size: 12, count: 64, below: [256, 17, 16, 4] };
+pub(crate) const RX_SLOTS: Slots = Slots { size: 8, count: 64, below: [256, 17, 16, 17] };
 
 /// Does to the rings what the input says, and rings the bell.
-pub(super) fn disturb(
+pub(crate) fn disturb(
     xen: &Xen,
     input: &mut Input<'_>,
     rings: &[&SharedMemory],

@@ -1,0 +1,89 @@
+//! blkfront, against a backend that answers anything.
+
+use std::time::Duration;
+
+use xen_blkif::protocol::SECTOR_SIZE;
+use xen_blkif::{BlockDevice, Geometry, front};
+use xen_hal::{Clock, EventChannels, GrantRef, PortNumber};
+use xen_sim::{Domain, Toolstack, Xen};
+use xenstore_client::Error;
+
+use crate::disturb::{BLOCK_SLOTS, disturb};
+use crate::input::Input;
+use crate::peer::{map, state};
+
+const DEVICE: u32 = 51712;
+
+pub(super) const SHORT: u32 = 300;
+
+pub(super) fn seeds() -> Vec<Vec<u8>> {
+    Vec::new()
+}
+
+pub(super) fn run(data: &[u8]) {
+    let mut input = Input(data);
+    let xen = Xen::new(u64::from(input.byte()));
+    let toolstack = xen.toolstack();
+    let (guest, server) = (xen.domain(), xen.domain());
+    let offers = [
+        ("sectors", input.word() % 3000),
+        ("sector-size", 512 << (input.byte() % 4)),
+        ("info", u32::from(input.byte() % 8)),
+        ("feature-max-indirect-segments", input.word() % 600),
+        ("feature-persistent", u32::from(input.byte() % 2)),
+        ("feature-flush-cache", u32::from(input.byte() % 2)),
+        ("feature-barrier", u32::from(input.byte() % 2)),
+        ("feature-discard", u32::from(input.byte() % 2)),
+    ];
+    let (own, peer) = (server.clone(), guest.id());
+    let made = xen.run({
+        let guest = guest.clone();
+        async move {
+            toolstack.attach_with("vbd", peer, own.id(), DEVICE, &[]).await?;
+            start_users(&guest);
+            let store = own.store();
+            let (front, back) = Toolstack::paths("vbd", peer, own.id(), DEVICE);
+            store.set(&format!("{back}/state"), &2_u32).await?;
+            state(&store, &front, 3).await?;
+            let reference: GrantRef = store.read_as(&format!("{front}/ring-ref")).await?;
+            let port: PortNumber = store.read_as(&format!("{front}/event-channel")).await?;
+            for (key, value) in offers {
+                store.set(&format!("{back}/{key}"), &value).await?;
+            }
+            store.set(&format!("{back}/state"), &4_u32).await?;
+            Ok::<_, Error>((map(&own, peer, reference), own.bind_interdomain(peer, port).expect("a port")))
+        }
+    });
+    let (ring, port) = made.expect("the store works");
+    disturb(&xen, &mut input, &[&ring], BLOCK_SLOTS, &port, &[GrantRef(8), GrantRef(9)]);
+    drop((ring, port));
+    xen.end();
+}
+
+/// Some who use the disk, and some who give up.
+fn start_users(guest: &Domain) {
+    let store = guest.store();
+    let path = format!("device/vbd/{DEVICE}");
+    let options = front::Options::default();
+    let (disk, runner) = front::connect(&store, guest.clone(), guest.clone(), guest.clone(), &path, options);
+    guest.spawn(async move { drop(runner.await) }).detach();
+    for index in 0..4_u64 {
+        let (disk, clock) = (disk.clone(), guest.clone());
+        guest
+            .spawn(async move {
+                for turn in 0..20_u64 {
+                    let Geometry { sectors, sector_size, .. } = disk.geometry();
+                    let mut bytes = vec![turn as u8; (1 << (index * 3)) * sector_size.max(512) as usize];
+                    let sector = (turn * 8) % sectors.max(1) / 8 * 8;
+                    match turn % 5 {
+                        0 | 1 => drop(disk.read_bytes(sector, &mut bytes).await),
+                        2 => drop(disk.write_bytes(sector, &bytes).await),
+                        3 => drop(disk.flush().await),
+                        _ => drop(disk.discard(sector, (bytes.len() / SECTOR_SIZE) as u64, false).await),
+                    }
+                    clock.sleep(Duration::from_micros(10)).await;
+                }
+            })
+            .detach();
+    }
+}
