@@ -28,6 +28,7 @@ mod report;
 mod shared_info;
 #[cfg(feature = "guest")]
 mod start;
+mod start_info;
 mod store;
 mod time;
 mod traps;

@@ -1,14 +1,12 @@
 //! From the first Rust function to the application's main.
 
-use core::ffi::CStr;
 use core::ops::Range;
-
-use pvh::start_info::reader::StartInfoReader;
 
 use crate::abi::E820Entry;
 use crate::cell::Global;
 use crate::memory::map::{self, MemoryMap};
 use crate::memory::{address_space, paging};
+use crate::start_info::{PhysicalMemory, RESERVED, StartInfo};
 use crate::{console, domain, events, executor, hypercall, image, memory, shared_info, time, traps};
 
 static BOOT: Global<Boot> = Global::new(Boot { command_line: b"", modules: &[] });
@@ -53,11 +51,11 @@ pub(crate) extern "C" fn sarab_start(start_info: u32) -> ! {
             x86_64::instructions::hlt();
         }
     }
-    // SAFETY: Xen has put the address of its start info into EBX, all of it lies below 4 GiB and stays as it is.
-    let info =
-        unsafe { StartInfoReader::from_paddr_identity(start_info) }.expect("hvm_start_info with Xen's magic number");
+    // SAFETY: called with everything below 4 GiB mapped one to one; what the start info leads to is reserved from here on.
+    let memory = unsafe { Identity::new() };
+    let info = StartInfo::parse(&memory, start_info.into()).unwrap_or_else(|error| panic!("{error}"));
     let map = memory_map(&info);
-    let reserved = reserved(&info, start_info);
+    let reserved = reserved(&info);
     // SAFETY: called once; what the toolstack has loaded is reserved.
     unsafe { memory::init(&map, &reserved) };
     let window = address_space::choose(&map);
@@ -75,60 +73,56 @@ pub(crate) extern "C" fn sarab_start(start_info: u32) -> ! {
     executor::run()
 }
 
-fn memory_map(info: &StartInfoReader<'_, pvh::start_info::reader::IdentityMap>) -> MemoryMap {
-    let table = info.memmap();
-    if !table.is_empty() {
-        return MemoryMap::new(table.iter().map(|entry| E820Entry {
-            addr: entry.addr,
-            size: entry.size,
-            kind: entry.ty,
-        }));
+/// Memory below 4 GiB, mapped one to one, less this image.
+struct Identity(());
+
+impl Identity {
+    /// # Safety
+    ///
+    /// It is mapped, and what is read from it is not written to afterwards.
+    unsafe fn new() -> Identity {
+        Identity(())
     }
-    // A toolstack from before version 1 of the start info: the hypervisor has the map.
-    let mut entries = [E820Entry::default(); map::MOST_ENTRIES];
-    let count = hypercall::memory_map(&mut entries).expect("a memory map");
-    MemoryMap::new(entries.into_iter().take(count))
+}
+
+impl PhysicalMemory<'static> for Identity {
+    fn bytes(&self, address: u64, len: u64) -> Option<&'static [u8]> {
+        let end = address.checked_add(len).filter(|end| *end <= 1 << 32)?;
+        let image = image::whole();
+        if address == 0 || (address < image.end && end > image.start) {
+            return None;
+        }
+        let start = core::ptr::with_exposed_provenance(address as usize);
+        // SAFETY: mapped, not the null pointer, and not this program's own; `new`'s caller promises that it stays as it is.
+        Some(unsafe { core::slice::from_raw_parts(start, len as usize) })
+    }
+}
+
+fn memory_map(info: &StartInfo<'_>) -> MemoryMap {
+    info.memory_map().unwrap_or_else(|| {
+        // The hypervisor has the map.
+        let mut entries = [E820Entry::default(); map::MAX_ENTRIES];
+        let count = hypercall::memory_map(&mut entries).expect("a memory map");
+        MemoryMap::new(entries.into_iter().take(count))
+    })
 }
 
 /// What must stay: the image, and all that the start info leads to.
-fn reserved(info: &StartInfoReader<'_, pvh::start_info::reader::IdentityMap>, start_info: u32) -> [Range<u64>; 38] {
-    const MOST_MODULES: usize = 16;
+fn reserved(info: &StartInfo<'_>) -> [Range<u64>; 2 + RESERVED] {
     let mut ranges = core::array::from_fn(|_| 0..0);
-    let start = u64::from(start_info);
     ranges[0] = 0..0x1000;
     ranges[1] = image::whole();
-    ranges[2] = start..start + size_of::<pvh::start_info::StartInfo>() as u64;
-    ranges[3] = bytes(info.cmdline().map_or(b"", CStr::to_bytes_with_nul));
-    let table = info.memmap();
-    ranges[4] = table.as_ptr().addr() as u64..table.as_ptr_range().end.addr() as u64;
-    let modules = u64::from(info.raw().nr_modules);
-    ranges[5] = info.raw().modlist_paddr..info.raw().modlist_paddr + modules * 32;
-    assert!(modules <= MOST_MODULES as u64, "{modules} modules were loaded, at most {MOST_MODULES} can be used");
-    for (index, module) in info.modlist().enumerate() {
-        ranges[6 + index * 2] = bytes(module.as_slice());
-        ranges[7 + index * 2] = bytes(module.cmdline().map_or(b"", CStr::to_bytes_with_nul));
-    }
+    ranges[2..].clone_from_slice(&info.reserved());
     ranges
 }
 
-fn bytes(slice: &[u8]) -> Range<u64> {
-    let range = slice.as_ptr_range();
-    range.start.addr() as u64..range.end.addr() as u64
-}
-
 /// Keeps what the application may ask for. Copies the small things, so that nothing depends on the toolstack's layout.
-fn boot_info(info: &StartInfoReader<'_, pvh::start_info::reader::IdentityMap>) {
-    let copy = |text: Option<&CStr>| -> &'static [u8] {
-        alloc::vec::Vec::from(text.map_or(b"".as_slice(), CStr::to_bytes)).leak()
-    };
+fn boot_info(info: &StartInfo<'static>) {
+    let copy = |text: &[u8]| -> &'static [u8] { alloc::vec::Vec::from(text).leak() };
     let modules: alloc::vec::Vec<Module> = info
-        .modlist()
-        .map(|module| {
-            let data = module.as_slice();
-            // SAFETY: the module's memory is reserved for as long as the domain runs, and nobody writes to it.
-            let data = unsafe { core::slice::from_raw_parts(data.as_ptr(), data.len()) };
-            Module { data, command_line: copy(module.cmdline()) }
-        })
+        .modules()
+        .iter()
+        .map(|module| Module { data: module.data.bytes, command_line: copy(module.command_line()) })
         .collect();
-    *BOOT.get() = Boot { command_line: copy(info.cmdline()), modules: modules.leak() };
+    *BOOT.get() = Boot { command_line: copy(info.command_line()), modules: modules.leak() };
 }

@@ -8,7 +8,10 @@ use crate::abi::E820Entry;
 const RAM: u32 = 1;
 
 /// Most entries that are taken; the toolstack makes fewer than ten.
-pub(crate) const MOST_ENTRIES: usize = 64;
+pub(crate) const MAX_ENTRIES: usize = 64;
+
+/// The processor has no more bits for an address: what a map says beyond is left out.
+const ADDRESSES_END: u64 = 1 << 52;
 
 /// An entry that is there, whatever its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,19 +21,20 @@ pub(crate) struct Region {
     pub ram: bool,
 }
 
-/// The map, as far as it makes sense: entries whose end overflows are left out.
+/// The map, as far as it makes sense: entries that reach beyond physical addresses are left out.
 pub(crate) struct MemoryMap {
-    regions: [Region; MOST_ENTRIES],
+    regions: [Region; MAX_ENTRIES],
     len: usize,
 }
 
 impl MemoryMap {
     pub fn new(entries: impl Iterator<Item = E820Entry>) -> MemoryMap {
-        let mut map = MemoryMap { regions: [Region { start: 0, end: 0, ram: false }; MOST_ENTRIES], len: 0 };
-        for entry in entries.take(MOST_ENTRIES) {
+        let mut map = MemoryMap { regions: [Region { start: 0, end: 0, ram: false }; MAX_ENTRIES], len: 0 };
+        for entry in entries.take(MAX_ENTRIES) {
             let (start, size) = (entry.addr, entry.size);
             if let Some(end) = start.checked_add(size)
                 && size > 0
+                && end <= ADDRESSES_END
             {
                 map.regions[map.len] = Region { start, end, ram: entry.kind == RAM };
                 map.len += 1;
@@ -43,30 +47,26 @@ impl MemoryMap {
         &self.regions[..self.len]
     }
 
-    /// The RAM that can be used, in whole frames: RAM entries less what other entries and `reserved` say.
+    /// The RAM that can be used, in whole frames: RAM entries less what other entries and `reserved` say. What two of them
+    /// have in common comes once.
     pub fn free_frames<'a>(&'a self, reserved: &'a [Range<u64>]) -> impl Iterator<Item = Range<u64>> + 'a {
-        self.regions().iter().filter(|region| region.ram).flat_map(move |region| {
+        let regions = self.regions();
+        regions.iter().enumerate().filter(|(_, region)| region.ram).flat_map(move |(index, region)| {
+            let earlier = move |other: usize| other < index;
+            let taken = move || {
+                let others = regions.iter().enumerate().filter(move |(other, region)| !region.ram || earlier(*other));
+                others.map(|(_, other)| other.start..other.end).chain(reserved.iter().cloned())
+            };
             let mut next = region.start.div_ceil(4096) * 4096;
             let end = region.end / 4096 * 4096;
             core::iter::from_fn(move || {
                 while next < end {
-                    let taken = |at: u64| {
-                        let other =
-                            self.regions().iter().filter(|other| !other.ram).map(|other| other.start..other.end);
-                        let reserved = reserved.iter().cloned();
-                        other.chain(reserved).find(|range| range.start < at + 4096 && range.end > at)
-                    };
-                    if let Some(range) = taken(next) {
+                    if let Some(range) = taken().find(|range| range.start < next + 4096 && range.end > next) {
                         next = (range.end.div_ceil(4096) * 4096).max(next + 4096);
                         continue;
                     }
-                    let starts = self
-                        .regions()
-                        .iter()
-                        .filter(|other| !other.ram)
-                        .map(|other| other.start)
-                        .chain(reserved.iter().map(|range| range.start));
-                    let stop = starts.filter(|start| *start > next).min().map_or(end, |start| start.min(end));
+                    let stop = taken().map(|range| range.start).filter(|start| *start > next).min();
+                    let stop = stop.map_or(end, |start| start.min(end));
                     let range = next / 4096..stop / 4096;
                     next = stop.div_ceil(4096) * 4096;
                     return Some(range);
@@ -119,5 +119,22 @@ mod tests {
         let map = MemoryMap::new([entry(0x800, 0x10_0000, 1), entry(0x2000, 0x3000, 2)].into_iter());
         let free: Vec<_> = map.free_frames(&[0x1800..0x2800, 0x4fff..0x5001]).collect();
         assert!(matches!(free.as_slice(), [only] if *only == (6..0x100)), "{free:?}");
+    }
+
+    #[test]
+    fn overlapping_ram_is_free_once() {
+        let map =
+            MemoryMap::new([entry(0x1000, 0x8000, 1), entry(0x5000, 0x8000, 1), entry(0x6000, 0x1000, 1)].into_iter());
+        let free: Vec<_> = map.free_frames(&[]).collect();
+        assert_eq!(free, [1..9, 9..13]);
+    }
+
+    #[test]
+    fn what_is_beyond_all_addresses_is_left_out() {
+        let map = MemoryMap::new(
+            [entry(u64::MAX - 8191, 4096, 1), entry((1 << 52) - 4096, 4096, 1), entry(1 << 52, 1, 1)].into_iter(),
+        );
+        assert_eq!((map.regions().len(), map.ram_end()), (1, 1 << 52));
+        assert_eq!(map.free_frames(&[]).collect::<Vec<_>>().len(), 1);
     }
 }
