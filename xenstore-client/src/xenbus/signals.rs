@@ -46,7 +46,7 @@ impl Signals {
     ///
     /// May be dropped at any time.
     pub async fn lost(&self) {
-        poll_fn(|cx| self.poll(cx, || self.lost.get())).await;
+        self.waiting.wait_until(|| self.lost.get().then_some(())).await;
     }
 
     /// How often the other end has said that something has changed.
