@@ -1,6 +1,5 @@
 //! What handles and runner share: requests to be sent, requests that wait for an answer, watches.
 
-use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -414,8 +413,8 @@ impl Link {
         state.queue.is_empty() && state.calls.len() == 0
     }
 
-    pub(super) fn new_watch(&self, path: Box<str>, depth: Option<u32>) -> u32 {
-        self.state.borrow_mut().watches.insert(WatchState::new(path, depth))
+    pub(super) fn new_watch(&self, watch: WatchState) -> u32 {
+        self.state.borrow_mut().watches.insert(watch)
     }
 }
 

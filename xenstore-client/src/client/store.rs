@@ -14,7 +14,7 @@ use super::link::{Link, Phase};
 use super::runner::Runner;
 use super::transaction::{self, Transaction};
 use super::tree::Tree;
-use super::watch::Watch;
+use super::watch::{Keep, Watch};
 use crate::wire::{self, Features, Op, Request};
 
 /// Connects to the store: a handle, and the task that owns the ring, which is to be spawned.
@@ -107,7 +107,21 @@ impl Store {
     ///
     /// A future that is dropped leaves no watch behind.
     pub async fn watch(&self, path: &str) -> Result<Watch, Error> {
-        Watch::register(&self.tree.link, path, None).await
+        Watch::register(&self.tree.link, path, None, Keep::Paths).await
+    }
+
+    /// [`watch`](Store::watch) for who wants to know only that something has changed: all events are one, whatever they
+    /// are about, so that a peer who writes without end takes no memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`watch`](Store::watch).
+    ///
+    /// # Cancellation
+    ///
+    /// As [`watch`](Store::watch).
+    pub async fn watch_any(&self, path: &str) -> Result<Watch, Error> {
+        Watch::register(&self.tree.link, path, None, Keep::Nothing).await
     }
 
     /// Watches a node and what is at most `depth` levels below it, where the server offers that; otherwise it is as
@@ -122,7 +136,7 @@ impl Store {
     /// As [`watch`](Store::watch).
     pub async fn watch_depth(&self, path: &str, depth: u32) -> Result<Watch, Error> {
         let depth = self.features().offers(Features::WATCH_DEPTH).then_some(depth);
-        Watch::register(&self.tree.link, path, depth).await
+        Watch::register(&self.tree.link, path, depth, Keep::Paths).await
     }
 
     /// Waits until `predicate` makes something of a node's value; the value is `None` where there is no such node.
@@ -141,7 +155,7 @@ impl Store {
         path: &str,
         mut predicate: impl FnMut(Option<&[u8]>) -> Option<T>,
     ) -> Result<T, Error> {
-        let mut watch = self.watch(path).await?;
+        let mut watch = self.watch_any(path).await?;
         loop {
             if watch.next().await.is_none() {
                 let broken = self.broken().unwrap_or(Broken::Stopped);

@@ -14,8 +14,10 @@ use super::error::Error;
 use super::link::{Link, Phase, Then, is_exists};
 use crate::wire::Request;
 
-/// Different paths that are kept for a reader that is slow; when more change, it is told that anything may have.
-const MOST_EVENTS: usize = 64;
+/// Different paths that are kept for a reader that is slow, and their bytes; when more change, it is told that anything
+/// may have.
+const MAX_EVENTS: usize = 64;
+const MAX_BYTES: usize = 8 * 1024;
 
 /// Something at or below a watched path may have changed.
 ///
@@ -31,10 +33,19 @@ pub struct WatchEvent {
 
 /// A watch: a stream of [`WatchEvent`]s, which ends only when the connection to the store does.
 ///
-/// Dropping it ends the watch. Equal events that wait to be read are one, and at most 64 wait.
+/// Dropping it ends the watch. Equal events that wait to be read are one, and at most 64 wait, of 8 KiB.
 pub struct Watch {
     link: Rc<Link>,
     id: u32,
+}
+
+/// What of the events is kept until they are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// What they are about.
+    Paths,
+    /// That there were any.
+    Nothing,
 }
 
 pub(super) struct WatchState {
@@ -46,20 +57,25 @@ pub(super) struct WatchState {
     pub(super) dropped: bool,
     /// It could not be made again on a new connection.
     pub(super) ended: bool,
+    keep: Keep,
     events: VecDeque<Box<str>>,
+    /// Of all their paths.
+    bytes: usize,
     all: bool,
     pub(super) waker: Option<Waker>,
 }
 
 impl WatchState {
-    pub(super) fn new(path: Box<str>, depth: Option<u32>) -> WatchState {
+    pub(super) fn new(path: Box<str>, depth: Option<u32>, keep: Keep) -> WatchState {
         WatchState {
             path,
             depth,
             registered: false,
             dropped: false,
             ended: false,
+            keep,
             events: VecDeque::new(),
+            bytes: 0,
             all: false,
             waker: None,
         }
@@ -71,8 +87,10 @@ impl WatchState {
             return None;
         }
         if !self.all && !self.events.iter().any(|known| **known == *path) {
-            if self.events.len() == MOST_EVENTS {
-                self.events.clear();
+            self.bytes += path.len();
+            if self.keep == Keep::Nothing || self.events.len() == MAX_EVENTS || self.bytes > MAX_BYTES {
+                self.events = VecDeque::new();
+                self.bytes = 0;
                 self.all = true;
             } else {
                 self.events.push_back(path.into());
@@ -85,7 +103,9 @@ impl WatchState {
         if core::mem::take(&mut self.all) {
             return Some(WatchEvent { path: self.path.clone(), all: true });
         }
-        self.events.pop_front().map(|path| WatchEvent { path, all: false })
+        let path = self.events.pop_front()?;
+        self.bytes -= path.len();
+        Some(WatchEvent { path, all: false })
     }
 }
 
@@ -99,8 +119,8 @@ pub(super) fn id_of_token(token: &str) -> Option<u32> {
 }
 
 impl Watch {
-    pub(super) async fn register(link: &Rc<Link>, path: &str, depth: Option<u32>) -> Result<Watch, Error> {
-        let watch = Watch { link: link.clone(), id: link.new_watch(path.into(), depth) };
+    pub(super) async fn register(link: &Rc<Link>, path: &str, depth: Option<u32>, keep: Keep) -> Result<Watch, Error> {
+        let watch = Watch { link: link.clone(), id: link.new_watch(WatchState::new(path.into(), depth, keep)) };
         let token = token(watch.id);
         let request = Request::Watch { path, token: &token, depth };
         // Dropped from here on, the watch sends nothing by itself: that is left to the answer.
@@ -166,5 +186,47 @@ impl Drop for Watch {
             let token = token(self.id);
             self.link.begin_detached(&Request::Unwatch { path: &path, token: &token }, 0, Then::Nothing);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(watch: &mut WatchState) -> usize {
+        core::iter::from_fn(|| watch.pop()).count()
+    }
+
+    /// A peer may write its nodes as fast as it can, under names of 2 KiB.
+    #[test]
+    fn events_that_nobody_reads_are_bounded() {
+        let mut watch = WatchState::new("a".into(), None, Keep::Paths);
+        for len in [1, 100, 3000] {
+            for number in 0..10_000 {
+                watch.push(&alloc::format!("{number:0len$}"));
+                assert!(watch.events.len() <= MAX_EVENTS);
+                assert!(watch.events.iter().map(|path| path.len()).sum::<usize>() <= MAX_BYTES);
+            }
+            assert_eq!(watch.pop(), Some(WatchEvent { path: "a".into(), all: true }));
+            assert_eq!((watch.pop(), watch.bytes), (None, 0));
+        }
+        // Those that are read in time, and those that are about the same, are kept apart.
+        for number in 0..1000 {
+            watch.push(&alloc::format!("{number:0100}"));
+            watch.push(&alloc::format!("{number:0100}"));
+            assert_eq!(drain(&mut watch), 1);
+        }
+        assert_eq!(watch.bytes, 0);
+    }
+
+    #[test]
+    fn who_wants_no_paths_gets_none() {
+        let mut watch = WatchState::new("a".into(), None, Keep::Nothing);
+        for number in 0..1000 {
+            watch.push(&alloc::format!("{number}"));
+            assert!(watch.events.is_empty());
+        }
+        assert_eq!(watch.pop(), Some(WatchEvent { path: "a".into(), all: true }));
+        assert_eq!(watch.pop(), None);
     }
 }
