@@ -1,7 +1,10 @@
 //! A backend's life.
 
+use core::time::Duration;
+
 use xen_hal::{Clock, Errno};
 
+use super::backoff::Backoff;
 use super::device::{Device, Ended, Failure, Switched, Watches};
 use super::signals::{Signals, attend};
 use super::state::{BackendStage, BackendStep, End, State, backend_step};
@@ -60,6 +63,9 @@ pub trait Backend {
 /// the frontend's wish to close, and connects again to a frontend that comes back, until the toolstack wants the device
 /// gone.
 ///
+/// A frontend that comes back a few times is served at once; one that does not stop has to wait longer each time, up to
+/// half a minute, until a connection has lasted a minute. The toolstack is heard at any time.
+///
 /// Whatever makes the device unusable is written to its error node, and closes it; that is no error here.
 ///
 /// # Errors
@@ -70,12 +76,14 @@ pub trait Backend {
 ///
 /// Dropping the future ends the use at once, and leaves the state as it is.
 pub async fn backend<B: Backend>(store: &Store, clock: impl Clock, path: &str, driver: &mut B) -> Result<Ended, Error> {
+    let mut backoff = Backoff::default();
     loop {
         let Some(device) = Device::open(store, End::Backend, path).await? else { return Ok(Ended::Removed) };
-        match live(&device, &clock, driver).await? {
+        match live(&device, &clock, driver, &mut backoff).await? {
             Life::Removed => return Ok(Ended::Removed),
             Life::Stopped => return Ok(Ended::Stopped),
-            Life::Again => {}
+            // Nobody but the toolstack makes it anew.
+            Life::Again => backoff = Backoff::default(),
         }
     }
 }
@@ -94,9 +102,18 @@ enum Seen {
     Life(Life),
 }
 
-async fn live<B: Backend>(device: &Device, clock: &impl Clock, driver: &mut B) -> Result<Life, Error> {
+async fn live<B: Backend>(
+    device: &Device,
+    clock: &impl Clock,
+    driver: &mut B,
+    backoff: &mut Backoff,
+) -> Result<Life, Error> {
     let mut watches = Watches::new(device).await?;
     let mut stage = BackendStage::Closed;
+    // When the pause before the next connection ends.
+    let mut resume: Option<Duration> = None;
+    // Whether this end itself could not begin: the frontend has done nothing, and does not ask.
+    let mut unready = false;
     // Anything but the beginning is left over from an earlier driver, or the toolstack's wish to end.
     if device.last() == State::Initialising {
         match prepare(device, driver).await? {
@@ -106,6 +123,7 @@ async fn live<B: Backend>(device: &Device, clock: &impl Clock, driver: &mut B) -
                 if let Some(life) = give_up(device, &mut watches, clock, &failure).await? {
                     return Ok(life);
                 }
+                unready = true;
             }
         }
     } else if device.last() != State::Closed
@@ -119,13 +137,18 @@ async fn live<B: Backend>(device: &Device, clock: &impl Clock, driver: &mut B) -
             Seen::Life(life) => return Ok(life),
         };
         match step {
-            BackendStep::Wait => watches.next(device).await?,
+            BackendStep::Wait => watches.next(device, clock).await?,
             BackendStep::Connect => {
                 let outcome = match connect(device, driver).await? {
                     Ok(Err(Switched::Gone)) => return Ok(Life::Removed),
                     // The toolstack has done something: the next look tells what.
                     Ok(Err(_)) => continue,
-                    Ok(Ok(link)) => run(device, &mut watches, driver, link).await?,
+                    Ok(Ok(link)) => {
+                        backoff.up(clock.now());
+                        let outcome = run(device, clock, &mut watches, driver, link).await?;
+                        backoff.down(clock.now());
+                        outcome
+                    }
                     Err(failure) => (Err(failure), None),
                 };
                 let ended = match outcome {
@@ -149,19 +172,46 @@ async fn live<B: Backend>(device: &Device, clock: &impl Clock, driver: &mut B) -
                 }
                 stage = BackendStage::Closed;
             }
-            BackendStep::Reopen => match prepare(device, driver).await? {
-                Ok(None) => stage = BackendStage::Waiting,
-                Ok(Some(life)) => return Ok(life),
-                Err(failure) => {
-                    if let Some(life) = give_up(device, &mut watches, clock, &failure).await? {
-                        return Ok(life);
-                    }
-                    stage = BackendStage::Closed;
+            BackendStep::Reopen => {
+                let again = if unready { Backoff::again_unasked } else { Backoff::again };
+                let at = *resume.get_or_insert_with(|| pause(device, clock, backoff, again));
+                if clock.now() < at {
+                    // What the frontend does meanwhile shows at the end.
+                    watches.own_before(device, clock, at).await?;
+                    continue;
                 }
-            },
+                resume = None;
+                let prepared = prepare(device, driver).await?;
+                unready = prepared.is_err();
+                match prepared {
+                    Ok(None) => stage = BackendStage::Waiting,
+                    Ok(Some(life)) => return Ok(life),
+                    Err(failure) => {
+                        if let Some(life) = give_up(device, &mut watches, clock, &failure).await? {
+                            return Ok(life);
+                        }
+                        stage = BackendStage::Closed;
+                    }
+                }
+            }
             BackendStep::Leave => return leave(device).await,
         }
     }
+}
+
+/// When the device may connect once more.
+fn pause(
+    device: &Device,
+    clock: &impl Clock,
+    backoff: &mut Backoff,
+    again: impl FnOnce(&mut Backoff) -> Duration,
+) -> Duration {
+    let pause = again(backoff);
+    match backoff.is_throttled() {
+        true => device.announce_pause(backoff.count(), pause),
+        false => device.set_quiet(false),
+    }
+    clock.now().saturating_add(pause)
 }
 
 /// Goes to a state; or says how this life ends, where that could not be.
@@ -245,6 +295,7 @@ async fn connect<B: Backend>(
 /// Runs the driver, and tells it when the frontend or the toolstack wants to end.
 async fn run<B: Backend>(
     device: &Device,
+    clock: &impl Clock,
     watches: &mut Watches,
     driver: &mut B,
     link: B::Link,
@@ -256,7 +307,7 @@ async fn run<B: Backend>(
                 Seen::Step(BackendStep::Wait | BackendStep::Connect | BackendStep::Reopen) => signals.change(),
                 seen => return Ok::<Seen, Error>(seen),
             }
-            watches.next(device).await?;
+            watches.next(device, clock).await?;
         }
     };
     attend(&signals, driver.run(device, link, &signals), monitor).await

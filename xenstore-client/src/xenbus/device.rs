@@ -6,14 +6,16 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::cell::{Cell, RefCell};
 use core::fmt;
+use core::pin::pin;
 use core::time::Duration;
 
 use futures_util::future::{Either, select};
 use xen_hal::{Clock, DomId, Errno};
 
+use super::backoff::Pace;
 use super::state::{End, State, is_legal};
 use crate::text::printable;
-use crate::{Error, FromValue, Path, Store, Tree, Watch};
+use crate::{Error, FromValue, Path, Store, Tree, Watch, WatchEvent};
 
 /// How long the other end has for its part of the closing handshake, as Linux waits.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,6 +32,12 @@ pub struct Device {
     last: Cell<State>,
     /// Keys of the other end that were complained of: a driver may come to read them again at any change.
     complaints: RefCell<BTreeSet<String>>,
+    /// The device connects again and again: the log is spared the steps.
+    quiet: Cell<bool>,
+    /// Lines that the log was spared since it was told so last.
+    spared: Cell<u32>,
+    /// What was reported last.
+    reported: RefCell<Option<Failure>>,
 }
 
 /// What came of a change of state.
@@ -89,13 +97,28 @@ impl Device {
             End::Frontend => ("backend", "backend-id"),
             End::Backend => ("frontend", "frontend-id"),
         };
-        let other = store.get::<Path>(&format!("{path}/{name}")).await?;
-        let other_domain = store.get::<DomId>(&format!("{path}/{domain}")).await?;
-        let (Some(other), Some(other_domain)) = (other, other_domain) else { return Ok(None) };
-        let Some(state) = store.get::<State>(&format!("{path}/state")).await? else { return Ok(None) };
-        let last = Cell::new(state);
-        let complaints = RefCell::default();
-        Ok(Some(Device { store: store.clone(), end, path: path.into(), other, other_domain, last, complaints }))
+        // In one transaction: the directory may be removed and made anew meanwhile, for another peer.
+        let keys = store
+            .transaction(async |t| -> Result<_, Error> {
+                let other = t.get::<Path>(&format!("{path}/{name}")).await?;
+                let other_domain = t.get::<DomId>(&format!("{path}/{domain}")).await?;
+                let state = t.get::<State>(&format!("{path}/state")).await?;
+                Ok((other, other_domain, state))
+            })
+            .await?;
+        let (Some(other), Some(other_domain), Some(state)) = keys else { return Ok(None) };
+        Ok(Some(Device {
+            store: store.clone(),
+            end,
+            path: path.into(),
+            other,
+            other_domain,
+            last: Cell::new(state),
+            complaints: RefCell::default(),
+            quiet: Cell::new(false),
+            spared: Cell::new(0),
+            reported: RefCell::default(),
+        }))
     }
 
     /// The store.
@@ -133,6 +156,27 @@ impl Device {
         if self.complaints.borrow_mut().insert(key.into()) {
             warning!("{}: {}", self.path, printable(what));
         }
+    }
+
+    /// Whether the log is to be spared the steps of connections, and failures that it has already.
+    pub(super) fn set_quiet(&self, quiet: bool) {
+        self.quiet.set(quiet);
+    }
+
+    fn spare(&self) {
+        self.spared.set(self.spared.get().saturating_add(1));
+    }
+
+    /// Says that the device pauses before it connects again, and what the log was spared until now.
+    pub(super) fn announce_pause(&self, count: u32, pause: Duration) {
+        warning!(
+            "{}: connecting for the {}th time in a row, in {} ms ({} lines not logged)",
+            self.path,
+            count,
+            pause.as_millis(),
+            self.spared.take()
+        );
+        self.set_quiet(true);
     }
 
     /// The path of a node of this end.
@@ -212,7 +256,10 @@ impl Device {
             .await?;
         if switched == Switched::Yes {
             self.last.set(to);
-            information!("{}: {}", self.path, to);
+            match self.quiet.get() {
+                true => self.spare(),
+                false => information!("{}: {}", self.path, to),
+            }
         }
         Ok(switched)
     }
@@ -224,6 +271,11 @@ impl Device {
     ///
     /// As [`Tree::write`].
     pub async fn report(&self, failure: &Failure) -> Result<(), Error> {
+        let known = self.reported.replace(Some(failure.clone()));
+        if self.quiet.get() && known.as_ref() == Some(failure) {
+            self.spare();
+            return Ok(());
+        }
         warning!("{}: {}", self.path, failure);
         let home = match self.path.strip_prefix("/local/domain/").and_then(|rest| rest.split_once('/')) {
             Some((_, rest)) => rest,
@@ -261,24 +313,45 @@ impl Device {
 pub(super) struct Watches {
     own: Watch,
     other: Watch,
+    pace: Pace,
 }
 
 impl Watches {
     pub(super) async fn new(device: &Device) -> Result<Watches, Error> {
-        let own = device.store.watch(&device.path).await?;
-        let other = device.store.watch(&device.other("state")).await?;
-        Ok(Watches { own, other })
+        let own = device.store.watch_any(&device.path).await?;
+        let other = device.store.watch_any(&device.other("state")).await?;
+        Ok(Watches { own, other, pace: Pace::default() })
     }
 
-    /// Waits until something may have changed at either end.
-    pub(super) async fn next(&mut self, device: &Device) -> Result<(), Error> {
-        let event = match select(core::pin::pin!(self.own.next()), core::pin::pin!(self.other.next())).await {
+    /// Waits until something may have changed at either end. What the toolstack changes in this end's directory is heard
+    /// of at once, what the other end changes in its own only so often.
+    pub(super) async fn next(&mut self, device: &Device, clock: &impl Clock) -> Result<(), Error> {
+        let Watches { own, other, pace } = self;
+        let changed = async {
+            let next = pace.next();
+            if clock.now() < next {
+                clock.until(next).await;
+            }
+            let event = other.next().await;
+            pace.take(clock.now());
+            event
+        };
+        let event = match select(pin!(own.next()), pin!(changed)).await {
             Either::Left((event, _)) | Either::Right((event, _)) => event,
         };
-        match event {
-            Some(_) => Ok(()),
-            // The store itself says best what is wrong with it.
-            None => device.store.read(&device.own("state")).await.map(drop),
+        heard(device, event).await
+    }
+
+    /// Waits until something may have changed in this end's directory, or until `deadline`.
+    pub(super) async fn own_before(
+        &mut self,
+        device: &Device,
+        clock: &impl Clock,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        match select(pin!(self.own.next()), clock.until(deadline)).await {
+            Either::Left((event, _)) => heard(device, event).await,
+            Either::Right(_) => Ok(()),
         }
     }
 
@@ -289,7 +362,7 @@ impl Watches {
         clock: &impl Clock,
         deadline: Duration,
     ) -> Result<bool, Error> {
-        match select(core::pin::pin!(self.next(device)), clock.until(deadline)).await {
+        match select(pin!(self.next(device, clock)), clock.until(deadline)).await {
             Either::Left((event, _)) => event.map(|()| true),
             Either::Right(_) => Ok(false),
         }
@@ -312,5 +385,13 @@ impl Watches {
                 return Ok(());
             }
         }
+    }
+}
+
+async fn heard(device: &Device, event: Option<WatchEvent>) -> Result<(), Error> {
+    match event {
+        Some(_) => Ok(()),
+        // The store itself says best what is wrong with it.
+        None => device.store.read(&device.own("state")).await.map(drop),
     }
 }

@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use xen_hal::Clock;
 
+use super::backoff::Backoff;
 use super::device::{Device, Ended, Failure, Switched, Watches};
 use super::signals::{Signals, attend};
 use super::state::{End, FrontendStage, FrontendStep, State, frontend_step};
@@ -56,11 +57,6 @@ pub trait Frontend {
     fn lost(&mut self);
 }
 
-/// How long a frontend waits before it tries a backend again that has closed a device which is to stay. It is doubled
-/// with each try, until one succeeds.
-const LEAST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(64);
-
 /// How one life of a device went.
 enum Life {
     Removed,
@@ -77,7 +73,7 @@ enum Seen {
 
 /// Leads a frontend's driver through the life of the device at `path`, such as `device/vbd/51712`: connects, answers the
 /// backend's wish to close, and connects again to a backend that comes back, until the device is removed or the driver
-/// has had enough.
+/// has had enough. A backend that comes and goes without end has to wait, as with [`backend()`](super::backend()).
 ///
 /// Whatever makes the device unusable is written to its error node, and closes it; that is no error here.
 ///
@@ -94,10 +90,10 @@ pub async fn frontend<F: Frontend>(
     path: &str,
     driver: &mut F,
 ) -> Result<Ended, Error> {
-    let mut pause = LEAST_PAUSE;
+    let mut backoff = Backoff::default();
     loop {
         let Some(device) = Device::open(store, End::Frontend, path).await? else { return Ok(Ended::Removed) };
-        match live(&device, &clock, driver, &mut pause).await? {
+        match live(&device, &clock, driver, &mut backoff).await? {
             Life::Removed => return Ok(Ended::Removed),
             Life::Stopped => return Ok(Ended::Stopped),
             Life::Again => {}
@@ -109,8 +105,9 @@ async fn live<F: Frontend>(
     device: &Device,
     clock: &impl Clock,
     driver: &mut F,
-    pause: &mut Duration,
+    backoff: &mut Backoff,
 ) -> Result<Life, Error> {
+    device.set_quiet(backoff.is_throttled());
     let mut watches = Watches::new(device).await?;
     let generation = device.store().generation();
     // Left over from an earlier driver.
@@ -123,6 +120,8 @@ async fn live<F: Frontend>(
     }
     let mut stage = FrontendStage::Fresh;
     let mut offer: Option<F::Offer> = None;
+    // When the pause before the next connection ends: one that the backend has asked for, and one that it has not.
+    let (mut resume, mut resume_unasked): (Option<Duration>, Option<Duration>) = (None, None);
     loop {
         let state = match look(device, generation, stage).await? {
             Ok(state) => state,
@@ -137,9 +136,11 @@ async fn live<F: Frontend>(
                 // closed again: it is for this end to begin.
                 let again = stage == FrontendStage::Closed && state == Some(State::Closed) && is_online(device).await?;
                 if !again {
-                    watches.next(device).await?;
-                } else if !watches.next_before(device, clock, clock.now() + *pause).await? {
-                    *pause = (*pause * 2).min(LONGEST_PAUSE);
+                    watches.next(device, clock).await?;
+                    continue;
+                }
+                let at = *resume_unasked.get_or_insert_with(|| pause(device, clock, backoff, Backoff::again_unasked));
+                if !watches.next_before(device, clock, at).await? {
                     return Ok(reach(device, State::Initialising).await?.unwrap_or(Life::Again));
                 }
             }
@@ -158,8 +159,10 @@ async fn live<F: Frontend>(
             },
             FrontendStep::Finish => {
                 let Some(made) = offer.take() else { return Ok(Life::Again) };
-                *pause = LEAST_PAUSE;
-                let ended = match use_device(device, generation, &mut watches, driver, made).await? {
+                backoff.up(clock.now());
+                let outcome = use_device(device, clock, generation, &mut watches, driver, made).await?;
+                backoff.down(clock.now());
+                let ended = match outcome {
                     (_, Some(Seen::Life(life))) => return Ok(life),
                     (Ok(()), Some(Seen::Closing)) => reach(device, State::Closed).await?,
                     (Ok(()), None) => {
@@ -180,9 +183,30 @@ async fn live<F: Frontend>(
                 }
                 stage = FrontendStage::Closed;
             }
-            FrontendStep::Reopen => return Ok(reach(device, State::Initialising).await?.unwrap_or(Life::Again)),
+            FrontendStep::Reopen => {
+                let at = *resume.get_or_insert_with(|| pause(device, clock, backoff, Backoff::again));
+                if clock.now() >= at {
+                    return Ok(reach(device, State::Initialising).await?.unwrap_or(Life::Again));
+                }
+                // What the backend does meanwhile shows at the end.
+                watches.own_before(device, clock, at).await?;
+            }
         }
     }
+}
+
+/// When the device may connect once more.
+fn pause(
+    device: &Device,
+    clock: &impl Clock,
+    backoff: &mut Backoff,
+    again: impl FnOnce(&mut Backoff) -> Duration,
+) -> Duration {
+    let pause = again(backoff);
+    if backoff.is_throttled() {
+        device.announce_pause(backoff.count(), pause);
+    }
+    clock.now().saturating_add(pause)
 }
 
 /// Goes to a state; or says how this life ends, where that could not be.
@@ -242,6 +266,7 @@ async fn make_offer<F: Frontend>(
 /// Accepts what the backend provides, and runs the driver.
 async fn use_device<F: Frontend>(
     device: &Device,
+    clock: &impl Clock,
     generation: u32,
     watches: &mut Watches,
     driver: &mut F,
@@ -252,13 +277,14 @@ async fn use_device<F: Frontend>(
     }
     match reach(device, State::Connected).await? {
         Some(life) => Ok((Ok(()), Some(Seen::Life(life)))),
-        None => run(device, generation, watches, driver, offer).await,
+        None => run(device, clock, generation, watches, driver, offer).await,
     }
 }
 
 /// Runs the driver, and tells it when the backend wants to end, or is gone.
 async fn run<F: Frontend>(
     device: &Device,
+    clock: &impl Clock,
     generation: u32,
     watches: &mut Watches,
     driver: &mut F,
@@ -280,7 +306,7 @@ async fn run<F: Frontend>(
                 }
                 Ok(_) => signals.change(),
             }
-            watches.next(device).await?;
+            watches.next(device, clock).await?;
         }
     };
     let (outcome, seen) = attend(&signals, driver.run(device, offer, &signals), monitor).await?;

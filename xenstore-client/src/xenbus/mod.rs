@@ -12,6 +12,7 @@
 //! - [`serve()`]: all devices of a class, as they come and go.
 
 mod backend;
+mod backoff;
 mod device;
 mod frontend;
 mod peer;
