@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use xen_blkif::back::{self as blkback, Attach};
+use xen_blkif::front;
 use xen_blkif::ramdisk::RamDisk;
-use xen_hal::{Access, Clock, EventChannels, Grant, GrantTable, Pages, Port};
+use xen_hal::{Access, Clock, Errno, EventChannels, Grant, GrantTable, Pages, Port};
 use xen_netif::back as netback;
-use xen_sim::{Domain, SimGrant, SimPort, Toolstack, Xen, check};
-use xenstore_client::{Error, Store};
+use xen_sim::{Domain, Faults, SimGrant, SimPort, Toolstack, Xen, check};
+use xenstore_client::xenbus::{Backend, Device, End, Ended, Failure, Signals, backend, serve};
+use xenstore_client::{Error, Store, Tree};
 
 use support::log::{keep_log, take_log};
 
@@ -280,6 +282,293 @@ fn keys_that_never_stop_changing_fail_the_device() {
             }
             bench.set("state", "6").await;
             bench.detach().await;
+        });
+    });
+}
+
+/// A frontend that connects and closes without end: with all the other end's steps, or with no regard for it.
+async fn cycle(bench: &Bench, polite: bool, seed: u64, until: Duration) {
+    let up = if bench.class == "vbd" { "3" } else { "4" };
+    let _rings = bench.publish().await.unwrap();
+    let mut turn = seed;
+    while bench.guest.now() < until {
+        for state in ["1", up, "4", "5", "6"] {
+            bench.set("state", state).await;
+            turn = turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            bench.guest.sleep(Duration::from_micros((turn >> 33) % 400)).await;
+            if polite {
+                let wanted = match state {
+                    "1" => "2",
+                    "5" | "6" => "6",
+                    _ => "4",
+                };
+                let path = format!("{}/state", bench.back_path);
+                let reached = bench.store.wait_for(&path, |value| (value? == wanted.as_bytes()).then_some(()));
+                let deadline = bench.guest.until(until);
+                drop(select(std::pin::pin!(reached), deadline).await);
+            }
+        }
+    }
+}
+
+/// However fast a frontend comes and goes, what that costs the backend in requests to the store and in lines of its log is
+/// bounded, and the toolstack is heard at any time.
+#[test]
+fn a_frontend_that_comes_and_goes_without_end_has_to_wait() {
+    for (class, polite) in [("vbd", true), ("vbd", false), ("vif", true), ("vif", false)] {
+        check("cycles", 4, |xen| {
+            keep_log();
+            let (machine, seed) = (xen.clone(), xen.seed());
+            xen.run(async move {
+                let bench = Bench::attach(machine.clone(), class).await;
+                let before = machine.server().borrow().requests(bench.back.id());
+                cycle(&bench, polite, seed, bench.guest.now() + Duration::from_secs(20)).await;
+                let requests = machine.server().borrow().requests(bench.back.id()) - before;
+                let log = take_log();
+                // The line that says so is there, with the count of what it stands for.
+                let pauses =
+                    log.iter().filter(|line| line.contains("times in a row") || line.contains("th time in a row"));
+                assert!((1..8).contains(&pauses.count()), "{log:#?}");
+                assert!(requests < 2500 && log.len() < 150, "{requests} requests, {} lines", log.len());
+                // In the middle of the next pause.
+                bench.set("state", "1").await;
+                bench.guest.sleep(Duration::from_millis(500)).await;
+                assert_eq!(bench.backend().await.as_deref(), Some("6"));
+                bench.detach().await;
+            });
+        });
+    }
+}
+
+/// What guests really do: a loader before the kernel, a kernel that boots another, a driver that is loaded anew.
+#[test]
+fn a_frontend_that_comes_back_a_few_times_is_served_at_once() {
+    check("reconnects", 5, |xen| {
+        keep_log();
+        let machine = xen.clone();
+        xen.run(async move {
+            let bench = Bench::attach(machine, "vbd").await;
+            for row in 0..3 {
+                for turn in 0..6 {
+                    let rings = bench.publish().await.unwrap();
+                    bench.until_backend("4").await;
+                    if turn == 5 {
+                        // In use for as long as makes the row forgotten.
+                        bench.guest.sleep(Duration::from_secs(61)).await;
+                    }
+                    bench.set("state", "5").await;
+                    bench.until_backend("6").await;
+                    drop(rings);
+                    bench.set("state", "6").await;
+                    let before = bench.guest.now();
+                    bench.set("state", "1").await;
+                    bench.until_backend("2").await;
+                    let took = bench.guest.now() - before;
+                    assert!(took < Duration::from_millis(20), "connection {turn} of row {row} waits for {took:?}");
+                }
+            }
+            assert!(!take_log().iter().any(|line| line.contains("in a row")));
+            bench.detach().await;
+        });
+    });
+}
+
+/// XSA-349: the events of what a guest writes to its own nodes, of which each is of another, long name.
+#[test]
+fn xsa_349_events_of_nodes_without_end_take_neither_memory_nor_requests() {
+    check("noise", 3, |xen| {
+        let machine = xen.clone();
+        xen.run(async move {
+            let bench = Bench::attach(machine.clone(), "vif").await;
+            let _rings = bench.publish().await.unwrap();
+            bench.until_backend("4").await;
+            let before = machine.server().borrow().requests(bench.back.id());
+            let begun = bench.guest.now();
+            for node in 0..300 {
+                bench.set(&format!("state/{node}/{}", "x".repeat(1500)), "").await;
+                bench.set("state", "4").await;
+            }
+            let took = bench.guest.now() - begun;
+            let requests = machine.server().borrow().requests(bench.back.id()) - before;
+            // A look costs three requests; there are 32 at once, and then one in 100 ms.
+            let looks = 32 + took.as_millis() as u64 / 100 + 1;
+            assert!(requests <= 3 * looks, "{requests} requests in {took:?}");
+            assert_eq!(bench.backend().await.as_deref(), Some("4"));
+            bench.set("state", "6").await;
+            bench.until_backend("6").await;
+            bench.detach().await;
+        });
+    });
+}
+
+/// The other way round: a backend that a frontend has to put up with.
+#[test]
+fn a_backend_that_comes_and_goes_without_end_has_to_wait() {
+    for states in
+        [&["2", "4", "5", "6"][..], &["2", "6"], &["1", "2", "4", "6"], &["2", "4", "2", "4"], &["4", "8", "7"]]
+    {
+        check("backend cycles", 3, |xen| {
+            keep_log();
+            let (machine, mut turn) = (xen.clone(), xen.seed());
+            xen.run(async move {
+                let (guest, back) = (machine.domain(), machine.domain());
+                let toolstack = machine.toolstack();
+                let nodes = [("sectors", "64"), ("sector-size", "512"), ("info", "0")];
+                toolstack.attach_with("vbd", guest.id(), back.id(), DISK, &nodes).await.unwrap();
+                let (_, path) = Toolstack::paths("vbd", guest.id(), back.id(), DISK);
+                let (front_store, store) = (guest.store(), back.store());
+                let domain = guest.clone();
+                let (disk, runner) = front::connect(
+                    &front_store,
+                    domain.clone(),
+                    domain.clone(),
+                    domain.clone(),
+                    &format!("device/vbd/{DISK}"),
+                    front::Options::default(),
+                );
+                let driver = guest.spawn(runner);
+                let end = back.now() + Duration::from_secs(20);
+                while back.now() < end {
+                    for state in states {
+                        store.set(&format!("{path}/state"), *state).await.unwrap();
+                        turn = turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        back.sleep(Duration::from_micros((turn >> 33) % 2000)).await;
+                    }
+                }
+                let requests = machine.server().borrow().requests(guest.id());
+                let log = take_log();
+                assert!(requests < 3500 && log.len() < 150, "{requests} requests, {} lines", log.len());
+                // The toolstack, which takes the device away by force, is heard at once.
+                toolstack.store().remove(&format!("/local/domain/{}/device/vbd/{DISK}", guest.id().0)).await.unwrap();
+                let before = guest.now();
+                assert_eq!(driver.await, Ok(Ended::Removed));
+                assert!(guest.now() - before < Duration::from_secs(1));
+                drop(disk);
+            });
+        });
+    }
+}
+
+/// A device that cannot be made ready, such as a disk whose file is missing, and a frontend that waits for it.
+#[test]
+fn a_device_that_is_never_ready_is_tried_ever_less_often() {
+    struct Unready(Rc<Cell<u32>>);
+    impl Backend for Unready {
+        type Link = ();
+
+        async fn prepare(&mut self, _: &Device) -> Result<(), Failure> {
+            self.0.set(self.0.get() + 1);
+            Err(Failure::new(Errno::ENOENT, "no such disk"))
+        }
+
+        async fn offer(&mut self, _: &Device, _: &Tree) -> Result<(), Error> {
+            unreachable!()
+        }
+
+        async fn connect(&mut self, _: &Device) -> Result<(), Failure> {
+            unreachable!()
+        }
+
+        async fn publish(&mut self, _: &Device, _: &(), _: &Tree) -> Result<(), Error> {
+            unreachable!()
+        }
+
+        async fn run(&mut self, _: &Device, _: (), _: &Signals) -> Result<(), Failure> {
+            unreachable!()
+        }
+    }
+    check("unready", 5, |xen| {
+        keep_log();
+        let machine = xen.clone();
+        xen.run(async move {
+            let (guest, back) = (machine.domain(), machine.domain());
+            let toolstack = machine.toolstack();
+            toolstack.attach("vbd", guest.id(), back.id(), 0).await.unwrap();
+            let (_, path) = Toolstack::paths("vbd", guest.id(), back.id(), 0);
+            let tries = Rc::<Cell<u32>>::default();
+            let mut driver = Unready(tries.clone());
+            let (store, clock) = (back.store(), back.clone());
+            let running = back.spawn(async move { backend(&store, clock, &path, &mut driver).await });
+            back.sleep(Duration::from_secs(60)).await;
+            // At once, and after 1, 2, 4, 8, 16 seconds.
+            assert_eq!(tries.get(), 6);
+            let told = take_log().iter().filter(|line| line.contains("no such disk")).count();
+            assert!(told <= 6, "{told} lines");
+            let before = back.now();
+            assert!(toolstack.detach("vbd", guest.id(), back.id(), 0).await.unwrap());
+            assert!(back.now() - before < Duration::from_secs(1));
+            assert_eq!(running.await, Ok(Ended::Removed));
+        });
+    });
+}
+
+/// While new devices are looked for, which takes many answers of the store, those that are in use go on.
+#[test]
+fn looking_for_devices_keeps_no_device_waiting() {
+    check("discovery", 5, |xen| {
+        xen.set_faults(Faults { store_delay: Duration::from_millis(4), ..Faults::default() });
+        let machine = xen.clone();
+        xen.run(async move {
+            let back = machine.domain();
+            let toolstack = machine.toolstack();
+            let (longest, begun) = (Rc::<Cell<Duration>>::default(), Rc::<Cell<u32>>::default());
+            let (store, domain) = (back.store(), back.clone());
+            let (gap, count) = (longest.clone(), begun.clone());
+            let serving = back.spawn(async move {
+                let outcome = serve(&store, domain.clone(), End::Backend, "bell", |_| {
+                    let (domain, gap) = (domain.clone(), gap.clone());
+                    count.set(count.get() + 1);
+                    async move {
+                        // A device in use: it has something to do every millisecond.
+                        loop {
+                            let before = domain.now();
+                            domain.sleep(Duration::from_millis(1)).await;
+                            gap.set(gap.get().max(domain.now() - before));
+                        }
+                    }
+                });
+                drop(outcome.await);
+            });
+            for device in 0..40 {
+                let guest = machine.domain().id();
+                toolstack.attach("bell", guest, back.id(), device).await.unwrap();
+            }
+            back.sleep(Duration::from_secs(2)).await;
+            assert_eq!(begun.get(), 40);
+            assert!(longest.get() < Duration::from_millis(2), "a device had to wait for {:?}", longest.get());
+            drop(serving);
+        });
+    });
+}
+
+/// A driver that ends at once, though the device is there to be used: a quota of the store's may be spent.
+#[test]
+fn a_driver_that_ends_at_once_is_begun_ever_less_often() {
+    check("short lives", 5, |xen| {
+        let machine = xen.clone();
+        xen.run(async move {
+            let (guest, back) = (machine.domain(), machine.domain());
+            let toolstack = machine.toolstack();
+            let begun = Rc::<Cell<u32>>::default();
+            let (store, clock, count) = (back.store(), back.clone(), begun.clone());
+            let serving = back.spawn(async move {
+                let outcome = serve(&store, clock, End::Backend, "bell", |_| {
+                    count.set(count.get() + 1);
+                    async {}
+                });
+                drop(outcome.await);
+            });
+            toolstack.attach("bell", guest.id(), back.id(), 0).await.unwrap();
+            back.sleep(Duration::from_secs(60)).await;
+            assert!((8..=14).contains(&begun.get()), "begun {} times", begun.get());
+            // One that the toolstack makes anew begins at once.
+            toolstack.detach("bell", guest.id(), back.id(), 0).await.unwrap();
+            back.sleep(Duration::from_millis(50)).await;
+            let before = begun.get();
+            toolstack.attach("bell", guest.id(), back.id(), 0).await.unwrap();
+            back.sleep(Duration::from_millis(50)).await;
+            assert!(begun.get() > before);
+            drop(serving);
         });
     });
 }

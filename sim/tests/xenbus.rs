@@ -156,7 +156,7 @@ fn start_frontends(domain: &Domain, log: &Rc<Log>) -> Store {
     let (used, log, own) = (store.clone(), log.clone(), domain.clone());
     domain
         .spawn(async move {
-            let outcome = serve(&used, End::Frontend, "bell", |found| {
+            let outcome = serve(&used, own.clone(), End::Frontend, "bell", |found| {
                 let (store, log, domain) = (used.clone(), log.clone(), own.clone());
                 async move {
                     let mut driver = Bell { domain: domain.clone(), log };
@@ -178,7 +178,7 @@ fn start_backends(domain: &Domain, log: &Rc<Log>) -> Store {
     let (used, log, own) = (store.clone(), log.clone(), domain.clone());
     domain
         .spawn(async move {
-            let outcome = serve(&used, End::Backend, "bell", |found| {
+            let outcome = serve(&used, own.clone(), End::Backend, "bell", |found| {
                 assert!(found.frontend.is_some());
                 let (store, log, domain) = (used.clone(), log.clone(), own.clone());
                 async move {

@@ -44,7 +44,7 @@ pub async fn console(app: App, store: &Store) {
 /// A user for each disk that comes, who reads and writes for as long as it is there.
 pub async fn disks(app: App) -> Result<(), String> {
     let store = app.store().map_err(text)?;
-    let serving = serve(&store, End::Frontend, "vbd", |found| {
+    let serving = serve(&store, app.clock(), End::Frontend, "vbd", |found| {
         let options = front::Options::default();
         let (disk, runner) =
             front::connect(&store, app.grant_table(), app.event_channels(), app.clock(), &found.path, options);

@@ -19,7 +19,7 @@ use crate::vbd::console;
 /// A user for each interface that comes, who sends and receives for as long as it is there.
 pub async fn interfaces(app: App) -> Result<(), String> {
     let store = app.store().map_err(text)?;
-    let serving = serve(&store, End::Frontend, "vif", |found| {
+    let serving = serve(&store, app.clock(), End::Frontend, "vif", |found| {
         let (interface, runner) = front::connect(
             &store,
             app.grant_table(),

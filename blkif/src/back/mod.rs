@@ -106,7 +106,7 @@ where
     D: BlockDevice,
 {
     let (open, ended) = (&open, &ended);
-    serve_class(store, End::Backend, "vbd", |found| {
+    serve_class(store, clock.clone(), End::Backend, "vbd", |found| {
         let (store, memory, events, clock) = (store.clone(), memory.clone(), events.clone(), clock.clone());
         async move {
             let statistics = Cell::default();

@@ -101,7 +101,7 @@ where
     C: Clock + Clone,
 {
     let opened = &opened;
-    serve_class(store, End::Backend, "vif", |found| {
+    serve_class(store, clock.clone(), End::Backend, "vif", |found| {
         let (store, memory, events, clock) = (store.clone(), memory.clone(), events.clone(), clock.clone());
         async move {
             let mut driver = Driver { memory, events, clock: clock.clone(), limits, opened, shared: None };

@@ -1,19 +1,24 @@
 //! All devices of a class, as they come and go.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::convert::Infallible;
-use core::future::Future;
-use core::pin::Pin;
+use core::future::{Future, poll_fn};
+use core::pin::{Pin, pin};
+use core::task::Poll;
+use core::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
-use xen_hal::DomId;
+use xen_hal::{Clock, DomId};
+use xen_ring::WaitQueue;
 
+use super::backoff::Backoff;
 use super::state::{End, State};
 use crate::wire::Op;
 use crate::{Broken, Error, ErrorKind, Store, WatchEvent};
@@ -29,20 +34,25 @@ pub struct Found {
     pub frontend: Option<DomId>,
 }
 
-type Running<'a> = Pin<Box<dyn Future<Output = String> + 'a>>;
+/// The shortest time from one list of all devices to the next.
+const BETWEEN_LISTS: Duration = Duration::from_millis(100);
+/// Devices that are begun or have ended, before other tasks have their turn.
+const MAX_ROUNDS: usize = 32;
 
 /// Runs `start` for each device of `class` that this domain has at one end, those that are there and those that come
-/// while it runs, all side by side. A device whose future has ended is started again when the toolstack makes it again.
+/// while it runs, all side by side. A device whose future has ended is started again when the toolstack makes it again,
+/// or where it still says that it is to begin; then with pauses that grow.
 ///
 /// # Errors
 ///
-/// Where the store fails; it does not end otherwise.
+/// Where the connection to the store is gone; it does not end otherwise.
 ///
 /// # Cancellation
 ///
 /// Dropping the future drops those of all devices.
 pub async fn serve<F: Future<Output = ()>>(
     store: &Store,
+    clock: impl Clock,
     end: End,
     class: &str,
     mut start: impl FnMut(Found) -> F,
@@ -51,50 +61,202 @@ pub async fn serve<F: Future<Output = ()>>(
         End::Frontend => format!("device/{class}"),
         End::Backend => format!("backend/{class}"),
     };
-    let mut watch = store.watch(&root).await?;
+    let devices = Devices { store, clock, root, end, known: RefCell::default(), news: News::default() };
+    let news = &devices.news;
+    // Looking for devices is one of the futures: it waits for the store, and those of devices that are in use go on.
     let mut running: FuturesUnordered<Running<'_>> = FuturesUnordered::new();
-    // Directory, and whether its future runs; those that have ended stay until their directory is gone or begins anew.
-    let mut known: BTreeMap<String, bool> = BTreeMap::new();
-    loop {
-        let event = match running.is_empty() {
-            true => Either::Left(watch.next().await),
-            false => match select(core::pin::pin!(watch.next()), running.next()).await {
-                Either::Left((event, _)) => Either::Left(event),
-                Either::Right((ended, _)) => Either::Right(ended),
-            },
-        };
-        let candidates = match event {
-            Either::Left(Some(event)) => match device_of(&root, end, &event) {
-                Some(path) => Vec::from([path]),
-                None => list(store, &root, end).await?,
-            },
-            Either::Left(None) => {
-                let broken = store.broken().unwrap_or(Broken::Stopped);
-                return Err(Error::new(Op::Watch, &root, ErrorKind::Broken(broken)));
+    running.push(Box::pin(async { Outcome::Broken(devices.discover().await) }));
+    poll_fn(|cx| {
+        for _ in 0..MAX_ROUNDS {
+            let found = news.found.borrow_mut().pop_front();
+            if let Some(path) = found {
+                let future = start(self::found(&path, end));
+                running.push(Box::pin(async move {
+                    future.await;
+                    Outcome::Ended(path)
+                }));
+                continue;
             }
-            Either::Right(Some(path)) => {
-                known.insert(path.clone(), false);
-                Vec::from([path])
-            }
-            Either::Right(None) => continue,
-        };
-        for path in candidates {
-            let state = store.get::<State>(&format!("{path}/state")).await?;
-            match (state, known.get(&path)) {
-                (_, Some(true)) => {}
-                (None, Some(false)) => drop(known.remove(&path)),
-                (Some(State::Initialising), _) => {
-                    known.insert(path.clone(), true);
-                    let future = start(found(&path, end));
-                    running.push(Box::pin(async move {
-                        future.await;
-                        path
-                    }));
+            match running.poll_next_unpin(cx) {
+                Poll::Ready(Some(Outcome::Ended(path))) => {
+                    news.ended.borrow_mut().push_back(path);
+                    news.waiting.wake_all();
                 }
-                _ => {}
+                Poll::Ready(Some(Outcome::Broken(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) | Poll::Pending if news.found.borrow().is_empty() => return Poll::Pending,
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
+}
+
+type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
+
+/// How one of the futures has ended.
+enum Outcome {
+    /// A device's.
+    Ended(String),
+    /// The one that looks for devices.
+    Broken(Error),
+}
+
+/// What the two halves of [`serve`] tell each other. Each device is in them once at most.
+#[derive(Default)]
+struct News {
+    found: RefCell<VecDeque<String>>,
+    ended: RefCell<VecDeque<String>>,
+    waiting: WaitQueue,
+}
+
+/// A device that was begun. One that has ended is remembered until its directory is gone.
+#[derive(Default)]
+struct Known {
+    running: bool,
+    backoff: Backoff,
+    /// When it is to begin again.
+    due: Option<Duration>,
+}
+
+struct Devices<'a, C> {
+    store: &'a Store,
+    clock: C,
+    root: String,
+    end: End,
+    known: RefCell<BTreeMap<String, Known>>,
+    news: News,
+}
+
+impl<C: Clock> Devices<'_, C> {
+    /// Finds devices that are to begin, until the connection to the store is gone.
+    async fn discover(&self) -> Error {
+        let mut watch = match self.store.watch(&self.root).await {
+            Ok(watch) => watch,
+            Err(error) => return error,
+        };
+        // When all devices may be listed, where something has changed that may concern any.
+        let mut list_at: Option<Duration> = None;
+        let mut next_list = Duration::ZERO;
+        loop {
+            let outcome = match self.next(&mut watch, list_at).await {
+                Cause::Event(None) => {
+                    let broken = self.store.broken().unwrap_or(Broken::Stopped);
+                    return Error::new(Op::Watch, &self.root, ErrorKind::Broken(broken));
+                }
+                Cause::Event(Some(event)) => match device_of(&self.root, self.end, &event) {
+                    Some(path) => self.look(path).await,
+                    None => {
+                        list_at = Some(next_list);
+                        Ok(())
+                    }
+                },
+                Cause::Ended(path) => {
+                    if let Some(known) = self.known.borrow_mut().get_mut(&path) {
+                        known.running = false;
+                        known.backoff.down(self.clock.now());
+                    }
+                    self.look(path).await
+                }
+                Cause::List => {
+                    list_at = None;
+                    let outcome = self.look_at_all().await;
+                    next_list = self.clock.now().saturating_add(BETWEEN_LISTS);
+                    outcome
+                }
+                Cause::Due(path) => self.look(path).await,
+            };
+            match outcome {
+                Err(error) if error.is_broken() => return error,
+                // A directory that cannot be read is no reason to leave the other devices.
+                Err(error) => warning!("{}: {}", self.root, error),
+                Ok(()) => {}
             }
         }
     }
+
+    /// Waits for something to be done.
+    async fn next(&self, watch: &mut crate::Watch, list_at: Option<Duration>) -> Cause {
+        let ended = self.news.waiting.wait_until(|| self.news.ended.borrow_mut().pop_front());
+        let due = self.known.borrow().iter().filter_map(|(path, known)| Some((known.due?, path.clone()))).min();
+        let next = list_at.into_iter().chain(due.iter().map(|(at, _)| *at)).min();
+        let time = async {
+            match next {
+                Some(at) => self.clock.until(at).await,
+                None => core::future::pending().await,
+            }
+        };
+        let event = match select(pin!(ended), pin!(select(pin!(watch.next()), pin!(time)))).await {
+            Either::Left((path, _)) => return Cause::Ended(path),
+            Either::Right((Either::Left((event, _)), _)) => return Cause::Event(event),
+            Either::Right((Either::Right(_), _)) => (list_at, due),
+        };
+        match event {
+            (Some(list), Some((due, path))) if due < list => Cause::Due(path),
+            (None, Some((_, path))) => Cause::Due(path),
+            _ => Cause::List,
+        }
+    }
+
+    async fn look_at_all(&self) -> Result<(), Error> {
+        let mut paths = list(self.store, &self.root, self.end).await?;
+        // Those that are known may be gone.
+        paths.extend(self.known.borrow().iter().filter(|(_, known)| !known.running).map(|(path, _)| path.clone()));
+        for path in paths {
+            self.look(path).await?;
+        }
+        Ok(())
+    }
+
+    /// Begins a device where its directory says so.
+    async fn look(&self, path: String) -> Result<(), Error> {
+        if self.known.borrow().get(&path).is_some_and(|known| known.running) {
+            return Ok(());
+        }
+        let state = self.store.get::<State>(&format!("{path}/state")).await;
+        let mut devices = self.known.borrow_mut();
+        if let Some(known) = devices.get_mut(&path).filter(|_| state.is_err()) {
+            known.due = None;
+        }
+        let state = state?;
+        if state.is_none() {
+            devices.remove(&path);
+        }
+        if state != Some(State::Initialising) {
+            devices.entry(path).and_modify(|known| known.due = None);
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let known = match devices.entry(path.clone()) {
+            alloc::collections::btree_map::Entry::Vacant(entry) => entry.insert(Known::default()),
+            alloc::collections::btree_map::Entry::Occupied(entry) => {
+                let known = entry.into_mut();
+                let at = *known.due.get_or_insert_with(|| now.saturating_add(known.backoff.again()));
+                if now < at {
+                    return Ok(());
+                }
+                known
+            }
+        };
+        known.due = None;
+        known.running = true;
+        known.backoff.up(now);
+        self.news.found.borrow_mut().push_back(path);
+        Ok(())
+    }
+}
+
+/// What leads to a look at devices.
+enum Cause {
+    /// A change at or below the class's directory; `None` once there will be none any more.
+    Event(Option<WatchEvent>),
+    /// A device's future has ended.
+    Ended(String),
+    /// A device is to begin again.
+    Due(String),
+    /// All devices are to be listed.
+    List,
 }
 
 /// How many names lead from the class's directory to a device.
