@@ -361,36 +361,32 @@ impl<G: Memory, P: Port> Connection<G, P> {
                 _ => {}
             }
         }
-        let (pages, bounces, pool) = (request.pages, request.bounces, shared.pool.clone());
-        shared.answered(request.job, |job| {
-            if let Some(buffer) = &mut job.buffer {
-                for page in &mut buffer.pages[pages] {
-                    if let Err(error) = pool.settle(page) {
-                        job.outcome = Err(error);
-                    }
-                }
-                for (index, bounce) in bounces {
-                    if job.kind == Kind::Read && !failed {
-                        bounce.copy(0, PAGE_SIZE, &buffer.pages[index], 0);
-                    }
-                    pool.give_bounce(bounce);
-                }
-            }
-            if failed && !again && job.outcome.is_ok() {
-                let sector = job.sector;
-                job.outcome = Err(match status {
-                    Status::Unsupported => Error::Unsupported(job.kind.name()),
-                    _ => Error::Failed { operation: job.kind.name(), sector },
-                });
-            }
-            if again {
-                job.next = 0;
-                job.unanswered += 1;
-            }
-        });
         if again {
             shared.again(request.job);
-            shared.answered(request.job, |_| {});
+        } else {
+            let (pages, bounces, pool) = (request.pages, request.bounces, &shared.pool);
+            shared.answered(request.job, |job| {
+                if let Some(buffer) = &mut job.buffer {
+                    for page in &mut buffer.pages[pages] {
+                        if let Err(error) = pool.settle(page) {
+                            job.outcome = Err(error);
+                        }
+                    }
+                    for (index, bounce) in bounces {
+                        if job.kind == Kind::Read && !failed {
+                            bounce.copy(0, PAGE_SIZE, &buffer.pages[index], 0);
+                        }
+                        pool.give_bounce(bounce);
+                    }
+                }
+                if failed && job.outcome.is_ok() {
+                    let sector = job.sector;
+                    job.outcome = Err(match status {
+                        Status::Unsupported => Error::Unsupported(job.kind.name()),
+                        _ => Error::Failed { operation: job.kind.name(), sector },
+                    });
+                }
+            });
         }
         if geometry != shared.geometry.get() {
             shared.set(Phase::Up, geometry);

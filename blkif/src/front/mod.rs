@@ -2,6 +2,7 @@
 
 mod buffer;
 mod driver;
+mod jobs;
 mod queue;
 
 use alloc::rc::Rc;

@@ -1,6 +1,5 @@
 //! The requests of a disk's users, in the order in which the ring gets them.
 
-use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
@@ -10,6 +9,7 @@ use core::task::{Poll, Waker};
 use xen_ring::WaitQueue;
 
 use super::buffer::{Buffer, Memory, Pool};
+use super::jobs::Jobs;
 use crate::device::{Completed, Error, Geometry};
 
 /// What a user asks for.
@@ -50,7 +50,7 @@ pub(super) struct Job<G: Memory> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum JobState {
-    /// In the queue, with more to be asked for.
+    /// In the queue, with more to be asked for; others are not in it.
     Queued,
     /// All of it was asked for.
     Asked,
@@ -76,8 +76,7 @@ pub(super) struct Shared<G: Memory> {
     pub(super) geometry: Cell<Geometry>,
     /// Users of the disk: without any the driver ends.
     pub(super) handles: Cell<usize>,
-    jobs: RefCell<Vec<Option<Job<G>>>>,
-    queue: RefCell<VecDeque<usize>>,
+    jobs: RefCell<Jobs<Job<G>>>,
     next_number: Cell<u64>,
     /// The driver has something to look at.
     kicked: Cell<bool>,
@@ -117,8 +116,7 @@ impl<G: Memory> Shared<G> {
             phase: Cell::new(Phase::Waiting),
             geometry: Cell::new(Geometry::plain(0)),
             handles: Cell::new(1),
-            jobs: RefCell::default(),
-            queue: RefCell::default(),
+            jobs: RefCell::new(Jobs::new()),
             next_number: Cell::new(0),
             kicked: Cell::new(false),
             driver: RefCell::default(),
@@ -187,33 +185,27 @@ impl<G: Memory> Shared<G> {
         };
         let index = {
             let mut jobs = self.jobs.borrow_mut();
-            match jobs.iter().position(Option::is_none) {
-                Some(index) => {
-                    jobs[index] = Some(job);
-                    index
-                }
-                None => {
-                    jobs.push(Some(job));
-                    jobs.len() - 1
-                }
-            }
+            let index = jobs.insert(job);
+            jobs.push_back(index);
+            index
         };
-        self.queue.borrow_mut().push_back(index);
         self.kick();
         let ticket = Ticket { shared: self, index };
         poll_fn(|cx| {
-            let mut jobs = self.jobs.borrow_mut();
-            let slot = &mut jobs[ticket.index];
-            match slot {
-                Some(job) if job.state == JobState::Done => {
-                    let job = slot.take().expect("it was just there");
+            let displaced = {
+                let mut jobs = self.jobs.borrow_mut();
+                match jobs.get_mut(ticket.index) {
+                    Some(Job { state: JobState::Done, .. }) => None,
+                    Some(job) => Some(job.waker.replace(cx.waker().clone())),
+                    None => unreachable!("a job stays until its ticket is gone"),
+                }
+            };
+            match displaced {
+                Some(_) => Poll::Pending,
+                None => {
+                    let job = self.jobs.borrow_mut().remove(ticket.index).expect("it was just there");
                     Poll::Ready((job.buffer, job.outcome))
                 }
-                Some(job) => {
-                    job.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-                None => unreachable!("a job stays until its ticket is gone"),
             }
         })
         .await
@@ -225,24 +217,17 @@ impl<G: Memory> Shared<G> {
     /// end, so that a long one does not keep the others waiting.
     pub(super) fn feed(&self, mut ask: impl FnMut(usize, &mut Job<G>) -> Asked) {
         let mut finished = Vec::new();
-        while let Some(index) = self.pop_queue() {
-            let mut jobs = self.jobs.borrow_mut();
-            let Some(job) = &mut jobs[index] else { continue };
-            if job.state != JobState::Queued {
-                continue;
-            }
+        let mut jobs = self.jobs.borrow_mut();
+        while let Some(index) = jobs.pop_front() {
+            let Some(job) = jobs.get_mut(index) else { continue };
             // What has failed in part is not continued.
             let asked = if job.outcome.is_err() { Asked::All } else { ask(index, job) };
             match asked {
                 Asked::NoRoom => {
-                    drop(jobs);
-                    self.queue.borrow_mut().push_front(index);
+                    jobs.push_front(index);
                     break;
                 }
-                Asked::Part => {
-                    drop(jobs);
-                    self.queue.borrow_mut().push_back(index);
-                }
+                Asked::Part => jobs.push_back(index),
                 Asked::All => {
                     job.state = JobState::Asked;
                     if job.unanswered == 0 {
@@ -251,21 +236,18 @@ impl<G: Memory> Shared<G> {
                 }
             }
         }
+        drop(jobs);
         for index in finished {
             self.finish(index);
         }
-    }
-
-    fn pop_queue(&self) -> Option<usize> {
-        self.queue.borrow_mut().pop_front()
     }
 
     /// For the driver: a job's request was answered.
     pub(super) fn answered(&self, index: usize, settle: impl FnOnce(&mut Job<G>)) {
         let done = {
             let mut jobs = self.jobs.borrow_mut();
-            let Some(Some(job)) = jobs.get_mut(index) else { return };
-            job.unanswered -= 1;
+            let Some(job) = jobs.get_mut(index) else { return };
+            job.unanswered = job.unanswered.saturating_sub(1);
             settle(job);
             job.unanswered == 0 && job.state != JobState::Queued
         };
@@ -274,27 +256,35 @@ impl<G: Memory> Shared<G> {
         }
     }
 
-    /// Asks for a job anew: what was asked in other words was not understood.
+    /// For the driver: a job's only request was not understood, and the job is to be asked for anew in other words.
     pub(super) fn again(&self, index: usize) {
-        if let Some(Some(job)) = self.jobs.borrow_mut().get_mut(index)
-            && job.state == JobState::Asked
-        {
-            job.state = JobState::Queued;
-            job.next = 0;
-            self.queue.borrow_mut().push_front(index);
+        let abandoned = {
+            let mut jobs = self.jobs.borrow_mut();
+            let Some(job) = jobs.get_mut(index) else { return };
+            (job.unanswered, job.next) = (0, 0);
+            let abandoned = job.state == JobState::Abandoned;
+            if !abandoned {
+                job.state = JobState::Queued;
+                jobs.push_front(index);
+            }
+            abandoned
+        };
+        if abandoned {
+            self.finish(index);
         }
     }
 
+    /// A job needs nothing any more from the driver.
     fn finish(&self, index: usize) {
         let (waker, dropped) = {
             let mut jobs = self.jobs.borrow_mut();
-            match &mut jobs[index] {
-                Some(job) if job.state == JobState::Abandoned => (None, jobs[index].take()),
-                Some(job) if job.state != JobState::Queued => {
+            match jobs.get_mut(index) {
+                Some(Job { state: JobState::Abandoned, .. }) => (None, jobs.remove(index)),
+                Some(job) => {
                     job.state = JobState::Done;
                     (job.waker.take(), None)
                 }
-                _ => (None, None),
+                None => (None, None),
             }
         };
         drop(dropped);
@@ -306,40 +296,45 @@ impl<G: Memory> Shared<G> {
     /// For the driver, when a connection ends: all jobs are to be asked for again, whole, in their order. Reading,
     /// writing, flushing and discarding twice does what once does.
     pub(super) fn rewind(&self) {
-        let mut waiting = Vec::new();
-        let mut dropped = Vec::new();
-        for (index, slot) in self.jobs.borrow_mut().iter_mut().enumerate() {
-            let Some(job) = slot else { continue };
-            if job.state == JobState::Done {
-                continue;
+        let (mut waiting, mut abandoned) = (Vec::new(), Vec::new());
+        let mut jobs = self.jobs.borrow_mut();
+        for (index, job) in jobs.iter_mut() {
+            match job.state {
+                JobState::Done => {}
+                JobState::Abandoned => abandoned.push(index),
+                JobState::Queued | JobState::Asked => {
+                    (job.next, job.unanswered, job.outcome, job.state) = (0, 0, Ok(()), JobState::Queued);
+                    waiting.push((job.number, index));
+                }
             }
-            if job.state == JobState::Abandoned {
-                dropped.push(slot.take());
-                continue;
-            }
-            (job.next, job.unanswered, job.outcome, job.state) = (0, 0, Ok(()), JobState::Queued);
-            waiting.push((job.number, index));
         }
-        drop(dropped);
+        while jobs.pop_front().is_some() {}
         waiting.sort_unstable();
-        *self.queue.borrow_mut() = waiting.into_iter().map(|(_, index)| index).collect();
+        waiting.into_iter().for_each(|(_, index)| jobs.push_back(index));
+        let dropped: Vec<_> = abandoned.into_iter().map(|index| jobs.remove(index)).collect();
+        drop(jobs);
+        drop(dropped);
     }
 
     /// For the driver, when nothing will be answered any more and nothing was asked: all jobs fail.
     pub(super) fn fail_all(&self, error: Error) {
         self.rewind();
-        let indices: Vec<_> = self.queue.borrow_mut().drain(..).collect();
-        for index in indices {
-            if let Some(job) = &mut self.jobs.borrow_mut()[index] {
-                (job.outcome, job.state) = (Err(error), JobState::Asked);
-            }
+        loop {
+            let index = {
+                let mut jobs = self.jobs.borrow_mut();
+                let Some(index) = jobs.pop_front() else { return };
+                if let Some(job) = jobs.get_mut(index) {
+                    job.outcome = Err(error);
+                }
+                index
+            };
             self.finish(index);
         }
     }
 
     /// Whether a job waits to be asked for.
     pub(super) fn has_queued(&self) -> bool {
-        !self.queue.borrow().is_empty()
+        !self.jobs.borrow().is_queue_empty()
     }
 }
 
@@ -364,14 +359,15 @@ impl<G: Memory> Drop for Ticket<'_, G> {
     fn drop(&mut self) {
         let dropped = {
             let mut jobs = self.shared.jobs.borrow_mut();
-            match &mut jobs[self.index] {
+            match jobs.get_mut(self.index) {
                 // The backend has its pages: they are its until it answers.
                 Some(job) if job.unanswered > 0 => {
                     job.state = JobState::Abandoned;
-                    job.waker = None;
-                    None
+                    let waker = job.waker.take();
+                    jobs.unlink(self.index);
+                    (None, waker)
                 }
-                slot => slot.take(),
+                _ => (jobs.remove(self.index), None),
             }
         };
         drop(dropped);
