@@ -1,6 +1,7 @@
 //! blkfront: a disk that another domain serves.
 
 mod buffer;
+mod connection;
 mod driver;
 mod jobs;
 mod queue;
