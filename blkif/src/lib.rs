@@ -16,5 +16,6 @@ pub mod front;
 pub mod protocol;
 pub mod ramdisk;
 pub mod slice;
+mod turn;
 
 pub use device::{BlockDevice, Buffer, Completed, Discard, Error, Geometry};

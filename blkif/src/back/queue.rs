@@ -8,8 +8,8 @@ use core::task::Poll;
 
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use xen_hal::{Clock, Errno, Mapping, Port};
-use xen_ring::{BackRing, SharedMapping, Storm};
+use xen_hal::{Clock, Errno, GrantTable, Mapping, Port};
+use xen_ring::{BackRing, BadProducer, SharedMapping, Storm};
 use xenstore_client::xenbus::{Failure, Signals};
 
 use super::failure;
@@ -18,9 +18,12 @@ use super::worker::{Done, Lists, MOST_LISTS, Worker};
 use crate::device::BlockDevice;
 use crate::front::Memory;
 use crate::protocol::{Abi, Request};
+use crate::turn::{BUDGET, Turn};
 
 /// Most bytes of requests that are made one.
 const MOST_MERGED: usize = 1 << 20;
+/// What taking a request out of the ring costs of a turn, and beginning with it again, besides its bytes.
+const STEP_COST: usize = 2048;
 
 /// A ring and its bell.
 pub(super) struct Queue<A, P> {
@@ -49,6 +52,8 @@ struct Pending {
 struct Tasks {
     waiting: VecDeque<Pending>,
     answers: Vec<(Request, Result<(), BadRequest>)>,
+    /// What runs is a barrier: nothing is begun before its end.
+    barrier: bool,
 }
 
 impl<A: Mapping, P: Port> Queue<A, P> {
@@ -64,45 +69,18 @@ impl<A: Mapping, P: Port> Queue<A, P> {
         let mut running = FuturesUnordered::new();
         let mut finished: Vec<Done<Group, D::Buffer>> = Vec::new();
         let mut tasks = Tasks::default();
-        let mut barrier = false;
         let mut storm = Storm::default();
+        let mut turn = Turn::new();
+        let mut closed = pin!(signals.closing());
         loop {
             tasks.finish(worker, finished.drain(..));
             // What was asked is looked at, in its order; what is asked from now on is another backend's.
             let closing = signals.is_closing();
-            while !closing && tasks.waiting.len() < self.ring.slots() as usize {
-                let mut requests = Vec::new();
-                while requests.len() < MOST_LISTS
-                    && let Some(request) = self.ring.pop(&self.mapping).map_err(broken)?
-                {
-                    requests.push(request);
-                }
-                if requests.is_empty() {
-                    break;
-                }
-                tasks.take(worker, &lists, requests);
+            if !closing {
+                self.take(worker, &lists, &mut tasks, &mut turn).map_err(broken)?;
             }
-            for (request, outcome) in tasks.answers.drain(..) {
-                worker.note(&request, outcome);
-                self.ring.push(&self.mapping, &answer(&request, outcome));
-            }
-            if self.ring.publish(&self.mapping) {
-                worker.count(|statistics| statistics.notifications += 1);
-                self.port.notify();
-            }
-            let mut chosen = Vec::new();
-            loop {
-                let idle = running.is_empty() && chosen.is_empty();
-                barrier &= !idle;
-                if barrier {
-                    break;
-                }
-                let Some(group) = tasks.next_group(if idle { usize::MAX } else { worker.room() }, idle) else { break };
-                barrier = matches!(group.work, Work::Barrier { .. });
-                worker.count(|statistics| statistics.merged += group.requests.len() as u64 - 1);
-                worker.begin(group.work.len());
-                chosen.push(group);
-            }
+            self.answer(worker, &mut tasks);
+            let chosen = tasks.choose(worker, running.is_empty(), &mut turn);
             let started = !chosen.is_empty();
             for (group, outcome) in worker.prepare(chosen, |group| &group.work) {
                 match outcome {
@@ -115,25 +93,30 @@ impl<A: Mapping, P: Port> Queue<A, P> {
             }
             // Where something waits there is something running, and its end is an occasion to look at the ring again.
             let more = !closing && self.ring.arm(&self.mapping).map_err(broken)? && tasks.waiting.is_empty();
-            let sleeps = !(started || more || !tasks.answers.is_empty());
+            let sleeps = !(started || more || turn.is_over() || !tasks.answers.is_empty());
             let hurry = storm.is_calm();
             let event = {
-                let port = &self.port;
-                let mut closed = pin!(signals.closing());
+                let (port, turn) = (&self.port, &mut turn);
                 let mut wake = poll_fn(|cx| {
-                    while let Poll::Ready(Some(done)) = running.poll_next_unpin(cx) {
+                    let mut moved = 0;
+                    while moved < BUDGET
+                        && let Poll::Ready(Some(done)) = running.poll_next_unpin(cx)
+                    {
+                        moved += done.task.work.len();
                         finished.push(done);
                     }
+                    turn.spend(moved);
                     if !finished.is_empty() || !sleeps {
                         return Poll::Ready(false);
                     }
                     if hurry && !closing && port.poll_wait(cx).is_ready() {
                         return Poll::Ready(true);
                     }
-                    match !closing && closed.as_mut().poll(cx).is_ready() {
-                        true => Poll::Ready(false),
-                        false => Poll::Pending,
+                    if !closing && closed.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(false);
                     }
+                    turn.begin();
+                    Poll::Pending
                 });
                 if hurry || !sleeps {
                     wake.await
@@ -142,6 +125,9 @@ impl<A: Mapping, P: Port> Queue<A, P> {
                     matches!(select(&mut wake, clock.sleep(storm.pause())).await, Either::Right(_))
                 }
             };
+            if turn.is_over() {
+                turn.end().await;
+            }
             match self.ring.waiting(&self.mapping).map_err(broken)? {
                 0 if event => storm.in_vain(),
                 0 if sleeps => {}
@@ -149,14 +135,50 @@ impl<A: Mapping, P: Port> Queue<A, P> {
             }
         }
     }
+
+    /// Takes requests out of the ring, as many as it holds at most.
+    fn take<M: Memory, D: BlockDevice>(
+        &mut self,
+        worker: &Worker<'_, M, D>,
+        lists: &Lists<<M as GrantTable>::Page>,
+        tasks: &mut Tasks,
+        turn: &mut Turn,
+    ) -> Result<(), BadProducer> {
+        while !turn.is_over() && tasks.waiting.len() < self.ring.slots() as usize {
+            let mut requests = Vec::new();
+            while requests.len() < MOST_LISTS
+                && let Some(request) = self.ring.pop(&self.mapping)?
+            {
+                requests.push(request);
+            }
+            if requests.is_empty() {
+                break;
+            }
+            turn.spend(requests.len() * STEP_COST);
+            tasks.check(worker, lists, requests);
+        }
+        Ok(())
+    }
+
+    /// Puts answers into the ring.
+    fn answer<M: Memory, D: BlockDevice>(&mut self, worker: &Worker<'_, M, D>, tasks: &mut Tasks) {
+        for (request, outcome) in tasks.answers.drain(..) {
+            worker.note(&request, outcome);
+            self.ring.push(&self.mapping, &answer(&request, outcome));
+        }
+        if self.ring.publish(&self.mapping) {
+            worker.count(|statistics| statistics.notifications += 1);
+            self.port.notify();
+        }
+    }
 }
 
 impl Tasks {
     /// Checks requests, in their order.
-    fn take<M: Memory, D: BlockDevice>(
+    fn check<M: Memory, D: BlockDevice>(
         &mut self,
         worker: &Worker<'_, M, D>,
-        lists: &Lists<<M as xen_hal::GrantTable>::Page>,
+        lists: &Lists<<M as GrantTable>::Page>,
         requests: Vec<Request>,
     ) {
         let checked = worker.check(&requests, lists);
@@ -168,11 +190,34 @@ impl Tasks {
         }
     }
 
-    /// The next requests to be done as one, if there is room for the bytes of the first; a barrier only where all is
-    /// idle.
+    /// What is to be begun now, and is counted as in flight from here on.
+    fn choose<M: Memory, D: BlockDevice>(
+        &mut self,
+        worker: &Worker<'_, M, D>,
+        idle: bool,
+        turn: &mut Turn,
+    ) -> Vec<Group> {
+        let mut chosen: Vec<Group> = Vec::new();
+        while !turn.is_over() {
+            let idle = idle && chosen.is_empty();
+            self.barrier &= !idle;
+            if self.barrier {
+                break;
+            }
+            let Some(group) = self.next_group(worker.room(), idle) else { break };
+            self.barrier = matches!(group.work, Work::Barrier { .. });
+            worker.count(|statistics| statistics.merged += group.requests.len() as u64 - 1);
+            worker.begin(group.work.cost());
+            turn.spend(group.work.len() + group.requests.len() * STEP_COST);
+            chosen.push(group);
+        }
+        chosen
+    }
+
+    /// The next requests to be done as one, if there is room for the first, or all is idle; a barrier only then.
     fn next_group(&mut self, room: usize, idle: bool) -> Option<Group> {
         let first = self.waiting.front()?;
-        if first.work.len() > room || (matches!(first.work, Work::Barrier { .. }) && !idle) {
+        if !idle && (first.work.cost() > room || matches!(first.work, Work::Barrier { .. })) {
             return None;
         }
         let Pending { request, mut work, alone } = self.waiting.pop_front()?;
@@ -217,7 +262,7 @@ impl Tasks {
         group: Group,
         outcome: Result<(), BadRequest>,
     ) {
-        worker.end(group.work.len());
+        worker.end(group.work.cost());
         if outcome.is_ok() || group.requests.len() == 1 {
             self.answers.extend(group.requests.into_iter().map(|(request, _)| (request, outcome)));
             return;

@@ -3,6 +3,8 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use xen_hal::PAGE_SIZE;
+
 use crate::device::{Error, Geometry};
 use crate::protocol::{
     Body, MOST_SEGMENTS, Operation, Request, Response, SECTOR_SIZE, SEGMENT_SIZE, SEGMENTS_PER_PAGE, Segment, Status,
@@ -182,9 +184,14 @@ impl Work {
         }
     }
 
-    /// How many bytes of memory it takes.
+    /// How many bytes it moves.
     pub(super) fn len(&self) -> usize {
         len(self.list())
+    }
+
+    /// How many bytes of memory it takes: a buffer is of whole pages.
+    pub(super) fn cost(&self) -> usize {
+        self.len().next_multiple_of(PAGE_SIZE)
     }
 }
 
