@@ -14,6 +14,7 @@ mod either;
 pub mod faulty;
 pub mod front;
 pub mod protocol;
+mod quiet;
 pub mod ramdisk;
 pub mod slice;
 mod turn;

@@ -22,14 +22,19 @@ use crate::protocol::{
     Body, MOST_INDIRECT_PAGES, MOST_SEGMENTS, Operation, Request, SECTOR_SIZE, SECTORS_PER_PAGE, SEGMENT_SIZE,
     SEGMENTS_PER_PAGE, Segment, Status,
 };
+use crate::quiet::Quiet;
+use crate::turn::Turn;
 
 /// How long requests in flight may take once the device is to close.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the backend's keys are not read again after they were: it may say at any time that they have changed.
+const REFRESH_PAUSE: Duration = Duration::from_millis(250);
 
 /// Of the requests in flight, the backend is to notify when one in so many more is answered: each notification costs it
 /// more than a request does.
 const ANSWERS_AT_ONCE: u32 = 4;
-/// How long answers may wait for that notification.
+/// How long answers may wait for that notification. Where none comes in that time, the next is told of at once: a slow
+/// disk makes no more wake-ups than it has answers.
 const ANSWERS_WAIT: Duration = Duration::from_micros(300);
 
 /// A request that the backend has.
@@ -42,6 +47,13 @@ struct InFlight<G: Memory> {
     indirect: Option<PooledPage<G>>,
     /// Pages that stand for some of the buffer's, by their index in it.
     bounces: Vec<(usize, PooledPage<G>)>,
+}
+
+impl<G: Memory> InFlight<G> {
+    /// What it costs of a turn, on its way to the backend and on its way back.
+    fn cost(&self) -> usize {
+        2048 + self.pages.len() * 256 + self.bounces.len() * PAGE_SIZE
+    }
 }
 
 /// A request that was made, on its way into the ring.
@@ -78,16 +90,29 @@ impl<G: Memory, P: Port> Connection<G, P> {
         Connection { shared, options, peer, link, in_flight, free_ids }
     }
 
-    pub(super) async fn run(&mut self, device: &Device, signals: &Signals, clock: &impl Clock) -> Result<(), Failure> {
+    /// Uses the ring until the device is to close, or nobody has a use for it any more.
+    pub(super) async fn run(
+        &mut self,
+        device: &Device,
+        signals: &Signals,
+        clock: &impl Clock,
+        quiet: &mut Quiet,
+    ) -> Result<(), Failure> {
         let mut known = signals.changes();
+        let mut next_refresh = Duration::ZERO;
         let mut storm = Storm::default();
+        let mut turn = Turn::new();
         let mut deadline = None;
+        // Answers may wait for others, as long as there are others soon.
+        let mut gather = true;
+        let (mut change, mut closed) = (pin!(signals.changed(known)), pin!(signals.closing()));
+        let mut lost = pin!(signals.lost());
         loop {
             // Looked at first: what a backend that is gone has answered before is taken still.
-            let (closing, lost) = (signals.is_closing(), signals.is_lost());
-            let worked = self.step(closing)?;
+            let (closing, is_lost) = (signals.is_closing(), signals.is_lost());
+            let worked = self.step(closing, &mut turn)?;
             let idle = self.link.ring.outstanding() == 0;
-            if lost {
+            if is_lost {
                 return Ok(());
             }
             if closing {
@@ -98,36 +123,45 @@ impl<G: Memory, P: Port> Connection<G, P> {
             } else if idle && self.shared.handles.get() == 0 && !self.shared.has_queued() {
                 return Ok(());
             }
-            let changes = signals.changes();
-            if changes != known {
-                known = changes;
-                self.refresh(device).await?;
+            if turn.is_over() {
+                turn.end().await;
                 continue;
             }
-            let together = self.link.ring.outstanding().div_ceil(ANSWERS_AT_ONCE).max(1);
+            let changed = signals.changes() != known;
+            if changed && clock.now() >= next_refresh {
+                known = signals.changes();
+                change.set(signals.changed(known));
+                self.refresh(device, clock, quiet).await?;
+                next_refresh = clock.now() + REFRESH_PAUSE;
+                continue;
+            }
+            gather |= worked;
+            let together = if gather { self.link.ring.outstanding().div_ceil(ANSWERS_AT_ONCE).max(1) } else { 1 };
             if worked || self.link.ring.arm(&self.link.memory, together).map_err(broken)? {
                 continue;
             }
             let hurry = storm.is_calm();
-            // Some answers can wait for others for a moment.
-            let moment = (together > 1).then(|| clock.now() + ANSWERS_WAIT);
             let event = {
-                let (shared, port) = (&self.shared, &self.link.port);
-                let mut change = pin!(signals.changed(known));
-                let mut closed = pin!(signals.closing());
-                let mut lost = pin!(signals.lost());
+                let (shared, port, turn) = (&self.shared, &self.link.port, &mut turn);
                 let mut waiting = poll_fn(|cx| {
                     if hurry && port.poll_wait(cx).is_ready() {
                         return Poll::Ready(true);
                     }
                     let ended = if closing { lost.as_mut().poll(cx) } else { closed.as_mut().poll(cx) };
                     let other = shared.poll_kicked(cx.waker()).is_ready()
-                        || change.as_mut().poll(cx).is_ready()
+                        || (!changed && change.as_mut().poll(cx).is_ready())
                         || ended.is_ready();
-                    if other { Poll::Ready(false) } else { Poll::Pending }
+                    if other {
+                        return Poll::Ready(false);
+                    }
+                    turn.begin();
+                    Poll::Pending
                 });
                 let until = match hurry {
-                    true => deadline.into_iter().chain(moment).min(),
+                    true => {
+                        let moment = (together > 1).then(|| clock.now() + ANSWERS_WAIT);
+                        [deadline, moment, changed.then_some(next_refresh)].into_iter().flatten().min()
+                    }
                     // Late by so much at most, where the peer rings without end.
                     false => Some(clock.now() + storm.pause()),
                 };
@@ -135,7 +169,11 @@ impl<G: Memory, P: Port> Connection<G, P> {
                     None => waiting.await,
                     Some(until) => match select(&mut waiting, clock.until(until)).await {
                         Either::Left((event, _)) => event,
-                        Either::Right(_) => false,
+                        Either::Right(_) => {
+                            // Where no answer has come meanwhile, the next one is to be told of at once.
+                            gather = false;
+                            false
+                        }
                     },
                 }
             };
@@ -151,9 +189,11 @@ impl<G: Memory, P: Port> Connection<G, P> {
     }
 
     /// Takes what was answered and asks for more; whether there was an answer.
-    fn step(&mut self, closing: bool) -> Result<bool, Failure> {
+    fn step(&mut self, closing: bool, turn: &mut Turn) -> Result<bool, Failure> {
         let mut worked = false;
-        while let Some(response) = self.link.ring.pop(&self.link.memory).map_err(broken)? {
+        while !turn.is_over()
+            && let Some(response) = self.link.ring.pop(&self.link.memory).map_err(broken)?
+        {
             worked = true;
             let id = usize::try_from(response.id).unwrap_or(usize::MAX);
             let Some(request) = self.in_flight.get_mut(id).and_then(Option::take) else {
@@ -168,10 +208,11 @@ impl<G: Memory, P: Port> Connection<G, P> {
                 );
                 return Err(Failure::new(Errno::EIO, text));
             }
+            turn.spend(request.cost());
             self.complete(request, response.status);
         }
         if !closing {
-            self.ask();
+            self.ask(turn);
             if self.link.ring.publish(&self.link.memory) {
                 self.shared.count(|statistics| statistics.notifications += 1);
                 self.link.port.notify();
@@ -240,9 +281,12 @@ impl<G: Memory, P: Port> Connection<G, P> {
     }
 
     /// Puts requests into the ring as long as there is room.
-    fn ask(&mut self) {
+    fn ask(&mut self, turn: &mut Turn) {
         let shared = self.shared.clone();
         shared.feed(|index, job| {
+            if turn.is_over() {
+                return Asked::NoRoom;
+            }
             let Some(id) = self.free_ids.last().copied() else { return Asked::NoRoom };
             if self.link.ring.free() == 0 {
                 return Asked::NoRoom;
@@ -258,6 +302,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
                         statistics.indirect += u64::from(matches!(body, Body::Indirect { .. }));
                         statistics.bounced += in_flight.bounces.len() as u64;
                     });
+                    turn.spend(in_flight.cost());
                     job.unanswered += 1;
                     self.free_ids.pop();
                     self.in_flight[id] = Some(in_flight);
@@ -380,7 +425,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
     }
 
     /// The backend has changed something: a disk that was made larger tells its new size.
-    async fn refresh(&mut self, device: &Device) -> Result<(), Failure> {
+    async fn refresh(&mut self, device: &Device, clock: &impl Clock, quiet: &mut Quiet) -> Result<(), Failure> {
         let features = self.link.features;
         let geometry = device.read_peer(async |peer| match peer.get("sectors").await? {
             Some(sectors) => read_geometry(peer, sectors, &features).await.map(Some),
@@ -391,7 +436,9 @@ impl<G: Memory, P: Port> Connection<G, P> {
         // What it has refused it does not offer again.
         geometry.discard = geometry.discard.filter(|_| old.discard.is_some());
         if geometry != old {
-            information!("{}: {} sectors, before {}", device.path(), geometry.sectors, old.sectors);
+            if quiet.allows(clock.now()) {
+                information!("{}: {} sectors, before {}", device.path(), geometry.sectors, old.sectors);
+            }
             self.shared.set(Phase::Up, geometry);
         }
         Ok(())
