@@ -51,7 +51,11 @@ pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub(crate) fn add_one(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn add(&self, count: u64) {
         // One core, and no interrupt handler counts: no locked instruction needed.
-        self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.0.store(self.0.load(Ordering::Relaxed) + count, Ordering::Relaxed);
     }
 }

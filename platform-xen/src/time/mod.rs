@@ -14,7 +14,7 @@ use crate::abi::shared;
 use crate::cell::Global;
 use crate::{counters, hypercall, shared_info};
 use pvclock::Scale;
-use queue::Queue;
+pub(crate) use queue::Queue;
 
 /// Xen's system time at the guest's time zero. A resume moves it, so that the guest's time goes on where it stopped.
 static ZERO: AtomicU64 = AtomicU64::new(0);

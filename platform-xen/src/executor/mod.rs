@@ -1,6 +1,7 @@
 //! One core, one run queue. Tasks are `async-task`'s; what is ours is the queue, and how to sleep.
 
-use alloc::collections::VecDeque;
+mod run_queue;
+
 use alloc::rc::Rc;
 use core::cell::{Cell, RefCell};
 use core::future::{Future, poll_fn};
@@ -8,16 +9,15 @@ use core::task::{Poll, Waker};
 
 use async_task::{Builder, Runnable, Task};
 
-use crate::cell::Global;
+use crate::cell::OneCore;
 use crate::{counters, events, shared_info, time, traps};
+use run_queue::RunQueue;
+pub use run_queue::yield_now;
 
-/// How many tasks are polled before events and timers are looked at again.
-const BATCH: usize = 64;
-
-static READY: Global<VecDeque<Runnable>> = Global::new(VecDeque::new());
+static QUEUE: OneCore<RunQueue> = OneCore::new(RunQueue::new());
 
 fn schedule(runnable: Runnable) {
-    READY.get().push_back(runnable);
+    QUEUE.push(runnable);
 }
 
 /// Starts a task. Dropping what is returned cancels it; [`Task::detach`] lets it run on by itself; awaiting it waits
@@ -37,15 +37,9 @@ pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
 /// Runs tasks until the domain ends. Called by the runtime, once.
 pub(crate) fn run() -> ! {
     loop {
-        for _ in 0..BATCH {
-            // Not held while the task runs: it may spawn and wake.
-            let Some(runnable) = READY.get().pop_front() else { break };
-            counters::POLLS.add_one();
-            runnable.run();
-        }
-        events::dispatch();
-        time::expire();
-        if READY.get().is_empty() {
+        let (polls, idle) = QUEUE.turn(events::dispatch, time::expire);
+        counters::POLLS.add(polls as u64);
+        if idle {
             time::arm();
             sleep();
         }
@@ -61,22 +55,9 @@ fn sleep() {
     traps::sleep();
 }
 
-/// Lets other tasks run once.
-///
-/// # Cancellation
-///
-/// May be dropped at any time.
-pub async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+/// Lets other tasks run, where the one that asks has been served at once too often; see [`RunQueue::poll_budget`].
+pub(crate) async fn budget() {
+    poll_fn(|cx| QUEUE.poll_budget(cx)).await;
 }
 
 /// A flag that one task waits for.
