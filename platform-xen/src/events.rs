@@ -126,26 +126,26 @@ fn deliver(port: u32) {
 pub struct XenEventChannels;
 
 impl XenEventChannels {
-    /// Takes a port that the toolstack or the hypervisor has opened for this domain.
-    pub(crate) fn adopt(self, port: u32) -> XenPort {
+    /// Takes a port that the toolstack or the hypervisor has opened for this domain; `None` where there is no such port.
+    pub(crate) fn adopt(self, port: u32) -> Option<XenPort> {
+        if port >= PORTS {
+            return None;
+        }
         let mut table = TABLE.get();
         let index = port as usize;
         if table.slots.len() <= index {
             table.slots.resize(index + 1, Slot::default());
         }
         table.slots[index] = Slot { open: true, waker: None };
-        XenPort { port, generation: table.generation }
+        Some(XenPort { port, generation: table.generation })
     }
 
     fn open(self, port: Result<u32, Errno>, remote: DomId) -> Result<XenPort, XenEventChannelError> {
-        match port {
-            Ok(port) if port < PORTS => Ok(self.adopt(port)),
-            Ok(port) => {
-                let _ = hypercall::evtchn_close(port);
-                Err(XenEventChannelError { errno: Errno::ENOSPC, remote })
-            }
-            Err(errno) => Err(XenEventChannelError { errno, remote }),
-        }
+        let port = port.map_err(|errno| XenEventChannelError { errno, remote })?;
+        self.adopt(port).ok_or_else(|| {
+            let _ = hypercall::evtchn_close(port);
+            XenEventChannelError { errno: Errno::ENOSPC, remote }
+        })
     }
 
     /// How many ports are open through this interface: leaks show here.
@@ -269,5 +269,69 @@ impl Drop for XenPort {
         let slot = core::mem::take(&mut TABLE.get().slots[self.port as usize]);
         // Dropped outside the borrow: the last waker of a task may drop the task, and with it other ports.
         drop(slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    #[repr(align(4096))]
+    struct Page([u8; 4096]);
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What Xen does at an event, with no regard for masks: the worst that others can bring about.
+    fn send(port: u32) {
+        pending_word(port / 64).fetch_or(bit(port), Ordering::SeqCst);
+        shared_info::quad(shared::PENDING_SEL).fetch_or(1 << (port / 64), Ordering::SeqCst);
+        shared_info::byte(shared::UPCALL_PENDING).store(1, Ordering::SeqCst);
+    }
+
+    /// The one test that has the page and the table, which are the domain's alone.
+    #[test]
+    fn events_without_end_on_all_ports_wake_each_waiter_once_and_leave_the_timer_alone() {
+        let page = Box::leak(Box::new(Page([0; 4096])));
+        shared_info::PAGE.store(page.0.as_mut_ptr(), Ordering::Relaxed);
+        (0..PORTS / 64).for_each(|word| mask_word(word).store(u64::MAX, Ordering::Relaxed));
+        TABLE.get().timer = Some(0);
+        unmask(0);
+        assert!(XenEventChannels.adopt(PORTS).is_none() && XenEventChannels.adopt(u32::MAX).is_none());
+
+        let tasks: Vec<(XenPort, Arc<Woken>)> =
+            (1..PORTS).map(|port| (XenEventChannels.adopt(port).unwrap(), Arc::default())).collect();
+        let wait = |(port, task): &(XenPort, Arc<Woken>)| {
+            port.poll_wait(&mut Context::from_waker(&Waker::from(task.clone()))).is_ready()
+        };
+        assert!(!tasks.iter().any(wait));
+        for round in 1..=3 {
+            let before = counters::counters().events;
+            // However often they ring, one look wakes each waiter once, and is over.
+            for _ in 0..10 {
+                (0..PORTS).for_each(send);
+                dispatch();
+                assert!(tasks.iter().all(|(_, task)| task.0.load(Ordering::Relaxed) == round));
+                assert!(!take_pending(0), "the timer's event was taken");
+            }
+            assert!(!shared_info::upcall_is_due());
+            // Nothing is done for a port that nobody waits on.
+            assert_eq!(counters::counters().events - before, u64::from(PORTS - 1) + 10);
+            // One event for all the rings.
+            assert!(tasks.iter().all(wait));
+            assert!(!tasks.iter().any(wait));
+        }
+        // Ports that are closed without a hypervisor.
+        tasks.into_iter().for_each(|(port, _)| core::mem::forget(port));
+        TABLE.get().slots = Vec::new();
     }
 }

@@ -53,7 +53,7 @@ impl StoreChannel for XenStoreChannel {
         if TAKEN.swap(true, Ordering::Relaxed) {
             return None;
         }
-        let port = XenEventChannels.adopt(port);
-        Some((StorePage { frame }, port))
+        let page = StorePage { frame };
+        Some((page, XenEventChannels.adopt(port)?))
     }
 }

@@ -59,7 +59,7 @@ fn find() -> Option<Channel> {
     // SAFETY: the toolstack has put the console's page there for this domain; the page tables map it; the old ring's
     // value is dropped with its channel.
     let ring = unsafe { Ring::new(page) };
-    Some(Channel { ring, port: XenEventChannels.adopt(u32::try_from(port).ok()?) })
+    Some(Channel { ring, port: XenEventChannels.adopt(u32::try_from(port).ok()?)? })
 }
 
 /// Starts the task that moves bytes when the other end makes room or sends some.
