@@ -167,6 +167,15 @@ impl ByteWriter {
         let notify = memory.load(self.ring.consumer) == before;
         Ok(Moved { bytes, notify })
     }
+
+    /// How many bytes the reader has not taken yet.
+    ///
+    /// # Errors
+    ///
+    /// Where the peer's index is out of range.
+    pub fn untaken(&self, memory: &SharedMemory) -> Result<usize, BadIndex> {
+        self.ring.used(memory.load(self.ring.consumer), self.producer).map(|used| used as usize)
+    }
 }
 
 #[cfg(test)]
@@ -209,6 +218,7 @@ mod tests {
                     prop_assert_eq!(moved.bytes, len.min(16 - model.len()));
                     prop_assert_eq!(moved.notify, moved.bytes > 0 && model.is_empty());
                     model.extend(&bytes[..moved.bytes]);
+                    prop_assert_eq!(writer.untaken(&memory), Ok(model.len()));
                     next = next.wrapping_add(moved.bytes as u8);
                 } else {
                     let mut bytes = alloc::vec![0; len];
@@ -236,6 +246,7 @@ mod tests {
             let mut writer = RING.writer(&memory).unwrap();
             memory.store(RING.consumer, index);
             let legal = start.wrapping_sub(index) <= 16;
+            prop_assert_eq!(writer.untaken(&memory).is_ok(), legal);
             prop_assert_eq!(writer.write(&memory, &bytes).is_ok(), legal);
             prop_assert_eq!(RING.writer(&memory).is_ok(), legal);
         }

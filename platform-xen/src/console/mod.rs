@@ -12,10 +12,11 @@ use core::ptr::NonNull;
 use core::task::{Poll, Waker};
 
 use xen_hal::Port as _;
-use xen_ring::WaitQueue;
+use xen_ring::{BadIndex, WaitQueue};
 
 use crate::cell::{Global, OneCore};
 use crate::events::{XenEventChannels, XenPort};
+use crate::executor::{budget, yield_now};
 use crate::time::now_ns;
 use crate::{abi, domain, executor, hypercall};
 use buffer::Buffer;
@@ -58,8 +59,20 @@ fn find() -> Option<Channel> {
         NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(usize::try_from(frame).ok()?.checked_mul(4096)?))?;
     // SAFETY: the toolstack has put the console's page there for this domain; the page tables map it; the old ring's
     // value is dropped with its channel.
-    let ring = unsafe { Ring::new(page) };
+    let ring = unsafe { Ring::new(page) }.map_err(complain).ok()?;
     Some(Channel { ring, port: XenEventChannels.adopt(u32::try_from(port).ok()?)? })
+}
+
+fn complain(error: BadIndex) {
+    // Without the heap: the domain may be about to end.
+    struct Hypervisor;
+    impl fmt::Write for Hypervisor {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            hypercall::console_write(text.as_bytes());
+            Ok(())
+        }
+    }
+    let _ = writeln!(Hypervisor, "sarab: console: {error}; using the hypervisor's console");
 }
 
 /// Starts the task that moves bytes when the other end makes room or sends some.
@@ -79,6 +92,8 @@ pub(crate) fn start() {
             .await;
             with(|state| state.pump());
             WAITING.wake_all();
+            // The daemon may send events faster than they are taken.
+            yield_now().await;
         }
     })
     .detach();
@@ -115,7 +130,7 @@ impl State {
                     moved = true;
                     self.buffer.consume(count);
                 }
-                Err(ring::Broken) => return self.give_up(),
+                Err(error) => return self.give_up(error),
             }
         }
         if moved {
@@ -127,29 +142,29 @@ impl State {
     fn read(&mut self, buffer: &mut [u8]) -> usize {
         let Some(channel) = &mut self.channel else { return 0 };
         match channel.ring.read(buffer) {
-            Ok(0) => 0,
-            Ok(count) => {
-                channel.port.notify();
-                count
+            Ok(moved) => {
+                if moved.notify {
+                    channel.port.notify();
+                }
+                moved.bytes
             }
-            Err(ring::Broken) => {
-                self.give_up();
+            Err(error) => {
+                self.give_up(error);
                 0
             }
         }
     }
 
     /// The console daemon has written nonsense: its console is lost, the domain is not.
-    fn give_up(&mut self) {
+    fn give_up(&mut self, error: BadIndex) {
         self.channel = None;
-        hypercall::console_write(
-            b"sarab: the console ring's indices are out of range; using the hypervisor's console\n",
-        );
+        complain(error);
         self.pump();
     }
 
-    /// Moves everything to the other end, for as long as that takes something now and then.
+    /// Moves everything to the other end, for as long as that takes something now and then, but not for ever.
     fn drain(&mut self) {
+        let latest = now_ns() + MAX_DRAIN;
         let mut deadline = now_ns() + LAST_WORDS;
         let mut reminder = now_ns() + REMINDER;
         let mut least = usize::MAX;
@@ -167,7 +182,7 @@ impl State {
             if left < least {
                 (least, deadline) = (left, now_ns() + LAST_WORDS);
             }
-            if left == 0 || now_ns() >= deadline {
+            if left == 0 || now_ns() >= deadline.min(latest) {
                 return;
             }
             hypercall::sched_yield();
@@ -251,6 +266,7 @@ impl Console {
         if buffer.is_empty() {
             return 0;
         }
+        budget().await;
         WAITING.wait_until(|| with(|state| state.read(buffer)).filter(|count| *count > 0)).await
     }
 
@@ -285,6 +301,7 @@ impl Console {
         if bytes.is_empty() {
             return 0;
         }
+        budget().await;
         WAITING
             .wait_until(|| {
                 let written = with(|state| {
@@ -307,7 +324,7 @@ impl Console {
             .wait_until(|| {
                 let flushed = with(|state| {
                     state.pump();
-                    state.buffer.is_empty() && state.channel.as_ref().is_none_or(|channel| channel.ring.is_drained())
+                    state.buffer.is_empty() && state.channel.as_ref().is_none_or(|channel| channel.ring.untaken() == 0)
                 });
                 flushed.unwrap_or(true).then_some(())
             })
@@ -338,6 +355,8 @@ impl embedded_io_async::Write for Console {
 
 /// How long the last words may wait for the console daemon to take any of them.
 const LAST_WORDS: u64 = 5_000_000_000;
+/// How long it may take to take them all.
+const MAX_DRAIN: u64 = 30_000_000_000;
 /// How often the daemon is told of them.
 const REMINDER: u64 = 50_000_000;
 

@@ -3,26 +3,19 @@
 //! The peer can write anything into the page. Its indices are bounded on each use, ours are kept here.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-const IN: usize = 0;
-const IN_SIZE: u32 = 1024;
-const OUT: usize = 1024;
-const OUT_SIZE: u32 = 2048;
-const IN_CONS: usize = 3072;
-const IN_PROD: usize = 3076;
-const OUT_CONS: usize = 3080;
-const OUT_PROD: usize = 3084;
+use xen_ring::{BadIndex, ByteReader, ByteRing, ByteWriter, Moved, SharedMemory};
 
-/// The peer's indices make no sense: there is no telling what is in the ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Broken;
+const INPUT: ByteRing = ByteRing { data: 0, size: 1024, consumer: 3072, producer: 3076 };
+const OUTPUT: ByteRing = ByteRing { data: 1024, size: 2048, consumer: 3080, producer: 3084 };
+/// Bytes of the page that are used.
+const SIZE: usize = 3088;
 
 /// This domain's end of a console page.
 pub(crate) struct Ring {
-    page: NonNull<u8>,
-    in_cons: u32,
-    out_prod: u32,
+    page: SharedMemory,
+    input: ByteReader,
+    output: ByteWriter,
 }
 
 impl Ring {
@@ -32,65 +25,27 @@ impl Ring {
     ///
     /// `page` is a page that stays mapped, is accessed by nobody in this domain but the value made here, and by peers
     /// only with plain loads and stores.
-    pub unsafe fn new(page: NonNull<u8>) -> Ring {
-        let mut ring = Ring { page, in_cons: 0, out_prod: 0 };
-        ring.in_cons = ring.index(IN_CONS).load(Ordering::Relaxed);
-        ring.out_prod = ring.index(OUT_PROD).load(Ordering::Relaxed);
-        ring
+    pub unsafe fn new(page: NonNull<u8>) -> Result<Ring, BadIndex> {
+        // SAFETY: the caller's promise; a page is aligned and larger.
+        let page = unsafe { SharedMemory::new(page, SIZE) };
+        Ok(Ring { input: INPUT.reader(&page)?, output: OUTPUT.writer(&page)?, page })
     }
 
-    fn index(&self, offset: usize) -> &AtomicU32 {
-        // SAFETY: within the page, aligned; shared with the peer only as an atomic.
-        unsafe { self.page.add(offset).cast().as_ref() }
-    }
-
-    fn byte(&self, offset: usize) -> &AtomicU8 {
-        debug_assert!(offset < IN_CONS);
-        // SAFETY: within the page; shared with the peer only as an atomic.
-        unsafe { self.page.add(offset).cast().as_ref() }
-    }
-
-    /// Free bytes towards the peer.
-    pub fn room(&self) -> Result<usize, Broken> {
-        let used = self.out_prod.wrapping_sub(self.index(OUT_CONS).load(Ordering::Acquire));
-        OUT_SIZE.checked_sub(used).map(|room| room as usize).ok_or(Broken)
-    }
-
-    /// Bytes that the peer has not taken yet.
+    /// Bytes that the peer has not taken yet; none where its index makes no sense.
     pub fn untaken(&self) -> usize {
-        self.room().map_or(0, |room| OUT_SIZE as usize - room)
+        self.output.untaken(&self.page).unwrap_or(0)
     }
 
-    /// Whether the peer has taken everything.
-    pub fn is_drained(&self) -> bool {
-        self.index(OUT_CONS).load(Ordering::Acquire) == self.out_prod
+    /// Puts in as many of `bytes` as there is room for, and returns how many. The peer must be notified then, whatever it
+    /// had left: a console daemon does not look again at what came while it was taking.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<usize, BadIndex> {
+        Ok(self.output.write(&self.page, bytes)?.bytes)
     }
 
-    /// Puts in as many of `bytes` as there is room for, and returns how many. The peer must be notified then.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
-        let count = bytes.len().min(self.room()?);
-        for byte in &bytes[..count] {
-            self.byte(OUT + (self.out_prod % OUT_SIZE) as usize).store(*byte, Ordering::Relaxed);
-            self.out_prod = self.out_prod.wrapping_add(1);
-        }
-        self.index(OUT_PROD).store(self.out_prod, Ordering::Release);
-        Ok(count)
-    }
-
-    /// Takes out as many bytes as there are, up to the length of `bytes`, and returns how many. Where it took some,
-    /// the peer must be notified: it may wait for room.
-    pub fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Broken> {
-        let available = self.index(IN_PROD).load(Ordering::Acquire).wrapping_sub(self.in_cons);
-        if available > IN_SIZE {
-            return Err(Broken);
-        }
-        let count = bytes.len().min(available as usize);
-        for byte in &mut bytes[..count] {
-            *byte = self.byte(IN + (self.in_cons % IN_SIZE) as usize).load(Ordering::Relaxed);
-            self.in_cons = self.in_cons.wrapping_add(1);
-        }
-        self.index(IN_CONS).store(self.in_cons, Ordering::Release);
-        Ok(count)
+    /// Takes out as many bytes as there are, up to the length of `bytes`. The peer is to be notified where it may wait for
+    /// room, and not for each byte: the daemon counts events, and takes none for a while where they are many.
+    pub fn read(&mut self, bytes: &mut [u8]) -> Result<Moved, BadIndex> {
+        self.input.read(&self.page, bytes)
     }
 }
 
@@ -101,57 +56,78 @@ mod tests {
     #[repr(align(4096))]
     struct Page([u8; 4096]);
 
-    fn page() -> NonNull<u8> {
-        NonNull::from(Box::leak(Box::new(Page([0; 4096])))).cast()
+    /// A page, and the peer's view of it.
+    fn page() -> (NonNull<u8>, SharedMemory) {
+        let page = NonNull::from(Box::leak(Box::new(Page([0; 4096])))).cast();
+        // SAFETY: a leaked page of the test's own.
+        (page, unsafe { SharedMemory::new(page, 4096) })
     }
 
-    fn peek(ring: &Ring, offset: usize) -> u32 {
-        ring.index(offset).load(Ordering::Relaxed)
+    fn ring(page: NonNull<u8>) -> Result<Ring, BadIndex> {
+        // SAFETY: a leaked page of the test's own, which no other ring uses any more.
+        unsafe { Ring::new(page) }
     }
 
     #[test]
     fn output_stops_at_the_peer_and_goes_on_across_the_wrap() {
-        let page = page();
-        // SAFETY: a leaked page of the test's own.
-        let ring = unsafe { Ring::new(page) };
-        ring.index(OUT_PROD).store(u32::MAX - 99, Ordering::Relaxed);
-        ring.index(OUT_CONS).store(u32::MAX - 99, Ordering::Relaxed);
-        // SAFETY: as above; the first ring is not used any more.
-        let mut ring = unsafe { Ring::new(page) };
+        let (page, peer) = page();
+        peer.store(OUTPUT.producer, u32::MAX - 99);
+        peer.store(OUTPUT.consumer, u32::MAX - 99);
+        let mut ring = ring(page).unwrap();
         let text: Vec<u8> = (0..3000).map(|n| n as u8).collect();
         assert_eq!(ring.write(&text), Ok(2048));
-        assert_eq!(ring.write(&text), Ok(0));
-        assert_eq!(peek(&ring, OUT_PROD), 1948);
-        assert_eq!(ring.byte(OUT + (u32::MAX - 99) as usize % 2048).load(Ordering::Relaxed), 0);
-        ring.index(OUT_CONS).store(1948, Ordering::Relaxed);
-        assert!(ring.is_drained());
+        assert_eq!((ring.write(&text), ring.untaken()), (Ok(0), 2048));
+        assert_eq!(peer.load(OUTPUT.producer), 1948);
+        let mut taken = [0; 2048];
+        peer.read(OUTPUT.data, &mut taken);
+        assert_eq!((taken[1948], taken[2047], taken[0]), (0, 99, 100));
+        peer.store(OUTPUT.consumer, 1948);
+        assert_eq!(ring.untaken(), 0);
         assert_eq!(ring.write(&text[2048..]), Ok(952));
-        assert_eq!(ring.byte(OUT + 1948).load(Ordering::Relaxed), text[2048]);
+        peer.read(OUTPUT.data + 1948, &mut taken[..1]);
+        assert_eq!(taken[0], text[2048]);
     }
 
     #[test]
-    fn input_comes_in_order() {
-        // SAFETY: a leaked page of the test's own.
-        let mut ring = unsafe { Ring::new(page()) };
-        for (at, byte) in b"hello".iter().enumerate() {
-            ring.byte(IN + at).store(*byte, Ordering::Relaxed);
-        }
-        ring.index(IN_PROD).store(5, Ordering::Relaxed);
+    fn input_comes_in_order_and_the_peer_hears_of_room_where_it_had_none() {
+        let (page, peer) = page();
+        let mut ring = ring(page).unwrap();
+        peer.write(INPUT.data, b"hello");
+        peer.store(INPUT.producer, 5);
         let mut bytes = [0; 3];
-        assert_eq!(ring.read(&mut bytes), Ok(3));
+        assert_eq!(ring.read(&mut bytes), Ok(Moved { bytes: 3, notify: false }));
         assert_eq!(&bytes, b"hel");
-        assert_eq!(ring.read(&mut bytes), Ok(2));
-        assert_eq!(ring.read(&mut bytes), Ok(0));
-        assert_eq!(peek(&ring, IN_CONS), 5);
+        assert_eq!(ring.read(&mut bytes), Ok(Moved { bytes: 2, notify: false }));
+        assert_eq!(ring.read(&mut bytes), Ok(Moved { bytes: 0, notify: false }));
+        assert_eq!(peer.load(INPUT.consumer), 5);
+        peer.store(INPUT.producer, 5 + 1024);
+        assert_eq!(ring.read(&mut bytes), Ok(Moved { bytes: 3, notify: true }));
+        assert_eq!(ring.read(&mut bytes), Ok(Moved { bytes: 3, notify: false }));
     }
 
+    /// An index is read once: what it says later, that there is less or more, changes nothing of what was taken.
     #[test]
-    fn a_peer_with_senseless_indices_is_noticed() {
-        // SAFETY: a leaked page of the test's own.
-        let mut ring = unsafe { Ring::new(page()) };
-        ring.index(OUT_CONS).store(1, Ordering::Relaxed);
-        assert_eq!(ring.write(b"x"), Err(Broken));
-        ring.index(IN_PROD).store(1025, Ordering::Relaxed);
-        assert_eq!(ring.read(&mut [0; 4]), Err(Broken));
+    fn a_peer_whose_indices_make_no_sense_is_noticed() {
+        let (page, peer) = page();
+        let mut console = ring(page).unwrap();
+        assert_eq!(console.write(b"text"), Ok(4));
+        for index in [5, 5_u32.wrapping_sub(2049 + 2), u32::MAX - 2050, 1 << 31] {
+            peer.store(OUTPUT.consumer, index);
+            assert_eq!(console.write(b"x").map_err(|error| error.consumer), Err(index));
+            assert_eq!(console.untaken(), 0);
+            assert!(ring(page).is_err());
+        }
+        peer.store(OUTPUT.consumer, 4);
+        peer.store(INPUT.producer, 10);
+        assert_eq!(console.read(&mut [0; 8]).map(|moved| moved.bytes), Ok(8));
+        // It moves back, and far ahead.
+        for index in [7, 0, 8 + 1025, u32::MAX] {
+            peer.store(INPUT.producer, index);
+            assert_eq!(console.read(&mut [0; 4]).map_err(|error| error.producer), Err(index));
+            assert!(ring(page).is_err());
+        }
+        // Back, but not past what was taken: there is less to take.
+        peer.store(INPUT.producer, 9);
+        assert_eq!(console.read(&mut [0; 4]).map(|moved| moved.bytes), Ok(1));
     }
 }
