@@ -29,6 +29,9 @@ pub(crate) struct DomainState {
     /// The ring page and this domain's port to the store, until they are taken.
     store: Option<(SimPage, u32)>,
     pub(crate) next_grant: u32,
+    /// Pages of peers that it has mapped, and how many it can map.
+    pub(crate) foreign: usize,
+    pub(crate) address_space: usize,
 }
 
 /// What a domain has in use: what a test compares before and after.
@@ -71,6 +74,8 @@ impl Domain {
             tasks: Vec::new(),
             store: None,
             next_grant: 8,
+            foreign: 0,
+            address_space: usize::MAX,
         };
         world.domains.borrow_mut().insert(id.0, state);
         Domain { world: Rc::downgrade(world), id }
@@ -109,6 +114,18 @@ impl Domain {
         let (store, runner) = xenstore_client::connect(self.clone()).expect("the connection was taken before");
         self.spawn(runner.run()).detach();
         store
+    }
+
+    /// Leaves the domain address space to map so many pages of peers at a time, at least those that are mapped.
+    pub fn set_address_space(&self, pages: usize) {
+        if let Some(state) = self.world().domains.borrow_mut().get_mut(&self.id.0) {
+            state.address_space = pages.max(state.foreign);
+        }
+    }
+
+    /// Pages of peers that it has mapped.
+    pub fn mapped_pages(&self) -> usize {
+        self.world().domains.borrow().get(&self.id.0).map_or(0, |state| state.foreign)
     }
 
     /// Whether it is there.

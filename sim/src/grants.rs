@@ -91,10 +91,12 @@ unsafe impl GrantTable for Domain {
         let world = self.world();
         let percent = world.faults.borrow().grants;
         if world.chance(percent) {
-            return Err(Refused { page, error: SimGrantError });
+            return Err(Refused { page, error: SimGrantError::TableFull });
         }
         let mut domains = world.domains.borrow_mut();
-        let Some(domain) = domains.get_mut(&self.id.0) else { return Err(Refused { page, error: SimGrantError }) };
+        let Some(domain) = domains.get_mut(&self.id.0) else {
+            return Err(Refused { page, error: SimGrantError::TableFull });
+        };
         let reference = domain.next_grant;
         domain.next_grant += 1;
         let lent = world.memory.alias(page.frame());
@@ -105,6 +107,12 @@ unsafe impl GrantTable for Domain {
 
     fn map(&self, requests: &[MapRequest]) -> Result<SimMapping, SimGrantError> {
         let world = self.world();
+        if let Some(domain) = world.domains.borrow_mut().get_mut(&self.id.0) {
+            if requests.len() > domain.address_space - domain.foreign {
+                return Err(SimGrantError::NoAddressSpace);
+            }
+            domain.foreign += requests.len();
+        }
         let percent = world.faults.borrow().maps;
         let outcomes: Vec<_> = requests
             .iter()
@@ -126,7 +134,7 @@ unsafe impl GrantTable for Domain {
             world.count_mapping(request.peer, request.reference, 1);
         }
         let pages = requests.iter().zip(outcomes).map(|(request, outcome)| (*request, outcome.map(drop))).collect();
-        Ok(SimMapping { world: Rc::downgrade(&world), window, pages, _held: held })
+        Ok(SimMapping { world: Rc::downgrade(&world), id: self.id, window, pages, _held: held })
     }
 
     fn copy(&self, operations: &mut [CopyOp<'_>]) -> Result<(), SimGrantError> {
@@ -217,6 +225,7 @@ impl Drop for SimGrant {
 /// Pages of peers, mapped side by side.
 pub struct SimMapping {
     world: Weak<World>,
+    id: DomId,
     window: Window,
     pages: Vec<(MapRequest, Result<(), GrantStatus>)>,
     /// Keeps the pages from being given to somebody else.
@@ -242,25 +251,39 @@ unsafe impl Mapping for SimMapping {
 impl Drop for SimMapping {
     fn drop(&mut self) {
         let Some(world) = self.world.upgrade() else { return };
+        if let Some(domain) = world.domains.borrow_mut().get_mut(&self.id.0) {
+            domain.foreign -= self.pages.len();
+        }
         for (request, _) in self.pages.iter().filter(|(_, outcome)| outcome.is_ok()) {
             world.count_mapping(request.peer, request.reference, -1);
         }
     }
 }
 
-/// The grant table is full, as the faults have it.
+/// Why a grant operation failed as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SimGrantError;
+pub enum SimGrantError {
+    /// The grant table is full, as the faults have it.
+    TableFull,
+    /// The domain has no address space left to map so many pages.
+    NoAddressSpace,
+}
 
 impl GrantError for SimGrantError {
     fn kind(&self) -> GrantErrorKind {
-        GrantErrorKind::NoGrants
+        match self {
+            SimGrantError::TableFull => GrantErrorKind::NoGrants,
+            SimGrantError::NoAddressSpace => GrantErrorKind::NoAddressSpace,
+        }
     }
 }
 
 impl fmt::Display for SimGrantError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the grant table is full")
+        f.write_str(match self {
+            SimGrantError::TableFull => "the grant table is full",
+            SimGrantError::NoAddressSpace => "no address space left to map foreign pages",
+        })
     }
 }
 

@@ -3,8 +3,9 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::pin::pin;
+use core::time::Duration;
 
 use futures_util::future::{Either, select, try_join_all};
 use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, MapRequest, PortNumber};
@@ -12,6 +13,7 @@ use xen_ring::{BackRing, SharedMapping};
 use xenstore_client::xenbus::{Backend, Device, Failure, Peer, Signals};
 use xenstore_client::{Error as StoreError, Tree};
 
+use super::guests::Guests;
 use super::queue::Queue;
 use super::request::MOST_INDIRECT_SEGMENTS;
 use super::worker::Worker;
@@ -19,18 +21,25 @@ use super::{Attach, Limits, Statistics, failure};
 use crate::device::{BlockDevice, Geometry};
 use crate::front::Memory;
 use crate::protocol::{Abi, MOST_RING_ORDER};
+use crate::quiet::Quiet;
 
-pub(super) struct Driver<'a, M, E, C, O, D> {
+pub(super) struct Driver<'a, M: Memory, E, C, O, D> {
     pub(super) memory: M,
     pub(super) events: E,
     pub(super) clock: C,
     pub(super) limits: Limits,
+    pub(super) guests: &'a Guests<M>,
     pub(super) open: &'a O,
     pub(super) opened: Option<(Attach, D)>,
     /// The device's geometry when the guest was told of it last.
     pub(super) told: Option<Geometry>,
     pub(super) statistics: &'a Cell<Statistics>,
+    /// For the lines that a guest can cause, or a device.
+    pub(super) quiet: RefCell<Quiet>,
 }
+
+/// How long a guest is not told of a new size after it was.
+const RESIZE_PAUSE: Duration = Duration::from_millis(250);
 
 /// A guest's queues.
 pub(super) struct Link<M: Memory, P> {
@@ -42,8 +51,14 @@ pub(super) struct Link<M: Memory, P> {
 impl<M, E, C, O, D> Driver<'_, M, E, C, O, D>
 where
     M: Memory,
+    C: Clock,
     D: BlockDevice,
 {
+    /// Whether a line may be logged that a guest can cause, or a device.
+    fn may_log(&self) -> bool {
+        self.quiet.borrow_mut().allows(self.clock.now())
+    }
+
     /// The device as the guest is to see it.
     fn geometry(&self) -> Geometry {
         let (attach, device) = self.opened.as_ref().expect("opened before it is used");
@@ -73,13 +88,15 @@ where
         let sectors = disk.geometry().sectors;
         self.opened = Some((attach, disk));
         let geometry = self.geometry();
-        information!(
-            "{}: {} sectors for {}{}",
-            device.path(),
-            sectors,
-            device.other_domain(),
-            if geometry.read_only { ", read-only" } else { "" }
-        );
+        if self.may_log() {
+            information!(
+                "{}: {} sectors for {}{}",
+                device.path(),
+                sectors,
+                device.other_domain(),
+                if geometry.read_only { ", read-only" } else { "" }
+            );
+        }
         Ok(())
     }
 
@@ -106,15 +123,17 @@ where
 
     async fn run(&mut self, device: &Device, link: Self::Link, signals: &Signals) -> Result<(), Failure> {
         let (_, disk) = self.opened.as_ref().expect("opened before it is used");
-        let worker =
-            Worker::new(&self.memory, disk, device, self.geometry(), self.limits, self.statistics, link.persistent);
+        let share = self.guests.join(device.other_domain(), link.persistent);
+        let worker = Worker::new(&self.memory, disk, device, self.geometry(), share, self.statistics);
         let mut told = self.told.unwrap_or_else(|| disk.geometry());
         let resize = async {
             loop {
                 told = disk.changed(&told).await;
                 let geometry = self.geometry();
                 worker.geometry.set(geometry);
-                information!("{}: now {} sectors", device.path(), geometry.sectors);
+                if self.may_log() {
+                    information!("{}: now {} sectors", device.path(), geometry.sectors);
+                }
                 // The state is written again: that is what frontends watch.
                 device
                     .store()
@@ -124,6 +143,8 @@ where
                         t.set(&device.own("state"), &state).await
                     })
                     .await?;
+                // The device may be another domain's, and change all the time.
+                self.clock.sleep(RESIZE_PAUSE).await;
             }
         };
         let serving = try_join_all(link.queues.into_iter().map(|queue| queue.serve(&worker, signals, &self.clock)));
@@ -205,6 +226,8 @@ impl<M, E, C, O, D> Driver<'_, M, E, C, O, D>
 where
     M: Memory,
     E: EventChannels,
+    C: Clock,
+    D: BlockDevice,
 {
     /// Maps a queue's ring and binds its event channel.
     fn map_queue(&self, device: &Device, keys: &QueueKeys, abi: Abi) -> Result<Queue<M::Mapping, E::Port>, Failure> {
@@ -214,21 +237,23 @@ where
             .iter()
             .map(|reference| MapRequest { peer, reference: *reference, access: Access::ReadWrite })
             .collect();
-        let mapping = self.memory.map(&requests).map_err(|error| failure(Errno::ENOMEM, error))?;
+        let mapping = self.guests.map(&self.memory, &requests).map_err(|error| failure(Errno::ENOMEM, error))?;
         let mapping = SharedMapping::new(mapping)
             .map_err(|status| failure(Errno::EINVAL, format_args!("{prefix}the ring's pages: {status}")))?;
         let ring = BackRing::attach(abi, &mapping).map_err(|error| failure(Errno::EIO, error))?;
         let bell = self.events.bind_interdomain(peer, *port).map_err(|error| failure(Errno::EINVAL, error))?;
-        information!(
-            "{}: {}connected with {}, {} pages of ring from {}, event channel {}, {}",
-            device.path(),
-            prefix,
-            peer,
-            references.len(),
-            references[0],
-            port,
-            abi
-        );
+        if self.may_log() {
+            information!(
+                "{}: {}connected with {}, {} pages of ring from {}, event channel {}, {}",
+                device.path(),
+                prefix,
+                peer,
+                references.len(),
+                references.first().copied().unwrap_or(GrantRef(0)),
+                port,
+                abi
+            );
+        }
         Ok(Queue { ring, mapping, port: bell })
     }
 }

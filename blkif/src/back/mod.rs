@@ -1,6 +1,7 @@
 //! blkback: this domain's devices as disks of others.
 
 mod driver;
+mod guests;
 mod persistent;
 mod queue;
 mod request;
@@ -8,7 +9,7 @@ mod worker;
 
 use alloc::boxed::Box;
 use alloc::string::String;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::convert::Infallible;
 
 use xen_hal::{Clock, DomId, EventChannels};
@@ -17,7 +18,9 @@ use xenstore_client::xenbus::{Device, End, Failure, backend, serve as serve_clas
 
 use crate::device::BlockDevice;
 use crate::front::Memory;
+use crate::quiet::Quiet;
 use driver::Driver;
+use guests::Guests;
 pub use request::BadRequest;
 
 /// What the toolstack wants a guest to have.
@@ -40,15 +43,22 @@ pub struct Attach {
 /// Bounds of what one guest may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of requests that are worked on at once. A request of more waits until it is alone.
+    /// Bytes of requests that are worked on at once, over all disks of the guest. A request of more waits until it is
+    /// alone in its queue.
     pub in_flight: usize,
-    /// Queues that a guest may have, each with a ring of up to 16 pages of its own.
+    /// Queues that a disk may have, each with a ring of up to 16 pages of its own.
     pub queues: u32,
+    /// Pages of the guest that stay mapped between its requests (persistent grants), over all its disks; 1056 of one.
+    /// What goes beyond is copied by the hypervisor.
+    pub persistent_grants: usize,
+    /// The same for all guests together, who share it evenly. Where this domain has less address space for others'
+    /// pages, fewer stay mapped: a guest always gets its rings.
+    pub persistent_grants_total: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { in_flight: 4 << 20, queues: 4 }
+        Limits { in_flight: 4 << 20, queues: 4, persistent_grants: 2112, persistent_grants_total: 32768 }
     }
 }
 
@@ -105,7 +115,8 @@ where
     C: Clock + Clone,
     D: BlockDevice,
 {
-    let (open, ended) = (&open, &ended);
+    let guests = Guests::new(limits);
+    let (open, ended, guests) = (&open, &ended, &guests);
     serve_class(store, clock.clone(), End::Backend, "vbd", |found| {
         let (store, memory, events, clock) = (store.clone(), memory.clone(), events.clone(), clock.clone());
         async move {
@@ -115,10 +126,12 @@ where
                 events,
                 clock: clock.clone(),
                 limits,
+                guests,
                 open,
                 opened: None,
                 told: None,
                 statistics: &statistics,
+                quiet: RefCell::new(Quiet::new()),
             };
             let outcome = backend(&store, clock, &found.path, &mut driver).await;
             if let Some((attach, _)) = driver.opened.take() {

@@ -1,63 +1,136 @@
 //! Pages of a guest that stay mapped, for a guest that asks for the same ones again and again.
 
-use alloc::rc::Rc;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::num::NonZeroUsize;
 
-use lru::LruCache;
-use xen_hal::{Access, DomId, GrantRef, GrantTable, MapRequest, PAGE_SIZE};
+use hashbrown::HashMap;
+use slab::Slab;
+use xen_hal::{Access, DomId, GrantError, GrantErrorKind, GrantRef, GrantTable, MapRequest, PAGE_SIZE};
 use xen_ring::{SharedMapping, SharedMemory};
 
 use crate::front::Memory;
 use crate::protocol::Segment;
 
-/// Most pages that stay mapped for one guest, as Linux's backend has it for a ring.
-const MOST: NonZeroUsize = NonZeroUsize::new(1056).expect("not zero");
-
-/// The pages of one guest, those that were not used for longest going first.
+/// Pages of one disk's guest.
+///
+/// Pages that one call to the hypervisor has mapped are unmapped together, as a batch. So the batch is what counts, with all
+/// its pages for as long as it is there; the one of which no page was used for longest goes first.
 pub(super) struct Persistent<M: GrantTable> {
-    pages: LruCache<u32, Mapped<M>>,
+    /// By reference.
+    places: HashMap<u32, Place>,
+    batches: Slab<Batch<M>>,
+    /// Pages in all batches, and how many there may be.
+    mapped: usize,
+    allowance: usize,
+    /// Counts looks at requests.
+    turn: u64,
 }
 
-/// A page: where it lies in what was mapped together with it.
-struct Mapped<M: GrantTable> {
-    batch: Rc<SharedMapping<M::Mapping>>,
-    offset: usize,
+/// Where a page is: in a batch, and there the so manyeth.
+#[derive(Clone, Copy)]
+struct Place {
+    batch: usize,
+    page: usize,
 }
+
+struct Batch<M: GrantTable> {
+    memory: SharedMapping<M::Mapping>,
+    references: Box<[u32]>,
+    /// The last turn that a page of it was used in.
+    used: u64,
+}
+
+/// No address space is left to map pages into.
+#[derive(Debug)]
+pub(super) struct NoAddressSpace;
 
 impl<M: Memory> Persistent<M> {
+    /// None yet, and none allowed.
     pub(super) fn new() -> Self {
-        Persistent { pages: LruCache::new(MOST) }
+        Persistent { places: HashMap::new(), batches: Slab::new(), mapped: 0, allowance: 0, turn: 0 }
     }
 
-    /// Maps the pages of these segments that are not mapped yet, in one call to the hypervisor: all, or none where one
-    /// of them cannot be mapped for writing.
-    pub(super) fn map<'s>(&mut self, memory: &M, peer: DomId, segments: impl Iterator<Item = &'s Segment>) {
+    /// How many pages are mapped.
+    pub(super) fn mapped(&self) -> usize {
+        self.mapped
+    }
+
+    /// Lets so many pages stay mapped, and unmaps what is beyond.
+    pub(super) fn allow(&mut self, pages: usize) {
+        self.allowance = pages;
+        self.turn += 1;
+        self.make_room(0);
+    }
+
+    /// Maps the pages of these lists of segments that are not mapped yet, in one call to the hypervisor: all, or none
+    /// where one of them cannot be mapped for writing. A list that goes beyond what is allowed is left out whole: its
+    /// pages are copied by the hypervisor, as those of other guests are.
+    pub(super) fn map<'s>(
+        &mut self,
+        memory: &M,
+        peer: DomId,
+        lists: impl Iterator<Item = &'s [Segment]>,
+    ) -> Result<(), NoAddressSpace> {
+        self.turn += 1;
         let mut missing: Vec<u32> = Vec::new();
-        for segment in segments {
-            // Looked up, and so the last to go.
-            if self.pages.get(&segment.reference).is_none() {
-                missing.push(segment.reference);
+        // Pages of the batches that are used now, and so cannot make room.
+        let mut in_use = 0;
+        for list in lists {
+            let before = missing.len();
+            for segment in list {
+                let Some(place) = self.places.get(&segment.reference) else {
+                    missing.push(segment.reference);
+                    continue;
+                };
+                let batch = &mut self.batches[place.batch];
+                if batch.used != self.turn {
+                    batch.used = self.turn;
+                    in_use += batch.references.len();
+                }
+            }
+            if in_use + missing.len() > self.allowance {
+                missing.truncate(before);
             }
         }
         missing.sort_unstable();
         missing.dedup();
-        if missing.is_empty() {
-            return;
+        if missing.is_empty() || in_use + missing.len() > self.allowance {
+            return Ok(());
         }
+        self.make_room(missing.len());
         let requests: Vec<_> = missing
             .iter()
             .map(|reference| MapRequest { peer, reference: GrantRef(*reference), access: Access::ReadWrite })
             .collect();
-        let Ok(mapping) = memory.map(&requests) else { return };
-        let Ok(batch) = SharedMapping::new(mapping).map(Rc::new) else { return };
-        for (index, reference) in missing.into_iter().enumerate() {
-            self.pages.put(reference, Mapped { batch: batch.clone(), offset: index * PAGE_SIZE });
-        }
+        let mapping = match memory.map(&requests) {
+            Ok(mapping) => mapping,
+            Err(error) if error.kind() == GrantErrorKind::NoAddressSpace => return Err(NoAddressSpace),
+            Err(_) => return Ok(()),
+        };
+        let Ok(memory) = SharedMapping::new(mapping) else { return Ok(()) };
+        self.mapped += missing.len();
+        let batch = self.batches.vacant_key();
+        self.places.extend(missing.iter().enumerate().map(|(page, reference)| (*reference, Place { batch, page })));
+        self.batches.insert(Batch { memory, references: missing.into(), used: self.turn });
+        Ok(())
     }
 
     /// The memory in which a page is mapped, and where in it the page begins.
     pub(super) fn get(&self, reference: u32) -> Option<(&SharedMemory, usize)> {
-        self.pages.peek(&reference).map(|page| (&**page.batch, page.offset))
+        let place = self.places.get(&reference)?;
+        Some((&self.batches[place.batch].memory, place.page * PAGE_SIZE))
+    }
+
+    /// Unmaps batches that are not used in this turn, until so many pages more are allowed or none is left.
+    fn make_room(&mut self, pages: usize) {
+        while self.mapped + pages > self.allowance {
+            let unused = self.batches.iter().filter(|(_, batch)| batch.used != self.turn);
+            let Some((oldest, _)) = unused.min_by_key(|(_, batch)| batch.used) else { return };
+            let batch = self.batches.remove(oldest);
+            self.mapped -= batch.references.len();
+            for reference in &batch.references {
+                self.places.remove(reference);
+            }
+        }
     }
 }

@@ -1,14 +1,14 @@
 //! What a guest's requests are done with: its pages, and the device.
 
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::Cell;
 
-use xen_hal::{DomId, GrantRef, PAGE_SIZE, Page, Pages, Remote};
+use xen_hal::{GrantRef, PAGE_SIZE, Page, Pages, Remote};
 use xenstore_client::xenbus::Device;
 
-use super::persistent::Persistent;
+use super::Statistics;
+use super::guests::Share;
 use super::request::{BadRequest, LIST_SIZE, Work, check_indirect};
-use super::{Limits, Statistics};
 use crate::device::{BlockDevice, Buffer, Error, Geometry, pieces};
 use crate::front::Memory;
 use crate::protocol::{Body, Request, SECTOR_SIZE, SEGMENT_SIZE, Segment};
@@ -39,14 +39,9 @@ pub(super) struct Done<T, B> {
 pub(super) struct Worker<'a, M: Memory, D> {
     pub(super) memory: &'a M,
     disk: &'a D,
-    peer: DomId,
+    share: Share<'a, M>,
     pub(super) geometry: Cell<Geometry>,
-    limits: Limits,
-    /// Bytes of requests that are worked on, in all queues.
-    in_flight: Cell<usize>,
     statistics: &'a Cell<Statistics>,
-    /// The guest's pages that stay mapped, where it wants that.
-    persistent: Option<RefCell<Persistent<M>>>,
     /// One line tells of bad requests; the statistics count them.
     complained: Cell<bool>,
     path: &'a str,
@@ -58,22 +53,11 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
         disk: &'a D,
         device: &'a Device,
         geometry: Geometry,
-        limits: Limits,
+        share: Share<'a, M>,
         statistics: &'a Cell<Statistics>,
-        persistent: bool,
     ) -> Self {
-        Worker {
-            memory,
-            disk,
-            peer: device.other_domain(),
-            geometry: Cell::new(geometry),
-            limits,
-            in_flight: Cell::new(0),
-            statistics,
-            persistent: persistent.then(|| RefCell::new(Persistent::new())),
-            complained: Cell::new(false),
-            path: device.path(),
-        }
+        let (geometry, complained, path) = (Cell::new(geometry), Cell::new(false), device.path());
+        Worker { memory, disk, share, geometry, statistics, complained, path }
     }
 
     pub(super) fn count(&self, change: impl FnOnce(&mut Statistics)) {
@@ -88,21 +72,21 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
         self.count(|statistics| statistics.failures += 1);
         if !self.complained.replace(true) {
             let operation = request.answered_operation();
-            warning!("{}: {} of {} at sector {}: {}", self.path, operation, self.peer, request.sector, bad);
+            warning!("{}: {} of {} at sector {}: {}", self.path, operation, self.share.guest, request.sector, bad);
         }
     }
 
     /// How many bytes more may be worked on.
     pub(super) fn room(&self) -> usize {
-        self.limits.in_flight.saturating_sub(self.in_flight.get())
+        self.share.room()
     }
 
     pub(super) fn begin(&self, bytes: usize) {
-        self.in_flight.set(self.in_flight.get() + bytes);
+        self.share.begin(bytes);
     }
 
     pub(super) fn end(&self, bytes: usize) {
-        self.in_flight.set(self.in_flight.get() - bytes);
+        self.share.end(bytes);
     }
 
     /// Checks up to [`MOST_LISTS`] requests. Indirect ones' segments are copied here first, once, all in one call to
@@ -121,7 +105,7 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
                 && check_indirect(operation, count).is_ok()
             {
                 let (page, offset) = place(index);
-                let remote = Remote { peer: self.peer, reference: GrantRef(pages[0]), offset: 0 };
+                let remote = Remote { peer: self.share.guest, reference: GrantRef(pages[0]), offset: 0 };
                 copies.push(lists.page(page).copy_from(offset, usize::from(count) * SEGMENT_SIZE, remote));
                 copied.push(index);
             }
@@ -217,7 +201,8 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
     }
 
     async fn write(&self, sector: u64, buffer: Option<D::Buffer>) -> Result<(), BadRequest> {
-        let buffer = buffer.expect("fetched before it is written");
+        // It was fetched before.
+        let Some(buffer) = buffer else { return Err(BadRequest::Copy) };
         let len = buffer.len();
         self.count(|statistics| {
             statistics.writes += 1;
@@ -235,9 +220,13 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
     /// hypervisor, of which each outcome counts. An outcome for each buffer.
     pub(super) fn copy(&self, copies: &[(&D::Buffer, &[Segment])], to_guest: bool) -> Vec<Result<(), BadRequest>> {
         let mut done = alloc::vec![false; copies.len()];
-        if let Some(persistent) = &self.persistent {
-            let mut persistent = persistent.borrow_mut();
-            persistent.map(self.memory, self.peer, copies.iter().flat_map(|(_, segments)| *segments));
+        if let Some(persistent) = &self.share.persistent {
+            let lists = copies.iter().map(|(_, segments)| *segments);
+            let outcome = persistent.borrow_mut().map(self.memory, self.share.guest, lists);
+            if outcome.is_err() {
+                self.share.give_way();
+            }
+            let persistent = persistent.borrow();
             for ((buffer, segments), done) in copies.iter().zip(&mut done) {
                 let mut offset = 0;
                 *done = segments.iter().all(|segment| {
@@ -262,7 +251,7 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
                 pieces(offset, bytes(segment), |page, at, range| {
                     let page = buffer.page(page);
                     let reference = GrantRef(segment.reference);
-                    let remote = Remote { peer: self.peer, reference, offset: (start + range.start) as u16 };
+                    let remote = Remote { peer: self.share.guest, reference, offset: (start + range.start) as u16 };
                     operations.push(match to_guest {
                         true => page.copy_to(at, range.len(), remote),
                         false => page.copy_from(at, range.len(), remote),
