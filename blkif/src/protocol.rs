@@ -156,6 +156,17 @@ pub enum Body {
     },
 }
 
+impl Body {
+    /// The segments that are meant; `None` where they are more than there are, or not here.
+    pub fn segments(&self) -> Option<&[Segment]> {
+        match self {
+            Body::Direct { count, segments, .. } => segments.get(..usize::from(*count)),
+            Body::Indirect { .. } => None,
+            Body::Discard { .. } => Some(&[]),
+        }
+    }
+}
+
 impl Request {
     /// What the request's slot says that it is.
     pub fn operation(&self) -> Operation {

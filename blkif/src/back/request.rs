@@ -82,7 +82,11 @@ pub(super) enum Work {
         sectors: u64,
         secure: bool,
     },
-    Flush,
+    /// What was written before is to reach the medium. A write that comes with it is begun after that.
+    Flush {
+        sector: u64,
+        segments: Vec<Segment>,
+    },
     /// Everything before is to be done first, and what comes after only afterwards.
     Barrier {
         sector: u64,
@@ -108,7 +112,7 @@ impl Work {
                 let list = list.chunks_exact(SEGMENT_SIZE).take(usize::from(*count));
                 (*operation, list.map(Segment::decode).collect::<Vec<_>>())
             }
-            Body::Direct { operation, count, segments } => match segments.get(..usize::from(*count)) {
+            Body::Direct { operation, count, .. } => match request.body.segments() {
                 Some(segments) => (*operation, segments.to_vec()),
                 None => {
                     return Err(BadRequest::Segments { count: (*count).into(), most: MOST_SEGMENTS as u16 });
@@ -120,10 +124,10 @@ impl Work {
             sectors += u64::from(segment.sectors().ok_or(BadRequest::Segment(*segment))?);
         }
         match operation {
-            // A flush may carry what older protocols gave a barrier; it has nothing to write.
-            Operation::Flush => return Ok(Work::Flush),
+            Operation::Flush if segments.is_empty() => return Ok(Work::Flush { sector, segments }),
             Operation::Barrier if segments.is_empty() => return Ok(Work::Barrier { sector, segments }),
-            Operation::Read | Operation::Write | Operation::Barrier => {}
+            // A flush with data is a write that begins with a flush, as in Linux's backend and QEMU's.
+            Operation::Read | Operation::Write | Operation::Flush | Operation::Barrier => {}
             other => return Err(BadRequest::Operation(other)),
         }
         if segments.is_empty() {
@@ -136,6 +140,7 @@ impl Work {
         Ok(match operation {
             Operation::Read => Work::Read { sector, segments },
             Operation::Write => Work::Write { sector, segments },
+            Operation::Flush => Work::Flush { sector, segments },
             _ => Work::Barrier { sector, segments },
         })
     }
@@ -143,8 +148,11 @@ impl Work {
     /// Its segments.
     pub(super) fn list(&self) -> &[Segment] {
         match self {
-            Work::Read { segments, .. } | Work::Write { segments, .. } | Work::Barrier { segments, .. } => segments,
-            Work::Discard { .. } | Work::Flush => &[],
+            Work::Read { segments, .. }
+            | Work::Write { segments, .. }
+            | Work::Flush { segments, .. }
+            | Work::Barrier { segments, .. } => segments,
+            Work::Discard { .. } => &[],
         }
     }
 
@@ -258,7 +266,14 @@ mod tests {
         assert!(checked(&direct(Read, 1, 0, (0, 0)), &read_only).is_ok());
         assert!(checked(&direct(Write, 1, 0, (0, 0)), &read_only).is_err());
         assert!(checked(&direct(Barrier, 1, 0, (0, 0)), &read_only).is_err());
-        assert_eq!(checked(&direct(Flush, 0, 7, (0, 0)), &read_only), Ok(Work::Flush));
+        assert_eq!(checked(&direct(Flush, 0, 7, (0, 0)), &read_only), Ok(Work::Flush { sector: 7, segments: vec![] }));
+        assert!(checked(&direct(Flush, 1, 7, (0, 0)), &disk).is_ok_and(|work| work.len() == 512));
+        assert_eq!(
+            checked(&direct(Flush, 1, 7, (0, 0)), &read_only),
+            Err(BadRequest::Device(Error::ReadOnly)),
+            "its data would be lost"
+        );
+        assert!(checked(&direct(Flush, 1, 100, (0, 0)), &disk).is_err());
         assert_eq!(
             checked(&direct(Barrier, 0, 0, (0, 0)), &disk),
             Ok(Work::Barrier { sector: 0, segments: vec![] }),

@@ -141,10 +141,9 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
         let mut buffers: Vec<_> = tasks
             .iter()
             .map(|task| match work(task) {
-                Work::Write { segments, .. } | Work::Barrier { segments, .. } if !segments.is_empty() => {
-                    self.disk.buffer(super::request::len(segments)).map(Some).map_err(BadRequest::Device)
-                }
-                _ => Ok(None),
+                Work::Read { .. } => Ok(None),
+                work if work.list().is_empty() => Ok(None),
+                work => self.disk.buffer(work.len()).map(Some).map_err(BadRequest::Device),
             })
             .collect();
         let (copied, copies): (Vec<_>, Vec<_>) = (buffers.iter().enumerate())
@@ -188,7 +187,13 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
                 self.count(|statistics| statistics.discards += 1);
                 self.disk.discard(sector, sectors, secure).await.map(|()| None).map_err(bad)
             }
-            Work::Flush => self.flush().await.map(|()| None),
+            Work::Flush { sector, .. } => {
+                self.flush().await?;
+                if buffer.is_some() {
+                    self.write(sector, buffer).await?;
+                }
+                Ok(None)
+            }
             Work::Barrier { sector, .. } => {
                 self.flush().await?;
                 if buffer.is_some() {
