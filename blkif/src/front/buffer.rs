@@ -106,7 +106,7 @@ impl<G: Memory> Pool<G> {
         match self.persistent.get() {
             true => {
                 let new = pages.iter().filter(|page| !self.stays_lent(page)).count();
-                new.saturating_sub(MOST_DIRECT - self.direct_count.get())
+                new.saturating_sub(MOST_DIRECT.saturating_sub(self.direct_count.get()))
             }
             false => 0,
         }
@@ -114,7 +114,7 @@ impl<G: Memory> Pool<G> {
 
     /// How many bounces can be taken.
     pub(super) fn bounces_left(&self) -> usize {
-        self.bounces.borrow().len() + MOST_BOUNCES - self.bounce_count.get()
+        (self.bounces.borrow().len() + MOST_BOUNCES).saturating_sub(self.bounce_count.get())
     }
 
     /// A page that takes the place of one of a buffer's, or holds a list, for one request. Of those that stay lent
@@ -150,7 +150,7 @@ impl<G: Memory> Pool<G> {
         access: Access,
     ) -> Result<Option<GrantRef>, Error> {
         if self.persistent.get() && !self.stays_lent(page) {
-            if self.direct_count.get() == MOST_DIRECT {
+            if self.direct_count.get() >= MOST_DIRECT {
                 return Ok(None);
             }
             let reference = self.lend_bounce(page, peer, access)?;

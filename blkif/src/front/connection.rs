@@ -349,23 +349,21 @@ impl<G: Memory, P: Port> Connection<G, P> {
             return Ok(None);
         }
         let mut bounces = Vec::new();
-        let mut segments = Vec::with_capacity(count);
-        for (index, page) in (first..).zip(pages) {
-            match self.lend(page, access, operation, &mut bounces, index) {
-                Ok(reference) => {
-                    let rest = sectors - index * usize::from(SECTORS_PER_PAGE);
-                    segments.push(Segment::new(reference, 0, rest.min(SECTORS_PER_PAGE.into()) as u8 - 1));
-                }
-                Err(error) => {
-                    bounces.into_iter().for_each(|(_, bounce)| pool.give_bounce(bounce));
-                    return Err(error);
-                }
+        let mut lend = || {
+            let mut segments = Vec::with_capacity(count);
+            for (index, page) in (first..).zip(&mut *pages) {
+                let reference = self.lend(page, access, operation, &mut bounces, index)?;
+                let rest = sectors - index * usize::from(SECTORS_PER_PAGE);
+                segments.push(Segment::new(reference, 0, rest.min(SECTORS_PER_PAGE.into()) as u8 - 1));
             }
-        }
-        let (body, indirect) = match self.body(operation, &segments) {
+            self.body(operation, &segments)
+        };
+        let (body, indirect) = match lend() {
             Ok(made) => made,
             Err(error) => {
+                // The backend was told of none of them, but could guess.
                 bounces.into_iter().for_each(|(_, bounce)| pool.give_bounce(bounce));
+                pages.iter_mut().try_for_each(|page| pool.settle(page))?;
                 return Err(error);
             }
         };
