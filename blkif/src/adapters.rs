@@ -56,16 +56,22 @@ impl<D: BlockDevice> Stream<D> {
         Stream { device, position: 0 }
     }
 
+    /// Where the device ends, as far as the sectors around its bytes have numbers.
     fn end(&self) -> u64 {
-        u64::try_from(self.device.geometry().bytes()).unwrap_or(u64::MAX)
+        let geometry = self.device.geometry();
+        let unit = u64::from(geometry.sector_size).max(1);
+        u64::try_from(geometry.bytes()).unwrap_or(u64::MAX).min(u64::MAX / unit * unit)
     }
 
     /// The whole sectors around the bytes from here on, at most `len` of them and 64 KiB: the first, how many bytes they
     /// have, where in them the bytes begin, and how many those are.
     fn around(&self, len: usize) -> (u64, usize, usize, usize) {
         const MOST: u64 = 64 << 10;
-        let unit = u64::from(self.device.geometry().sector_size);
+        let unit = u64::from(self.device.geometry().sector_size).max(1);
         let count = (len as u64).min(self.end().saturating_sub(self.position)).min(MOST);
+        if count == 0 {
+            return (0, 0, 0, 0);
+        }
         let start = self.position / unit * unit;
         let end = (self.position + count).next_multiple_of(unit);
         (start / SECTOR_SIZE as u64, (end - start) as usize, (self.position - start) as usize, count as usize)

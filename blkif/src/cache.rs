@@ -113,7 +113,7 @@ impl<D: BlockDevice> BlockDevice for Cache<D> {
         let end = sector + (buffer.len() / SECTOR_SIZE) as u64;
         let unit = SECTORS.max(u64::from(self.geometry().sector_size) / SECTOR_SIZE as u64);
         let first = sector / unit * unit;
-        let last = end.next_multiple_of(unit).min(self.geometry().sectors);
+        let last = end.checked_next_multiple_of(unit).unwrap_or(u64::MAX).min(self.geometry().sectors);
         let whole = match (first, last) == (sector, end) {
             true => None,
             false => match self.device.buffer((last - first) as usize * SECTOR_SIZE) {

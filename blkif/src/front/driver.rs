@@ -139,6 +139,9 @@ fn clamp_indirect(offered: u32) -> u16 {
     u16::try_from(offered).unwrap_or(u16::MAX)
 }
 
+/// Most sectors of a disk: all its bytes have numbers of 64 bits.
+const MAX_SECTORS: u64 = u64::MAX / SECTOR_SIZE as u64;
+
 /// What the backend says of a disk of so many sectors.
 pub(super) async fn read_geometry(peer: &Peer<'_>, sectors: u64, features: &Features) -> Result<Geometry, Failure> {
     const CDROM: u32 = 1;
@@ -149,13 +152,19 @@ pub(super) async fn read_geometry(peer: &Peer<'_>, sectors: u64, features: &Feat
         let text = format!("{} = {sector_size}: expected a power of two from 512 to 65536", peer.path("sector-size"));
         return Err(Failure::new(Errno::EINVAL, text));
     }
+    if sectors > MAX_SECTORS {
+        let text = format!("{} = {sectors}: expected {MAX_SECTORS} at most", peer.path("sectors"));
+        return Err(Failure::new(Errno::EINVAL, text));
+    }
+    // What is said of the medium is advice: nonsense counts as not said.
     let physical = peer.number("physical-sector-size", sector_size).await?;
+    let physical = if physical.is_power_of_two() { physical } else { sector_size };
     let info: u32 = peer.get("info").await?.unwrap_or(0);
     let mode: Option<String> = peer.get("mode").await.unwrap_or(None);
     let discard = match peer.flag("feature-discard").await? {
         false => None,
         true => Some(Discard {
-            granularity: peer.number("discard-granularity", sector_size).await?,
+            granularity: peer.number("discard-granularity", sector_size).await?.max(sector_size),
             alignment: peer.number("discard-alignment", 0).await?,
             secure: peer.flag("discard-secure").await?,
         }),
