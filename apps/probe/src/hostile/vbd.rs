@@ -34,7 +34,7 @@ enum Mode {
     Index,
     /// Events alone.
     Events,
-    /// States alone.
+    /// States alone, with rings that are good.
     States,
 }
 
@@ -45,9 +45,9 @@ const MODES: [Mode; 9] = [
     Mode::Churn,
     Mode::Noise,
     Mode::Indirect,
-    Mode::Index,
     Mode::Events,
     Mode::States,
+    Mode::Index,
 ];
 
 /// Misbehaves in one way after the other; what was done.
@@ -55,15 +55,9 @@ pub async fn attack(device: Device, deadline: Duration) -> Result<String, String
     const SLICE: Duration = Duration::from_millis(700);
     let pages = device.pages(PAGES, Access::ReadWrite)?;
     let references: Vec<GrantRef> = pages.references().collect();
-    for mode in MODES.into_iter().cycle() {
-        if device.now() >= deadline {
-            break;
-        }
-        let until = (device.now() + SLICE).min(deadline);
-        if let Mode::States = mode {
-            device.cycle(until).await?;
-            continue;
-        }
+    // A backend that closes the device has done right: the next connection goes on with the next mode.
+    let mut modes = MODES.into_iter().cycle();
+    while device.now() < deadline {
         let (mut ring, bell) = (Ring::new(&device, SLOTS, SLOT)?, port(&device)?);
         let keys = [
             ("ring-ref", format!("{}", ring.reference().0)),
@@ -74,11 +68,14 @@ pub async fn attack(device: Device, deadline: Duration) -> Result<String, String
         if !device.connect(&keys, INITIALISED).await? {
             continue;
         }
-        // A backend that closes the device has done right: the next connection is the next try.
-        while device.now() < until.max(device.now()) && device.backend_state().await == CONNECTED {
-            let soon = (device.now() + Duration::from_millis(100)).min(until);
-            let mut next = 0_usize;
-            repeat(&device, soon, || step(mode, &device, &mut ring, &bell, &references, &mut next)).await;
+        let mut next = 0_usize;
+        while device.now() < deadline && device.backend_state().await == CONNECTED {
+            let mode = modes.next().expect("they go on for ever");
+            let until = (device.now() + SLICE).min(deadline);
+            match mode {
+                Mode::States => device.cycle(until).await?,
+                _ => repeat(&device, until, || step(mode, &device, &mut ring, &bell, &references, &mut next)).await,
+            }
         }
     }
     Ok(device.summary())

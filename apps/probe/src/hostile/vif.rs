@@ -35,7 +35,7 @@ enum Mode {
     Index,
     /// Events alone.
     Events,
-    /// States alone.
+    /// States alone, with rings that are good.
     States,
 }
 
@@ -50,15 +50,9 @@ pub async fn attack(device: Device, deadline: Duration) -> Result<String, String
     let pages = device.pages(4, Access::ReadOnly)?;
     pages.write(0, &packet(&mac));
     let pages: Vec<GrantRef> = pages.references().collect();
-    for mode in MODES.into_iter().cycle() {
-        if device.now() >= deadline {
-            break;
-        }
-        let until = (device.now() + SLICE).min(deadline);
-        if let Mode::States = mode {
-            device.cycle(until).await?;
-            continue;
-        }
+    // A backend that closes the device has done right: the next connection goes on with the next mode.
+    let mut modes = MODES.into_iter().cycle();
+    while device.now() < deadline {
         let (mut tx, mut rx) = (Ring::new(&device, SLOTS, TX_SLOT)?, Ring::new(&device, SLOTS, RX_SLOT)?);
         let bell = port(&device)?;
         let mut keys = [
@@ -86,10 +80,13 @@ pub async fn attack(device: Device, deadline: Duration) -> Result<String, String
             rx.put(&[&id.to_le_bytes()[..], &(device.random() as u32).to_le_bytes()].concat());
         }
         rx.publish(&bell);
-        // A backend that closes the device has done right: the next connection is the next try.
-        while device.now() < until.max(device.now()) && device.backend_state().await == CONNECTED {
-            let soon = (device.now() + Duration::from_millis(100)).min(until);
-            repeat(&device, soon, || step(mode, &device, &mut tx, &bell, &pages)).await;
+        while device.now() < deadline && device.backend_state().await == CONNECTED {
+            let mode = modes.next().expect("they go on for ever");
+            let until = (device.now() + SLICE).min(deadline);
+            match mode {
+                Mode::States => device.cycle(until).await?,
+                _ => repeat(&device, until, || step(mode, &device, &mut tx, &bell, &pages)).await,
+            }
         }
     }
     Ok(device.summary())
