@@ -252,6 +252,46 @@ mod tests {
         }
     }
 
+    /// A peer with a processor of its own changes both indices and the data between any two accesses here. What is read
+    /// is what fits, whatever the indices say the next moment, and the own index goes on by just that much.
+    #[cfg(feature = "hook")]
+    #[test]
+    fn indices_that_change_between_two_accesses_are_read_once() {
+        use alloc::boxed::Box;
+        use alloc::rc::Rc;
+        use core::cell::Cell;
+
+        for seed in 1..2000_u32 {
+            let words = Box::leak(Box::new(Words([0; 24])));
+            let start = NonNull::from(&mut words.0).cast::<u8>();
+            // SAFETY: the array is leaked, and used through these values alone.
+            let (ours, peers) = unsafe { (SharedMemory::new(start, 24), SharedMemory::new(start, 24)) };
+            let index = seed.wrapping_mul(0x9e37_79b9);
+            ours.store(RING.consumer, index);
+            ours.store(RING.producer, index);
+            let (mut reader, mut writer) = (RING.reader(&ours).unwrap(), RING.writer(&ours).unwrap());
+            let random = Cell::new(u64::from(seed));
+            let hook: crate::hook::Hook = Rc::new(move |_| {
+                random.set(random.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+                let random = (random.get() >> 33) as u32;
+                let near = index.wrapping_add(random % 40).wrapping_sub(20);
+                let value = if random & 64 == 0 { near } else { random };
+                peers.store(if random & 128 == 0 { RING.consumer } else { RING.producer }, value);
+            });
+            crate::hook::set(Some(hook));
+            for _ in 0..4 {
+                let (before, mut bytes) = (reader.consumer, [0; 40]);
+                let bytes = reader.read(&ours, &mut bytes).map_or(0, |moved| moved.bytes);
+                assert!(bytes <= 16 && reader.consumer == before.wrapping_add(bytes as u32));
+                let before = writer.producer;
+                let bytes = writer.write(&ours, &[1; 40]).map_or(0, |moved| moved.bytes);
+                assert!(bytes <= 16 && writer.producer == before.wrapping_add(bytes as u32));
+                assert!(writer.untaken(&ours).unwrap_or(0) <= 16);
+            }
+            crate::hook::set(None);
+        }
+    }
+
     #[test]
     #[should_panic(expected = "4 bytes at 24 of 24 shared bytes")]
     fn nothing_outside_is_touched() {

@@ -1,10 +1,13 @@
 //! The client against servers that break the protocol, or make use of its rarer parts.
 
+mod support;
+
 use std::rc::Rc;
 
+use support::log::{keep_log, take_log};
 use xen_hal::{DomId, Errno, Port};
 use xen_ring::{ByteReader, ByteWriter, SharedPage};
-use xen_sim::{Domain, SimPage, SimPort, Xen, check};
+use xen_sim::{Budgets, Domain, SimPage, SimPort, Xen, check};
 use xenstore_client::wire::offsets::{CONNECTION, ERROR, REPLIES, REQUESTS, SERVER_FEATURES};
 use xenstore_client::wire::{Features, HEADER_SIZE, Header, Malformed, Op, RingError};
 use xenstore_client::{Access, Broken, ErrorKind, Permission, Store};
@@ -368,5 +371,95 @@ fn xsa_484_a_reset_is_never_inside_of_a_transaction() {
             let (outcome, ()) = futures_util::future::join(transaction, server).await;
             assert_eq!(outcome, Ok(()));
         });
+    });
+}
+
+/// Each new connection breaks as the one before did.
+#[test]
+fn a_server_with_which_no_connection_works_is_given_up() {
+    check("reconnections", 20, |xen| {
+        keep_log();
+        let features = Features(Features::RECONNECTION.0 | Features::ERROR.0);
+        let (_, store, fake) = Fake::new(xen, features, 0);
+        xen.dom0()
+            .spawn(async move {
+                fake.page.store(ERROR, 2);
+                fake.port.notify();
+                loop {
+                    fake.port.wait().await;
+                    fake.page.store(CONNECTION, 0);
+                    fake.port.notify();
+                }
+            })
+            .detach();
+        xen.run(async move {
+            // A request that is made meanwhile is carried over, or fails.
+            while store.broken().is_none() {
+                let _ = store.read("a").await;
+            }
+            assert_eq!(store.broken(), Some(Broken::Server(RingError::RingIndex)));
+            assert!(store.generation() <= 8);
+        });
+        let log = take_log();
+        assert!(log.len() <= 10, "{log:#?}");
+    });
+}
+
+#[test]
+fn a_list_of_names_has_an_end() {
+    check("endless list", 3, |xen| {
+        xen.set_budgets(Budgets { allocation: 4 << 20, ..Budgets::default() });
+        let (_, store, mut fake) = Fake::new(xen, Features::default(), 0);
+        xen.dom0()
+            .spawn(async move {
+                loop {
+                    let (header, _) = fake.request().await;
+                    match Op::from_number(header.op) {
+                        Some(Op::DirectoryPart) => {
+                            let names = b"n\0".repeat(2000);
+                            fake.answer(header, &[b"7\0", &names[..]].concat()).await;
+                        }
+                        _ => fake.send(Header { op: Op::Error as u32, len: 6, ..header }, b"E2BIG\0").await,
+                    }
+                }
+            })
+            .detach();
+        let error = xen.run(async move { store.list("a").await.unwrap_err() });
+        assert_eq!(error.kind, ErrorKind::TooLong { most: 1 << 20 });
+    });
+}
+
+/// Of what nobody waits for, and events that nobody reads, a server may send as much as it can.
+#[test]
+fn packets_without_end_fill_neither_log_nor_memory() {
+    check("flood", 3, |xen| {
+        keep_log();
+        xen.set_budgets(Budgets { allocation: 1 << 20, ..Budgets::default() });
+        let (domain, store, mut fake) = Fake::new(xen, Features::default(), 0);
+        xen.dom0()
+            .spawn(async move {
+                let (header, watch) = fake.request().await;
+                let token = watch.split(|byte| *byte == 0).nth(1).unwrap().to_vec();
+                fake.answer(header, b"OK\0").await;
+                let (read, _) = fake.request().await;
+                for number in 0..1500_u32 {
+                    fake.send(Header { request: 1000 + number, len: 3, ..read }, b"bad").await;
+                    let payload = [format!("a/{number:03000}\0").as_bytes(), &token, b"\0"].concat();
+                    let event = Header { op: Op::WatchEvent as u32, request: 0, transaction: 0, len: 0 };
+                    fake.answer(event, &payload).await;
+                }
+                fake.answer(read, b"at last").await;
+                std::future::pending::<()>().await;
+            })
+            .detach();
+        let running = domain.spawn(async move {
+            let mut watch = store.watch("a").await.unwrap();
+            assert_eq!(store.read("a").await.unwrap(), b"at last");
+            assert!(watch.next().await.unwrap().all);
+            store.unexpected()
+        });
+        assert_eq!(xen.run(running), 1500);
+        let log = take_log();
+        assert!(log.len() <= 12, "{log:#?}");
     });
 }

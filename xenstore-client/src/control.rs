@@ -10,6 +10,7 @@ use core::pin::pin;
 
 use futures_util::future::{Either, select};
 
+use crate::text::printable;
 use crate::wire::Op;
 use crate::{Broken, Error, ErrorKind, Store, Watch};
 
@@ -159,7 +160,7 @@ impl Control {
             })
             .await?;
         if found.is_none() && !value.is_empty() && value != [0] {
-            warning!("{}: {} is not understood", path, String::from_utf8_lossy(&value));
+            warning!("{}: {} is not understood", path, printable(&String::from_utf8_lossy(&value)));
         }
         Ok(found)
     }

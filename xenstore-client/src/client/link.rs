@@ -117,6 +117,17 @@ impl Link {
         })
     }
 
+    pub(super) fn register_runner(&self, waker: &Waker) {
+        let displaced = {
+            let runner = &mut self.state.borrow_mut().runner;
+            match runner {
+                Some(known) if known.will_wake(waker) => None,
+                _ => runner.replace(waker.clone()),
+            }
+        };
+        drop(displaced);
+    }
+
     pub(super) fn wake_runner(&self) {
         let runner = self.state.borrow_mut().runner.take();
         if let Some(runner) = runner {
@@ -146,6 +157,7 @@ impl Link {
     pub(super) fn poll_answer(&self, id: u32, waker: &Waker) -> Poll<Answer> {
         let mut state = self.state.borrow_mut();
         match state.calls.get_mut(id) {
+            Some(Call { state: CallState::Awaited(Some(known)), .. }) if known.will_wake(waker) => Poll::Pending,
             Some(Call { state: CallState::Awaited(slot), .. }) => {
                 let displaced = slot.replace(waker.clone());
                 // Dropped with nothing borrowed: a task that goes with its last waker may use the store.
@@ -244,8 +256,13 @@ impl Link {
             Some(Call { state: CallState::Awaited(_) | CallState::Detached(_), op, .. }) if !queued => *op,
             _ => {
                 state.unexpected += 1;
+                let count = state.unexpected;
                 drop(state);
-                warning!("store: an answer to request {}, which waits for none, is dropped", request);
+                // A server that sends many of them does not fill the log.
+                if count.is_power_of_two() {
+                    let what = "which waits for none, is dropped";
+                    warning!("store: an answer to request {}, {} ({} so far)", request, what, count);
+                }
                 return;
             }
         };

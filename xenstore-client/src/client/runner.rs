@@ -15,6 +15,8 @@ use crate::wire::{Features, HEADER_SIZE, Header, RingError};
 
 /// Rounds in one poll: other tasks are to have their turn, whatever the server sends.
 const MOST_ROUNDS: usize = 32;
+/// New connections that are asked for while none of them works.
+const MAX_RECONNECTIONS: u32 = 8;
 
 /// The task that talks to the store; see [`connect`](crate::connect).
 #[must_use = "nothing is sent unless it runs"]
@@ -24,6 +26,8 @@ pub struct Runner<C: StoreChannel> {
     connection: Option<Connection<C>>,
     /// Bytes of a packet that is not all there yet.
     incoming: Vec<u8>,
+    /// New connections that were asked for since the last packet.
+    reconnections: u32,
 }
 
 struct Connection<C: StoreChannel> {
@@ -59,7 +63,7 @@ impl<C: StoreChannel> Runner<C> {
     pub(super) fn new(channel: C, page: C::Page, port: C::Port, link: Rc<Link>) -> Self {
         let connection = Connection::new(page, port);
         link.state.borrow_mut().features = connection.features;
-        Runner { channel, link, connection: Some(connection), incoming: Vec::new() }
+        Runner { channel, link, connection: Some(connection), incoming: Vec::new(), reconnections: 0 }
     }
 
     /// Talks to the store until the last handle is gone, or the connection breaks for good.
@@ -77,7 +81,7 @@ impl<C: StoreChannel> Runner<C> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         for _ in 0..MOST_ROUNDS {
-            self.link.state.borrow_mut().runner = Some(cx.waker().clone());
+            self.link.register_runner(cx.waker());
             match self.round() {
                 Ok(true) => continue,
                 Ok(false) => {}
@@ -166,6 +170,7 @@ impl<C: StoreChannel> Runner<C> {
             let len = header.payload_len().ok_or(Broken::Oversized { len: header.len, op: header.op })?;
             let Some((payload, after)) = after.split_at_checked(len) else { break };
             self.link.deliver(header, payload);
+            self.reconnections = 0;
             rest = after;
         }
         let left = rest.len();
@@ -179,9 +184,10 @@ impl<C: StoreChannel> Runner<C> {
             return false;
         }
         let Some(connection) = &mut self.connection else { return false };
-        if !connection.features.offers(Features::RECONNECTION) {
+        if !connection.features.offers(Features::RECONNECTION) || self.reconnections == MAX_RECONNECTIONS {
             return false;
         }
+        self.reconnections += 1;
         warning!("store: {}; asking for a new connection", broken);
         connection.ends = None;
         connection.page.store(CONNECTION, 1);

@@ -15,6 +15,9 @@ use crate::wire::{self, Malformed, Permission, Request};
 
 /// How often a listing begins again when the directory changes under it.
 const MOST_LISTINGS: u32 = 64;
+/// Bytes that a list of names may take in memory, of which each name takes some besides its own.
+const MAX_LIST: usize = 1 << 20;
+const NAME_OVERHEAD: usize = 48;
 
 /// The store's nodes, as all see them ([`Store`](crate::Store)) or as a transaction sees them
 /// ([`Transaction`](crate::Transaction)); both lead here.
@@ -137,7 +140,7 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// As [`read`](Tree::read); [`ErrorKind::Contended`] where the list kept changing; `E2BIG` where it is too long for
+    /// As [`read`](Tree::read); [`ErrorKind::Contended`] where the list kept changing; [`ErrorKind::TooLong`]; `E2BIG` where it is too long for
     /// a packet and the server knows no parts.
     pub async fn list(&self, path: &str) -> Result<Vec<String>, Error> {
         match self.list_short(path).await {
@@ -163,7 +166,7 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// As [`list`](Tree::list); `ENOSYS` where the server knows no parts.
+    /// As [`list`](Tree::list); `ENOSYS` where the server knows no parts; [`ErrorKind::TooLong`].
     pub async fn list_parts(&self, path: &str) -> Result<Vec<String>, Error> {
         let mut tries = 0;
         'again: loop {
@@ -174,13 +177,17 @@ impl Tree {
             }
             let mut names = Vec::new();
             let mut generation: Option<String> = None;
-            let mut offset = 0;
+            let (mut offset, mut held) = (0, 0);
             loop {
                 let request = Request::DirectoryPart { path, offset };
                 let payload = self.ask(&request).await?;
                 let part = wire::directory_part(&payload).map_err(|what| error(&request, what))?;
                 if generation.get_or_insert_with(|| part.generation.into()) != part.generation {
                     continue 'again;
+                }
+                held += part.len + part.names.len() * NAME_OVERHEAD;
+                if held > MAX_LIST {
+                    return Err(error(&request, ErrorKind::TooLong { most: MAX_LIST }));
                 }
                 names.extend(part.names.iter().map(|name| String::from(*name)));
                 if part.last {
