@@ -8,7 +8,7 @@ use std::time::Duration;
 use xen_hal::{Clock, DomId, Port};
 use xen_ring::{ByteReader, ByteWriter, SharedPage};
 use xenstore_client::wire::offsets::{REPLIES, REQUESTS, SERVER_FEATURES};
-use xenstore_client::wire::{HEADER_SIZE, Header};
+use xenstore_client::wire::{HEADER_SIZE, Header, Op};
 
 use crate::domain::Domain;
 use crate::events::SimPort;
@@ -106,7 +106,8 @@ impl Served {
                 let end = HEADER_SIZE + header.payload_len()?;
                 if self.input.len() >= end {
                     let eagain = world.faults.borrow().eagain;
-                    if server.refuse_commits == 0 && world.chance(eagain) {
+                    let ends = Op::from_number(header.op) == Some(Op::TransactionEnd);
+                    if ends && server.refuse_commits == 0 && world.chance(eagain) {
                         server.refuse_commits = 1;
                     }
                     let packet: Vec<u8> = self.input.drain(..end).collect();
