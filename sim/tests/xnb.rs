@@ -79,18 +79,8 @@ impl Guest {
         self.send(&slots);
     }
 
-    /// Gives the backend pages to write to; their numbers are the requests' ids.
-    fn offer_pages(&self, count: usize) {
-        for id in 0..count {
-            let request = RxRequest { id: id as u16, reference: self.reference(id * 2) };
-            self.rx.borrow_mut().push(&self.rx_page, &request).unwrap();
-        }
-        let _ = self.rx.borrow_mut().publish(&self.rx_page);
-        xen_hal::Port::notify(&self.port);
-    }
-
     /// What the backend has put on the receive ring, after a while.
-    async fn received(&self) -> Vec<RxSlot> {
+    async fn slots(&self) -> Vec<RxSlot> {
         self.domain.sleep(Duration::from_millis(10)).await;
         std::iter::from_fn(|| self.rx.borrow_mut().pop(&self.rx_page).unwrap()).collect()
     }
@@ -296,7 +286,7 @@ fn mbufc2pkt_empty() {
     with("mbufc2pkt_empty", async |guest, port| {
         guest.offer_pages(2);
         assert_eq!(port.send(Packet::default()), Ok(()));
-        assert_eq!(guest.received().await, []);
+        assert_eq!(guest.slots().await, []);
     });
 }
 
@@ -308,7 +298,7 @@ async fn given(guest: &Guest, port: &Port, pages: usize, packet: Packet) -> Vec<
     let mut found = Vec::new();
     let mut whole = Vec::new();
     let mut extra = false;
-    for slot in guest.received().await {
+    for slot in guest.slots().await {
         if std::mem::take(&mut extra) {
             found.push((u16::MAX, 0));
             continue;
@@ -384,7 +374,7 @@ fn mbufc2pkt_nospace() {
         // It waits until all of it has room.
         assert_eq!(given(guest, port, 1, frame(5000, 1).into()).await, []);
         guest.offer_pages(1);
-        assert_eq!(guest.received().await.len(), 2);
+        assert_eq!(guest.slots().await.len(), 2);
     });
 }
 
@@ -417,7 +407,7 @@ fn rxpkt2gnttab_2req() {
 fn rxpkt2rsp_empty() {
     with("rxpkt2rsp_empty", async |guest, _| {
         guest.offer_pages(2);
-        assert_eq!(guest.received().await, []);
+        assert_eq!(guest.slots().await, []);
     });
 }
 
@@ -444,7 +434,7 @@ fn rxpkt2rsp_2short() {
         for seed in 0..2 {
             port.send(frame(60, seed).into()).unwrap();
         }
-        let found: Vec<_> = guest.received().await.into_iter().map(|slot| slot.response()).collect();
+        let found: Vec<_> = guest.slots().await.into_iter().map(|slot| slot.response()).collect();
         let found: Vec<_> = found.iter().map(|response| (response.id, response.flags, response.status)).collect();
         assert_eq!(found, [(0, 0, 60), (1, 0, 60)]);
         assert!((0..2).all(|id| guest.page(id, 60) == frame(60, id as u64)));
@@ -465,7 +455,7 @@ fn rxpkt2rsp_copyerror() {
         guest.rx.borrow_mut().push(&guest.rx_page, &RxRequest { id: 5, reference: guest.reference(1) }).unwrap();
         let _ = guest.rx.borrow_mut().publish(&guest.rx_page);
         port.send(frame(60, 1).into()).unwrap();
-        let found: Vec<_> = guest.received().await.into_iter().map(|slot| slot.response().status).collect();
+        let found: Vec<_> = guest.slots().await.into_iter().map(|slot| slot.response().status).collect();
         assert_eq!((found, port.statistics().dropped), (vec![-1], 1));
     });
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, Pages, Port as _};
 use xen_netif::back::{self, Limits, Port};
-use xen_netif::protocol::{RxProtocol, TxProtocol, TxRequest, TxResponse, TxSlot};
+use xen_netif::protocol::{
+    Extra, Gso, RxProtocol, RxRequest, TxProtocol, TxRequest, TxResponse, TxSlot, rx_flags, tx_flags,
+};
 use xen_ring::{FrontRing, LentPage};
 use xen_sim::{Domain, SimGrant, SimPort, Xen};
 use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State, frontend};
@@ -15,6 +17,8 @@ use xenstore_client::{Error as StoreError, Tree};
 use super::script::Script;
 
 const MAC: &str = "00:16:3e:01:02:03";
+/// What a frontend takes where a test says nothing else.
+pub const FEATURES: &[&str] = &["feature-sg", "feature-gso-tcpv4"];
 
 fn failure(error: impl std::fmt::Display) -> Failure {
     Failure::new(Errno::EIO, error.to_string())
@@ -30,6 +34,7 @@ pub struct Guest {
     /// Lent for writing, lent for reading alone, and more of each in turn.
     pub data: Vec<LentPage<SimGrant>>,
     pub port: SimPort,
+    refilled: Cell<usize>,
 }
 
 impl Guest {
@@ -51,6 +56,75 @@ impl Guest {
         self.port.notify();
     }
 
+    /// Gives the backend pages to write to; their numbers are the requests' ids.
+    pub fn offer_pages(&self, count: usize) {
+        for id in 0..count {
+            let request = RxRequest { id: id as u16, reference: self.reference(id * 2) };
+            self.rx.borrow_mut().push(&self.rx_page, &request).unwrap();
+        }
+        let _ = self.rx.borrow_mut().publish(&self.rx_page);
+        self.port.notify();
+    }
+
+    /// Gives the backend pages again that it has used, so that it always has six. Each is in use once at a time.
+    pub fn refill_pages(&self) {
+        while self.rx.borrow().outstanding() < 6 {
+            let id = self.refilled.replace((self.refilled.get() + 1) % 6);
+            let request = RxRequest { id: id as u16, reference: self.reference(id * 2) };
+            self.rx.borrow_mut().push(&self.rx_page, &request).unwrap();
+        }
+        let _ = self.rx.borrow_mut().publish(&self.rx_page);
+        self.port.notify();
+    }
+
+    /// Sends a packet in pages that are lent for reading, with as much in each as it takes.
+    pub fn send_packet(&self, bytes: &[u8], flags: u16, gso: Option<(Gso, u16)>) {
+        let mut slots: Vec<TxSlot> = Vec::new();
+        let last = bytes.len().div_ceil(4096) - 1;
+        for (index, part) in bytes.chunks(4096).enumerate() {
+            self.data[index].write(0, part);
+            let mut own = if index < last { tx_flags::MORE_DATA } else { 0 };
+            if index == 0 {
+                own |= flags | if gso.is_some() { tx_flags::EXTRA_INFO } else { 0 };
+            }
+            let size = if index == 0 { bytes.len() } else { part.len() } as u16;
+            slots.push(TxRequest { reference: self.reference(index), offset: 0, flags: own, id: 7, size }.into());
+            if let Some((protocol, size)) = gso.filter(|_| index == 0) {
+                slots.push((Extra::Gso { size, protocol }, false).into());
+            }
+        }
+        self.send(&slots);
+    }
+
+    /// The next packet that the backend has put into pages, and its ids: the first slot's flags, its segments, and its
+    /// bytes, or nothing where it was dropped.
+    pub fn received(&self) -> Option<Received> {
+        let mut rx = self.rx.borrow_mut();
+        let first = rx.pop(&self.rx_page).unwrap()?.response();
+        let mut found = Received { flags: first.flags, gso: None, bytes: Some(Vec::new()), slots: 1 };
+        let (mut next, mut extra) = (first, first.flags & rx_flags::EXTRA_INFO != 0);
+        loop {
+            match (usize::try_from(next.status), &mut found.bytes) {
+                (Ok(len), Some(bytes)) => {
+                    let start = bytes.len();
+                    bytes.resize(start + len, 0);
+                    self.data[usize::from(next.id) * 2].read(next.offset.into(), &mut bytes[start..]);
+                }
+                _ => found.bytes = None,
+            }
+            while std::mem::take(&mut extra) {
+                let (said, more) = rx.pop(&self.rx_page).unwrap().expect("the packet is there as a whole").extra();
+                let Extra::Gso { size, protocol } = said else { panic!("{said:?}") };
+                (found.gso, extra, found.slots) = (Some((protocol, size)), more, found.slots + 1);
+            }
+            if next.flags & rx_flags::MORE_DATA == 0 {
+                return Some(found);
+            }
+            next = rx.pop(&self.rx_page).unwrap().expect("the packet is there as a whole").response();
+            found.slots += 1;
+        }
+    }
+
     /// Waits for a response; none within 100 ms is none.
     pub async fn response(&self) -> Option<TxResponse> {
         let deadline = self.domain.now() + Duration::from_millis(100);
@@ -64,8 +138,20 @@ impl Guest {
     }
 }
 
+/// A packet that the guest has received.
+#[derive(Debug)]
+pub struct Received {
+    /// The first slot's.
+    pub flags: u16,
+    pub gso: Option<(Gso, u16)>,
+    /// `None` where the backend has dropped it.
+    pub bytes: Option<Vec<u8>>,
+    pub slots: usize,
+}
+
 struct Scripted {
     domain: Domain,
+    features: &'static [&'static str],
     run: Script<Guest>,
     done: Rc<Cell<bool>>,
 }
@@ -90,6 +176,7 @@ impl Frontend for Scripted {
             rx_page,
             data: [Access::ReadWrite, Access::ReadOnly].repeat(6).into_iter().map(lend).collect::<Result<_, _>>()?,
             port: self.domain.alloc_unbound(peer).map_err(failure)?,
+            refilled: Cell::new(0),
         })
     }
 
@@ -97,7 +184,7 @@ impl Frontend for Scripted {
         tree.set(&device.own("tx-ring-ref"), &guest.tx_page.reference().unwrap()).await?;
         tree.set(&device.own("rx-ring-ref"), &guest.rx_page.reference().unwrap()).await?;
         tree.set(&device.own("event-channel"), &guest.port.number()).await?;
-        for key in ["request-rx-copy", "feature-sg", "feature-gso-tcpv4", "feature-rx-notify"] {
+        for key in ["request-rx-copy", "feature-rx-notify"].iter().chain(self.features) {
             tree.set(&device.own(key), &true).await?;
         }
         Ok(())
@@ -125,10 +212,27 @@ pub fn against(
     opened: impl Fn(Domain, Port) + 'static,
     script: impl AsyncFn(&Guest) + 'static,
 ) -> Option<String> {
-    run_against(xen, Box::new(opened), super::script::script(script))
+    against_with(xen, FEATURES, Limits::default(), opened, script)
 }
 
-fn run_against(xen: &Xen, opened: Box<dyn Fn(Domain, Port)>, run: Script<Guest>) -> Option<String> {
+/// As [`against`], with a frontend that has these features, and a backend that has these limits.
+pub fn against_with(
+    xen: &Xen,
+    features: &'static [&'static str],
+    limits: Limits,
+    opened: impl Fn(Domain, Port) + 'static,
+    script: impl AsyncFn(&Guest) + 'static,
+) -> Option<String> {
+    run_against(xen, features, limits, Box::new(opened), super::script::script(script))
+}
+
+fn run_against(
+    xen: &Xen,
+    features: &'static [&'static str],
+    limits: Limits,
+    opened: Box<dyn Fn(Domain, Port)>,
+    run: Script<Guest>,
+) -> Option<String> {
     let toolstack = xen.toolstack();
     let (guest, back) = (xen.domain(), xen.domain());
     let (store, domain) = (back.store(), back.clone());
@@ -138,7 +242,6 @@ fn run_against(xen: &Xen, opened: Box<dyn Fn(Domain, Port)>, run: Script<Guest>)
             opened(spawner.clone(), port);
             Ok(())
         };
-        let limits = Limits::default();
         drop(back::serve(&store, domain.clone(), domain.clone(), domain.clone(), limits, opened).await);
     })
     .detach();
@@ -149,7 +252,7 @@ fn run_against(xen: &Xen, opened: Box<dyn Fn(Domain, Port)>, run: Script<Guest>)
         toolstack.attach_with("vif", guest.id(), back.id(), 0, &[("mac", MAC)]).await.unwrap();
         guest
             .spawn(async move {
-                let mut driver = Scripted { domain: domain.clone(), run, done: flag };
+                let mut driver = Scripted { domain: domain.clone(), features, run, done: flag };
                 drop(frontend(&store, &domain, "device/vif/0", &mut driver).await);
             })
             .detach();

@@ -7,4 +7,6 @@ pub mod block;
 pub mod guest;
 pub mod log;
 pub mod network;
+pub mod packets;
 pub mod script;
+pub mod wire;
