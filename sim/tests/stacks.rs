@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -268,6 +268,82 @@ fn any_mtu() {
             tcp(Case { mtu, large, v6, percent: u64::from(mtu == 576), ..PLAIN }, "MTU", 8);
         }
     }
+}
+
+/// A stranger who sends SYNs in the client's name, and in others', before the connection and all the time: it works, and the
+/// guest's segments stay large.
+#[test]
+fn forged_syns_disturb_nobody() {
+    for (large, v6) in [(true, false), (true, true), (false, false)] {
+        let case = Case { large, v6, ..PLAIN };
+        check(&format!("forged, {case:?}"), 10, move |xen| {
+            let bench = bench(xen, Limits::default());
+            let own = xen.clone();
+            xen.run(async move {
+                bench.attach(&[]).await;
+                bench.set_mtu(case.mtu).await;
+                let [front, back] = stacks(&own, &bench, case, Rc::default()).await;
+                let port = bench.ports.borrow()[0].clone();
+                let client_port = Rc::new(Cell::new(5000));
+                let done = Rc::new(Cell::new(false));
+                let server = async {
+                    let (mut incoming, mut outgoing) = (vec![0; 65535], vec![0; 65535]);
+                    let mut socket = TcpSocket::new(front, &mut incoming, &mut outgoing);
+                    socket.accept(80).await.unwrap();
+                    exchange(&mut socket, 300_000).await;
+                };
+                let client = async {
+                    // Those before it come first.
+                    bench.front.sleep(Duration::from_millis(20)).await;
+                    let (mut incoming, mut outgoing) = (vec![0; 65535], vec![0; 65535]);
+                    let mut socket = TcpSocket::new(back, &mut incoming, &mut outgoing);
+                    let (v4, v6) = ADDRESSES[0];
+                    let address = if case.v6 { IpAddress::Ipv6(v6) } else { IpAddress::Ipv4(v4) };
+                    socket.connect((address, 80)).await.unwrap();
+                    client_port.set(socket.local_endpoint().unwrap().port);
+                    exchange(&mut socket, 300_000).await;
+                    done.set(true);
+                };
+                let stranger = async {
+                    for index in 0.. {
+                        // To another port before: what listens has one socket, which a SYN keeps busy.
+                        let (from, to) = match (client_port.get(), index % 2) {
+                            (5000, _) => (5000 + index as u16, 81),
+                            (port, 0) => (port, 80),
+                            (_, _) => (6000 + index as u16, 80),
+                        };
+                        let _ = port.send(syn(case.v6, from, to, 1000 + index).into());
+                        if done.get() {
+                            return;
+                        }
+                        own.dom0().sleep(Duration::from_micros(20)).await;
+                    }
+                };
+                join(stranger, join(server, client)).await;
+                let sent = port.statistics();
+                assert!(large || sent.from_guest > 200, "{sent:?}");
+            });
+            xen.end();
+        });
+    }
+}
+
+/// A SYN with the smallest MSS from the client's address.
+fn syn(v6: bool, from: u16, to: u16, number: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let ethernet = etherparse::PacketBuilder::ethernet2(BACK_MAC, [0, 0x16, 0x3e, 1, 2, 3]);
+    let options = [etherparse::TcpOptionElement::MaximumSegmentSize(88)];
+    let [guest, client] = ADDRESSES;
+    match v6 {
+        true => ethernet.ipv6(client.1.octets(), guest.1.octets(), 64).tcp(from, to, number, 9),
+        false => ethernet.ipv4(client.0.octets(), guest.0.octets(), 64).tcp(from, to, number, 9),
+    }
+    .syn()
+    .options(&options)
+    .unwrap()
+    .write(&mut bytes, &[])
+    .unwrap();
+    bytes
 }
 
 #[test]
