@@ -1,5 +1,7 @@
 //! The domain's network: its interfaces, and a TCP/IP stack on one of them.
 
+mod guard;
+
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
@@ -20,6 +22,7 @@ use crate::{App, ArgError, FromArg};
 
 pub use embassy_net as stack;
 pub use front::{Info, Options, Statistics};
+pub use guard::{Guarded, GuardedFrame};
 pub use xen_netif::front;
 pub use xen_netif::{back, pcap};
 
@@ -107,9 +110,21 @@ impl FromArg for V4 {
             text => {
                 let (address, prefix) = text.split_once('/')?;
                 let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32)?;
-                Some(V4::Static(Ipv4Cidr::new(address.parse().ok()?, prefix)))
+                let Host(address) = Host::from_arg(Some(address))?;
+                Some(V4::Static(Ipv4Cidr::new(address, prefix)))
             }
         }
+    }
+}
+
+/// `gw=`, `dns=`: an address of a single host. The stack panics at others.
+struct Host(Ipv4Addr);
+
+impl FromArg for Host {
+    const EXPECTED: &'static str = "a host's IPv4 address such as 10.0.0.1";
+
+    fn from_arg(value: Option<&'static str>) -> Option<Self> {
+        value?.parse().ok().filter(|address: &Ipv4Addr| guard::is_host(*address)).map(Host)
     }
 }
 
@@ -128,7 +143,10 @@ impl FromArg for V6 {
             text => {
                 let (address, prefix) = text.split_once('/')?;
                 let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 128)?;
-                Some(V6::Static(Ipv6Cidr::new(address.parse::<Ipv6Addr>().ok()?, prefix)))
+                let address = address.parse::<Ipv6Addr>().ok()?;
+                // The stack panics at others.
+                let host = !address.is_unspecified() && !address.is_multicast();
+                host.then(|| V6::Static(Ipv6Cidr::new(address, prefix)))
             }
         }
     }
@@ -214,7 +232,7 @@ impl App {
         let config = self.network_config()?;
         let interface = self.interface(Options::default()).await?;
         let resources = Box::leak(Box::new(StackResources::<SOCKETS>::new()));
-        let (stack, mut runner) = embassy_net::new(interface.device(), config, resources, self.seed());
+        let (stack, mut runner) = embassy_net::new(Guarded(interface.device()), config, resources, self.seed());
         self.spawn(async move { runner.run().await }).detach();
         {
             let up = core::pin::pin!(stack.wait_config_up());
@@ -234,8 +252,8 @@ impl App {
     fn network_config(&self) -> Result<Config, NetworkError> {
         let args = self.args();
         let mut config = Config::default();
-        let gateway = args.get::<Ipv4Addr>("gw")?;
-        let dns = args.get::<Ipv4Addr>("dns")?;
+        let gateway = args.get("gw")?.map(|Host(address)| address);
+        let dns = args.get("dns")?.map(|Host(address)| address);
         config.ipv4 = match args.get_or("ip", V4::Dhcp)? {
             V4::Dhcp => ConfigV4::Dhcp(Default::default()),
             V4::Static(address) => {
@@ -277,4 +295,25 @@ fn addresses(stack: Stack) -> String {
         text += &format!("{}{}", if text.is_empty() { "" } else { ", " }, config.address);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_the_command_line_are_hosts() {
+        let ip = |text| V4::from_arg(Some(text)).is_some();
+        assert!(ip("10.0.0.2/24") && ip("10.0.0.2/0") && ip("192.168.1.1/32") && ip("dhcp"));
+        for bad in
+            ["0.0.0.0/0", "224.0.0.1/24", "255.255.255.255/32", "10.0.0.2", "10.0.0.2/33", "10.0.0.2/-1", "/", ""]
+        {
+            assert!(!ip(bad), "{bad}");
+        }
+        let host = |text| Host::from_arg(Some(text)).is_some();
+        assert!(host("10.0.0.1") && !host("0.0.0.0") && !host("239.1.2.3") && !host("255.255.255.255") && !host("x"));
+        let ip6 = |text| V6::from_arg(Some(text)).is_some();
+        assert!(ip6("auto") && ip6("fd00::2/64") && ip6("fe80::1/128"));
+        assert!(!ip6("ff02::1/64") && !ip6("::/0") && !ip6("fd00::2/129") && !ip6("fd00::2"));
+    }
 }
