@@ -330,6 +330,9 @@ fn a_frontend_that_comes_and_goes_without_end_has_to_wait() {
                     log.iter().filter(|line| line.contains("times in a row") || line.contains("th time in a row"));
                 assert!((1..8).contains(&pauses.count()), "{log:#?}");
                 assert!(requests < 2500 && log.len() < 150, "{requests} requests, {} lines", log.len());
+                // The steps of the first connections alone.
+                let steps = log.iter().filter(|line| line.ends_with(": InitWait (2)")).count();
+                assert!(steps <= 8, "{log:#?}");
                 // In the middle of the next pause.
                 bench.set("state", "1").await;
                 bench.guest.sleep(Duration::from_millis(500)).await;
