@@ -164,6 +164,33 @@ fn xsa_361_and_365_every_outcome_of_a_batch_counts() {
     });
 }
 
+/// Linux's blkfront sends a write with FUA so where it is offered no barrier; its backend and QEMU's flush, then write.
+#[test]
+fn a_flush_that_carries_data_writes_it() {
+    check("flush", 10, |xen| {
+        let statistics = against_backend(xen, How::default(), async |guest| {
+            guest.data[0].write(0, &[3; 4096]);
+            let request = guest.direct(Operation::Flush, 8, Segment::new(guest.reference(0), 0, 7));
+            assert_eq!(guest.ask(request).await, answered(Status::Okay, Operation::Flush));
+            let request = guest.direct(Operation::Read, 8, Segment::new(guest.reference(1), 0, 7));
+            assert_eq!(guest.ask(request).await, answered(Status::Okay, Operation::Read));
+            let mut bytes = [0xee; 4096];
+            guest.data[1].read(0, &mut bytes);
+            assert!(bytes == [3; 4096], "answered OKAY, and not written: {:?}", &bytes[..4]);
+            // What it cannot have it is told.
+            for (sector, reference) in [(SECTORS, guest.reference(0)), (8, GrantRef(7777))] {
+                let request = guest.direct(Operation::Flush, sector, Segment::new(reference, 0, 7));
+                assert_eq!(guest.ask(request).await, answered(Status::Error, Operation::Flush));
+            }
+            // Without data it is what it always was, wherever it points.
+            let body = Body::Direct { operation: Operation::Flush, count: 0, segments: Default::default() };
+            let request = Request { id: 7, sector: u64::MAX, handle: 0, body };
+            assert_eq!(guest.ask(request).await, answered(Status::Okay, Operation::Flush));
+        });
+        assert_eq!((statistics.flushes, statistics.writes, statistics.failures), (2, 1, 2));
+    });
+}
+
 #[test]
 fn a_guest_cannot_have_more_memory_than_its_share() {
     check("share", 10, |xen| {
