@@ -12,11 +12,12 @@ use futures_util::future::{Either, join_all};
 use xen_blkif::adapters::{Blocks, Stream};
 use xen_blkif::cache::Cache;
 use xen_blkif::faulty::{Ask, Faulty};
+use xen_blkif::ramdisk::PageBuffer;
 use xen_blkif::ramdisk::RamDisk;
 use xen_blkif::slice::Slice;
-use xen_blkif::{BlockDevice, Error};
+use xen_blkif::{BlockDevice, Completed, Error, Geometry};
 use xen_hal::Clock;
-use xen_sim::{Domain, Xen, check};
+use xen_sim::{Domain, SimPage, Xen, check};
 
 const SECTOR: usize = 512;
 
@@ -209,6 +210,78 @@ fn blocks_for_other_crates_are_where_they_belong() {
             assert_eq!((found[0][0], found[1][511]), (3, 4));
             let outcome: Result<(), Error> = blocks.read(64, &mut found).await;
             assert!(matches!(outcome, Err(Error::OutOfRange { .. })));
+        });
+    });
+}
+
+/// A device that says that it is huge.
+struct Huge {
+    disk: RamDisk<Domain>,
+    sectors: u64,
+    sector_size: u32,
+}
+
+impl BlockDevice for Huge {
+    type Buffer = PageBuffer<SimPage>;
+
+    fn geometry(&self) -> Geometry {
+        Geometry { sectors: self.sectors, sector_size: self.sector_size, ..self.disk.geometry() }
+    }
+
+    fn buffer(&self, len: usize) -> Result<Self::Buffer, Error> {
+        self.disk.buffer(len)
+    }
+
+    async fn read(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {
+        let outcome = self.geometry().check(sector, xen_blkif::Buffer::len(&buffer));
+        (buffer, outcome)
+    }
+
+    async fn write(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {
+        self.read(sector, buffer).await
+    }
+
+    async fn flush(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn discard(&self, _: u64, _: u64, _: bool) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn changed(&self, known: &Geometry) -> Geometry {
+        self.disk.changed(known).await
+    }
+}
+
+/// Near the last byte that has a number nothing overflows: what is there is read, or is out of range.
+#[test]
+fn the_largest_device_has_an_end() {
+    check("huge", 1, |xen| {
+        let domain = xen.domain();
+        xen.run(async move {
+            let disk = RamDisk::new(domain, 8).unwrap();
+            let sectors = u64::MAX / 512;
+            let huge = || Huge { disk: disk.clone(), sectors, sector_size: 4096 };
+            // No backend can promise more than that, but other devices could.
+            let cache =
+                Cache::new(Huge { sectors: u64::MAX, sector_size: 512, ..huge() }, NonZeroUsize::new(2).unwrap());
+            for (sector, len) in [(u64::MAX - 1, 512), (u64::MAX - 9, 4608)] {
+                assert_eq!(cache.read_bytes(sector, &mut vec![0; len]).await, Ok(()), "{sector}");
+            }
+            let outcome = cache.read_bytes(u64::MAX - 1, &mut [0; 1024]).await;
+            assert!(matches!(outcome, Err(Error::OutOfRange { .. })), "{outcome:?}");
+            let mut stream = Stream::new(huge());
+            let end = sectors * 512 / 4096 * 4096;
+            let mut bytes = [0; 100];
+            for (position, count) in [(end - 10, 10), (end, 0), (u64::MAX, 0)] {
+                stream.seek(SeekFrom::Start(position)).await.unwrap();
+                assert_eq!(stream.read(&mut bytes).await, Ok(count), "at {position}");
+            }
+            assert!(stream.write(&bytes).await.is_err());
+            assert!(Slice::new(huge(), 8, sectors).is_err());
+            let slice = Slice::new(huge(), 8, sectors / 8 * 8 - 8).unwrap();
+            assert!(matches!(slice.read_bytes(u64::MAX - 7, &mut [0; 4096]).await, Err(Error::OutOfRange { .. })));
         });
     });
 }

@@ -3,10 +3,11 @@
 mod support;
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select};
 use xen_blkif::protocol::{Body, Operation, Response, Status};
 use xen_blkif::{BlockDevice, Error, Geometry, front};
 use xen_hal::{Access, Clock, DomId, GrantRef, GrantTable, MapRequest, Port};
@@ -74,6 +75,8 @@ fn a_backend_that_tells_nonsense_of_its_disk() {
         ("sector-size", "1000", "sector-size = 1000: expected a power of two from 512 to 65536"),
         ("sector-size", "0", "sector-size = 0: expected a power of two"),
         ("sectors", "many", "sectors"),
+        ("sectors", "36028797018963968", "sectors = 36028797018963968: expected 36028797018963967 at most"),
+        ("sectors", "18446744073709551615", "expected 36028797018963967 at most"),
     ] {
         check("nonsense", 5, |xen| {
             let error = against_frontend_with(
@@ -175,6 +178,58 @@ fn xsa_396_and_403_pages_that_a_backend_keeps_are_given_to_nobody_and_hold_nothi
             },
         );
         assert_eq!(error, None);
+    });
+}
+
+/// The backend's second processor changes what the frontend has just read, between two loads. The disk may end of it.
+#[test]
+fn xsa_376_what_changes_between_two_loads() {
+    check("second processor", 80, |xen| {
+        let mut state = xen.seed().wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let clock = xen.dom0();
+        let changes = Rc::new(Cell::new(0));
+        let counted = changes.clone();
+        against_frontend(
+            xen,
+            async move |served| {
+                let counted = counted.clone();
+                served.domain.second_processor(move |accessed| {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    if accessed.write || !state.is_multiple_of(5) {
+                        return;
+                    }
+                    counted.set(counted.get() + 1);
+                    if accessed.len == 4 && accessed.offset < 16 {
+                        let step = [1, 2, u32::MAX, u32::MAX - 1, 40][(state >> 8) as usize % 5];
+                        accessed.set_word(accessed.word().wrapping_add(step));
+                    } else if accessed.offset >= 64 {
+                        accessed.write(accessed.offset + (state >> 8) as usize % accessed.len, &[(state >> 16) as u8]);
+                    }
+                });
+                // Answers until the ring makes no sense any more to an honest end.
+                loop {
+                    let request = served.ring.borrow_mut().pop(&served.memory);
+                    match request {
+                        Ok(Some(request)) => served.answer(okay(&request)),
+                        Ok(None) => served.domain.sleep(Duration::from_micros(100)).await,
+                        Err(_) => break,
+                    }
+                }
+            },
+            async move |disk| {
+                let users = join_all((0..6).map(|index| async move {
+                    let mut bytes = vec![0; 512 << index];
+                    for _ in 0..20 {
+                        let _ = disk.read_bytes(0, &mut bytes).await;
+                        let _ = disk.flush().await;
+                    }
+                }));
+                let _ = select(pin!(users), clock.sleep(Duration::from_millis(100))).await;
+            },
+        );
+        assert!(changes.get() > 0);
     });
 }
 

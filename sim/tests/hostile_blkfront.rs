@@ -3,6 +3,7 @@
 mod support;
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use xen_blkif::back::Limits;
@@ -256,6 +257,50 @@ fn requests_of_one_turn_are_copied_in_one_call() {
         });
         assert_eq!((statistics.reads, statistics.writes, statistics.merged), (5, 5, 0));
         assert_eq!(statistics.grant_copies, 2);
+    });
+}
+
+/// The guest's second processor changes what the backend has just read, between two loads: indices go forth and back
+/// within what is legal and beyond, and slots are rewritten. Its own disk may end of it, and nothing else.
+#[test]
+fn xsa_155_what_changes_between_two_loads() {
+    check("second processor", 80, |xen| {
+        let how = How { persistent: xen.seed() % 2 == 0, ..How::default() };
+        let seed = xen.seed().wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        against_backend(xen, how, async move |guest| {
+            let mut state = seed;
+            let far = guest.domain.clone();
+            let changes = Rc::new(Cell::new(0));
+            let counted = changes.clone();
+            guest.domain.second_processor(move |accessed| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                if accessed.write || !state.is_multiple_of(5) {
+                    return;
+                }
+                counted.set(counted.get() + 1);
+                if accessed.len == 4 && accessed.offset < 16 {
+                    let step = [1, 2, u32::MAX, u32::MAX - 1, 40][(state >> 8) as usize % 5];
+                    accessed.set_word(accessed.word().wrapping_add(step));
+                } else if accessed.offset >= 64 {
+                    accessed.write(accessed.offset + (state >> 8) as usize % accessed.len, &[(state >> 16) as u8]);
+                }
+            });
+            for id in 0..32 {
+                let operation = if id % 2 == 0 { Operation::Write } else { Operation::Read };
+                let mut request = guest.direct(operation, id % 8 * 8, Segment::new(guest.reference(0), 0, 7));
+                request.id = id;
+                guest.push(&request);
+                if id % 4 == 3 {
+                    guest.publish();
+                    far.sleep(Duration::from_micros(300)).await;
+                }
+            }
+            far.sleep(Duration::from_millis(5)).await;
+            far.one_processor();
+            assert!(changes.get() > 0);
+        });
     });
 }
 
