@@ -1,0 +1,315 @@
+//! A connection: requests and their answers, one after the other, and its end.
+
+use core::ops::Range;
+use core::time::Duration;
+
+use embedded_io_async::{Read, Write};
+use xen_hal::Clock;
+
+use crate::wait::{before, by};
+use crate::{Content, Method, Refusal, Request, Response, Scanner, Seat, Stop};
+
+/// What a client may take of time and memory.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Until the first request begins.
+    pub first: Duration,
+    /// Until another one begins.
+    pub idle: Duration,
+    /// For a head, once its first byte has come, and for content, once its head has.
+    pub request: Duration,
+    /// Until half of what is on its way has been taken.
+    pub progress: Duration,
+    /// Until what can be had again is given back, where a client takes nothing.
+    pub pause: Duration,
+    /// For the answer in flight, once the server is to stop.
+    pub stop: Duration,
+    /// For the client to take the last answer, and to close its side.
+    pub linger: Duration,
+    /// Bytes of content that are received, to be thrown away. Longer content is refused.
+    pub content: u64,
+    /// Bytes that are asked of an answer's content at once.
+    pub piece: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            first: Duration::from_secs(10),
+            idle: Duration::from_secs(15),
+            request: Duration::from_secs(5),
+            progress: Duration::from_secs(10),
+            pause: Duration::from_millis(200),
+            stop: Duration::from_secs(2),
+            linger: Duration::from_secs(3),
+            content: 64 << 10,
+            piece: 8 << 10,
+        }
+    }
+}
+
+/// A stream of bytes to a client and from it.
+///
+/// [`flush`](Write::flush) waits until the client has all that was written.
+#[allow(async_fn_in_trait, reason = "one core: no future has to be `Send`")]
+pub trait Stream: Read + Write {
+    /// Waits until so many bytes can be written without waiting, or as many as half of what there is room for at all.
+    /// Returns how many: at least one.
+    ///
+    /// # Errors
+    ///
+    /// Where the connection is gone.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    async fn room(&mut self, wished: usize) -> Result<usize, Self::Error>;
+
+    /// Ends this side: what was written still arrives.
+    fn close(&mut self);
+
+    /// Ends both sides at once.
+    fn abort(&mut self);
+}
+
+/// What answers.
+#[allow(async_fn_in_trait, reason = "one core: no future has to be `Send`")]
+pub trait Service {
+    /// What its answers hold.
+    type Content<'a>: Content
+    where
+        Self: 'a;
+
+    /// The answer to a request.
+    ///
+    /// # Cancellation
+    ///
+    /// Is dropped where the connection ends.
+    async fn answer(&self, request: &Request<'_>) -> Response<Self::Content<'_>>;
+
+    /// The answer to what is refused.
+    fn refuse(&self, refusal: Refusal) -> Response<Self::Content<'_>>;
+}
+
+/// A client's connection.
+pub struct Connection<'a, S, C> {
+    /// The connection itself.
+    pub stream: &'a mut S,
+    /// Memory for a request's head: the longest that is taken.
+    pub buffer: &'a mut [u8],
+    /// What time it is.
+    pub clock: C,
+    /// Its place among others.
+    pub seat: &'a Seat<'a>,
+    /// When to stop.
+    pub stop: &'a Stop,
+    /// What the client may take.
+    pub limits: &'a Limits,
+}
+
+/// Why there are no more requests.
+enum End {
+    /// It is over: what was written is still to arrive.
+    Close,
+    /// It is to be cut.
+    Abort,
+    /// After this is said.
+    Refused(Refusal),
+}
+
+impl<S: Stream, C: Clock> Connection<'_, S, C> {
+    /// Answers its requests until the client has enough or too much, and ends it.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time; the stream is as it is then.
+    pub async fn serve(self, service: &impl Service) {
+        let Connection { stream, buffer, clock, seat, stop, limits } = self;
+        let mut client = Client { stream, clock: &clock, seat, stop, limits };
+        let mut end = client.requests(buffer, service).await;
+        if let End::Refused(refusal) = end {
+            let sent = client.send(service.refuse(refusal), Form { content: true, keep_alive: false, is_1_0: false });
+            end = sent.await.err().unwrap_or(End::Close);
+        }
+        match end {
+            End::Abort => client.stream.abort(),
+            _ => client.linger().await,
+        }
+        // Also that it is cut has to leave.
+        let _ = by(client.clock, client.clock.now() + Duration::from_secs(1), client.stream.flush()).await;
+    }
+}
+
+struct Client<'a, S, C> {
+    stream: &'a mut S,
+    clock: &'a C,
+    seat: &'a Seat<'a>,
+    stop: &'a Stop,
+    limits: &'a Limits,
+}
+
+/// How an answer is given.
+struct Form {
+    /// With its content.
+    content: bool,
+    keep_alive: bool,
+    is_1_0: bool,
+}
+
+impl<S: Stream, C: Clock> Client<'_, S, C> {
+    async fn requests(&mut self, buffer: &mut [u8], service: &impl Service) -> End {
+        // Bytes that have come and were not used.
+        let mut filled = 0;
+        let mut patience = self.limits.first;
+        loop {
+            let head = match self.head(buffer, &mut filled, patience).await {
+                Ok(head) => head,
+                Err(end) => return end,
+            };
+            let end = head.end;
+            match self.request(&buffer[head], filled - end, service).await {
+                Ok(content) => {
+                    buffer.copy_within(end + content..filled, 0);
+                    filled -= end + content;
+                }
+                Err(end) => return end,
+            }
+            patience = self.limits.idle;
+        }
+    }
+
+    /// A whole head in the buffer.
+    async fn head(&mut self, buffer: &mut [u8], filled: &mut usize, patience: Duration) -> Result<Range<usize>, End> {
+        let mut since = self.clock.now();
+        let mut deadline = since + if *filled > 0 { self.limits.request } else { patience };
+        let mut scanner = Scanner::new();
+        loop {
+            if let Some(head) = scanner.scan(&buffer[..*filled]).map_err(End::Refused)? {
+                return Ok(head);
+            }
+            if *filled == buffer.len() {
+                return Err(End::Refused(scanner.too_long()));
+            }
+            let begun = *filled > 0;
+            match self.read(&mut buffer[*filled..], since, deadline).await {
+                Ok(len) => *filled += len,
+                // Who has asked for nothing is told nothing.
+                Err(End::Refused(_)) if !begun => return Err(End::Close),
+                Err(end) => return Err(end),
+            }
+            if !begun {
+                since = self.clock.now();
+                deadline = since + self.limits.request;
+            }
+        }
+    }
+
+    /// Waits for the client, who has been waited for since `since`.
+    async fn read(&mut self, to: &mut [u8], since: Duration, deadline: Duration) -> Result<usize, End> {
+        let read = by(self.clock, deadline, self.stream.read(to));
+        let read = before(self.stop.wait(), self.seat.wait_since(since, read));
+        match read.await {
+            // The server stops.
+            None => Err(End::Close),
+            // Others need the place.
+            Some(None) => Err(End::Abort),
+            Some(Some(None)) => Err(End::Refused(Refusal::Late)),
+            Some(Some(Some(Err(_)))) => Err(End::Abort),
+            Some(Some(Some(Ok(0)))) => Err(End::Refused(Refusal::Incomplete)),
+            Some(Some(Some(Ok(len)))) => Ok(len),
+        }
+    }
+
+    /// Answers a request. Returns how many of the bytes `behind` its head are its content.
+    async fn request(&mut self, head: &[u8], behind: usize, service: &impl Service) -> Result<usize, End> {
+        let request = Request::parse(head).map_err(End::Refused)?;
+        if request.content > self.limits.content {
+            return Err(End::Refused(Refusal::ContentTooLarge));
+        }
+        let content = request.content.min(behind as u64);
+        // Who waits for leave to send content gets the answer instead, and is not waited for. Whether content comes all
+        // the same is not certain, so nothing else can (RFC 9110, 10.1.1).
+        let keep_alive = request.keep_alive && !request.expects_continue && !self.stop.is_set();
+        if !request.expects_continue {
+            self.discard(request.content - content).await?;
+        }
+        let form = Form { content: request.method != Method::Head, keep_alive, is_1_0: request.is_1_0 };
+        let (stop, clock, patience) = (self.stop, self.clock, self.limits.stop);
+        let stop = async {
+            stop.wait().await;
+            clock.sleep(patience).await;
+        };
+        let answer = async { self.send(service.answer(&request).await, form).await };
+        before(stop, answer).await.unwrap_or(Err(End::Abort))?;
+        if keep_alive { Ok(content as usize) } else { Err(End::Close) }
+    }
+
+    /// Receives so many bytes of content, which nobody is interested in.
+    async fn discard(&mut self, mut left: u64) -> Result<(), End> {
+        let since = self.clock.now();
+        let mut bytes = [0; 256];
+        while left > 0 {
+            let most = left.min(bytes.len() as u64) as usize;
+            left -= self.read(&mut bytes[..most], since, since + self.limits.request).await? as u64;
+        }
+        Ok(())
+    }
+
+    async fn send<T: Content>(&mut self, mut response: Response<T>, form: Form) -> Result<(), End> {
+        let head = response.head(form.keep_alive, form.is_1_0);
+        let mut content = response.content.take();
+        let mut rest = head.as_bytes();
+        while !rest.is_empty() {
+            let room = self.room(rest.len(), content.as_mut()).await?.min(rest.len());
+            self.stream.write_all(&rest[..room]).await.map_err(|_| End::Abort)?;
+            rest = &rest[room..];
+        }
+        let Some(mut content) = content.filter(|_| form.content) else { return Ok(()) };
+        let mut left = content.length();
+        while left > 0 {
+            let wished = left.min(self.limits.piece as u64) as usize;
+            let most = self.room(wished, Some(&mut content)).await?.min(wished);
+            let bytes = content.next(most).await.filter(|bytes| (1..=most).contains(&bytes.len())).ok_or(End::Abort)?;
+            self.stream.write_all(bytes).await.map_err(|_| End::Abort)?;
+            left -= bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Waits until the client has taken so much that something can be written without waiting. So what is read for it
+    /// takes memory while it is copied, and not while it is under way.
+    async fn room(&mut self, wished: usize, content: Option<&mut impl Content>) -> Result<usize, End> {
+        let since = self.clock.now();
+        let pause = by(self.clock, since + self.limits.pause, self.stream.room(wished));
+        let mut room = self.seat.wait_since(since, pause).await.ok_or(End::Abort)?;
+        if room.is_none() {
+            content.map(Content::pause);
+            let progress = by(self.clock, since + self.limits.progress, self.stream.room(wished));
+            room = self.seat.wait_since(since, progress).await.ok_or(End::Abort)?;
+        }
+        room.and_then(Result::ok).ok_or(End::Abort)
+    }
+
+    /// Ends this side, and waits for the client to end its own: if it were cut while the client still sends, the client
+    /// could lose the last answer (RFC 9112, 9.6).
+    async fn linger(&mut self) {
+        self.stream.close();
+        let since = self.clock.now();
+        let mut bytes = [0; 256];
+        let mut left = self.limits.content;
+        let rest = async {
+            while let Ok(len @ 1..) = self.stream.read(&mut bytes).await {
+                left = left.saturating_sub(len as u64);
+                if left == 0 {
+                    return false;
+                }
+            }
+            self.stream.flush().await.is_ok()
+        };
+        let over = self.seat.wait_since(since, by(self.clock, since + self.limits.linger, rest));
+        if over.await != Some(Some(true)) {
+            self.stream.abort();
+        }
+    }
+}

@@ -1,0 +1,25 @@
+#![doc = include_str!("../README.md")]
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod connection;
+#[doc(hidden)]
+pub mod fuzzing;
+mod head;
+pub mod pipe;
+mod pool;
+mod refusal;
+mod request;
+mod response;
+mod stop;
+mod wait;
+
+pub use connection::{Connection, Limits, Service, Stream};
+pub use head::Scanner;
+pub use pool::{Pool, Seat};
+pub use refusal::Refusal;
+pub use request::{Fields, Method, Request};
+pub use response::{Content, Nothing, Response, Text};
+pub use stop::Stop;

@@ -1,0 +1,493 @@
+//! Clients of every kind, and what their connections come to.
+
+use std::cell::{Cell, RefCell};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use sarab_http::pipe::{Client, End, Server, pipe};
+use sarab_http::{Connection, Content, Limits, Method, Pool, Refusal, Request, Response, Service, Stop};
+use xen_hal::Clock;
+use xen_sim::{Domain, Xen};
+
+/// Answers with as many bytes as the path says, and counts.
+#[derive(Default)]
+struct Zeros {
+    requests: Cell<u32>,
+    pauses: Rc<Cell<u32>>,
+}
+
+struct Bytes {
+    left: u64,
+    piece: Vec<u8>,
+    pauses: Rc<Cell<u32>>,
+}
+
+impl Content for Bytes {
+    fn media_type(&self) -> &str {
+        "application/octet-stream"
+    }
+
+    fn length(&self) -> u64 {
+        self.left
+    }
+
+    async fn next(&mut self, most: usize) -> Option<&[u8]> {
+        // It cannot be finished.
+        if self.left == 666 {
+            return None;
+        }
+        self.piece.resize(most.min(5000), b'0');
+        self.left -= self.piece.len() as u64;
+        Some(&self.piece)
+    }
+
+    fn pause(&mut self) {
+        self.pauses.set(self.pauses.get() + 1);
+    }
+}
+
+impl Zeros {
+    fn bytes(&self, left: u64) -> Bytes {
+        Bytes { left, piece: Vec::new(), pauses: self.pauses.clone() }
+    }
+}
+
+impl Service for Zeros {
+    type Content<'a> = Bytes;
+
+    async fn answer(&self, request: &Request<'_>) -> Response<Bytes> {
+        self.requests.set(self.requests.get() + 1);
+        let status = if matches!(request.method, Method::Get | Method::Head) { 200 } else { 405 };
+        match request.path {
+            "/304" => Response::new(304, None),
+            path => {
+                Response::new(status, self.bytes(path[1..].parse().unwrap_or(0))).with("X-Evil", "a\r\nSet-Cookie: b")
+            }
+        }
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Response<Bytes> {
+        Response::new(refusal.status(), self.bytes(0))
+    }
+}
+
+/// A server of some connections.
+struct Site {
+    service: Zeros,
+    pool: Pool,
+    stop: Stop,
+    limits: Limits,
+    domain: Domain,
+    /// When each connection has ended.
+    ended: RefCell<Vec<Duration>>,
+}
+
+impl Site {
+    fn new(domain: &Domain, places: usize) -> Rc<Site> {
+        let site = Site {
+            service: Zeros::default(),
+            pool: Pool::new(places),
+            stop: Stop::new(),
+            limits: Limits::default(),
+            domain: domain.clone(),
+            ended: RefCell::default(),
+        };
+        Rc::new(site)
+    }
+
+    /// A connection to it, over which so many bytes can be under way.
+    fn connect(self: &Rc<Self>, capacity: usize) -> Client {
+        let (stream, client) = pipe(capacity);
+        let site = self.clone();
+        self.domain.spawn(async move { site.serve(stream).await }).detach();
+        client
+    }
+
+    async fn serve(&self, mut stream: Server) {
+        let seat = self.pool.enter().expect("there is a place");
+        let connection = Connection {
+            stream: &mut stream,
+            buffer: &mut [0; 1024],
+            clock: self.domain.clone(),
+            seat: &seat,
+            stop: &self.stop,
+            limits: &self.limits,
+        };
+        connection.serve(&self.service).await;
+        self.ended.borrow_mut().push(self.domain.now());
+    }
+}
+
+/// Runs a test with a server of so many connections.
+fn with(places: usize, test: impl AsyncFnOnce(Rc<Site>, Domain) + 'static) {
+    let xen = Xen::new(1);
+    let domain = xen.domain();
+    xen.run(async move {
+        let site = Site::new(&domain, places);
+        test(site.clone(), domain.clone()).await;
+        // No connection stays.
+        site.stop.set();
+        domain.sleep(Duration::from_secs(10)).await;
+        assert_eq!(site.pool.free(), places);
+    });
+    xen.end();
+}
+
+/// The statuses of some answers without content, and whether the last one says that it is the last.
+fn statuses(answers: &[u8]) -> (Vec<u16>, bool) {
+    let text = String::from_utf8_lossy(answers);
+    let statuses = text.lines().filter_map(|line| line.strip_prefix("HTTP/1.1 ")?[..3].parse().ok()).collect();
+    (statuses, text.ends_with("Connection: close\r\n\r\n"))
+}
+
+const GET: &str = "GET /0 HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn requests_come_in_any_pieces() {
+    with(1, async |site, _| {
+        let client = site.connect(100);
+        let many = GET.repeat(20) + "GET /0 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let sending = async {
+            for piece in many.as_bytes().chunks(7) {
+                client.send(piece).await;
+            }
+        };
+        let ((), answers) = futures_util::join!(sending, client.rest());
+        assert_eq!(statuses(&answers), (vec![200; 21], true));
+        assert_eq!(client.end(), End::Closed);
+    });
+}
+
+/// Everything behind what ends a connection is thrown away, however it looks.
+#[test]
+fn nothing_is_smuggled() {
+    let second = "GET /0 HTTP/1.1\r\nHost: a\r\n\r\n";
+    let chunk = format!("{:x}\r\n{second}\r\n0\r\n\r\n", second.len());
+    for (request, status) in [
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
+        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\nContent-Length: 4\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 34\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +0\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length : 34\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n Content-Length: 34\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: y\nContent-Length: 34\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: y\rContent-Length: 34\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nContent-\0Length: 34\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 70000\r\n\r\n", 413),
+        ("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 28\r\n\r\n", 405),
+        ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        ("GET / HTTP/1.0\r\n\r\n", 200),
+        ("GET /\r\n", 400),
+    ] {
+        let sent = format!("{request}{chunk}{second}");
+        with(1, async move |site, _| {
+            let client = site.connect(1 << 16);
+            client.send(sent.as_bytes()).await;
+            assert_eq!(statuses(&client.rest().await), (vec![status], true), "{sent:?}");
+            assert!(site.service.requests.get() <= 1 && client.end() == End::Closed, "{sent:?}");
+        });
+    }
+}
+
+/// Content is received and thrown away, and then the next request is read.
+#[test]
+fn content_is_not_taken_for_a_request() {
+    with(1, async |site, _| {
+        let client = site.connect(1 << 16);
+        let content = GET.repeat(10);
+        let request = format!("POST /0 HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{content}", content.len());
+        let last = "HEAD /5 HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc";
+        client.send(format!("{request}{GET}{request}{last}").as_bytes()).await;
+        assert_eq!(statuses(&client.rest().await), (vec![405, 200, 405, 200], true));
+        assert_eq!(site.service.requests.get(), 4);
+    });
+}
+
+/// What waits for leave to send content gets its answer at once.
+#[test]
+fn who_expects_100_does_not_wait() {
+    with(1, async |site, domain| {
+        let client = site.connect(1 << 16);
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await;
+        let start = domain.now();
+        assert_eq!(statuses(&client.receive(1000).await), (vec![405], true));
+        assert!(domain.now() - start < Duration::from_millis(1));
+        drop((client, site));
+    });
+}
+
+#[test]
+fn who_takes_too_long() {
+    /// What is sent at once, what in pieces with so many milliseconds between, and what comes of it after how long.
+    type Case = (&'static str, &'static str, u64, &'static [u16], u64);
+    let cases: [Case; 8] = [
+        // Nothing at all: closed without an answer.
+        ("", "", 0, &[], 10),
+        (GET, "", 0, &[200], 15),
+        // The begin of a request.
+        ("GET / HTTP", "", 0, &[408], 5),
+        ("\r\n", "", 0, &[408], 5),
+        // A byte now and then.
+        ("", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", 1000, &[408], 6),
+        (GET, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", 1000, &[200, 408], 6),
+        // Content.
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n", "", 0, &[408], 5),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n", "aaaaaaaaaaaaaaaa", 900, &[408], 5),
+    ];
+    for (begin, slow, pause, expected, seconds) in cases {
+        with(1, async move |site, domain| {
+            let client = site.connect(1 << 16);
+            let sending = async {
+                client.send(begin.as_bytes()).await;
+                for byte in slow.bytes() {
+                    domain.sleep(Duration::from_millis(pause)).await;
+                    client.send(&[byte]).await;
+                }
+            };
+            let receiving = async {
+                let answers = client.rest().await;
+                client.close();
+                (answers, domain.now())
+            };
+            let ((), (answers, end)) = futures_util::join!(sending, receiving);
+            assert_eq!(statuses(&answers).0, expected, "{begin:?} {slow:?}");
+            assert_eq!(end.as_secs(), seconds, "{begin:?} {slow:?}");
+            assert_eq!(client.end(), End::Closed);
+        });
+    }
+}
+
+/// A client that reads nothing, or a little, does not hold what is read ahead for it, and not its place for ever.
+#[test]
+fn who_does_not_read() {
+    for (rate, seconds) in [(0, 10..11), (400, 10..20), (900, 90..130)] {
+        with(1, async move |site, domain| {
+            let client = site.connect(16_384);
+            client.send(b"GET /100000 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+            let mut got = 0;
+            while client.end() == End::Open {
+                domain.sleep(Duration::from_secs(1)).await;
+                got += if rate > 0 { client.receive(rate).await.len() } else { 0 };
+            }
+            assert!(seconds.contains(&domain.now().as_secs()), "{rate} a second: {:?}", domain.now());
+            assert!(site.service.pauses.get() > 0);
+            let whole = client.end() == End::Closed;
+            assert_eq!(whole, rate == 900, "{got}");
+        });
+    }
+}
+
+#[test]
+fn what_cannot_be_finished_is_cut() {
+    with(1, async |site, domain| {
+        let client = site.connect(1 << 16);
+        client.send(b"GET /5666 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let answer = client.rest().await;
+        assert!(answer.ends_with(b"0000"), "the begin of it has come");
+        assert_eq!(client.end(), End::Aborted);
+        domain.sleep(Duration::from_secs(2)).await;
+        assert_eq!(site.pool.free(), 1);
+    });
+}
+
+/// Who goes on sending after the last answer is listened to for a while, and no more.
+#[test]
+fn who_sends_on_and_on() {
+    with(1, async |site, domain| {
+        let client = site.connect(1 << 12);
+        client.send(b"GARBAGE\r\n").await;
+        let mut sent = 0_u64;
+        while client.end() != End::Aborted {
+            client.send(&[b'x'; 1000]).await;
+            sent += 1000;
+        }
+        assert!(sent <= site.limits.content + (1 << 13), "{sent}");
+        domain.sleep(Duration::from_secs(2)).await;
+        let client = site.connect(1 << 12);
+        client.send(b"GARBAGE\r\n").await;
+        let start = domain.now();
+        assert_eq!(statuses(&client.rest().await), (vec![400], true));
+        while client.end() != End::Aborted {
+            client.send(b"x").await;
+            domain.sleep(Duration::from_millis(100)).await;
+        }
+        assert!((domain.now() - start).as_secs() == 3);
+    });
+}
+
+/// The ones that have waited the longest make room, but not who was there for less than a second.
+#[test]
+fn idle_clients_make_room() {
+    with(3, async |site, domain| {
+        let (watched, clock) = (site.clone(), domain.clone());
+        let watching = domain.spawn(async move { watched.pool.make_room(&clock).await });
+        let first = site.connect(1000);
+        domain.sleep(Duration::from_secs(2)).await;
+        let second = site.connect(1000);
+        domain.sleep(Duration::from_secs(2)).await;
+        // It was there before, and has said something since.
+        first.send(GET.as_bytes()).await;
+        domain.sleep(Duration::from_millis(10)).await;
+        assert_eq!(site.pool.free(), 1);
+        assert_eq!(statuses(&first.receive(1000).await).0, [200]);
+        let third = site.connect(1000);
+        domain.sleep(Duration::from_millis(20)).await;
+        let ends = [first.end(), second.end(), third.end()];
+        assert_eq!((ends, site.pool.free()), ([End::Open, End::Aborted, End::Open], 1));
+        let fourth = site.connect(1000);
+        domain.sleep(Duration::from_millis(900)).await;
+        assert_eq!((first.end(), site.pool.free()), (End::Open, 0), "it has waited for less than a second");
+        domain.sleep(Duration::from_millis(200)).await;
+        assert_eq!((first.end(), third.end(), fourth.end()), (End::Aborted, End::Open, End::Open));
+        drop(watching);
+    });
+}
+
+/// A server that stops lets the answer in flight come to its end, for two seconds.
+#[test]
+fn a_server_that_stops() {
+    with(3, async |site, domain| {
+        let (idle, begun) = (site.connect(1000), site.connect(1000));
+        let busy = site.connect(1000);
+        begun.send(b"GET / HT").await;
+        busy.send(b"GET /5000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        domain.sleep(Duration::from_secs(1)).await;
+        site.stop.set();
+        assert!(idle.rest().await.is_empty() && begun.rest().await.is_empty());
+        assert_eq!([idle.end(), begun.end()], [End::Closed; 2]);
+        let answer = busy.rest().await;
+        assert!(answer.len() > 5000 && busy.end() == End::Closed);
+    });
+    with(1, async |site, domain| {
+        let never = site.connect(1000);
+        never.send(b"GET /5000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        domain.sleep(Duration::from_secs(1)).await;
+        site.stop.set();
+        domain.sleep(Duration::from_millis(2100)).await;
+        assert_eq!(never.end(), End::Aborted);
+    });
+}
+
+#[test]
+fn heads_of_answers() {
+    with(1, async |site, _| {
+        let client = site.connect(1 << 12);
+        client.send(b"HEAD /5 HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /304 HTTP/1.1\r\nHost:\r\n\r\n").await;
+        client.send(b"GET /3 HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n").await;
+        let text = String::from_utf8(client.rest().await).unwrap();
+        assert_eq!(
+            text,
+            "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n\
+             HTTP/1.1 304 Not Modified\r\n\r\n\
+             HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 3\r\nConnection: close\r\n\r\n000"
+        );
+    });
+}
+
+/// However often they are polled, those that wait for the end are in its list once, and not at all when they are gone.
+#[test]
+fn the_list_of_who_waits_does_not_grow() {
+    let stop = Stop::new();
+    let before = allocated();
+    for _ in 0..1000 {
+        let mut waiting = pin!(stop.wait());
+        for _ in 0..1000 {
+            assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        assert!(allocated() < before + 1000);
+    }
+    assert!(allocated() < before + 1000);
+    let mut waiting = pin!(stop.wait());
+    assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    stop.set();
+    assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+}
+
+/// What a client sends in a million pieces leaves nothing behind.
+#[test]
+fn a_million_pieces() {
+    /// No time passes.
+    struct Frozen;
+
+    impl Clock for Frozen {
+        fn now(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn poll_until(&self, _: Duration, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Pending
+        }
+    }
+
+    let (mut stream, client) = pipe(1 << 12);
+    let (service, pool, stop, limits) = (Zeros::default(), Pool::new(1), Stop::new(), Limits::default());
+    let seat = pool.enter().unwrap();
+    let mut buffer = [0; 1024];
+    let connection = Connection {
+        stream: &mut stream,
+        buffer: &mut buffer,
+        clock: Frozen,
+        seat: &seat,
+        stop: &stop,
+        limits: &limits,
+    };
+    let mut serving = pin!(connection.serve(&service));
+    let cx = &mut Context::from_waker(Waker::noop());
+    let (mut first, mut most) = (0, 0);
+    for round in 0..36_000 {
+        for byte in GET.bytes() {
+            assert!(pin!(client.send(&[byte])).poll(cx).is_ready());
+            // It waits for the next one each time.
+            assert!(serving.as_mut().poll(cx).is_pending());
+        }
+        let Poll::Ready(answer) = pin!(client.receive(1000)).poll(cx) else { panic!("no answer") };
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+        drop(answer);
+        if round == 10 {
+            first = allocated();
+        }
+        most = most.max(allocated());
+    }
+    assert!(most < first + 1000, "{first} bytes, and then {most}");
+    assert_eq!(service.requests.get(), 36_000);
+}
+
+// How much memory this thread has asked for.
+mod counting {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
+
+    thread_local! {
+        static BYTES: Cell<isize> = const { Cell::new(0) };
+    }
+
+    pub struct Counting;
+
+    // SAFETY: it hands everything on to the system's allocator.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() + layout.size() as isize));
+            // SAFETY: as the caller promises.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+            let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() - layout.size() as isize));
+            // SAFETY: as the caller promises.
+            unsafe { System.dealloc(memory, layout) }
+        }
+    }
+
+    pub fn allocated() -> isize {
+        BYTES.with(Cell::get)
+    }
+}
+
+use counting::allocated;
+
+#[global_allocator]
+static ALLOCATOR: counting::Counting = counting::Counting;
