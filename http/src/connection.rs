@@ -308,7 +308,12 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
             self.stream.flush().await.is_ok()
         };
         let over = self.seat.wait_since(since, by(self.clock, since + self.limits.linger, rest));
-        if over.await != Some(Some(true)) {
+        let (stop, clock) = (self.stop, self.clock);
+        let stop = async {
+            stop.wait().await;
+            clock.sleep(Duration::from_millis(300)).await;
+        };
+        if before(stop, over).await != Some(Some(Some(true))) {
             self.stream.abort();
         }
     }

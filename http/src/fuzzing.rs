@@ -67,7 +67,6 @@ fn heads(sent: &[u8]) {
     while let Ok(Some(head)) = Scanner::new().scan(rest) {
         let head = &rest[head.clone()];
         let Ok(request) = Request::parse(head) else { return };
-        #[cfg(feature = "fuzzing")]
         {
             let mut fields = [httparse::EMPTY_HEADER; 64];
             let mut other = httparse::Request::new(&mut fields);

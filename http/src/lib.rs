@@ -5,6 +5,7 @@
 extern crate alloc;
 
 mod connection;
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod head;

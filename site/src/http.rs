@@ -4,16 +4,43 @@ use alloc::format;
 use alloc::string::String;
 use core::ops::Range;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 /// A request's path as a name in the site: decoded, without what changes nothing, and with `index.html` behind a folder.
 /// `None` where it is no text, or leads out of the site.
 pub fn name(path: &str) -> Option<String> {
     let decoded = percent_decode_str(path).decode_utf8().ok()?;
     if decoded.ends_with('/') || decoded.is_empty() {
-        return crate::tar::clean(format!("{decoded}index.html").as_bytes());
+        return crate::path::clean(format!("{decoded}index.html").as_bytes());
     }
-    crate::tar::clean(decoded.as_bytes())
+    crate::path::clean(decoded.as_bytes())
+}
+
+/// What no query holds (RFC 3986, 3.4), and neither does a path.
+const QUERY: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+/// What no path holds, or what would mean something else in it.
+const PATH: &AsciiSet = &QUERY.add(b'%').add(b'?').add(b'[').add(b']');
+
+/// The address of a folder by its [name](name) in the site, for a client that has left out the `/` at its end. It is on this
+/// server whatever the name is: it begins with one `/`, and with no backslash, which browsers take for another.
+pub fn folder_address(name: &str, query: Option<&str>) -> String {
+    let mut address = format!("/{}/", utf8_percent_encode(name, PATH));
+    if let Some(query) = query {
+        address.push('?');
+        address.extend(utf8_percent_encode(query, QUERY));
+    }
+    address
 }
 
 /// A file's type by the end of its name.
@@ -103,7 +130,11 @@ pub fn part(header: &str, size: u64) -> Part {
     else {
         return Part::Whole;
     };
-    let number = |text: &str| text.trim().parse::<u64>();
+    // Digits alone: `parse` takes a sign.
+    let number = |text: &str| {
+        let text = text.trim();
+        text.parse::<u64>().map_err(drop).and_then(|number| if text.starts_with('+') { Err(()) } else { Ok(number) })
+    };
     match (first.trim(), last.trim()) {
         ("", suffix) => match number(suffix) {
             Ok(0) => Part::Beyond,
@@ -146,6 +177,23 @@ mod tests {
     }
 
     #[test]
+    fn folders() {
+        for (path, query, expected) in [
+            ("/docs", None, "/docs/"),
+            ("//docs", None, "/docs/"),
+            ("///evil.example", None, "/evil.example/"),
+            ("/\\evil.example", None, "/%5Cevil.example/"),
+            ("/%5c%5Cevil.example", None, "/%5C%5Cevil.example/"),
+            ("/%2f/evil.example", None, "/evil.example/"),
+            ("/./a%0d%0aSet-Cookie:b", None, "/a%0D%0ASet-Cookie:b/"),
+            ("/a%3Fb%23c%25", Some("x=%20&y=\"\\"), "/a%3Fb%23c%25/?x=%20&y=%22%5C"),
+            ("/%C3%BC", Some(""), "/%C3%BC/?"),
+        ] {
+            assert_eq!(folder_address(&name(path).unwrap(), query), expected, "{path}");
+        }
+    }
+
+    #[test]
     fn types() {
         assert_eq!(content_type("a/b.HTML"), "text/html; charset=utf-8");
         assert_eq!(content_type("a.tar.gz"), "application/gzip");
@@ -171,6 +219,7 @@ mod tests {
             ("bytes=", 10, Part::Whole),
             ("bytes=-", 10, Part::Whole),
             ("bytes=a-b", 10, Part::Whole),
+            ("bytes=+1-2", 10, Part::Whole),
             ("lines=0-1", 10, Part::Whole),
             ("bytes=0-18446744073709551615", 10, Part::Bytes(0..10)),
             ("bytes=0-99999999999999999999", 10, Part::Whole),
@@ -194,6 +243,18 @@ mod tests {
             let _ = (name(&header), has_tag(&header, "\"x\""), accepts(&header, "gzip"), part(&header, size));
             if let Part::Bytes(bytes) = part(&range, size) {
                 prop_assert!(bytes.start < bytes.end && bytes.end <= size);
+            }
+        }
+
+        /// Whatever is asked for, a redirect stays on this server, and leads to the same name.
+        #[test]
+        fn a_folder_is_on_this_server(path in "[/\\\\.%a2fF5cCdD0-9:?#\\PC\r\n\t]{0,30}", query in ".{0,10}") {
+            if let Some(own) = name(&path) {
+                let address = folder_address(&own, Some(&query));
+                prop_assert!(address.starts_with('/') && !address.starts_with("//"), "{}", address);
+                prop_assert!(address.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\'), "{}", address);
+                let folder = address.split('?').next().unwrap();
+                prop_assert_eq!(name(folder.strip_suffix('/').unwrap()), Some(own));
             }
         }
     }

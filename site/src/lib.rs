@@ -5,19 +5,26 @@
 extern crate alloc;
 
 mod ext4;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
+mod path;
 mod tar;
+mod warning;
 mod window;
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
-use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt;
 
-use xen_blkif::{BlockDevice, Error};
+use xen_blkif::Error;
 
+pub use ext4::Damage;
+pub use warning::Warning;
+use warning::Warnings;
 use window::Window;
+pub use xen_blkif::BlockDevice;
 
 /// What a device holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +60,7 @@ pub enum OpenError {
     /// It is neither a tar archive nor an ext4 file system.
     Unknown,
     /// It is an ext4 file system that cannot be read.
-    Ext4(String),
+    Ext4(Damage),
 }
 
 impl fmt::Display for OpenError {
@@ -71,6 +78,15 @@ impl fmt::Display for OpenError {
 
 impl core::error::Error for OpenError {}
 
+impl From<ext4::Failure> for OpenError {
+    fn from(failure: ext4::Failure) -> Self {
+        match failure {
+            ext4::Failure::Disk(error) => OpenError::Disk(error),
+            ext4::Failure::Damage(damage) => OpenError::Ext4(damage),
+        }
+    }
+}
+
 impl From<Error> for OpenError {
     fn from(error: Error) -> Self {
         OpenError::Disk(error)
@@ -84,7 +100,7 @@ pub enum ReadError {
     /// The device fails.
     Disk(Error),
     /// The file system is not as it should be there.
-    Ext4(String),
+    Ext4(Damage),
 }
 
 impl fmt::Display for ReadError {
@@ -98,67 +114,18 @@ impl fmt::Display for ReadError {
 
 impl core::error::Error for ReadError {}
 
-impl From<Error> for ReadError {
-    fn from(error: Error) -> Self {
-        ReadError::Disk(error)
+impl From<ext4::Failure> for ReadError {
+    fn from(failure: ext4::Failure) -> Self {
+        match failure {
+            ext4::Failure::Disk(error) => ReadError::Disk(error),
+            ext4::Failure::Damage(damage) => ReadError::Ext4(damage),
+        }
     }
 }
 
-/// What of a device is not served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Warning {
-    /// A name that is no text, or leads out of the archive.
-    Name {
-        /// Where its header is, in bytes.
-        at: u64,
-        /// The name, as far as it is text.
-        name: String,
-    },
-    /// A file that is longer than what is left of the device.
-    Truncated {
-        /// The file.
-        name: String,
-        /// Where it should end, in bytes.
-        end: u64,
-        /// Where the device ends.
-        size: u64,
-    },
-    /// The archive ends without its end mark.
-    NoEnd {
-        /// Where the next header should be.
-        at: u64,
-    },
-    /// What should be a header is none: nothing behind it is found.
-    NoHeader {
-        /// Where, in bytes.
-        at: u64,
-    },
-    /// A file with holes, in GNU tar's own form.
-    Sparse {
-        /// The file.
-        name: String,
-    },
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Warning::Name { at, name } => {
-                write!(f, "the name at byte {at}, {name:?}, is no text or leads out of the archive: left out")
-            }
-            Warning::Truncated { name, end, size } => {
-                write!(
-                    f,
-                    "{name:?} ends at byte {end}, and the disk at {size}: left out; was the archive copied whole?"
-                )
-            }
-            Warning::NoEnd { at } => write!(f, "no end mark at byte {at}: was the archive copied whole?"),
-            Warning::NoHeader { at } => write!(f, "no tar header at byte {at}: what is behind it is not served"),
-            Warning::Sparse { name } => {
-                write!(f, "{name:?} has holes in GNU tar's form: left out; tar without --sparse stores it whole")
-            }
-        }
+impl From<Error> for ReadError {
+    fn from(error: Error) -> Self {
+        ReadError::Disk(error)
     }
 }
 
@@ -175,26 +142,10 @@ enum Content<D: BlockDevice> {
     Ext4(ext4::FileSystem<D>),
 }
 
-/// The first of them, and how many there were.
-#[derive(Debug, Default)]
-struct Warnings {
-    first: Vec<Warning>,
-    count: usize,
-}
-
-impl Warnings {
-    const MOST: usize = 16;
-
-    fn add(&mut self, warning: Warning) {
-        self.count += 1;
-        if self.first.len() < Self::MOST {
-            self.first.push(warning);
-        }
-    }
-}
-
 impl<D: BlockDevice> Site<D> {
-    /// Finds out what the device holds, and where its files are.
+    /// Finds out what the device holds, and where its files are. Of an archive it keeps the places of as many files as
+    /// `memory` bytes are enough for, about 16 for each; a [warning](Site::warnings) says how many were left out. A file
+    /// system that was not unmounted takes so much for what is in its journal.
     ///
     /// # Errors
     ///
@@ -203,7 +154,7 @@ impl<D: BlockDevice> Site<D> {
     /// # Cancellation
     ///
     /// May be dropped at any time.
-    pub async fn new(disk: D) -> Result<Site<D>, OpenError> {
+    pub async fn new(disk: D, memory: usize) -> Result<Site<D>, OpenError> {
         if disk.geometry().sectors == 0 {
             return Err(OpenError::Empty);
         }
@@ -211,14 +162,14 @@ impl<D: BlockDevice> Site<D> {
         let mut window = Window::new(disk.clone());
         let mut warnings = Warnings::default();
         if ext4::is_there(&mut window).await? {
-            let content = Content::Ext4(ext4::FileSystem::load(disk.clone()).await?);
+            let content = Content::Ext4(ext4::FileSystem::load(disk.clone(), memory).await?);
             return Ok(Site { disk, content, warnings, piece: window::LEN });
         }
-        let content = Content::Tar(tar::Index::read(&mut window, &mut warnings).await?);
+        let content = Content::Tar(tar::Index::read(&mut window, memory, &mut warnings).await?);
         Ok(Site { disk, content, warnings, piece: window::LEN })
     }
 
-    /// Has files read from an archive in pieces of up to so many bytes, for which each has memory of its own: 16 KiB
+    /// Has files read in pieces of up to so many bytes, for which each has memory of its own: 16 KiB
     /// otherwise. What reads much at once from many files needs fewer requests with larger ones.
     pub fn with_pieces_of(self, bytes: usize) -> Site<D> {
         Site { piece: bytes, ..self }
@@ -247,17 +198,14 @@ impl<D: BlockDevice> Site<D> {
     ///
     /// May be dropped at any time.
     pub async fn open(&self, path: &str) -> Result<Option<File<'_, D>>, ReadError> {
-        let Some(path) = tar::clean(path.as_bytes()) else { return Ok(None) };
+        let Some(path) = path::clean(path.as_bytes()) else { return Ok(None) };
         Ok(match &self.content {
-            Content::Tar(index) => index.find(&path).map(|entry| File {
-                size: entry.size,
-                modified: entry.modified as i64,
-                place: Place::At(
-                    entry.at,
-                    Window::before(self.disk.clone(), entry.at.saturating_add(entry.size), self.piece),
-                ),
+            Content::Tar(index) => index.find(&self.disk, &path, self.piece).await?.map(|found| File {
+                size: found.size,
+                modified: i64::try_from(found.modified).unwrap_or(i64::MAX),
+                place: Place::At(found.at, found.window),
             }),
-            Content::Ext4(system) => system.open(&path).await?.map(|file| File {
+            Content::Ext4(system) => system.open(&path, self.piece).await?.map(|file| File {
                 size: file.size(),
                 modified: file.modified(),
                 place: Place::Ext4(system, Box::new(file)),
@@ -276,7 +224,7 @@ pub struct File<'a, D: BlockDevice> {
 enum Place<'a, D: BlockDevice> {
     /// From this byte of the device on.
     At(u64, Window<D>),
-    Ext4(&'a ext4::FileSystem<D>, Box<ext4::OpenFile>),
+    Ext4(&'a ext4::FileSystem<D>, Box<ext4::OpenFile<D>>),
 }
 
 impl<D: BlockDevice> File<'_, D> {
@@ -307,7 +255,15 @@ impl<D: BlockDevice> File<'_, D> {
         }
         match &mut self.place {
             Place::At(start, window) => Ok(window.read(*start + at, &mut to[..len]).await?),
-            Place::Ext4(system, file) => system.read(file, at, &mut to[..len]).await,
+            Place::Ext4(system, file) => Ok(system.read(file, at, &mut to[..len]).await?),
+        }
+    }
+
+    /// Gives back the memory of what was read ahead. It is taken again when it is read from.
+    pub fn pause(&mut self) {
+        match &mut self.place {
+            Place::At(_, window) => window.release(),
+            Place::Ext4(_, file) => file.pause(),
         }
     }
 }

@@ -29,6 +29,17 @@ impl<D: BlockDevice> Window<D> {
         Window { disk, end, most, start: 0, len: 0, buffer: None }
     }
 
+    /// Says where what is wanted ends.
+    pub(crate) fn set_end(&mut self, end: u64) {
+        self.end = end;
+    }
+
+    /// Gives its memory back.
+    pub(crate) fn release(&mut self) {
+        self.len = 0;
+        self.buffer = None;
+    }
+
     /// Bytes of the device.
     pub(crate) fn size(&self) -> u64 {
         self.disk.geometry().sectors.saturating_mul(SECTOR)
