@@ -1,93 +1,105 @@
-//! What a response holds.
+//! What an answer holds.
 
-use alloc::borrow::Cow;
 use alloc::boxed::Box;
-use alloc::rc::Rc;
+use alloc::format;
 use alloc::string::String;
-use alloc::vec;
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use async_lock::SemaphoreGuard;
-use picoserve::io::Write;
-use picoserve::response::Content;
-use sarab::{Disk, println};
-use sarab_site::File;
+use sarab_http::{Content, Text};
+use sarab_site::{BlockDevice, File};
 
-use crate::connection::{Cut, Server};
+use crate::counters::Counters;
+use crate::pages::Pages;
 
 /// Bytes that are read from the disk at once for a client.
-const CHUNK: usize = 8 << 10;
+pub const CHUNK: usize = 8 << 10;
 /// Memory that an answer from the disk takes beside the piece that the disk reads ahead.
 pub const TRANSFER: usize = CHUNK + 4096;
 
-/// A response's content; for HEAD its length alone.
-pub struct Body<'a> {
-    pub content_type: &'static str,
-    pub from: From<'a>,
-    pub head: bool,
-    pub server: Rc<Server>,
-}
-
-pub enum From<'a> {
-    Text(Cow<'static, str>),
-    Disk(Box<FromDisk<'a>>),
+/// An answer's content.
+pub enum Body<'a, D: BlockDevice> {
+    Text(Text, &'a Counters),
+    Disk(Box<FromDisk<'a, D>>),
 }
 
 /// A file's bytes.
-pub struct FromDisk<'a> {
-    pub file: File<'a, Disk>,
-    pub part: Range<u64>,
-    pub name: String,
-    pub cut: Rc<Cut>,
-    /// Leave to use memory for it.
-    pub turn: SemaphoreGuard<'a>,
+pub struct FromDisk<'a, D: BlockDevice> {
+    pages: &'a Pages<D>,
+    file: File<'a, D>,
+    part: Range<u64>,
+    name: String,
+    media_type: &'static str,
+    /// Leave to use memory for it; none while the client takes nothing.
+    turn: Option<SemaphoreGuard<'a>>,
+    bytes: Vec<u8>,
 }
 
-impl Content for Body<'_> {
-    fn content_type(&self) -> &'static str {
-        self.content_type
+impl<'a, D: BlockDevice> FromDisk<'a, D> {
+    pub fn new(
+        pages: &'a Pages<D>,
+        file: File<'a, D>,
+        part: Range<u64>,
+        name: &str,
+        media_type: &'static str,
+        turn: SemaphoreGuard<'a>,
+    ) -> FromDisk<'a, D> {
+        FromDisk { pages, file, part, name: name.into(), media_type, turn: Some(turn), bytes: Vec::new() }
     }
 
-    fn content_length(&self) -> usize {
-        match &self.from {
-            From::Text(text) => text.len(),
-            From::Disk(disk) => (disk.part.end - disk.part.start) as usize,
+    async fn next(&mut self, most: usize) -> Option<&[u8]> {
+        if self.turn.is_none() {
+            self.turn = Some(self.pages.transfers.acquire().await);
+        }
+        self.bytes.resize(most.min(CHUNK), 0);
+        let at = self.part.start;
+        let problem = match self.file.read(at, &mut self.bytes).await {
+            Ok(len @ 1..) => {
+                self.part.start += len as u64;
+                self.pages.counters.sent(len as u64);
+                return Some(&self.bytes[..len]);
+            }
+            Ok(_) => "it is shorter than it says".into(),
+            Err(error) => format!("{error}"),
+        };
+        self.pages.counters.cut();
+        self.pages.report(format_args!("web: {:?}: cut at byte {at}: {problem}", format!("/{}", self.name)));
+        None
+    }
+}
+
+impl<D: BlockDevice> Content for Body<'_, D> {
+    fn media_type(&self) -> &str {
+        match self {
+            Body::Text(text, _) => text.media_type(),
+            Body::Disk(disk) => disk.media_type,
         }
     }
 
-    async fn write_content<W: Write>(self, mut writer: W) -> Result<(), W::Error> {
-        if self.head {
-            return Ok(());
+    fn length(&self) -> u64 {
+        match self {
+            Body::Text(text, _) => text.length(),
+            Body::Disk(disk) => disk.part.end - disk.part.start,
         }
-        match self.from {
-            From::Text(text) => {
-                writer.write_all(text.as_bytes()).await?;
-                self.server.metrics.sent(text.len() as u64);
+    }
+
+    async fn next(&mut self, most: usize) -> Option<&[u8]> {
+        match self {
+            Body::Text(text, counters) => {
+                let bytes = text.next(most).await?;
+                counters.sent(bytes.len() as u64);
+                Some(bytes)
             }
-            From::Disk(disk) => {
-                let FromDisk { mut file, part, name, cut, turn: _turn } = *disk;
-                let mut bytes = vec![0; CHUNK];
-                let mut at = part.start;
-                while at < part.end {
-                    let len = (part.end - at).min(CHUNK as u64) as usize;
-                    match file.read(at, &mut bytes[..len]).await {
-                        Ok(len) if len > 0 => {
-                            writer.write_all(&bytes[..len]).await?;
-                            at += len as u64;
-                            self.server.metrics.sent(len as u64);
-                        }
-                        outcome => {
-                            self.server.metrics.cut();
-                            match outcome {
-                                Err(error) => println!("web: /{name}: cut at byte {at}: {error}"),
-                                Ok(_) => println!("web: /{name}: cut at byte {at}: it is shorter than it says"),
-                            }
-                            return cut.cut().await;
-                        }
-                    }
-                }
-            }
+            Body::Disk(disk) => disk.next(most).await,
         }
-        writer.flush().await
+    }
+
+    fn pause(&mut self) {
+        if let Body::Disk(disk) = self {
+            disk.bytes = Vec::new();
+            disk.file.pause();
+            disk.turn = None;
+        }
     }
 }

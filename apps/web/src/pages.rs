@@ -1,23 +1,21 @@
-//! From a request to its response.
+//! From a request to its answer.
 
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::rc::Rc;
 use alloc::string::String;
+use core::fmt;
 use core::ops::Range;
+use core::time::Duration;
 
-use picoserve::ResponseSent;
-use picoserve::io::Read;
-use picoserve::request::{Path, Request};
-use picoserve::response::{IntoResponse, Response, ResponseWriter, StatusCode};
-use picoserve::routing::PathRouterService;
-use sarab::{Disk, println};
-use sarab_site::http::{Part, accepts, content_type, entity_tag, has_tag, name, part};
-use sarab_site::{File, ReadError, Site};
+use async_lock::Semaphore;
+use sarab_http::{Method, Refusal, Request, Response, Service, Text};
+use sarab_site::http::{Part, accepts, content_type, entity_tag, folder_address, has_tag, name, part};
+use sarab_site::{BlockDevice, File, ReadError, Site};
 
-use crate::connection::{Cut, Server};
-use crate::content::{Body, From, FromDisk};
+use crate::content::{Body, FromDisk};
+use crate::counters::Counters;
+use crate::ratelimit::Ratelimit;
 
 /// Forms of a file that is there compressed already, by the ends of their names.
 const CODINGS: [(&str, &str); 3] = [("br", ".br"), ("zstd", ".zst"), ("gzip", ".gz")];
@@ -26,167 +24,151 @@ const HTML: &str = "text/html; charset=utf-8";
 /// What the disk fails at, and how.
 type Failed = (String, ReadError);
 
+type Answer<'a, D> = Response<Body<'a, D>>;
+
+/// What the pages need of the machine.
+pub trait Host {
+    /// The time since its start.
+    fn now(&self) -> Duration;
+
+    /// A line for the console.
+    fn print(&self, line: fmt::Arguments<'_>);
+
+    /// What `/metrics` says.
+    fn metrics(&self, counters: &Counters) -> String;
+}
+
 /// What answers requests.
-pub struct Pages {
-    pub server: Rc<Server>,
-    pub cut: Rc<Cut>,
+pub struct Pages<D: BlockDevice> {
+    /// The site, or why there is none.
+    pub site: Result<Site<D>, String>,
+    /// As many answers read from the disk at once as there is memory for.
+    pub transfers: Semaphore,
+    pub counters: Counters,
+    pub messages: Ratelimit,
+    pub host: Box<dyn Host>,
 }
 
-/// What is said of a file besides its type and length.
-type Headers = heapless::Vec<(&'static str, String), 6>;
+impl<D: BlockDevice> Service for Pages<D> {
+    type Content<'a>
+        = Body<'a, D>
+    where
+        D: 'a;
 
-/// An answer.
-struct Answer<'a> {
-    status: u16,
-    headers: Headers,
-    /// Nothing, where the client has it.
-    body: Option<(&'static str, From<'a>)>,
-}
-
-impl<'a> Answer<'a> {
-    fn text(status: u16, content_type: &'static str, text: impl Into<Cow<'static, str>>) -> Answer<'a> {
-        Answer { status, headers: Headers::new(), body: Some((content_type, From::Text(text.into()))) }
+    async fn answer(&self, request: &Request<'_>) -> Answer<'_, D> {
+        let answer = match request.method {
+            Method::Get | Method::Head if request.path == "/metrics" => {
+                self.text(200, "text/plain; version=0.0.4", self.host.metrics(&self.counters))
+            }
+            Method::Get | Method::Head => self.find(request).await,
+            Method::Other(_) => {
+                self.page(405, "Not allowed", "This server gives files, and takes none.").with("Allow", "GET, HEAD")
+            }
+            _ => self.page(501, "Not implemented", "This server does not know the method."),
+        };
+        self.counters.answered(answer.status);
+        answer
     }
 
-    fn page(status: u16, title: &str, text: &str) -> Answer<'a> {
+    fn refuse(&self, refusal: Refusal) -> Answer<'_, D> {
+        self.counters.answered(refusal.status());
+        self.page(refusal.status(), "Refused", &format!("This request is not answered: {refusal}."))
+    }
+}
+
+impl<D: BlockDevice> Pages<D> {
+    fn text(&self, status: u16, content_type: &'static str, text: impl Into<Cow<'static, str>>) -> Answer<'_, D> {
+        Response::new(status, Body::Text(Text::new(content_type, text), &self.counters))
+    }
+
+    fn page(&self, status: u16, title: &str, text: &str) -> Answer<'_, D> {
         let page = include_str!("page.html").replace("@TITLE@", title).replace("@TEXT@", text);
-        Answer::text(status, HTML, page)
+        self.text(status, HTML, page)
     }
 
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Answer<'a> {
-        self.headers.push((name, value.into())).expect("there are not so many");
-        self
-    }
-}
-
-/// What of a request matters here.
-struct Asked<'a> {
-    path: &'a str,
-    range: Option<&'a str>,
-    if_range: Option<&'a str>,
-    if_none_match: Option<&'a str>,
-    accept_encoding: &'a str,
-}
-
-impl PathRouterService for Pages {
-    async fn call_path_router_service<R: Read, W: ResponseWriter<Error = R::Error>>(
-        &self,
-        _: &(),
-        (): (),
-        _: Path<'_>,
-        request: Request<'_, R>,
-        response_writer: W,
-    ) -> Result<ResponseSent, W::Error> {
-        let parts = request.parts;
-        let headers = parts.headers();
-        let header = |name| headers.get(name).and_then(|value| value.as_str().ok());
-        let asked = Asked {
-            path: parts.path().encoded(),
-            range: header("range"),
-            if_range: header("if-range"),
-            if_none_match: header("if-none-match"),
-            accept_encoding: header("accept-encoding").unwrap_or_default(),
-        };
-        let head = parts.method() == "HEAD";
-        let answer = match parts.method() {
-            "GET" | "HEAD" if asked.path == "/metrics" => {
-                Answer::text(200, "text/plain; version=0.0.4", self.server.metrics.show(&self.server))
-            }
-            "GET" | "HEAD" => self.find(&asked).await,
-            _ => {
-                Answer::page(405, "Not allowed", "This server gives files, and takes none.").with("Allow", "GET, HEAD")
-            }
-        };
-        self.server.metrics.answered(answer.status);
-        let status = StatusCode::new(answer.status);
-        let connection = request.body_connection.finalize().await?;
-        match answer.body {
-            None => {
-                let response = Response::empty(status).with_headers(&answer.headers[..]);
-                response.write_to(connection, response_writer).await
-            }
-            Some((content_type, from)) => {
-                let body = Body { content_type, from, head, server: self.server.clone() };
-                let response = Response::new(status, body).with_headers(&answer.headers[..]);
-                response.write_to(connection, response_writer).await
-            }
+    /// Prints a line, unless there were too many.
+    pub fn report(&self, line: fmt::Arguments<'_>) {
+        match self.messages.admit(self.host.now()) {
+            None => return,
+            Some(0) => {}
+            Some(missed) => self.host.print(format_args!("web: {missed} messages suppressed")),
         }
+        self.host.print(line);
     }
-}
 
-impl Pages {
-    async fn find(&self, asked: &Asked<'_>) -> Answer<'_> {
-        let site = match &self.server.site {
+    async fn find(&self, request: &Request<'_>) -> Answer<'_, D> {
+        let site = match &self.site {
             Ok(site) => site,
-            Err(why) => return Answer::page(200, "Sarab", &format!("There is no site to serve yet: {why}.")),
+            Err(why) => return self.page(200, "Sarab", &format!("There is no site to serve yet: {why}.")),
         };
-        let Some(name) = name(asked.path) else {
-            return Answer::page(400, "Bad request", "This address is no name that there could be.");
+        let Some(name) = name(request.path) else {
+            return self.page(400, "Bad request", "This address is no name that there could be.");
         };
-        let found = self.find_in(site, asked, name).await;
+        let found = self.find_in(site, request, name).await;
         found.unwrap_or_else(|(name, error)| {
-            println!("web: /{name}: {error}");
-            Answer::page(500, "The disk fails", "This page cannot be read; the server's console tells why.")
+            self.report(format_args!("web: {:?}: {error}", format!("/{name}")));
+            self.page(500, "The disk fails", "This page cannot be read; the server's console tells why.")
         })
     }
 
     async fn find_in<'a>(
         &'a self,
-        site: &'a Site<Disk>,
-        asked: &Asked<'_>,
+        site: &'a Site<D>,
+        request: &Request<'_>,
         name: String,
-    ) -> Result<Answer<'a>, Failed> {
+    ) -> Result<Answer<'a, D>, Failed> {
         for (coding, end) in CODINGS {
             // A folder's names are mostly without these, so clients that take them cost one more look.
-            if accepts(asked.accept_encoding, coding) {
+            if request.fields.all("accept-encoding").any(|header| accepts(header, coding)) {
                 let compressed = format!("{name}{end}");
                 let file = site.open(&compressed).await.map_err(|error| (compressed, error))?;
                 if let Some(file) = file {
-                    let answer = self.give(asked, &name, file, coding).await?;
+                    let answer = self.give(request, &name, file, coding).await?;
                     return Ok(answer.with("Content-Encoding", coding).with("Vary", "Accept-Encoding"));
                 }
             }
         }
         if let Some(file) = site.open(&name).await.map_err(|error| (name.clone(), error))? {
-            return self.give(asked, &name, file, "").await;
+            return self.give(request, &name, file, "").await;
         }
         let index = format!("{name}/index.html");
         if site.open(&index).await.map_err(|error| (index, error))?.is_some() {
             // Links in it are relative to the folder.
-            let place = format!("{}/", asked.path);
-            return Ok(Answer::page(301, "Moved", "This is a folder.").with("Location", place));
+            let place = folder_address(&name, request.query);
+            return Ok(self.page(301, "Moved", "This is a folder.").with("Location", place));
         }
         if let Some(file) = site.open("404.html").await.map_err(|error| ("404.html".into(), error))? {
             let whole = 0..file.size();
-            return self.answer(404, "404.html", file, whole).await;
+            return self.file(404, "404.html", file, whole).await;
         }
-        Ok(Answer::page(404, "Not found", "There is no such page here."))
+        Ok(self.page(404, "Not found", "There is no such page here."))
     }
 
     /// A file, as far as it is asked for.
     async fn give<'a>(
         &'a self,
-        asked: &Asked<'_>,
+        request: &Request<'_>,
         name: &str,
-        file: File<'a, Disk>,
+        file: File<'a, D>,
         coding: &str,
-    ) -> Result<Answer<'a>, Failed> {
+    ) -> Result<Answer<'a, D>, Failed> {
         let size = file.size();
         let suffix = if coding.is_empty() { String::new() } else { format!("-{coding}") };
         let tag = entity_tag(size, file.modified(), &suffix);
-        if asked.if_none_match.is_some_and(|tags| has_tag(tags, &tag)) {
-            return Ok(Answer { status: 304, headers: Headers::new(), body: None }.with("ETag", tag));
+        if request.fields.all("if-none-match").any(|tags| has_tag(tags, &tag)) {
+            return Ok(Response::new(304, None).with("ETag", tag));
         }
-        // Of a file that was changed since, a part is of no use.
-        let range = asked.range.filter(|_| asked.if_range.is_none_or(|own| own.trim() == tag));
+        // Only GET has parts (RFC 9110, 14.2), and of a file that was changed since, a part is of no use.
+        let current = request.fields.all("if-range").all(|own| own.trim() == tag);
+        let range = request.fields.one("range").filter(|_| request.method == Method::Get && current);
         let answer = match range.map_or(Part::Whole, |range| part(range, size)) {
-            Part::Whole => self.answer(200, name, file, 0..size).await?,
+            Part::Whole => self.file(200, name, file, 0..size).await?,
             Part::Bytes(bytes) => {
                 let told = format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1);
-                self.answer(206, name, file, bytes).await?.with("Content-Range", told)
+                self.file(206, name, file, bytes).await?.with("Content-Range", told)
             }
             Part::Beyond => {
-                let page = Answer::page(416, "No such part", "The file is shorter than that.");
+                let page = self.page(416, "No such part", "The file is shorter than that.");
                 return Ok(page.with("Content-Range", format!("bytes */{size}")));
             }
         };
@@ -194,18 +176,18 @@ impl Pages {
     }
 
     /// An answer from the disk, of which the begin has been read: a disk that fails is better told in its place.
-    async fn answer<'a>(
+    async fn file<'a>(
         &'a self,
         status: u16,
         name: &str,
-        mut file: File<'a, Disk>,
+        mut file: File<'a, D>,
         part: Range<u64>,
-    ) -> Result<Answer<'a>, Failed> {
-        let turn = self.server.transfers.acquire().await;
+    ) -> Result<Answer<'a, D>, Failed> {
+        let turn = self.transfers.acquire().await;
         if !part.is_empty() {
             file.read(part.start, &mut [0]).await.map_err(|error| (name.into(), error))?;
         }
-        let from = From::Disk(Box::new(FromDisk { file, part, name: name.into(), cut: self.cut.clone(), turn }));
-        Ok(Answer { status, headers: Headers::new(), body: Some((content_type(name), from)) })
+        let content = FromDisk::new(self, file, part, name, content_type(name), turn);
+        Ok(Response::new(status, Body::Disk(Box::new(content))))
     }
 }
