@@ -25,10 +25,13 @@ macro_rules! targets {
 
 mod blkback;
 mod blkfront;
+mod ext4;
+mod http;
 mod netback;
 mod netfront;
 mod packet;
 mod ring;
 mod server;
+mod tar;
 
-targets! { blkback, blkfront, netback, netfront, packet, ring, server }
+targets! { blkback, blkfront, ext4, http, netback, netfront, packet, ring, server, tar }

@@ -391,16 +391,18 @@ fn heads_of_answers() {
 /// However often they are polled, those that wait for the end are in its list once, and not at all when they are gone.
 #[test]
 fn the_list_of_who_waits_does_not_grow() {
+    // It counts what this thread allocates.
+    let xen = Xen::new(1);
     let stop = Stop::new();
-    let before = allocated();
+    let before = xen.allocation();
     for _ in 0..1000 {
         let mut waiting = pin!(stop.wait());
         for _ in 0..1000 {
             assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         }
-        assert!(allocated() < before + 1000);
+        assert!(xen.allocation() < before + 1000);
     }
-    assert!(allocated() < before + 1000);
+    assert!(xen.allocation() < before + 1000);
     let mut waiting = pin!(stop.wait());
     assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     stop.set();
@@ -423,6 +425,8 @@ fn a_million_pieces() {
         }
     }
 
+    // It counts what this thread allocates.
+    let xen = Xen::new(1);
     let (mut stream, client) = pipe(1 << 12);
     let (service, pool, stop, limits) = (Zeros::default(), Pool::new(1), Stop::new(), Limits::default());
     let seat = pool.enter().unwrap();
@@ -448,46 +452,10 @@ fn a_million_pieces() {
         assert!(answer.starts_with(b"HTTP/1.1 200"));
         drop(answer);
         if round == 10 {
-            first = allocated();
+            first = xen.allocation();
         }
-        most = most.max(allocated());
+        most = most.max(xen.allocation());
     }
     assert!(most < first + 1000, "{first} bytes, and then {most}");
     assert_eq!(service.requests.get(), 36_000);
 }
-
-// How much memory this thread has asked for.
-mod counting {
-    use std::alloc::{GlobalAlloc, Layout, System};
-    use std::cell::Cell;
-
-    thread_local! {
-        static BYTES: Cell<isize> = const { Cell::new(0) };
-    }
-
-    pub struct Counting;
-
-    // SAFETY: it hands everything on to the system's allocator.
-    unsafe impl GlobalAlloc for Counting {
-        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() + layout.size() as isize));
-            // SAFETY: as the caller promises.
-            unsafe { System.alloc(layout) }
-        }
-
-        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-            let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() - layout.size() as isize));
-            // SAFETY: as the caller promises.
-            unsafe { System.dealloc(memory, layout) }
-        }
-    }
-
-    pub fn allocated() -> isize {
-        BYTES.with(Cell::get)
-    }
-}
-
-use counting::allocated;
-
-#[global_allocator]
-static ALLOCATOR: counting::Counting = counting::Counting;

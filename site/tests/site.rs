@@ -330,10 +330,11 @@ fn many_files(count: u64) -> Memory {
 fn an_archive_of_more_files_than_there_is_memory_for() {
     fuzzing::end_of(async {
         let disk = many_files(300_000);
-        let before = allocated();
-        reset_peak();
+        // It counts what this thread allocates.
+        let xen = Xen::new(1);
+        let before = xen.allocation();
         let site = Site::new(&disk, 1 << 20).await.unwrap();
-        let (held, peak) = (allocated() - before, peak() - before);
+        let (held, peak) = (xen.allocation() - before, xen.peak_allocation() - before);
         assert!(held < (1 << 20) + 1000 && peak < (1 << 20) + (40 << 10), "{held} bytes, at most {peak}");
         let (warnings, count) = site.warnings();
         let [Warning::TooMany { indexed, left_out, memory }] = warnings else { panic!("{warnings:?}") };
@@ -353,10 +354,11 @@ fn an_archive_of_more_files_than_there_is_memory_for() {
 fn a_hundred_thousand_files_take_little_memory() {
     fuzzing::end_of(async {
         let disk = many_files(100_000);
-        let before = allocated();
-        reset_peak();
+        // It counts what this thread allocates.
+        let xen = Xen::new(1);
+        let before = xen.allocation();
         let site = Site::new(&disk, usize::MAX).await.unwrap();
-        let (held, peak) = (allocated() - before, peak() - before);
+        let (held, peak) = (xen.allocation() - before, xen.peak_allocation() - before);
         assert!(held < 1_650_000 && peak < held + (40 << 10), "{held} bytes, at most {peak}");
         assert_eq!((site.format(), site.warnings().1), (Format::Tar { files: 100_000 }, 0));
         disk.reads();
@@ -512,58 +514,6 @@ fn an_archive_that_is_changed_under_it() {
         assert!(read(&site, "two").await.unwrap().is_none());
     });
 }
-
-/// How much memory this thread has asked for.
-mod counting {
-    use std::alloc::{GlobalAlloc, Layout, System};
-    use std::cell::Cell;
-
-    thread_local! {
-        static BYTES: Cell<isize> = const { Cell::new(0) };
-        static PEAK: Cell<isize> = const { Cell::new(0) };
-    }
-
-    pub struct Counting;
-
-    fn count(change: isize) {
-        let _ = BYTES.try_with(|bytes| {
-            bytes.set(bytes.get() + change);
-            PEAK.with(|peak| peak.set(peak.get().max(bytes.get())));
-        });
-    }
-
-    // SAFETY: it hands everything on to the system's allocator.
-    unsafe impl GlobalAlloc for Counting {
-        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            count(layout.size() as isize);
-            // SAFETY: as the caller promises.
-            unsafe { System.alloc(layout) }
-        }
-
-        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-            count(-(layout.size() as isize));
-            // SAFETY: as the caller promises.
-            unsafe { System.dealloc(memory, layout) }
-        }
-    }
-
-    pub fn allocated() -> isize {
-        BYTES.with(Cell::get)
-    }
-
-    pub fn peak() -> isize {
-        PEAK.with(Cell::get)
-    }
-
-    pub fn reset_peak() {
-        PEAK.set(BYTES.get());
-    }
-}
-
-use counting::{allocated, peak, reset_peak};
-
-#[global_allocator]
-static ALLOCATOR: counting::Counting = counting::Counting;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
