@@ -122,13 +122,12 @@ fn toggling(name: &str, which: fn(&Wire) -> GrantRef, expected: &'static str) {
             ALL,
             async move |wire| {
                 // Good answers to ten requests of each ring, which netfront is to see, and not.
-                for index in 0..10 {
+                for _ in 0..10 {
                     let page = wire.page().await;
                     wire.give(RxResponse { id: page.id, offset: 0, flags: GOOD, status: 60 });
                     let slot = wire.slot().await.request();
                     let response = TxResponse { id: slot.id, status: TxStatus::Okay };
                     wire.tx.borrow_mut().push(&wire.tx_memory, &response);
-                    let _ = index;
                 }
                 let (reference, looks) = (which(wire), Cell::new(0_u32));
                 wire.domain.second_processor(move |accessed| {
@@ -206,9 +205,11 @@ fn a_busy_backend_leaves_the_others_their_turn() {
                     }
                     match (accessed.offset, accessed.write) {
                         (0, true) => published.set(accessed.word()),
-                        (8, false) if told.get() < FRAMES => accessed.set_word(published.get()),
                         (64.., true) => accessed.write(accessed.offset, &response),
                         _ => {}
+                    }
+                    if told.get() < FRAMES {
+                        accessed.write(8, &published.get().to_le_bytes());
                     }
                 });
                 while stop.get() < FRAMES {

@@ -282,16 +282,13 @@ fn a_busy_guest_leaves_the_others_their_turn() {
                 if accessed.granted.1 != reference {
                     return;
                 }
-                match (accessed.offset, accessed.write) {
-                    // Its index, and always with as many requests as there can be.
-                    (0, false) => accessed.set_word((seen.get() + 256).min(PACKETS)),
-                    // The response that was a request.
-                    (64.., true) => {
-                        seen.set(seen.get() + 1);
-                        accessed.write(accessed.offset, &bytes);
-                    }
-                    _ => {}
+                // Where a response was written there is a request again.
+                if accessed.offset >= 64 && accessed.write {
+                    seen.set(seen.get() + 1);
+                    accessed.write(accessed.offset, &bytes);
                 }
+                // Always as many as there can be, whenever the backend looks next.
+                accessed.write(0, &(seen.get() + 256).min(PACKETS).to_le_bytes());
             });
             let before = turns.get();
             guest.port.notify();
