@@ -201,6 +201,12 @@ pub async fn repeat(device: &Device, until: Duration, mut step: impl FnMut()) {
     }
 }
 
+/// All modes over and over. Those that end the connection come in each fourth pass only: a backend lets a guest that comes
+/// and goes wait.
+pub fn passes<M: Copy, const N: usize>(modes: [M; N], ends: impl Fn(M) -> bool) -> impl Iterator<Item = M> {
+    (1_u32..).flat_map(move |pass| modes.map(|mode| (!ends(mode) || pass.is_multiple_of(4)).then_some(mode))).flatten()
+}
+
 /// Random bytes.
 pub fn noise(device: &Device, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len + 8);
