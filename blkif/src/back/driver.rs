@@ -20,8 +20,8 @@ use super::worker::Worker;
 use super::{Attach, Limits, Statistics, failure};
 use crate::device::{BlockDevice, Geometry};
 use crate::front::Memory;
+use crate::pace::Pace;
 use crate::protocol::{Abi, MOST_RING_ORDER};
-use crate::quiet::Quiet;
 
 pub(super) struct Driver<'a, M: Memory, E, C, O, D> {
     pub(super) memory: M,
@@ -35,7 +35,7 @@ pub(super) struct Driver<'a, M: Memory, E, C, O, D> {
     pub(super) told: Option<Geometry>,
     pub(super) statistics: &'a Cell<Statistics>,
     /// For the lines that a guest can cause, or a device.
-    pub(super) quiet: RefCell<Quiet>,
+    pub(super) lines: RefCell<Pace>,
 }
 
 /// How long a guest is not told of a new size after it was.
@@ -56,7 +56,7 @@ where
 {
     /// Whether a line may be logged that a guest can cause, or a device.
     fn may_log(&self) -> bool {
-        self.quiet.borrow_mut().allows(self.clock.now())
+        self.lines.borrow_mut().allows(self.clock.now())
     }
 
     /// The device as the guest is to see it.

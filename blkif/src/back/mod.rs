@@ -18,7 +18,7 @@ use xenstore_client::xenbus::{Device, End, Failure, backend, serve as serve_clas
 
 use crate::device::BlockDevice;
 use crate::front::Memory;
-use crate::quiet::Quiet;
+use crate::pace::Pace;
 use driver::Driver;
 use guests::Guests;
 pub use request::BadRequest;
@@ -131,7 +131,7 @@ where
                 opened: None,
                 told: None,
                 statistics: &statistics,
-                quiet: RefCell::new(Quiet::new()),
+                lines: RefCell::new(Pace::of_lines()),
             };
             let outcome = backend(&store, clock, &found.path, &mut driver).await;
             if let Some((attach, _)) = driver.opened.take() {

@@ -18,16 +18,17 @@ use super::buffer::{Memory, PooledPage};
 use super::driver::{Features, Link, read_geometry};
 use super::queue::{Asked, Job, Kind, Phase, Shared};
 use crate::device::Error;
+use crate::pace::Pace;
 use crate::protocol::{
     Body, MOST_INDIRECT_PAGES, MOST_SEGMENTS, Operation, Request, SECTOR_SIZE, SECTORS_PER_PAGE, SEGMENT_SIZE,
     SEGMENTS_PER_PAGE, Segment, Status,
 };
-use crate::quiet::Quiet;
 use crate::turn::Turn;
 
 /// How long requests in flight may take once the device is to close.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the backend's keys are not read again after they were: it may say at any time that they have changed.
+/// How long the backend's keys are not read again after they were a few times: it may say at any time that they have
+/// changed.
 const REFRESH_PAUSE: Duration = Duration::from_millis(250);
 
 /// Of the requests in flight, the backend is to notify when one in so many more is answered: each notification costs it
@@ -96,10 +97,10 @@ impl<G: Memory, P: Port> Connection<G, P> {
         device: &Device,
         signals: &Signals,
         clock: &impl Clock,
-        quiet: &mut Quiet,
+        lines: &mut Pace,
     ) -> Result<(), Failure> {
         let mut known = signals.changes();
-        let mut next_refresh = Duration::ZERO;
+        let mut refreshes = Pace::new(4, REFRESH_PAUSE);
         let mut storm = Storm::default();
         let mut turn = Turn::new();
         let mut deadline = None;
@@ -128,11 +129,10 @@ impl<G: Memory, P: Port> Connection<G, P> {
                 continue;
             }
             let changed = signals.changes() != known;
-            if changed && clock.now() >= next_refresh {
+            if changed && refreshes.allows(clock.now()) {
                 known = signals.changes();
                 change.set(signals.changed(known));
-                self.refresh(device, clock, quiet).await?;
-                next_refresh = clock.now() + REFRESH_PAUSE;
+                self.refresh(device, clock, lines).await?;
                 continue;
             }
             gather |= worked;
@@ -160,7 +160,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
                 let until = match hurry {
                     true => {
                         let moment = (together > 1).then(|| clock.now() + ANSWERS_WAIT);
-                        [deadline, moment, changed.then_some(next_refresh)].into_iter().flatten().min()
+                        [deadline, moment, changed.then(|| refreshes.next())].into_iter().flatten().min()
                     }
                     // Late by so much at most, where the peer rings without end.
                     false => Some(clock.now() + storm.pause()),
@@ -423,7 +423,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
     }
 
     /// The backend has changed something: a disk that was made larger tells its new size.
-    async fn refresh(&mut self, device: &Device, clock: &impl Clock, quiet: &mut Quiet) -> Result<(), Failure> {
+    async fn refresh(&mut self, device: &Device, clock: &impl Clock, lines: &mut Pace) -> Result<(), Failure> {
         let features = self.link.features;
         let geometry = device.read_peer(async |peer| match peer.get("sectors").await? {
             Some(sectors) => read_geometry(peer, sectors, &features).await.map(Some),
@@ -434,7 +434,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
         // What it has refused it does not offer again.
         geometry.discard = geometry.discard.filter(|_| old.discard.is_some());
         if geometry != old {
-            if quiet.allows(clock.now()) {
+            if lines.allows(clock.now()) {
                 information!("{}: {} sectors, before {}", device.path(), geometry.sectors, old.sectors);
             }
             self.shared.set(Phase::Up, geometry);

@@ -14,8 +14,8 @@ use super::buffer::Memory;
 use super::connection::Connection;
 use super::queue::{Phase, Shared};
 use crate::device::{Discard, Error, Geometry};
+use crate::pace::Pace;
 use crate::protocol::{Abi, MOST_RING_ORDER, SECTOR_SIZE};
-use crate::quiet::Quiet;
 
 pub(super) struct Driver<G: Memory, E, C> {
     pub(super) shared: Rc<Shared<G>>,
@@ -23,7 +23,7 @@ pub(super) struct Driver<G: Memory, E, C> {
     pub(super) clock: C,
     pub(super) options: Options,
     /// For the lines that a backend can cause.
-    pub(super) quiet: Quiet,
+    pub(super) lines: Pace,
 }
 
 /// What is offered to a backend: the ring and its bell.
@@ -103,7 +103,7 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
             statistics.connections += 1;
             statistics.ring_slots = offer.ring.slots();
         });
-        if self.quiet.allows(self.clock.now()) {
+        if self.lines.allows(self.clock.now()) {
             information!(
                 "{}: {} sectors from {}, {} requests at once, {}",
                 device.path(),
@@ -120,7 +120,7 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
     async fn run(&mut self, device: &Device, offer: Self::Offer, signals: &Signals) -> Result<(), Failure> {
         self.shared.set(Phase::Up, self.shared.geometry.get());
         let mut connection = Connection::new(self.shared.clone(), self.options, device.other_domain(), offer);
-        let outcome = connection.run(device, signals, &self.clock, &mut self.quiet).await;
+        let outcome = connection.run(device, signals, &self.clock, &mut self.lines).await;
         // The ring goes first: nothing is lent for it any more when its pages are taken back.
         drop(connection);
         self.shared.pool.end();

@@ -16,7 +16,7 @@ use xenstore_client::Store;
 use xenstore_client::xenbus::{Ended, frontend};
 
 use crate::device::{BlockDevice, Completed, Error, Geometry};
-use crate::quiet::Quiet;
+use crate::pace::Pace;
 pub use buffer::{Buffer, Memory};
 use driver::Driver;
 pub use queue::Statistics;
@@ -71,7 +71,8 @@ pub fn connect<G: Memory, E: EventChannels + 'static, C: Clock + Clone + 'static
     let runner = async move {
         // Also where the future is dropped: nobody is to wait for ever.
         let _end = End(shared.clone());
-        let mut driver = Driver { shared: shared.clone(), events, clock: clock.clone(), options, quiet: Quiet::new() };
+        let mut driver =
+            Driver { shared: shared.clone(), events, clock: clock.clone(), options, lines: Pace::of_lines() };
         frontend(&store, clock, &path, &mut driver).await
     };
     (disk, runner)
