@@ -4,7 +4,7 @@ use core::future::poll_fn;
 use core::task::Poll;
 
 /// Bytes that a driver moves in one turn, and what it does besides counted as so many.
-pub(crate) const BUDGET: usize = 128 << 10;
+pub(crate) const BUDGET: usize = 256 << 10;
 
 /// What is left of a driver's turn. A peer that always has something more to do ends it, not the driver's patience.
 #[derive(Debug)]

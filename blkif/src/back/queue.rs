@@ -23,7 +23,7 @@ use crate::turn::{BUDGET, Turn};
 /// Most bytes of requests that are made one.
 const MOST_MERGED: usize = 1 << 20;
 /// What taking a request out of the ring costs of a turn, and beginning with it again, besides its bytes.
-const STEP_COST: usize = 2048;
+const STEP_COST: usize = 4096;
 
 /// A ring and its bell.
 pub(super) struct Queue<A, P> {
@@ -102,10 +102,11 @@ impl<A: Mapping, P: Port> Queue<A, P> {
                     while moved < BUDGET
                         && let Poll::Ready(Some(done)) = running.poll_next_unpin(cx)
                     {
-                        moved += done.task.work.len();
+                        let work = &done.task.work;
+                        moved += work.len();
+                        turn.spend(work.len() - work.fetched());
                         finished.push(done);
                     }
-                    turn.spend(moved);
                     if !finished.is_empty() || !sleeps {
                         return Poll::Ready(false);
                     }
@@ -208,7 +209,7 @@ impl Tasks {
             self.barrier = matches!(group.work, Work::Barrier { .. });
             worker.count(|statistics| statistics.merged += group.requests.len() as u64 - 1);
             worker.begin(group.work.cost());
-            turn.spend(group.work.len() + group.requests.len() * STEP_COST);
+            turn.spend(group.work.fetched() + group.requests.len() * STEP_COST);
             chosen.push(group);
         }
         chosen

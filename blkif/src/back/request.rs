@@ -197,6 +197,11 @@ impl Work {
         len(self.list())
     }
 
+    /// How many of them come from the guest; the others go to it.
+    pub(super) fn fetched(&self) -> usize {
+        if matches!(self, Work::Read { .. }) { 0 } else { self.len() }
+    }
+
     /// How many bytes of memory it takes: a buffer is of whole pages.
     pub(super) fn cost(&self) -> usize {
         self.len().next_multiple_of(PAGE_SIZE)

@@ -53,7 +53,7 @@ struct InFlight<G: Memory> {
 impl<G: Memory> InFlight<G> {
     /// What it costs of a turn, on its way to the backend and on its way back.
     fn cost(&self) -> usize {
-        2048 + self.pages.len() * 256 + self.bounces.len() * PAGE_SIZE
+        2048 + self.pages.len() * 512 + self.bounces.len() * PAGE_SIZE
     }
 }
 
