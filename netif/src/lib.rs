@@ -9,6 +9,8 @@ mod fmt;
 pub mod back;
 pub mod checksum;
 pub mod front;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod headers;
 mod mss;
 mod offload;

@@ -4,6 +4,7 @@ mod chain;
 mod credit;
 mod device;
 mod driver;
+pub(crate) mod fuzzing;
 mod port;
 mod queue;
 mod ready;

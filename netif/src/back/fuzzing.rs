@@ -1,0 +1,35 @@
+//! A port without a guest: what is behind it is in the hands of a fuzz target.
+
+use alloc::rc::Rc;
+use alloc::string::String;
+
+use xen_hal::DomId;
+
+use super::port::{Packet, Port, Shared};
+use super::{Attach, Limits};
+
+/// The guest's side of a [`Port`].
+pub struct Wire(Rc<Shared>);
+
+impl Wire {
+    /// A port, which is up, and its other side.
+    pub fn new(mac: [u8; 6]) -> (Wire, Port) {
+        let attach = Attach { domain: DomId(1), device: String::new(), mac, bridge: String::new(), rate: None };
+        let shared = Rc::new(Shared::new(attach, Limits::default()));
+        shared.up.set(true);
+        (Wire(shared.clone()), Port(shared))
+    }
+
+    /// A packet from the guest.
+    pub fn deliver(&self, packet: Packet) {
+        self.0.deliver(packet);
+        self.0.wake_application();
+    }
+
+    /// The next packet for the guest.
+    pub fn take(&self) -> Option<Packet> {
+        let packet = self.0.next_for_guest()?;
+        self.0.has_left();
+        Some(packet)
+    }
+}

@@ -1,0 +1,4 @@
+//! What the fuzz targets use besides the public interface.
+
+pub use crate::back::fuzzing::Wire;
+pub use crate::mss::Flows;
