@@ -16,6 +16,8 @@ mod domain;
 mod entropy;
 mod events;
 mod executor;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grants;
 mod hypercall;
 mod image;

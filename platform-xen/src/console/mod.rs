@@ -2,7 +2,7 @@
 //! does not take in time. Where the toolstack gave the domain no console, text goes to the hypervisor's.
 
 mod buffer;
-mod ring;
+pub(crate) mod ring;
 
 use alloc::vec::Vec;
 use core::convert::Infallible;
