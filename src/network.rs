@@ -1,25 +1,24 @@
 //! The domain's network: its interfaces, and a TCP/IP stack on one of them.
 
+mod config;
 mod guard;
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::String;
 use core::convert::Infallible;
 use core::fmt;
-use core::net::{Ipv4Addr, Ipv6Addr};
-use core::time::Duration;
 
-use embassy_net::{Config, ConfigV4, ConfigV6, Ipv4Cidr, Ipv6Cidr, StackResources, StaticConfigV4, StaticConfigV6};
-use futures_util::future::{Either, select};
+use embassy_net::StackResources;
 use platform_xen::{XenGrantTable, println};
 use xen_hal::{Clock, Errno};
 use xen_netif::front::Gone;
 use xenstore_client::xenbus::Failure;
 use xenstore_client::{Broken, Error};
 
-use crate::{App, ArgError, FromArg};
+use crate::{App, ArgError};
 
+#[doc(hidden)]
+pub use config::{config, configured};
 pub use embassy_net as stack;
 pub use front::{Info, Options, Statistics};
 pub use guard::{Guarded, GuardedFrame};
@@ -30,9 +29,6 @@ pub use xen_netif::{back, pcap};
 pub type Interface = front::Interface<XenGrantTable>;
 /// A TCP/IP stack: what sockets are made on.
 pub type Stack = embassy_net::Stack<'static>;
-
-/// How long an address may take before the console tells of it.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An interface with a stack on it.
 #[derive(Clone)]
@@ -92,63 +88,6 @@ impl From<Broken> for NetworkError {
 impl From<Error> for NetworkError {
     fn from(error: Error) -> Self {
         NetworkError::Store(error)
-    }
-}
-
-/// `ip=`.
-enum V4 {
-    Dhcp,
-    Static(Ipv4Cidr),
-}
-
-impl FromArg for V4 {
-    const EXPECTED: &'static str = "dhcp, or an address with its prefix such as 10.0.0.2/24";
-
-    fn from_arg(value: Option<&'static str>) -> Option<Self> {
-        match value? {
-            "dhcp" => Some(V4::Dhcp),
-            text => {
-                let (address, prefix) = text.split_once('/')?;
-                let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32)?;
-                let Host(address) = Host::from_arg(Some(address))?;
-                Some(V4::Static(Ipv4Cidr::new(address, prefix)))
-            }
-        }
-    }
-}
-
-/// `gw=`, `dns=`: an address of a single host. The stack panics at others.
-struct Host(Ipv4Addr);
-
-impl FromArg for Host {
-    const EXPECTED: &'static str = "a host's IPv4 address such as 10.0.0.1";
-
-    fn from_arg(value: Option<&'static str>) -> Option<Self> {
-        value?.parse().ok().filter(|address: &Ipv4Addr| guard::is_host(*address)).map(Host)
-    }
-}
-
-/// `ip6=`.
-enum V6 {
-    Auto,
-    Static(Ipv6Cidr),
-}
-
-impl FromArg for V6 {
-    const EXPECTED: &'static str = "auto, or an address with its prefix such as fd00::2/64";
-
-    fn from_arg(value: Option<&'static str>) -> Option<Self> {
-        match value? {
-            "auto" => Some(V6::Auto),
-            text => {
-                let (address, prefix) = text.split_once('/')?;
-                let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 128)?;
-                let address = address.parse::<Ipv6Addr>().ok()?;
-                // The stack panics at others.
-                let host = !address.is_unspecified() && !address.is_multicast();
-                host.then(|| V6::Static(Ipv6Cidr::new(address, prefix)))
-            }
-        }
     }
 }
 
@@ -229,47 +168,15 @@ impl App {
     ///
     /// Dropping the future closes the interface, unless its address is on the way already.
     pub async fn network<const SOCKETS: usize>(&self) -> Result<Network, NetworkError> {
-        let config = self.network_config()?;
+        let config = config(&self.args())?;
         let interface = self.interface(Options::default()).await?;
         let resources = Box::leak(Box::new(StackResources::<SOCKETS>::new()));
-        let (stack, mut runner) = embassy_net::new(Guarded(interface.device()), config, resources, self.seed());
+        let (stack, mut runner) = embassy_net::new(Guarded(interface.device()), config.clone(), resources, self.seed());
         self.spawn(async move { runner.run().await }).detach();
-        {
-            let up = core::pin::pin!(stack.wait_config_up());
-            let clock = self.clock();
-            let late = core::pin::pin!(clock.sleep(PATIENCE));
-            if let Either::Right(((), up)) = select(up, late).await {
-                println!("network: no address after {} s; is there a DHCP server?", PATIENCE.as_secs());
-                up.await;
-            }
-        }
-        let address = addresses(stack);
+        let address = configured(stack, &config, &self.clock(), |text| println!("{text}")).await;
         println!("network: {address}");
         self.store()?.set("data/ip", address.as_str()).await?;
         Ok(Network { interface, stack })
-    }
-
-    fn network_config(&self) -> Result<Config, NetworkError> {
-        let args = self.args();
-        let mut config = Config::default();
-        let gateway = args.get("gw")?.map(|Host(address)| address);
-        let dns = args.get("dns")?.map(|Host(address)| address);
-        config.ipv4 = match args.get_or("ip", V4::Dhcp)? {
-            V4::Dhcp => ConfigV4::Dhcp(Default::default()),
-            V4::Static(address) => {
-                let mut config = StaticConfigV4 { address, gateway, dns_servers: Default::default() };
-                config.dns_servers.extend(dns);
-                ConfigV4::Static(config)
-            }
-        };
-        config.ipv6 = match args.get::<V6>("ip6")? {
-            None => ConfigV6::None,
-            Some(V6::Auto) => ConfigV6::Slaac,
-            Some(V6::Static(address)) => {
-                ConfigV6::Static(StaticConfigV6 { address, gateway: None, dns_servers: Default::default() })
-            }
-        };
-        Ok(config)
     }
 
     /// Where ports and sequence numbers begin.
@@ -279,41 +186,5 @@ impl App {
             Ok(mut entropy) => entropy.try_next_u64().unwrap_or_default(),
             Err(_) => self.clock().now().as_nanos() as u64,
         }
-    }
-}
-
-/// A stack's addresses, in words.
-fn addresses(stack: Stack) -> String {
-    let mut text = String::new();
-    if let Some(config) = stack.config_v4() {
-        text += &format!("{}", config.address);
-        if let Some(gateway) = config.gateway {
-            text += &format!(" by way of {gateway}");
-        }
-    }
-    if let Some(config) = stack.config_v6() {
-        text += &format!("{}{}", if text.is_empty() { "" } else { ", " }, config.address);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_the_command_line_are_hosts() {
-        let ip = |text| V4::from_arg(Some(text)).is_some();
-        assert!(ip("10.0.0.2/24") && ip("10.0.0.2/0") && ip("192.168.1.1/32") && ip("dhcp"));
-        for bad in
-            ["0.0.0.0/0", "224.0.0.1/24", "255.255.255.255/32", "10.0.0.2", "10.0.0.2/33", "10.0.0.2/-1", "/", ""]
-        {
-            assert!(!ip(bad), "{bad}");
-        }
-        let host = |text| Host::from_arg(Some(text)).is_some();
-        assert!(host("10.0.0.1") && !host("0.0.0.0") && !host("239.1.2.3") && !host("255.255.255.255") && !host("x"));
-        let ip6 = |text| V6::from_arg(Some(text)).is_some();
-        assert!(ip6("auto") && ip6("fd00::2/64") && ip6("fe80::1/128"));
-        assert!(!ip6("ff02::1/64") && !ip6("::/0") && !ip6("fd00::2/129") && !ip6("fd00::2"));
     }
 }
