@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use xen_hal::{Clock, GrantRef, Port};
+use xen_hal::{GrantRef, Port};
 use xen_ring::SharedMemory;
 use xen_sim::{SimPort, Xen};
 
 use crate::input::Input;
+use crate::peer::pause;
 
 /// Where a ring's producers and event indices are, and its slots.
 pub(crate) const INDICES: [usize; 4] = [0, 4, 8, 12];
@@ -36,7 +37,6 @@ pub(crate) fn disturb(
     port: &SimPort,
     references: &[GrantRef],
 ) {
-    let clock = xen.dom0();
     let mut produced = vec![[0_u32; 4]; rings.len()];
     while !input.0.is_empty() {
         let choice = input.byte();
@@ -69,11 +69,9 @@ pub(crate) fn disturb(
         }
         if choice & 0x80 != 0 {
             port.notify();
-            let clock = clock.clone();
-            xen.run(async move { clock.sleep(Duration::from_micros(30)).await });
+            pause(xen, Duration::from_micros(30));
         }
     }
     port.notify();
-    let clock = clock.clone();
-    xen.run(async move { clock.sleep(Duration::from_millis(2)).await });
+    pause(xen, Duration::from_millis(2));
 }

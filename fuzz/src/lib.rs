@@ -4,10 +4,14 @@
 //! and what was ever found, on the ordinary compiler. A target is a file of `src/targets`, and its line in `targets.rs`.
 
 mod disturb;
+mod frame;
 mod input;
+mod net;
 mod peer;
+mod second;
 #[cfg(test)]
 mod short;
+mod stack;
 mod targets;
 
 pub use targets::TARGETS;

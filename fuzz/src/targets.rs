@@ -23,15 +23,26 @@ macro_rules! targets {
     };
 }
 
+mod arguments;
 mod blkback;
 mod blkfront;
+mod console;
+mod control;
+mod dns;
 mod ext4;
 mod http;
+mod mss;
 mod netback;
 mod netfront;
+mod offloads;
 mod packet;
 mod ring;
 mod server;
+mod start_info;
 mod tar;
+mod xenbus;
 
-targets! { blkback, blkfront, ext4, http, netback, netfront, packet, ring, server, tar }
+targets! {
+    arguments, blkback, blkfront, console, control, dns, ext4, http, mss, netback, netfront, offloads, packet,
+    ring, server, start_info, tar, xenbus
+}

@@ -5,16 +5,16 @@ use std::time::Duration;
 use xen_blkif::protocol::SECTOR_SIZE;
 use xen_blkif::{BlockDevice, Geometry, front};
 use xen_hal::{Clock, EventChannels, GrantRef, PortNumber};
-use xen_sim::{Domain, Toolstack, Xen};
-use xenstore_client::Error;
+use xen_sim::{Domain, Xen};
 
 use crate::disturb::{BLOCK_SLOTS, disturb};
 use crate::input::Input;
-use crate::peer::{map, state};
+use crate::peer::{attach, map, read, until_state, write};
+use crate::second::second_processor;
 
 const DEVICE: u32 = 51712;
 
-pub(super) const SHORT: u32 = 300;
+pub(super) const SHORT: u32 = 60;
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
     Vec::new()
@@ -23,7 +23,6 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
 pub(super) fn run(data: &[u8]) {
     let mut input = Input(data);
     let xen = Xen::new(u64::from(input.byte()));
-    let toolstack = xen.toolstack();
     let (guest, server) = (xen.domain(), xen.domain());
     let offers = [
         ("sectors", input.word() % 3000),
@@ -35,28 +34,24 @@ pub(super) fn run(data: &[u8]) {
         ("feature-barrier", u32::from(input.byte() % 2)),
         ("feature-discard", u32::from(input.byte() % 2)),
     ];
-    let (own, peer) = (server.clone(), guest.id());
-    let made = xen.run({
-        let guest = guest.clone();
-        async move {
-            toolstack.attach_with("vbd", peer, own.id(), DEVICE, &[]).await?;
-            start_users(&guest);
-            let store = own.store();
-            let (front, back) = Toolstack::paths("vbd", peer, own.id(), DEVICE);
-            store.set(&format!("{back}/state"), &2_u32).await?;
-            state(&store, &front, 3).await?;
-            let reference: GrantRef = store.read_as(&format!("{front}/ring-ref")).await?;
-            let port: PortNumber = store.read_as(&format!("{front}/event-channel")).await?;
-            for (key, value) in offers {
-                store.set(&format!("{back}/{key}"), &value).await?;
-            }
-            store.set(&format!("{back}/state"), &4_u32).await?;
-            Ok::<_, Error>((map(&own, peer, reference), own.bind_interdomain(peer, port).expect("a port")))
-        }
-    });
-    let (ring, port) = made.expect("the store works");
+    let (front, back) = attach(&xen, "vbd", (&guest, &server), DEVICE, &[]);
+    start_users(&guest);
+    let write = |key: &str, value: u32| write(&xen, server.id(), &format!("{back}/{key}"), value);
+    write("state", 2);
+    until_state(&xen, &front, 3);
+    let reference = GrantRef(read(&xen, &format!("{front}/ring-ref")).expect("it is written"));
+    let port = PortNumber(read(&xen, &format!("{front}/event-channel")).expect("it is written"));
+    for (key, value) in offers {
+        write(key, value);
+    }
+    write("state", 4);
+    let (ring, port) =
+        (map(&server, guest.id(), reference), server.bind_interdomain(guest.id(), port).expect("a port"));
+    second_processor(&server, &mut input);
     disturb(&xen, &mut input, &[&ring], BLOCK_SLOTS, &port, &[GrantRef(8), GrantRef(9)]);
+    server.one_processor();
     drop((ring, port));
+    xen.check_budgets();
     xen.end();
 }
 

@@ -1,83 +1,32 @@
 //! netback, against a guest that sends and asks for anything.
 
-use xen_hal::{Access, EventChannels, Port};
-use xen_netif::back::{self, Limits, Packet};
-use xen_sim::{Toolstack, Xen};
+use xen_hal::Access;
+use xen_netif::back::{Packet, Sum};
+use xen_sim::Xen;
 
-use crate::disturb::{INDICES, TX_SLOTS, disturb};
+use crate::disturb::{TX_SLOTS, disturb};
 use crate::input::Input;
-use crate::peer::{lend, state};
+use crate::net::{Guest, connect};
+use crate::peer::lend;
+use crate::second::second_processor;
 
-const MAC: &str = "00:16:3e:01:02:03";
-
-pub(super) const SHORT: u32 = 300;
+pub(super) const SHORT: u32 = 60;
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
-    Vec::new()
+    // Index by index, and slot by slot: packets of one slot and of two.
+    let one = [0, 0, 2, 0, 0, 0, 0x08, 0, 0, 1, 2, 0, 1, 2, 0, 0, 0, 60, 0, 0x81];
+    vec![[&[0, 0x7f, 0], &one[..]].concat(), [&[1, 3, 0], &one[..], &one[..], &[0x90, 5]].concat()]
 }
 
 pub(super) fn run(data: &[u8]) {
     let mut input = Input(data);
     let xen = Xen::new(u64::from(input.byte()));
+    // What comes is sent back, also as if its checksum was blank.
+    let packets = |packet: Packet| vec![Packet { sum: Sum::Blank, ..packet.clone() }, packet];
     let features = input.byte();
-    let toolstack = xen.toolstack();
-    let (guest, server) = (xen.domain(), xen.domain());
-    let (store, memory) = (server.store(), server.clone());
-    server
-        .spawn(async move {
-            let spawner = memory.clone();
-            // What comes is sent back.
-            let opened = |port: back::Port| {
-                let echo = async move {
-                    while let Some(packet) = port.receive().await {
-                        let _ = port.send(Packet { sum: back::Sum::Blank, ..packet.clone() });
-                        let _ = port.send(packet);
-                    }
-                };
-                spawner.spawn(echo).detach();
-                Ok(())
-            };
-            let limits = Limits { from_guest: 200_000, to_guest: 200_000 };
-            drop(back::serve(&store, memory.clone(), memory.clone(), memory.clone(), limits, opened).await);
-        })
-        .detach();
-    let (own, peer) = (guest.clone(), server.id());
-    let (tx, rx, data, port) = xen.run(async move {
-        let lend = |access| lend(&own, peer, access);
-        let (tx, rx) = (lend(Access::ReadWrite), lend(Access::ReadWrite));
-        let data = [lend(Access::ReadWrite), lend(Access::ReadOnly)];
-        for index in [1, 3] {
-            tx.store(INDICES[index], 1);
-            rx.store(INDICES[index], 1);
-        }
-        let port = own.alloc_unbound(peer).expect("a port");
-        let connect = async {
-            let store = own.store();
-            toolstack.attach_with("vif", own.id(), peer, 0, &[("mac", MAC)]).await?;
-            let (front, back) = Toolstack::paths("vif", own.id(), peer, 0);
-            state(&store, &back, 2).await?;
-            store.set(&format!("{front}/tx-ring-ref"), &tx.reference().expect("it is lent")).await?;
-            store.set(&format!("{front}/rx-ring-ref"), &rx.reference().expect("it is lent")).await?;
-            store.set(&format!("{front}/event-channel"), &port.number()).await?;
-            store.set(&format!("{front}/request-rx-copy"), &true).await?;
-            let keys = [
-                "feature-sg",
-                "feature-gso-tcpv4",
-                "feature-gso-tcpv6",
-                "feature-no-csum-offload",
-                "feature-ipv6-csum-offload",
-                "feature-rx-notify",
-                "request-multicast-control",
-            ];
-            for (bit, key) in keys.into_iter().enumerate() {
-                store.set(&format!("{front}/{key}"), &(features >> bit & 1 != 0)).await?;
-            }
-            store.set(&format!("{front}/state"), &4_u32).await?;
-            state(&store, &back, 4).await
-        };
-        connect.await.expect("the store works");
-        (tx, rx, data, port)
-    });
+    let Guest { domain, server, tx, rx, port } = connect(&xen, features, packets);
+    let data = [Access::ReadWrite, Access::ReadOnly].map(|access| lend(&domain, server.id(), access));
+    second_processor(&domain, &mut input);
     // Something that looks like a packet, as far as it goes.
     for (page, bytes) in data.iter().zip([&[0x45_u8, 0, 0, 60][..], &[0x60, 0, 0, 0, 0, 40, 6]]) {
         page.write(14, bytes);
@@ -86,6 +35,8 @@ pub(super) fn run(data: &[u8]) {
     }
     let references = [data[0].reference(), data[1].reference()].map(|reference| reference.expect("it is lent"));
     disturb(&xen, &mut input, &[&tx, &rx], TX_SLOTS, &port, &references);
+    domain.one_processor();
     drop((tx, rx, data, port));
+    xen.check_budgets();
     xen.end();
 }

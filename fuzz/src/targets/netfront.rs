@@ -5,18 +5,17 @@ use std::task::Poll;
 use std::time::Duration;
 
 use embassy_net_driver::{Driver, RxToken, TxToken};
-use xen_hal::{Clock, EventChannels, GrantRef, PortNumber};
+use xen_hal::{Clock, DomId, EventChannels, GrantRef, PortNumber};
 use xen_netif::front::{self, Options};
-use xen_sim::{Domain, Toolstack, Xen};
-use xenstore_client::Error;
+use xen_sim::{Domain, Xen};
 
 use crate::disturb::{RX_SLOTS, TX_SLOTS, disturb};
 use crate::input::Input;
-use crate::peer::{map, state};
+use crate::net::MAC;
+use crate::peer::{attach, map, read, until_state, write};
+use crate::second::second_processor;
 
-const MAC: &str = "00:16:3e:01:02:03";
-
-pub(super) const SHORT: u32 = 300;
+pub(super) const SHORT: u32 = 60;
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
     Vec::new()
@@ -25,37 +24,30 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
 pub(super) fn run(data: &[u8]) {
     let mut input = Input(data);
     let xen = Xen::new(u64::from(input.byte()));
-    let toolstack = xen.toolstack();
     let (guest, server) = (xen.domain(), xen.domain());
     let bits = input.byte();
     let offers = ["feature-sg", "feature-gso-tcpv4", "feature-gso-tcpv6", "feature-no-csum-offload"];
-    let (own, peer) = (server.clone(), guest.id());
-    let made = xen.run({
-        let guest = guest.clone();
-        async move {
-            toolstack.attach_with("vif", peer, own.id(), 0, &[]).await?;
-            let (front, back) = Toolstack::paths("vif", peer, own.id(), 0);
-            toolstack.store().set(&format!("{front}/mac"), MAC).await?;
-            start_users(&guest);
-            let store = own.store();
-            for (bit, key) in offers.into_iter().enumerate() {
-                store.set(&format!("{back}/{key}"), &(bits >> bit & 1 != 0)).await?;
-            }
-            store.set(&format!("{back}/feature-rx-copy"), &true).await?;
-            store.set(&format!("{back}/state"), &2_u32).await?;
-            state(&store, &front, 4).await?;
-            let tx: GrantRef = store.read_as(&format!("{front}/tx-ring-ref")).await?;
-            let rx: GrantRef = store.read_as(&format!("{front}/rx-ring-ref")).await?;
-            let port: PortNumber = store.read_as(&format!("{front}/event-channel")).await?;
-            store.set(&format!("{back}/state"), &4_u32).await?;
-            let port = own.bind_interdomain(peer, port).expect("a port");
-            Ok::<_, Error>((map(&own, peer, tx), map(&own, peer, rx), port))
-        }
-    });
-    let (tx, rx, port) = made.expect("the store works");
+    let (front, back) = attach(&xen, "vif", (&guest, &server), 0, &[]);
+    write(&xen, DomId::DOM0, &format!("{front}/mac"), MAC);
+    start_users(&guest);
+    let write = |key: &str, value: u32| write(&xen, server.id(), &format!("{back}/{key}"), value);
+    for (bit, key) in offers.into_iter().enumerate() {
+        write(key, u32::from(bits >> bit & 1));
+    }
+    write("feature-rx-copy", 1);
+    write("state", 2);
+    until_state(&xen, &front, 4);
+    let number = |key: &str| read::<u32>(&xen, &format!("{front}/{key}")).expect("it is written");
+    let map = |key: &str| map(&server, guest.id(), GrantRef(number(key)));
+    let (tx, rx) = (map("tx-ring-ref"), map("rx-ring-ref"));
+    let port = server.bind_interdomain(guest.id(), PortNumber(number("event-channel"))).expect("a port");
+    write("state", 4);
+    second_processor(&server, &mut input);
     let slots = if input.byte() & 1 == 0 { RX_SLOTS } else { TX_SLOTS };
     disturb(&xen, &mut input, &[&rx, &tx], slots, &port, &[GrantRef(8), GrantRef(9)]);
+    server.one_processor();
     drop((tx, rx, port));
+    xen.check_budgets();
     xen.end();
 }
 

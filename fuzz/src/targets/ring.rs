@@ -5,7 +5,7 @@ use xen_sim::Xen;
 use xenstore_client::wire::offsets::{REPLIES, REQUESTS, SERVER_FEATURES};
 use xenstore_client::wire::{HEADER_SIZE, Header};
 
-pub(super) const SHORT: u32 = 1500;
+pub(super) const SHORT: u32 = 500;
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
     Vec::new()

@@ -4,7 +4,7 @@ use xen_hal::DomId;
 use xen_sim::store::Server;
 use xenstore_client::wire::{HEADER_SIZE, Header};
 
-pub(super) const SHORT: u32 = 20000;
+pub(super) const SHORT: u32 = 5000;
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
     Vec::new()
