@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::Tally;
+use super::{Tally, deny};
 use crate::lab;
 use crate::paths::{apps, repo};
 
@@ -33,6 +33,7 @@ pub fn run(tally: &Tally) {
     tally.step("clippy of the guests", || {
         cargo(&apps, &["clippy", "--quiet", "--release", "--workspace", "--", "-D", "warnings"])
     });
+    tally.step("dependencies", deny::check);
     tally.step("tests on the host", || {
         let mut command = command(&root, &["test", "--workspace", "--features", "sarab/net"]);
         match lab::headers() {

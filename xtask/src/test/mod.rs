@@ -1,6 +1,7 @@
 //! `cargo xen test`: everything that is checked before a change lands.
 
 mod checks;
+mod deny;
 mod disk;
 pub mod domain;
 mod host;
