@@ -50,7 +50,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("cargo xen logs --elf APP [FILE]", Proof::Ends("what a console printed")),
     ("cargo xen logs --elf APP FILE", Proof::Ends("what a console printed")),
     ("cargo xen bench", Proof::Help),
-    ("cargo xen fuzz TARGET", Proof::Help),
+    ("cargo xen fuzz --minutes N", Proof::Help),
     ("cargo xen lab shell", Proof::Help),
     ("cargo xen doctor", Proof::Ends("boots offline")),
     ("cargo xen run store --set mode=check", Proof::Ends(" passed, 0 failed")),
