@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,30 @@ impl Client {
         // In one segment.
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
         self.0.get_mut().write_all(request.as_bytes())?;
+        self.answer(path, expected)
+    }
+
+    /// The connection itself.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        self.0.get_mut()
+    }
+
+    /// Waits until the other end has all that was written, so that what is written next goes by itself.
+    pub fn wait_until_sent(&mut self) -> Result<()> {
+        loop {
+            let mut left: libc::c_int = 0;
+            // SAFETY: the request writes one number, to where it is told.
+            let outcome = unsafe { libc::ioctl(self.0.get_ref().as_raw_fd(), libc::TIOCOUTQ, &raw mut left) };
+            ensure!(outcome == 0, "{}", std::io::Error::last_os_error());
+            if left == 0 {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// An answer to what was asked already.
+    pub fn answer(&mut self, path: &str, expected: &str) -> Result<(String, Vec<u8>)> {
         let mut head = String::new();
         loop {
             let before = head.len();

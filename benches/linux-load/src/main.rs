@@ -4,6 +4,7 @@ mod disk;
 mod http;
 mod iperf;
 mod site;
+mod soak;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ const USAGE: &str = "usage: linux-load disk DEVICE MILLISECONDS [write]
        linux-load http ADDRESS:PORT PATH CLIENTS COUNT PER_CONNECTION
        linux-load site ADDRESS:PORT FOLDER CLIENTS
        linux-load parts ADDRESS:PORT PATH CLIENTS COUNT LENGTH SIZE
+       linux-load soak ADDRESS:PORT REQUESTS SEGMENTS CLIENTS ALLOWED
        linux-load drain ADDRESS:PORT BYTES";
 
 fn main() -> Result<()> {
@@ -28,6 +30,9 @@ fn main() -> Result<()> {
         ["site", address, folder, clients] => site::run(address, folder.as_ref(), number(clients)? as usize),
         ["parts", address, path, clients, count, len, size] => {
             site::parts(address, path, number(clients)?, number(count)?, number(len)?, number(size)?)
+        }
+        ["soak", address, requests, segments, clients, allowed] => {
+            soak::run(address, number(requests)?, number(segments)?, number(clients)?, number(allowed)?)
         }
         ["drain", address, bytes] => iperf::drain(address, number(bytes)?),
         _ => bail!(USAGE),

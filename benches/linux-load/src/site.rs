@@ -17,11 +17,11 @@ const GARBAGE: [(&[u8], &str); 9] = [
     (b"\r\n\r\n", "HTTP/1.1 400"),
     (b"GARBAGE\r\n\r\n", "HTTP/1.1 400"),
     (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", "HTTP/1.1 400"),
-    (b"GET /../../etc/passwd HTTP/1.1\r\nConnection: close\r\n\r\n", "HTTP/1.1 400"),
-    (b"GET /%2e%2e/%00 HTTP/1.1\r\nConnection: close\r\n\r\n", "HTTP/1.1 400"),
-    (b"DELETE / HTTP/1.1\r\nConnection: close\r\n\r\n", "HTTP/1.1 405"),
-    (b"GET /nothing HTTP/1.1\r\nConnection: close\r\n\r\n", "HTTP/1.1 404"),
-    (b"GET / HTTP/1.1\r\nRange: bytes=999999999-\r\nConnection: close\r\n\r\n", "HTTP/1.1 416"),
+    (b"GET /../../etc/passwd HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "HTTP/1.1 400"),
+    (b"GET /%2e%2e/%00 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "HTTP/1.1 400"),
+    (b"DELETE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "HTTP/1.1 405"),
+    (b"GET /nothing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "HTTP/1.1 404"),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=999999999-\r\nConnection: close\r\n\r\n", "HTTP/1.1 416"),
     (&[0xff; 6000], ""),
 ];
 

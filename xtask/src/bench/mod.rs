@@ -5,6 +5,7 @@
 mod disk;
 mod http;
 mod net;
+mod soak;
 mod store;
 
 use std::time::Duration;
@@ -24,8 +25,9 @@ pub struct BenchArgs {
     /// Only in the lab
     #[arg(long)]
     lab_only: bool,
-    /// Only this: store (requests to the store), disk, net or http (each beside a Linux guest)
-    #[arg(long, value_name = "WHAT", value_parser = ["store", "disk", "net", "http"])]
+    /// Only this: store (requests to the store), disk, net or http (each beside a Linux guest), or soak (whether `web`'s
+    /// memory stays as it is, which takes long and is not done otherwise)
+    #[arg(long, value_name = "WHAT", value_parser = ["store", "disk", "net", "http", "soak"])]
     only: Option<String>,
     /// Which Xen in the lab: bookworm (4.17) or trixie (4.20)
     #[arg(long, value_name = "SUITE", value_parser = parse_suite)]
@@ -65,6 +67,9 @@ pub fn command(args: &BenchArgs) -> Result<()> {
     }
     if wanted("http") {
         http::lab(&lab, args.rounds)?;
+    }
+    if args.only.as_deref() == Some("soak") {
+        soak::lab(&lab)?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use crate::dom0::Dom0;
 pub const ALL: &[(&str, Check)] = &[
     ("web: 1,000 files by tar and by ext4, whole and in parts, with garbage in between", files),
     ("web: a tar of 1 GiB to 64 clients from 16 MiB", large),
+    ("web: many requests and segments of one byte leave the memory as it was", soak),
     ("web: xl shutdown under load", shutdown),
     ("web: a disk that is taken away while it serves", no_disk_any_more),
 ];
@@ -20,6 +21,7 @@ pub const ALL: &[(&str, Check)] = &[
 /// What is done for one Xen alone, for its time.
 pub const AT_LENGTH: [(&str, Check); 2] = [
     ("web: entity tags, compressed files, folders and pages of its own", answers),
+    ("web: requests that are none, and clients that hold on", hostile),
     ("web: no site, and what is wrong with it", wrong),
 ];
 
@@ -101,7 +103,12 @@ fn serve<'a>(f: &'a Fixture<'_>, name: &str, image: &str, memory: u64) -> Result
 
 /// What the server says to a request of these lines, by dom0's `nc`.
 fn ask(f: &Fixture, address: &str, lines: &str) -> Result<String> {
-    f.lab.run(&format!("printf '{lines}\\r\\nConnection: close\\r\\n\\r\\n' | timeout 20 nc {address} 80"))
+    raw(f, address, &format!("{lines}\\r\\nHost: {address}\\r\\nConnection: close\\r\\n\\r\\n"))
+}
+
+/// What it says to these bytes, until it ends the connection.
+fn raw(f: &Fixture, address: &str, bytes: &str) -> Result<String> {
+    f.lab.run(&format!("printf '{bytes}' | timeout 20 nc {address} 80"))
 }
 
 fn answers(f: &Fixture) -> Result<String> {
@@ -124,6 +131,7 @@ fn answers(f: &Fixture) -> Result<String> {
             ],
         ),
         ("GET /docs HTTP/1.1".into(), vec!["HTTP/1.1 301", "Location: /docs/"]),
+        ("GET //docs HTTP/1.1".into(), vec!["HTTP/1.1 301", "Location: /docs/"]),
         ("GET /docs/ HTTP/1.1".into(), vec!["HTTP/1.1 200", "<title>Docs</title>"]),
         ("GET /Gr%%C3%%BC%%C3%%9Fe%%20und%%20mehr.txt HTTP/1.1".into(), vec!["HTTP/1.1 200", "text/plain", "Grüße"]),
         ("GET /none HTTP/1.1".into(), vec!["HTTP/1.1 404", "<title>Not found</title>"]),
@@ -138,12 +146,43 @@ fn answers(f: &Fixture) -> Result<String> {
     // Who says nothing, and who does not come to an end, is not waited for.
     f.lab.run(&format!(
         "(sleep 20 | timeout 18 nc {address} 80; echo $? >/tmp/silent) &
-         ((printf 'GET / HTTP/1.1\\r\\nX: '; sleep 20) | timeout 18 nc {address} 80 >/dev/null; echo $? >/tmp/slow) &
+         ((printf 'GET / HTTP/1.1\\r\\nHost: a\\r\\nX: '; sleep 20) | timeout 18 nc {address} 80 >/dev/null; echo $? >/tmp/slow) &
          wait; cat /tmp/silent /tmp/slow | grep -v '^0$' && {{ echo 'still connected'; exit 1; }}; true"
     ))?;
     let head = ask(f, &address, "HEAD /bytes HTTP/1.1")?;
     ensure!(head.contains("Content-Length: 100000") && head.trim_end().ends_with("close"), "{head}");
     drop(web);
+    Ok(String::new())
+}
+
+/// A short form of `cargo xen bench --only soak`.
+fn soak(f: &Fixture) -> Result<String> {
+    let (web, address) = start(f, "soak", "")?;
+    put_load(f)?;
+    // One leaked waker for each segment would be 320 KiB.
+    let line = f.lab.run(&format!("/tmp/linux-load soak {address}:80 3000 20000 32 98304 2>&1"));
+    Ok(line.with_context(|| web.console().unwrap_or_default())?.trim().to_owned())
+}
+
+/// What is no request is refused, and ends the connection; and who only holds one lets others in.
+fn hostile(f: &Fixture) -> Result<String> {
+    let (web, address) = start(f, "hostile", "connections=8")?;
+    let second = "GET /metrics HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n";
+    for (request, status) in [
+        ("POST / HTTP/1.1\\r\\nHost: a\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n", "411"),
+        ("GET / HTTP/1.1\\r\\n\\r\\n", "400"),
+        ("GET / HTTP/1.1\\r\\nHost : a\\r\\n\\r\\n", "400"),
+        ("POST / HTTP/1.1\\r\\nHost: a\\r\\nContent-Length: 9\\r\\nExpect: 100-continue\\r\\n\\r\\n", "405"),
+        ("PRI * HTTP/2.0\\r\\n\\r\\n", "505"),
+    ] {
+        let found = raw(f, &address, &format!("{request}{second}"))?;
+        let answers = found.matches("HTTP/1.1 ").count() - found.matches("only HTTP/1.1 ").count();
+        ensure!(found.starts_with(&format!("HTTP/1.1 {status}")) && answers == 1, "{request}: {found}");
+    }
+    // More than there are places, and none of them asks for anything.
+    f.lab.run(&format!("for i in 1 2 3 4 5 6 7 8; do (sleep 9 | timeout 9 nc {address} 80 >/dev/null &) ; done; sleep 2"))?;
+    let found = ask(f, &address, "GET / HTTP/1.1")?;
+    ensure!(found.starts_with("HTTP/1.1 200"), "{found}\n{}", web.console()?);
     Ok(String::new())
 }
 
@@ -206,13 +245,13 @@ fn no_disk_any_more(f: &Fixture) -> Result<String> {
     let (web, address) = serve(f, "unplug", "/tmp/big.tar", 16)?;
     // A client that stops reading in the middle, and goes on when the disk is gone.
     let got = f.lab.run(&format!(
-        "printf 'GET /big.bin HTTP/1.1\\r\\n\\r\\n' >/tmp/request
+        "printf 'GET /big.bin HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n' >/tmp/request
          (cat /tmp/request; sleep 8) | timeout 30 nc {address} 80 | (sleep 3; wc -c) >/tmp/count &
          sleep 1; xl block-detach unplug xvda >/dev/null 2>&1; wait; cat /tmp/count; rm /tmp/big.tar"
     ))?;
     let count: u64 = got.lines().last().unwrap_or_default().trim().parse().with_context(|| got.clone())?;
     ensure!((1..8 << 20).contains(&count), "{count} bytes came");
-    let console = web.wait_for("web: /big.bin: cut at byte ", 20)?;
+    let console = web.wait_for("web: \"/big.bin\": cut at byte ", 20)?;
     let found = ask(f, &address, "GET /big.bin HTTP/1.1")?;
     ensure!(found.contains("HTTP/1.1 500") && found.contains("<title>The disk fails</title>"), "{found}");
     // What needs no disk goes on.
