@@ -549,7 +549,8 @@ mod tests {
         ) {
             let memory = memory();
             let mut front = FrontRing::new(Numbers, &memory);
-            (memory.store(REQ_PROD, start), memory.store(RSP_PROD, start));
+            memory.store(REQ_PROD, start);
+            memory.store(RSP_PROD, start);
             let mut back = BackRing::attach(Numbers, &memory).unwrap();
             (front.produced, front.published, front.consumed, front.seen) = (start.wrapping_add(16), start.wrapping_add(16), start, start);
             // As far as this end knows, and where the index is in truth.

@@ -88,8 +88,7 @@ fn each_test_of_an_advisory_is_in_the_page() {
 fn advisories(test: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut kind = "";
-    let mut words = test.split('_').peekable();
-    while let Some(word) = words.next() {
+    for word in test.split('_') {
         match word {
             "xsa" => kind = "XSA-",
             "cve" => kind = "CVE-2026-",

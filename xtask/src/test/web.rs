@@ -180,7 +180,9 @@ fn hostile(f: &Fixture) -> Result<String> {
         ensure!(found.starts_with(&format!("HTTP/1.1 {status}")) && answers == 1, "{request}: {found}");
     }
     // More than there are places, and none of them asks for anything.
-    f.lab.run(&format!("for i in 1 2 3 4 5 6 7 8; do (sleep 9 | timeout 9 nc {address} 80 >/dev/null &) ; done; sleep 2"))?;
+    f.lab.run(&format!(
+        "for i in 1 2 3 4 5 6 7 8; do (sleep 9 | timeout 9 nc {address} 80 >/dev/null &) ; done; sleep 2"
+    ))?;
     let found = ask(f, &address, "GET / HTTP/1.1")?;
     ensure!(found.starts_with("HTTP/1.1 200"), "{found}\n{}", web.console()?);
     Ok(String::new())
