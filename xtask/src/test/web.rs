@@ -19,7 +19,7 @@ pub const ALL: &[(&str, Check)] = &[
 ];
 
 /// What is done for one Xen alone, for its time.
-pub const AT_LENGTH: [(&str, Check); 2] = [
+pub const AT_LENGTH: [(&str, Check); 3] = [
     ("web: entity tags, compressed files, folders and pages of its own", answers),
     ("web: requests that are none, and clients that hold on", hostile),
     ("web: no site, and what is wrong with it", wrong),
