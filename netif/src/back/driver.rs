@@ -281,7 +281,10 @@ async fn serve<M: Memory + 'static, P: xen_hal::Port>(
     let Link { rings, tx_port, rx_port, patience, .. } = link;
     let rings = Rc::new(RefCell::new(rings));
     let shown = rings.clone();
-    *shared.rings.borrow_mut() = Some(Box::new(move |f| shown.borrow().show(f)));
+    *shared.rings.borrow_mut() = Some(Box::new(move |f| match shown.try_borrow() {
+        Ok(rings) => rings.show(f),
+        Err(_) => f.write_str("in use"),
+    }));
     let credit = Credit::new(shared.attach.rate, clock.now());
     let mut service = Service { memory, shared, tx_port, rx_port, patience, credit, stuck: None };
     let mut storm = Storm::default();
