@@ -343,11 +343,14 @@ fn a_guest_has_no_more_in_flight_than_its_share() {
     }
 }
 
+/// What is run at each access, if anything.
+type Feed = Rc<RefCell<Option<Box<dyn Fn()>>>>;
+
 /// A device whose reads are instant; meanwhile the guest's other processor asks for one more, as one that runs beside ours
 /// can.
 struct Feeding {
     disk: RamDisk<Domain>,
-    feed: Rc<RefCell<Option<Box<dyn Fn()>>>>,
+    feed: Feed,
 }
 
 impl BlockDevice for Feeding {

@@ -106,9 +106,9 @@ impl Report {
         if std::mem::take(&mut self.message_follows) {
             self.what.push(line.to_owned());
         }
-        if line.starts_with('#') {
+        if let Some(status) = line.strip_prefix('#') {
             self.started = true;
-            self.outcome.executions = number(line[1..].split_whitespace().next()).unwrap_or(self.outcome.executions);
+            self.outcome.executions = number(status.split_whitespace().next()).unwrap_or(self.outcome.executions);
             self.outcome.coverage = after(line, "cov:").unwrap_or(self.outcome.coverage);
         } else if let Some(count) = after(line, "stat::number_of_executed_units:") {
             self.outcome.executions = count;
