@@ -18,7 +18,7 @@ pub(crate) fn write(xen: &Xen, domain: DomId, path: &str, value: impl Display) {
     write_bytes(xen, domain, path, value.to_string().as_bytes()).expect("it may be written");
 }
 
-/// As [`write`], with any value; an error where the store refuses it.
+/// As [`write()`], with any value; an error where the store refuses it.
 pub(crate) fn write_bytes(xen: &Xen, domain: DomId, path: &str, value: &[u8]) -> Result<(), Errno> {
     xen.server().borrow_mut().act(domain, Request::Write { path, value })
 }

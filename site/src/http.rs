@@ -32,7 +32,7 @@ const QUERY: &AsciiSet = &CONTROLS
 /// What no path holds, or what would mean something else in it.
 const PATH: &AsciiSet = &QUERY.add(b'%').add(b'?').add(b'[').add(b']');
 
-/// The address of a folder by its [name](name) in the site, for a client that has left out the `/` at its end. It is on this
+/// The address of a folder by its [name] in the site, for a client that has left out the `/` at its end. It is on this
 /// server whatever the name is: it begins with one `/`, and with no backslash, which browsers take for another.
 pub fn folder_address(name: &str, query: Option<&str>) -> String {
     let mut address = format!("/{}/", utf8_percent_encode(name, PATH));
