@@ -213,11 +213,12 @@ fn bad_words(f: &Fixture) -> Result<String> {
         (
             "ip=10.0.0.300/24",
             VIF,
-            "error: command line: `ip=10.0.0.300/24`: expected dhcp, or an address with its prefix",
+            "error: command line: `ip=10.0.0.300/24`: expected dhcp, or a host's address with its prefix",
         ),
         ("ip=10.0.0.3/33", VIF, "error: command line: `ip=10.0.0.3/33`: expected dhcp, or"),
         ("ip6=fd00::1", VIF, "error: command line: `ip6=fd00::1`: expected auto, or"),
-        ("ip=10.0.0.3/24 gw=here", VIF, "error: command line: `gw=here`: expected an IPv4 address"),
+        ("ip=10.0.0.3/24 gw=here", VIF, "error: command line: `gw=here`: expected a host's IPv4 address"),
+        ("ip=10.0.0.3/24 gw=0.0.0.0", VIF, "error: command line: `gw=0.0.0.0`: expected a host's IPv4 address"),
         ("", "", "error: the domain has no network interface; its xl file lists them (vif = [...])"),
     ] {
         let domain = guest(&f.lab, &f.guests.web, "bad").memory(16).command_line(words).line(vif).create()?;
