@@ -167,7 +167,7 @@ impl Walk {
             "FILE" | "[FILE]" => self.file.display().to_string(),
             "APP" => "hello".to_owned(),
             "PATH" => "../my-hello".to_owned(),
-            "TARGET" => "packet".to_owned(),
+            "N" => "1".to_owned(),
             word => word.to_owned(),
         });
         let mut command = Command::new(words.next().context("an empty command")?);
