@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -23,19 +23,23 @@ const REQUESTS: [(&str, &str, &str); 6] = [
 /// Connections after which a client makes a new one, so that these are many as well.
 const PER_CONNECTION: u64 = 100;
 
+/// How often progress is printed.
+const PROGRESS: Duration = Duration::from_secs(10);
+
 /// Makes so many requests and sends so many segments, by so many clients at once; an error where the server's free memory is
 /// less than before by more than `allowed` bytes.
 pub fn run(address: &str, requests: u64, segments: u64, clients: u64, allowed: u64) -> Result<()> {
     // What it needs for so many at once it takes now, and tells how it is then.
-    share(requests.min(clients * 20), clients, |left| ask(address, left))?;
-    share(segments.min(clients * 400), clients, |left| trickle(address, left))?;
+    share("requests before", requests.min(clients * 20), clients, |left| ask(address, left))?;
+    let warmup = segments.min(clients * 400);
+    share("segments before", warmup, clients, |left| trickle(address, left, warmup / clients))?;
     let before = metrics(address)?;
     let start = Instant::now();
-    share(requests, clients, |left| ask(address, left))?;
+    share("requests", requests, clients, |left| ask(address, left))?;
     let asked = start.elapsed().as_secs_f64();
     let between = metrics(address)?;
     let start = Instant::now();
-    share(segments, clients, |left| trickle(address, left))?;
+    share("segments", segments, clients, |left| trickle(address, left, segments / clients))?;
     let sent = start.elapsed().as_secs_f64();
     let after = metrics(address)?;
     let value = |all: &BTreeMap<String, u64>, name: &str| all.get(name).copied().with_context(|| format!("no {name}"));
@@ -60,11 +64,19 @@ pub fn run(address: &str, requests: u64, segments: u64, clients: u64, allowed: u
     Ok(())
 }
 
-/// Has clients work until nothing is left to be taken.
-fn share(count: u64, clients: u64, client: impl Fn(&AtomicU64) -> Result<()> + Sync) -> Result<()> {
+/// Has clients work until nothing is left to be taken, and prints every few seconds how much is.
+fn share(what: &str, count: u64, clients: u64, client: impl Fn(&AtomicU64) -> Result<()> + Sync) -> Result<()> {
     let left = AtomicU64::new(count);
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..clients).map(|_| scope.spawn(|| client(&left))).collect();
+        let mut next = Instant::now() + PROGRESS;
+        while !clients.iter().all(|client| client.is_finished()) {
+            if Instant::now() >= next {
+                println!("{what}: {} of {count}", count - left.load(Ordering::Relaxed));
+                next += PROGRESS;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         clients.into_iter().try_for_each(|client| client.join().expect("no panic"))
     })
 }
@@ -88,12 +100,13 @@ fn ask(address: &str, left: &AtomicU64) -> Result<()> {
     }
 }
 
-/// Requests whose bytes are written one by one.
-fn trickle(address: &str, left: &AtomicU64) -> Result<()> {
+/// Requests whose bytes are written one by one; at most `share` of them on one connection, so that no client takes all.
+fn trickle(address: &str, left: &AtomicU64, share: u64) -> Result<()> {
     let request = format!("GET /index.html HTTP/1.1\r\nHost: {address}\r\n\r\n");
     loop {
         // Whole requests: the last ones may be a few segments too many.
-        let count = take(left, PER_CONNECTION * request.len() as u64).div_ceil(request.len() as u64);
+        let most = share.clamp(1, PER_CONNECTION * request.len() as u64);
+        let count = take(left, most).div_ceil(request.len() as u64);
         if count == 0 {
             return Ok(());
         }
@@ -111,7 +124,7 @@ fn trickle(address: &str, left: &AtomicU64) -> Result<()> {
 /// What the server says of itself.
 fn metrics(address: &str) -> Result<BTreeMap<String, u64>> {
     // Connections that have just ended take their time.
-    std::thread::sleep(std::time::Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(5));
     let (_, text) = Client::connect(address)?.get(address, "/metrics", "", "HTTP/1.1 200")?;
     let text = String::from_utf8(text)?;
     let lines = text.lines().filter(|line| !line.starts_with('#'));
