@@ -33,6 +33,7 @@ ifconfig xenbr0 10.0.2.10 netmask 255.255.255.0 up
 route add default gw 10.0.2.2 2>/dev/null
 
 nc -ll -p 5555 -e /bin/lab-agent </dev/null >/dev/null 2>&1 &
+until grep -q ':15B3 ' /proc/net/tcp /proc/net/tcp6 2>/dev/null; do usleep 20000; done
 echo "lab: ready"
 if [ "@SHELL@" = yes ]; then
   echo "dom0 of the lab: xl, xenstore-ls, … ; 'exit' ends it"
