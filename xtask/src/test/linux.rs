@@ -39,7 +39,7 @@ fn served(f: &Fixture) -> Result<String> {
            timeout 30 iperf3 -c 10.9.0.1 -t 1 $words >/tmp/iperf 2>&1 || { echo $words; cat /tmp/iperf; exit 1; }
          done; echo uptime $(cat /proc/uptime)";
     let linux = linux(&f.lab, "linux", job, &[])?.line(&disks).line(&vif(92)).create()?;
-    let (_, reason, _) = linux.wait_end(180).or_else(|error| {
+    let (_, reason, _) = linux.wait_end(600).or_else(|error| {
         // Which end waits for which.
         let state = f.lab.run("xl debug-keys e; xl list; xl vcpu-list; xl dmesg | tail -n 90")?;
         Err(error.context(state))
