@@ -1,7 +1,9 @@
 //! The domain's network: its interfaces, and a TCP/IP stack on one of them.
 
+mod auto;
 mod config;
 mod guard;
+mod slaac;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -17,6 +19,8 @@ use xenstore_client::{Broken, Error};
 
 use crate::{App, ArgError};
 
+#[doc(hidden)]
+pub use auto::{Autoconfiguration, Heard, Listening, new_stack};
 #[doc(hidden)]
 pub use config::{config, configured};
 pub use embassy_net as stack;
@@ -156,7 +160,8 @@ impl App {
 
     /// A TCP/IP stack with room for so many sockets on the [first interface](App::interface), once it has an address.
     /// The command line says which: `ip=dhcp`, which is usual, or `ip=A.B.C.D/NN` with `gw=` and `dns=`; `ip6=auto` or
-    /// `ip6=ADDRESS/NN`. The address is printed, and written to the store as `data/ip`.
+    /// `ip6=ADDRESS/NN`. The address is printed, and written to the store as `data/ip`. With `ip6=auto` routers tell it
+    /// (RFC 4862), which may come later than an address of IPv4 and may change: the console tells of that.
     ///
     /// Of the sockets DHCP takes one, and names another.
     ///
@@ -171,8 +176,9 @@ impl App {
         let config = config(&self.args())?;
         let interface = self.interface(Options::default()).await?;
         let resources = Box::leak(Box::new(StackResources::<SOCKETS>::new()));
-        let (stack, mut runner) = embassy_net::new(Guarded(interface.device()), config.clone(), resources, self.seed());
+        let (stack, mut runner, routers) = new_stack(interface.device(), &config, resources, self.seed());
         self.spawn(async move { runner.run().await }).detach();
+        self.spawn(routers.run(|text| println!("{text}"))).detach();
         let address = configured(stack, &config, &self.clock(), |text| println!("{text}")).await;
         println!("network: {address}");
         self.store()?.set("data/ip", address.as_str()).await?;

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use embassy_net::{Stack, StackResources};
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join, select};
 use sarab::Args;
-use sarab::network::{Guarded, config, configured};
+use sarab::network::{config, configured, new_stack};
 use xen_hal::Clock;
 use xen_netif::back::{Packet, Sum};
 use xen_netif::checksum;
@@ -56,8 +56,7 @@ pub(crate) fn run(line: &'static [u8], script: impl AsyncFnOnce(Network, Stack<'
     let network = Network { wire: Rc::new(wire), clock: xen.dom0(), said: Rc::default(), configured: Rc::default() };
     xen.run(async move {
         let mut resources = StackResources::<4>::new();
-        let device = Guarded(port.device(MAC, 1500));
-        let (stack, mut runner) = embassy_net::new(device, config.clone(), &mut resources, 7);
+        let (stack, mut runner, routers) = new_stack(port.device(MAC, 1500), &config, &mut resources, 7);
         let clock = network.clock.clone();
         let (said, done) = (network.said.clone(), network.configured.clone());
         let other = async {
@@ -66,6 +65,7 @@ pub(crate) fn run(line: &'static [u8], script: impl AsyncFnOnce(Network, Stack<'
                 *done.borrow_mut() = Some(text);
                 std::future::pending::<()>().await
             };
+            let configure = join(configure, routers.run(|text| said.borrow_mut().push(text.to_string())));
             let script = std::pin::pin!(script(network, stack));
             select(script, std::pin::pin!(configure)).await;
         };

@@ -1,92 +1,17 @@
 //! What anybody on a network can send to a TCP/IP stack that asks for its configuration.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::rc::Rc;
-use std::task::{Context, Waker};
+mod support;
+
 use std::time::Duration;
 
 use embassy_net::udp::{PacketMetadata, UdpSocket};
 use embassy_net::{Config, ConfigV6, Ipv4Address, Stack, StackResources};
-use embassy_net_driver::{
-    Capabilities, Checksum, ChecksumCapabilities, Driver, HardwareAddress, LinkState, RxToken, TxToken,
-};
 use sarab::network::Guarded;
+use support::segment::{MAC, Segment};
 use xen_hal::Clock;
 use xen_sim::{Xen, check};
 
-const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
 const SERVER: [u8; 4] = [10, 0, 0, 1];
-
-/// A network with one interface: what it is to receive, and what it has sent.
-#[derive(Default)]
-struct Segment {
-    to_guest: VecDeque<Vec<u8>>,
-    from_guest: VecDeque<Vec<u8>>,
-    waker: Option<Waker>,
-}
-
-#[derive(Clone, Default)]
-struct Wire(Rc<RefCell<Segment>>);
-
-impl Wire {
-    fn deliver(&self, frame: Vec<u8>) {
-        let mut segment = self.0.borrow_mut();
-        segment.to_guest.push_back(frame);
-        segment.waker.take().into_iter().for_each(Waker::wake);
-    }
-}
-
-struct Received(Vec<u8>);
-
-impl RxToken for Received {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(mut self, read: F) -> R {
-        read(&mut self.0)
-    }
-}
-
-struct Room(Wire);
-
-impl TxToken for Room {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
-        let mut frame = vec![0; len];
-        let outcome = write(&mut frame);
-        self.0.0.borrow_mut().from_guest.push_back(frame);
-        outcome
-    }
-}
-
-impl Driver for Wire {
-    type RxToken<'a> = Received;
-    type TxToken<'a> = Room;
-
-    fn receive(&mut self, cx: &mut Context<'_>) -> Option<(Received, Room)> {
-        let mut segment = self.0.borrow_mut();
-        segment.waker = Some(cx.waker().clone());
-        segment.to_guest.pop_front().map(|frame| (Received(frame), Room(self.clone())))
-    }
-
-    fn transmit(&mut self, _: &mut Context<'_>) -> Option<Room> {
-        Some(Room(self.clone()))
-    }
-
-    fn link_state(&mut self, _: &mut Context<'_>) -> LinkState {
-        LinkState::Up
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        let mut checksum = ChecksumCapabilities::default();
-        (checksum.ipv4, checksum.udp, checksum.icmpv6) = (Checksum::None, Checksum::None, Checksum::None);
-        let mut capabilities = Capabilities::default();
-        capabilities.max_transmission_unit = 1514;
-        capabilities.checksum = checksum;
-        capabilities
-    }
-
-    fn hardware_address(&self) -> HardwareAddress {
-        HardwareAddress::Ethernet(MAC)
-    }
-}
 
 /// What a DHCP server says.
 #[derive(Clone, Copy)]
@@ -146,7 +71,7 @@ fn advertisement(prefix: [u8; 16], bits: u8) -> Vec<u8> {
 /// Runs a stack for ten minutes on a segment where `server` answers, if there is one, and `frames` come.
 fn configured(xen: &Xen, guarded: bool, server: Option<Server>, frames: Vec<Vec<u8>>) -> Stack<'static> {
     let guest = xen.domain();
-    let wire = Wire::default();
+    let wire = Segment::default();
     let config = match server {
         Some(_) => Config::dhcpv4(Default::default()),
         None => {
@@ -177,7 +102,7 @@ fn configured(xen: &Xen, guarded: bool, server: Option<Server>, frames: Vec<Vec<
         socket.bind(1000).unwrap();
         for second in 0..600 {
             for _ in 0..10 {
-                let request = wire.0.borrow_mut().from_guest.pop_front();
+                let request = wire.take();
                 if let Some(answer) = request.and_then(|request| server?.answer(&request)) {
                     wire.deliver(answer);
                 }

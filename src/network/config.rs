@@ -92,7 +92,7 @@ fn is_host_v6(address: Ipv6Addr) -> bool {
     !address.is_unspecified() && !address.is_multicast() && !address.is_loopback()
 }
 
-/// What the command line asks for.
+/// What the command line asks for. [`new_stack`](super::new_stack) has its own way with `ConfigV6::Slaac`.
 #[doc(hidden)]
 pub fn config(args: &Args) -> Result<Config, ArgError> {
     let mut config = Config::default();

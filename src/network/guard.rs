@@ -6,7 +6,7 @@
 //!   `iface/neighbor.rs`.
 //! - A DHCP answer from 0.0.0.0 makes that the server; the renewal of the lease ends at an assertion in `dispatch_ip`.
 //! - A router advertisement's prefix of more than 128 bits ends at one in `Ipv6Cidr::new`, a multicast prefix in
-//!   `check_ip_addrs`.
+//!   `check_ip_addrs`. That is where smoltcp's own `ConfigV6::Slaac` is used, which `ip6=auto` has nothing to do with.
 //!
 //! A new version of smoltcp is to be checked for these: the tests (`sim/tests/strangers.rs`) show that they are needed.
 

@@ -9,4 +9,5 @@ pub mod log;
 pub mod network;
 pub mod packets;
 pub mod script;
+pub mod segment;
 pub mod wire;
