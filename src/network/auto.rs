@@ -72,8 +72,9 @@ impl<D: Driver> Listening<D> {
         let Some(shared) = &self.shared else { return };
         let mut shared = shared.borrow_mut();
         shared.stack.clone_from(cx.waker());
+        let Some(at) = shared.slaac.solicit_at() else { return };
         let now = now();
-        if shared.slaac.solicit_at().is_none_or(|at| at > now) {
+        if at > now {
             return;
         }
         // Where there is no room, the device has the stack come again.
@@ -96,7 +97,7 @@ impl<T: RxToken> RxToken for Heard<'_, T> {
         self.frame.consume(|frame| {
             if let Some(shared) = self.shared {
                 let mut shared = shared.borrow_mut();
-                if shared.slaac.hear(frame, now()) {
+                if shared.slaac.hear(frame, now) {
                     shared.changed();
                 }
             }

@@ -186,11 +186,12 @@ impl Slaac {
         address.expect("an Ethernet address gives 64 bits").address()
     }
 
-    /// Takes what a frame says, and tells whether that was an advertisement.
-    pub(super) fn hear(&mut self, frame: &[u8], now: Duration) -> bool {
+    /// Takes what a frame says, and tells whether that was an advertisement. Few are: the clock is not read for others.
+    pub(super) fn hear(&mut self, frame: &[u8], now: impl FnOnce() -> Duration) -> bool {
         let Some(Advertisement { router, lifetime, options }) = advertisement(frame, self.address(LINK_LOCAL)) else {
             return false;
         };
+        let now = now();
         self.expire(now);
         for option in options {
             match option.option_type() {
@@ -453,7 +454,7 @@ mod tests {
 
     impl Slaac {
         fn tell(&mut self, router: Ipv6Addr, lifetime: u16, options: &[Vec<u8>], now: u64) {
-            assert!(self.hear(&frame(router, &message(lifetime, options)), secs(now)));
+            assert!(self.hear(&frame(router, &message(lifetime, options)), || secs(now)));
         }
 
         /// The address, and the gateway.
@@ -589,10 +590,10 @@ mod tests {
         let good = frame(A, &message(1800, &[usual(NET)]));
         let refuses = |what: &str, frame: &[u8]| {
             let mut slaac = up();
-            assert!(!slaac.hear(frame, secs(0)), "{what}");
+            assert!(!slaac.hear(frame, || secs(0)), "{what}");
             assert_eq!((slaac.now(0), slaac.routers.len()), (None, 0), "{what}");
         };
-        assert!(up().hear(&good, secs(0)));
+        assert!(up().hear(&good, || secs(0)));
         for (what, at, value) in [
             ("another protocol", 12, 8),
             ("another version", 14, 0x40),
@@ -621,7 +622,7 @@ mod tests {
         let mut to_us = good.clone();
         to_us[38..54].copy_from_slice(&OWN.octets());
         sum(&mut to_us);
-        assert!(up().hear(&to_us, secs(0)));
+        assert!(up().hear(&to_us, || secs(0)));
     }
 
     #[test]
@@ -658,18 +659,44 @@ mod tests {
     }
 
     #[test]
+    fn who_was_silent_for_the_longest_time_makes_room() {
+        let network = |number: u64| Ipv6Addr::from_bits(NET.to_bits() | u128::from(number) << 64);
+        let mut slaac = up();
+        for number in 0..MOST as u64 {
+            slaac.tell(A, 0, &[usual(network(number))], number);
+        }
+        slaac.now(4);
+        let used = slaac.prefix.expect("one is used");
+        let others: Vec<_> = (0..MOST as u64).filter(|number| network(*number) != used).collect();
+        slaac.tell(A, 0, &[usual(network(others[0]))], 5);
+        slaac.tell(A, 0, &[prefix(OTHER, 64, AUTO, 0, 0)], 6);
+        assert_eq!(slaac.prefixes.len(), MOST, "what is not valid takes nobody's place");
+        slaac.tell(A, 0, &[usual(OTHER)], 7);
+        let knows = |network: Ipv6Addr| slaac.prefixes.iter().any(|known| known.address == network);
+        assert!(knows(used) && knows(OTHER) && knows(network(others[0])) && !knows(network(others[1])));
+    }
+
+    #[test]
     fn after_a_pause_of_the_link_who_answers_goes_first() {
         let mut slaac = up();
         slaac.tell(A, 1800, &[usual(NET)], 10);
         slaac.now(10);
         assert!(!slaac.link(true, secs(11)) && slaac.solicit_at().is_none());
         assert!(slaac.link(false, secs(20)) && slaac.solicit_at().is_none());
+        slaac.tell(A, 0, &[], 21);
+        assert_eq!(slaac.solicit_at(), None, "nobody would hear it");
+        slaac.tell(A, 1800, &[], 22);
         assert!(slaac.link(true, secs(30)));
         let at = slaac.solicit_at().expect("it asks again");
         assert!(at >= secs(30) && at <= secs(30) + DELAY);
         assert_eq!(slaac.now(31), Some((address(NET), Some(A))), "until somebody answers");
         slaac.tell(B, 1800, &[usual(OTHER)], 32);
         assert_eq!(slaac.now(32), Some((address(OTHER), Some(B))));
+        slaac.link(false, secs(33));
+        slaac.link(true, secs(34));
+        slaac.tell(B, 1800, &[usual(OTHER)], 35);
+        slaac.tell(A, 1800, &[usual(NET)], 36);
+        assert_eq!(slaac.now(36), Some((address(OTHER), Some(B))), "who was known has answered first");
     }
 
     #[test]
@@ -686,6 +713,8 @@ mod tests {
             expected = (millis * 2).min(3_600_000);
             last = next;
         }
+        slaac.link(false, last);
+        assert_eq!(slaac.solicit_at(), None, "there is no link to send on");
     }
 
     #[test]
@@ -698,7 +727,7 @@ mod tests {
                 slaac.link(true, now);
             }
             for lifetime in [1800, 0] {
-                slaac.hear(&frame(A, &message(lifetime, &[])), now);
+                slaac.hear(&frame(A, &message(lifetime, &[])), || now);
             }
             if slaac.solicit_at().is_some_and(|at| at <= now) {
                 slaac.solicit(now);
@@ -741,7 +770,7 @@ mod tests {
             if bytes.len() > 58 {
                 sum(&mut bytes);
             }
-            slaac.hear(&bytes, secs(now));
+            slaac.hear(&bytes, || secs(now));
             slaac.configuration(secs(now));
         }
     }
