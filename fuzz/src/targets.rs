@@ -28,6 +28,7 @@ mod blkback;
 mod blkfront;
 mod console;
 mod control;
+mod dhcp;
 mod dns;
 mod ext4;
 mod http;
@@ -43,6 +44,6 @@ mod tar;
 mod xenbus;
 
 targets! {
-    arguments, blkback, blkfront, console, control, dns, ext4, http, mss, netback, netfront, offloads, packet,
+    arguments, blkback, blkfront, console, control, dhcp, dns, ext4, http, mss, netback, netfront, offloads, packet,
     ring, server, start_info, tar, xenbus
 }
