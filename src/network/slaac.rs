@@ -277,7 +277,6 @@ impl Slaac {
                 None => {}
             }
         }
-        self.servers.retain(|server| server.until > now);
     }
 
     /// Forgets what is not valid any more.
@@ -479,6 +478,8 @@ mod tests {
         assert_eq!(slaac.solicit_at(), None, "who has a router asks for none");
         assert_eq!(slaac.now(2800), Some((address(NET), None)), "the router has expired");
         assert!(slaac.solicit_at().is_some(), "another is asked for");
+        assert_eq!(slaac.next_change(secs(2800)), Some(secs(4600)), "it is not preferred any more then");
+        assert_eq!(slaac.next_change(secs(4600)), Some(secs(8200)));
         assert_eq!(slaac.now(8199), Some((address(NET), None)), "deprecated, and better than none");
         assert_eq!(slaac.now(8200), None);
         assert_eq!(slaac.next_change(secs(8200)), None);
