@@ -617,6 +617,8 @@ mod tests {
         bad[56] ^= 1;
         refuses("a bad sum", &bad);
         refuses("our own address", &frame(OWN, &message(1800, &[usual(NET)])));
+        let neighbor = [&[135, 0, 0, 0, 0, 0, 7, 8][..], &NET.octets(), &usual(NET)].concat();
+        refuses("another message with options", &frame(A, &neighbor));
         for len in 0..good.len() {
             refuses("cut off", &good[..len]);
         }
@@ -631,7 +633,7 @@ mod tests {
         let bad = [Ipv6Addr::UNSPECIFIED, Ipv6Addr::LOCALHOST, ALL_NODES];
         let mut slaac = up();
         let dns = |slaac: &mut Slaac, now: u64| slaac.configuration(secs(now)).unwrap().dns_servers.to_vec();
-        slaac.tell(A, 1800, &[usual(NET), servers(100, &bad), servers(100, &[NET, A]), servers(0, &[B])], 0);
+        slaac.tell(A, 1800, &[usual(NET), servers(0, &[B, OTHER]), servers(100, &bad), servers(100, &[NET, A])], 0);
         assert_eq!(dns(&mut slaac, 0), [NET, A]);
         assert_eq!(slaac.next_change(secs(0)), Some(secs(100)));
         slaac.tell(A, 1800, &[servers(200, &[A]), servers(200, &[B, OTHER])], 50);
@@ -671,7 +673,9 @@ mod tests {
         let others: Vec<_> = (0..MOST as u64).filter(|number| network(*number) != used).collect();
         slaac.tell(A, 0, &[usual(network(others[0]))], 5);
         slaac.tell(A, 0, &[prefix(OTHER, 64, AUTO, 0, 0)], 6);
-        assert_eq!(slaac.prefixes.len(), MOST, "what is not valid takes nobody's place");
+        let all =
+            |slaac: &Slaac| (0..MOST as u64).all(|at| slaac.prefixes.iter().any(|known| known.address == network(at)));
+        assert!(all(&slaac), "what is not valid takes nobody's place");
         slaac.tell(A, 0, &[usual(OTHER)], 7);
         let knows = |network: Ipv6Addr| slaac.prefixes.iter().any(|known| known.address == network);
         assert!(knows(used) && knows(OTHER) && knows(network(others[0])) && !knows(network(others[1])));
