@@ -23,6 +23,10 @@ const REQUESTS: [(&str, &str, &str); 6] = [
 /// Connections after which a client makes a new one, so that these are many as well.
 const PER_CONNECTION: u64 = 100;
 
+/// Bytes that are written one after the other, each of which Linux sends as a segment of its own: fewer than may be on
+/// their way in a new connection.
+const AT_ONCE: usize = 8;
+
 /// How often progress is printed.
 const PROGRESS: Duration = Duration::from_secs(10);
 
@@ -112,8 +116,10 @@ fn trickle(address: &str, left: &AtomicU64, share: u64) -> Result<()> {
         }
         let mut connection = Client::connect(address)?;
         for _ in 0..count {
-            for byte in request.bytes() {
-                connection.stream().write_all(&[byte])?;
+            for bytes in request.as_bytes().chunks(AT_ONCE) {
+                for byte in bytes {
+                    connection.stream().write_all(&[*byte])?;
+                }
                 connection.wait_until_sent()?;
             }
             connection.answer("/index.html", "HTTP/1.1 200")?;

@@ -9,11 +9,12 @@ use crate::dom0::Dom0;
 use crate::guest::{Guest, linux_load};
 use crate::lab::Lab;
 use crate::test::domain::{destroy_all, guest};
+use crate::test::web::ONE_BY_ONE;
 
 const ADDRESS: &str = "10.0.2.90";
 const SITE: &str = "/tmp/soak-site.tar";
 /// So few that each of them has sent a request byte by byte before the server's patience ends.
-const CLIENTS: u32 = 48;
+const CLIENTS: u32 = 16;
 /// What may be less at the end: the heap is not of one piece any more.
 const ALLOWED: u32 = 96 << 10;
 
@@ -29,7 +30,7 @@ pub(super) fn lab(lab: &Lab) -> Result<()> {
         .line(&format!("disk = [\"format=raw,vdev=xvda,access=ro,target={SITE}\"]"))
         .create()?;
     web.wait_for("web: ready", 30)?;
-    let load = format!("/tmp/linux-load soak {ADDRESS}:80 200000 1000000 {CLIENTS} {ALLOWED} 2>&1");
+    let load = format!("{ONE_BY_ONE} /tmp/linux-load soak {ADDRESS}:80 200000 1000000 {CLIENTS} {ALLOWED} 2>&1");
     let text = lab.run(&load).with_context(|| web.console().unwrap_or_default())?;
     println!("  {}", text.lines().last().unwrap_or_default());
     destroy_all(lab)

@@ -11,7 +11,7 @@ mod net;
 pub mod store;
 mod tools;
 mod walk;
-mod web;
+pub mod web;
 
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard};

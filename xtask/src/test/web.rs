@@ -28,6 +28,9 @@ pub const AT_LENGTH: [(&str, Check); 3] = [
     ("web: no site, and what is wrong with it", wrong),
 ];
 
+/// Has Linux send each write as a segment of its own, though another one waits to leave the machine.
+pub const ONE_BY_ONE: &str = "echo 0 >/proc/sys/net/ipv4/tcp_autocorking;";
+
 const SITE: &str = "/tmp/site.tar";
 
 fn disk(path: &str) -> String {
@@ -163,7 +166,7 @@ fn soak(f: &Fixture) -> Result<String> {
     let (web, address) = start(f, "soak", "")?;
     put_load(f)?;
     // One leaked waker for each segment would be 160 KiB.
-    let text = f.lab.run(&format!("/tmp/linux-load soak {address}:80 3000 10000 32 98304 2>&1"));
+    let text = f.lab.run(&format!("{ONE_BY_ONE} /tmp/linux-load soak {address}:80 3000 10000 8 98304 2>&1"));
     let text = text.with_context(|| web.console().unwrap_or_default())?;
     Ok(text.lines().last().unwrap_or_default().to_owned())
 }
