@@ -4,8 +4,6 @@
 
 extern crate alloc;
 
-#[macro_use]
-mod fmt;
 pub mod adapters;
 pub mod back;
 pub mod cache;

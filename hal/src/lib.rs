@@ -6,6 +6,7 @@ mod errno;
 mod event;
 mod grant;
 mod ids;
+mod log;
 mod page;
 mod store;
 

@@ -4,8 +4,6 @@
 
 extern crate alloc;
 
-#[macro_use]
-mod fmt;
 pub mod back;
 pub mod checksum;
 pub mod front;

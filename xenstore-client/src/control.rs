@@ -9,6 +9,7 @@ use core::fmt;
 use core::pin::pin;
 
 use futures_util::future::{Either, select};
+use xen_hal::warning;
 
 use crate::text::printable;
 use crate::wire::Op;

@@ -4,9 +4,6 @@
 
 extern crate alloc;
 
-#[macro_use]
-mod fmt;
-
 mod client;
 pub mod control;
 mod text;

@@ -8,7 +8,7 @@ use core::pin::pin;
 use core::time::Duration;
 
 use futures_util::future::{Either, select, try_join_all};
-use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, MapRequest, PortNumber};
+use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, MapRequest, PortNumber, information};
 use xen_ring::{BackRing, SharedMapping};
 use xenstore_client::xenbus::{Backend, Device, Failure, Peer, Signals};
 use xenstore_client::{Error as StoreError, Tree};

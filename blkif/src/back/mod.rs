@@ -12,7 +12,7 @@ use alloc::string::String;
 use core::cell::{Cell, RefCell};
 use core::convert::Infallible;
 
-use xen_hal::{Clock, DomId, EventChannels};
+use xen_hal::{Clock, DomId, EventChannels, warning};
 use xenstore_client::Store;
 use xenstore_client::xenbus::{Device, End, Failure, backend, serve as serve_class};
 

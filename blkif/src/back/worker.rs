@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::cell::Cell;
 
-use xen_hal::{GrantRef, PAGE_SIZE, Page, Pages, Remote};
+use xen_hal::{GrantRef, PAGE_SIZE, Page, Pages, Remote, warning};
 use xenstore_client::xenbus::Device;
 
 use super::Statistics;

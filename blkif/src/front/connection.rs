@@ -9,7 +9,7 @@ use core::task::Poll;
 use core::time::Duration;
 
 use futures_util::future::{Either, select};
-use xen_hal::{Access, Clock, DomId, Errno, GrantRef, PAGE_SIZE, Port};
+use xen_hal::{Access, Clock, DomId, Errno, GrantRef, PAGE_SIZE, Port, information};
 use xen_ring::Storm;
 use xenstore_client::xenbus::{Device, Failure, Signals};
 

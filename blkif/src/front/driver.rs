@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 
-use xen_hal::{Access, Clock, Errno, EventChannels, Port};
+use xen_hal::{Access, Clock, Errno, EventChannels, Port, information};
 use xen_ring::{FrontRing, LentPages};
 use xenstore_client::xenbus::{Device, Failure, Frontend, Peer, Signals, State};
 use xenstore_client::{Error as StoreError, Tree};

@@ -12,7 +12,7 @@ use core::task::Poll;
 use core::time::Duration;
 
 use futures_util::future::{Either, select};
-use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, MapRequest, PortNumber};
+use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, MapRequest, PortNumber, information};
 use xen_ring::{BackRing, Protocol, SharedMapping, Storm};
 use xenstore_client::xenbus::{Backend, Device, Failure, Signals};
 use xenstore_client::{Error as StoreError, Tree};

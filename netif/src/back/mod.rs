@@ -15,7 +15,7 @@ use alloc::string::String;
 use core::convert::Infallible;
 use core::time::Duration;
 
-use xen_hal::{Clock, DomId, EventChannels};
+use xen_hal::{Clock, DomId, EventChannels, warning};
 use xenstore_client::Store;
 use xenstore_client::xenbus::{End, Failure, backend, serve as serve_class};
 

@@ -8,7 +8,7 @@ use core::pin::pin;
 use core::task::Poll;
 
 use futures_util::future::{Either, select};
-use xen_hal::{Clock, Errno, EventChannels, Port};
+use xen_hal::{Clock, Errno, EventChannels, Port, information};
 use xen_ring::Storm;
 use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State};
 use xenstore_client::{Error as StoreError, Tree};

@@ -7,7 +7,7 @@ use core::cell::RefCell;
 use core::task::{Poll, Waker};
 
 use async_lock::Semaphore;
-use xen_hal::Errno;
+use xen_hal::{Errno, warning};
 
 use super::error::{Broken, Error, ErrorKind};
 use super::table::Table;

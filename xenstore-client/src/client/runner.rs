@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::task::{Context, Poll};
 
-use xen_hal::{Port, StoreChannel};
+use xen_hal::{Port, StoreChannel, warning};
 use xen_ring::{ByteReader, ByteWriter, SharedPage};
 
 use super::error::Broken;

@@ -10,7 +10,7 @@ use core::pin::pin;
 use core::time::Duration;
 
 use futures_util::future::{Either, select};
-use xen_hal::{Clock, DomId, Errno};
+use xen_hal::{Clock, DomId, Errno, information, warning};
 
 use super::backoff::Pace;
 use super::state::{End, State, is_legal};

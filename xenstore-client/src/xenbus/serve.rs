@@ -15,7 +15,7 @@ use core::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
-use xen_hal::{Clock, DomId};
+use xen_hal::{Clock, DomId, warning};
 use xen_ring::WaitQueue;
 
 use super::backoff::Backoff;
