@@ -8,7 +8,7 @@ use core::future::Future;
 use alloc::boxed::Box;
 
 use platform_xen::{
-    Console, Entropy, EntropyError, MemoryInfo, Resumed, Task, XenClock, XenEventChannels, XenGrantTable,
+    Console, Entropy, EntropyError, MemoryInfo, Resumed, Task, XenClock, XenEventChannels, XenGrantTable, XenPlatform,
     XenStoreChannel, XenVersion,
 };
 use xen_hal::DomId;
@@ -50,6 +50,11 @@ impl App {
     /// The clock: time since the start, the wall clock, and waiting.
     pub fn clock(&self) -> XenClock {
         XenClock
+    }
+
+    /// All that a driver needs of the platform, in one value: grant table, pages, event channels and clock.
+    pub fn xen(&self) -> XenPlatform {
+        XenPlatform
     }
 
     /// Event channels.

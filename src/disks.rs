@@ -5,14 +5,14 @@ use alloc::format;
 use alloc::string::String;
 use core::fmt;
 
-use platform_xen::XenGrantTable;
+use platform_xen::XenPlatform;
 use xen_blkif::front;
 use xenstore_client::{Broken, Error};
 
 use crate::App;
 
 /// A disk that another domain serves; see [`xen_blkif::front::Disk`].
-pub type Disk = front::Disk<XenGrantTable>;
+pub type Disk = front::Disk<XenPlatform>;
 
 pub use front::Options as DiskOptions;
 
@@ -111,8 +111,7 @@ impl App {
         if !store.exists(&path).await? {
             return Err(DiskError::NoDisk(name.into()));
         }
-        let (disk, runner) =
-            front::connect(&store, self.grant_table(), self.event_channels(), self.clock(), &path, options);
+        let (disk, runner) = front::connect(&store, self.xen(), &path, options);
         // What ends it is in the log, and the requests that wait are told.
         self.spawn(async { drop(runner.await) }).detach();
         match disk.ready().await {

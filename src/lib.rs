@@ -21,9 +21,10 @@ pub use platform_xen::{Console, Entropy, Task, XenClock, print, println};
 pub use sarab_macros::main;
 pub use xen_blkif as block;
 pub use xen_hal as hal;
+pub use xenbus;
 pub use xenstore_client as store;
+pub use xenstore_client::Store;
 pub use xenstore_client::control::Shutdown;
-pub use xenstore_client::{Store, xenbus};
 
 #[doc(hidden)]
 #[cfg(feature = "guest")]

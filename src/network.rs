@@ -11,10 +11,10 @@ use core::convert::Infallible;
 use core::fmt;
 
 use embassy_net::StackResources;
-use platform_xen::{XenGrantTable, println};
+use platform_xen::{XenPlatform, println};
 use xen_hal::{Clock, Errno};
 use xen_netif::front::Gone;
-use xenstore_client::xenbus::Failure;
+use xenbus::Failure;
 use xenstore_client::{Broken, Error};
 
 use crate::{App, ArgError};
@@ -30,7 +30,7 @@ pub use xen_netif::front;
 pub use xen_netif::{back, pcap};
 
 /// A network interface that another domain serves; see [`xen_netif::front::Interface`].
-pub type Interface = front::Interface<XenGrantTable>;
+pub type Interface = front::Interface<XenPlatform>;
 /// A TCP/IP stack: what sockets are made on.
 pub type Stack = embassy_net::Stack<'static>;
 
@@ -115,8 +115,7 @@ impl App {
         };
         let first = names.iter().filter_map(|name| name.parse::<u32>().ok()).min().ok_or(NetworkError::None)?;
         let path = format!("device/vif/{first}");
-        let (interface, runner) =
-            front::connect(&store, self.grant_table(), self.event_channels(), self.clock(), &path, options);
+        let (interface, runner) = front::connect(&store, self.xen(), &path, options);
         // What ends it is in the log, and the link is down from then on.
         self.spawn(async { drop(runner.await) }).detach();
         let rings = interface.rings();
@@ -155,7 +154,7 @@ impl App {
             });
             opened(port)
         };
-        Ok(back::serve(&store, self.grant_table(), self.event_channels(), self.clock(), limits, opened).await?)
+        Ok(back::serve(&store, self.xen(), limits, opened).await?)
     }
 
     /// A TCP/IP stack with room for so many sockets on the [first interface](App::interface), once it has an address.

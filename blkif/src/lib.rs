@@ -11,10 +11,8 @@ pub mod device;
 mod either;
 pub mod faulty;
 pub mod front;
-mod pace;
 pub mod protocol;
 pub mod ramdisk;
 pub mod slice;
-mod turn;
 
 pub use device::{BlockDevice, Buffer, Completed, Discard, Error, Geometry};

@@ -49,7 +49,7 @@ pub(crate) fn connect(xen: &Xen, features: u8, packets: impl Fn(Packet) -> Vec<P
                 Ok(())
             };
             let limits = Limits { from_guest: 200_000, to_guest: 200_000 };
-            drop(back::serve(&store, memory.clone(), memory.clone(), memory.clone(), limits, opened).await);
+            drop(back::serve(&store, memory.clone(), limits, opened).await);
         })
         .detach();
     let (front, back) = attach(xen, "vif", (&domain, &server), 0, &[("mac", MAC)]);

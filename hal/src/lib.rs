@@ -9,6 +9,7 @@ mod ids;
 mod log;
 mod page;
 mod store;
+mod xen;
 
 pub use clock::{Clock, Until};
 pub use errno::Errno;
@@ -20,3 +21,4 @@ pub use grant::{
 pub use ids::{DomId, Frame, GrantRef, PortNumber};
 pub use page::{OutOfPages, PAGE_SIZE, Page, Pages};
 pub use store::StoreChannel;
+pub use xen::Xen;

@@ -15,4 +15,3 @@ mod offload;
 pub mod pcap;
 pub mod protocol;
 pub mod segment;
-mod turn;

@@ -26,6 +26,7 @@ mod log;
 #[cfg(feature = "guest")]
 mod mem_functions;
 mod memory;
+mod platform;
 mod report;
 mod shared_info;
 #[cfg(feature = "guest")]
@@ -46,6 +47,7 @@ pub use events::{XenEventChannelError, XenEventChannels, XenPort};
 pub use executor::{spawn, yield_now};
 pub use grants::{GrantUse, XenGrant, XenGrantError, XenGrantTable, XenMapping, grant_use};
 pub use memory::{MemoryInfo, RamPage, RamPages, memory};
+pub use platform::XenPlatform;
 #[cfg(feature = "guest")]
 pub use start::{Module, command_line, modules};
 pub use store::{StorePage, XenStoreChannel};

@@ -12,12 +12,10 @@ pub mod hook;
 mod lent;
 mod shared;
 mod slots;
-mod storm;
 mod wait;
 
 pub use bytes::{BadIndex, ByteReader, ByteRing, ByteWriter, Moved};
 pub use lent::{LendError, LentPage, LentPages, LentRun};
 pub use shared::{ReadOnlyMapping, SharedMapping, SharedMemory, SharedPage};
 pub use slots::{BackRing, BadProducer, FrontRing, Full, Indices, Protocol, slots};
-pub use storm::Storm;
 pub use wait::WaitQueue;

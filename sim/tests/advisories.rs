@@ -147,8 +147,7 @@ fn xsa_526_and_cve_2026_45890_99286_and_99287_an_interface_that_cannot_be_connec
 /// Drives the interface of a guest that has a connection to the store already, once its port is up.
 async fn connect(bench: &Bench, store: &Store, options: Options) -> Interface<Domain> {
     let domain = bench.front.clone();
-    let (interface, runner) =
-        netfront::connect(store, domain.clone(), domain.clone(), domain.clone(), "device/vif/0", options);
+    let (interface, runner) = netfront::connect(store, domain.clone(), "device/vif/0", options);
     domain.spawn(async move { drop(runner.await) }).detach();
     interface.ready().await.unwrap();
     while !bench.ports.borrow().last().unwrap().is_up() {
@@ -243,7 +242,7 @@ fn xsa_528_statistics_outlive_the_disk() {
             let open = async |_: &blkback::Attach| Ok(RamDisk::new(domain.clone(), SECTORS).unwrap());
             let ended = |_: &blkback::Attach, statistics| ended.borrow_mut().push(statistics);
             let limits = blkback::Limits::default();
-            drop(blkback::serve(&store, domain.clone(), domain.clone(), domain.clone(), limits, open, ended).await);
+            drop(blkback::serve(&store, domain.clone(), limits, open, ended).await);
         })
         .detach();
         let front_store = front.store();
@@ -254,8 +253,7 @@ fn xsa_528_statistics_outlive_the_disk() {
                 let nodes = [("params", "disk"), ("mode", "w")];
                 toolstack.attach_with("vbd", front.id(), back.id(), DEVICE, &nodes).await.unwrap();
                 let options = blkfront::Options::default();
-                let (disk, runner) =
-                    blkfront::connect(&front_store, front.clone(), front.clone(), front.clone(), &path, options);
+                let (disk, runner) = blkfront::connect(&front_store, front.clone(), &path, options);
                 let driver = front.spawn(runner);
                 let user = async {
                     let mut bytes = [0; 4096];
@@ -350,8 +348,7 @@ fn xsa_465_an_interface_that_is_removed_after_a_restore_without_a_backend() {
         xen.run(async move {
             bench.attach(&[]).await;
             let options = Options { receive_pages: 32, ..Options::default() };
-            let (interface, runner) =
-                netfront::connect(&store, domain.clone(), domain.clone(), domain.clone(), "device/vif/0", options);
+            let (interface, runner) = netfront::connect(&store, domain.clone(), "device/vif/0", options);
             let driver = domain.spawn(runner);
             interface.ready().await.unwrap();
             let (at_front, at_back) = Toolstack::paths("vif", domain.id(), bench.back.id(), 0);

@@ -11,7 +11,7 @@ use xen_blkif::ramdisk::{PageBuffer, RamDisk};
 use xen_blkif::{BlockDevice, Buffer, Completed, Error, Geometry};
 use xen_hal::{Clock, Errno};
 use xen_sim::{Domain, Faults, SimPage, Toolstack, Xen, check};
-use xenstore_client::xenbus::{Ended, Failure};
+use xenbus::{Ended, Failure};
 use xenstore_client::{Restart, Store};
 
 const SECTOR: usize = 512;
@@ -141,7 +141,7 @@ fn start_backend(back: &Domain, disk: Slow, served: Rc<RefCell<Vec<Statistics>>>
         };
         let ended = |_: &Attach, statistics| served.borrow_mut().push(statistics);
         let limits = Limits { in_flight: 64 << 10, ..Limits::default() };
-        drop(back::serve(&store, domain.clone(), domain.clone(), domain, limits, open, ended).await);
+        drop(back::serve(&store, domain, limits, open, ended).await);
     })
     .detach();
 }
@@ -156,8 +156,7 @@ impl Bench {
     fn connect(&self, options: front::Options) -> (Disk<Domain>, impl Future<Output = Ended> + use<>) {
         let domain = self.front.clone();
         let path = format!("device/vbd/{DEVICE}");
-        let (disk, runner) =
-            front::connect(&self.store, domain.clone(), domain.clone(), domain.clone(), &path, options);
+        let (disk, runner) = front::connect(&self.store, domain.clone(), &path, options);
         let task = domain.spawn(runner);
         (disk, async move { task.await.expect("the store works") })
     }

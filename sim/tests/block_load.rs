@@ -19,7 +19,7 @@ use xen_blkif::{BlockDevice, Buffer, Completed, Error, Geometry};
 use xen_hal::{Access, Clock, DomId, GrantRef, Pages};
 use xen_ring::LentPage;
 use xen_sim::{Domain, Faults, SimGrant, SimPage, Toolstack, Xen, check};
-use xenstore_client::xenbus::{State, frontend};
+use xenbus::{State, frontend};
 
 use support::backend::{against_frontend, against_frontend_with, okay, read};
 use support::block::{DEVICE, Guest, How, SECTORS, Scripted, against_backend, answered};
@@ -153,7 +153,7 @@ impl Vault {
         back.spawn(async move {
             let open = async |_: &Attach| Ok(disk(&domain));
             let ended = |_: &Attach, _: Statistics| {};
-            drop(back::serve(&store, domain.clone(), domain.clone(), domain.clone(), limits, open, ended).await);
+            drop(back::serve(&store, domain.clone(), limits, open, ended).await);
         })
         .detach();
         Vault { xen: xen.clone(), toolstack, back }
@@ -169,7 +169,7 @@ impl Vault {
             self.toolstack.attach_with("vbd", guest.id(), self.back.id(), device, &nodes).await.unwrap();
             let path = format!("device/vbd/{device}");
             let options = front::Options::default();
-            let (disk, runner) = front::connect(&store, guest.clone(), guest.clone(), guest.clone(), &path, options);
+            let (disk, runner) = front::connect(&store, guest.clone(), &path, options);
             guest.spawn(async move { drop(runner.await) }).detach();
             disk.ready().await.unwrap();
             all.push(disk);
@@ -431,7 +431,7 @@ fn a_busy_guest_leaves_the_others_their_turn() {
             };
             let ended = |_: &Attach, _: Statistics| {};
             let limits = Limits::default();
-            drop(back::serve(&store, domain.clone(), domain.clone(), domain.clone(), limits, open, ended).await);
+            drop(back::serve(&store, domain.clone(), limits, open, ended).await);
         })
         .detach();
         let turns = Turns::of(&back);
@@ -670,7 +670,7 @@ fn grants_of_a_request_that_was_not_made_end() {
             vault.toolstack.attach_with("vbd", guest.id(), vault.back.id(), DEVICE, &nodes).await.unwrap();
             let path = format!("device/vbd/{DEVICE}");
             let options = front::Options { persistent: false, ..front::Options::default() };
-            let (disk, runner) = front::connect(&store, guest.clone(), guest.clone(), guest.clone(), &path, options);
+            let (disk, runner) = front::connect(&store, guest.clone(), &path, options);
             guest.spawn(async move { drop(runner.await) }).detach();
             disk.ready().await.unwrap();
             let rings = guest.in_use().grants;

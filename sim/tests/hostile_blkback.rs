@@ -13,8 +13,8 @@ use xen_blkif::{BlockDevice, Error, Geometry, front};
 use xen_hal::{Access, Clock, DomId, GrantRef, GrantTable, MapRequest, Port};
 use xen_ring::SharedMapping;
 use xen_sim::{Toolstack, check};
+use xenbus::{State, backend};
 use xenstore_client::Restart;
-use xenstore_client::xenbus::{State, backend};
 
 use support::backend::{BadBackend, DEVICE, SECTORS, Served, against_frontend, against_frontend_with, okay, read};
 use support::log::{keep_log, take_log};
@@ -269,8 +269,7 @@ fn xsa_465_a_restore_after_which_there_is_no_ring() {
             let mut driver = start_backend("64");
             let device = format!("device/vbd/{DEVICE}");
             let options = front::Options::default();
-            let (disk, runner) =
-                front::connect(&front_store, front.clone(), front.clone(), front.clone(), &device, options);
+            let (disk, runner) = front::connect(&front_store, front.clone(), &device, options);
             front.spawn(async move { drop(runner.await) }).detach();
             assert_eq!(read(&disk).await, Ok(()));
             for (sectors, expected) in [("seven", Err(Error::Gone)), ("64", Ok(()))] {
@@ -355,8 +354,7 @@ fn a_restore_does_not_wait_for_the_old_backend() {
                 let driver = start_backend(false);
                 let device = format!("device/vbd/{DEVICE}");
                 let options = front::Options::default();
-                let (disk, runner) =
-                    front::connect(&front_store, front.clone(), front.clone(), front.clone(), &device, options);
+                let (disk, runner) = front::connect(&front_store, front.clone(), &device, options);
                 front.spawn(async move { drop(runner.await) }).detach();
                 disk.ready().await.unwrap();
                 let reading = join_all((0..in_flight).map(|_| {

@@ -13,7 +13,7 @@ use xen_blkif::protocol::{Operation, Segment, Status};
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Clock, Port};
 use xen_sim::{Domain, Xen, check};
-use xenstore_client::xenbus::{State, frontend};
+use xenbus::{State, frontend};
 
 use support::block::{DEVICE, How, SECTORS, Scripted, against_backend, answered};
 use support::script::script;
@@ -25,7 +25,7 @@ fn serve_disks(back: &Domain) {
         let open = async |_: &Attach| Ok(RamDisk::new(domain.clone(), SECTORS).unwrap());
         let ended = |_: &Attach, _: Statistics| {};
         let limits = Limits::default();
-        drop(back::serve(&store, domain.clone(), domain.clone(), domain.clone(), limits, open, ended).await);
+        drop(back::serve(&store, domain.clone(), limits, open, ended).await);
     })
     .detach();
 }
@@ -44,7 +44,7 @@ fn xsa_331_350_and_441_a_guest_that_comes_and_goes_in_a_hurry() {
             toolstack.attach_with("vbd", guest.id(), back.id(), DEVICE, &nodes).await.unwrap();
             let path = format!("device/vbd/{DEVICE}");
             let options = front::Options::default();
-            let connect = || front::connect(&store, guest.clone(), guest.clone(), guest.clone(), &path, options);
+            let connect = || front::connect(&store, guest.clone(), &path, options);
             for turn in 0..15_u64 {
                 let (disk, runner) = connect();
                 let driver = guest.spawn(runner);

@@ -13,8 +13,8 @@ use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Access, Clock, Errno, EventChannels, Grant, GrantTable, Pages, Port};
 use xen_netif::back as netback;
 use xen_sim::{Domain, Faults, SimGrant, SimPort, Toolstack, Xen, check};
-use xenstore_client::xenbus::{Backend, Device, End, Ended, Failure, Signals, backend, serve};
-use xenstore_client::{Error, Store, Tree};
+use xenbus::{Backend, Device, End, Ended, Failure, Keys, Signals, backend, serve};
+use xenstore_client::{Error, Store};
 
 use support::log::{keep_log, take_log};
 
@@ -40,16 +40,16 @@ impl Bench {
         let toolstack = xen.toolstack();
         let (store, domain) = (back.store(), back.clone());
         back.spawn(async move {
-            let (memory, events, clock) = (domain.clone(), domain.clone(), domain.clone());
+            let own = domain.clone();
             match class {
                 "vbd" => {
                     let open = async |_: &Attach| Ok(RamDisk::new(domain.clone(), 64).unwrap());
                     let limits = blkback::Limits::default();
-                    drop(blkback::serve(&store, memory, events, clock, limits, open, |_, _| {}).await);
+                    drop(blkback::serve(&store, own, limits, open, |_, _| {}).await);
                 }
                 _ => {
                     let limits = netback::Limits::default();
-                    drop(netback::serve(&store, memory, events, clock, limits, |_| Ok(())).await);
+                    drop(netback::serve(&store, own, limits, |_| Ok(())).await);
                 }
             }
         })
@@ -424,8 +424,6 @@ fn a_backend_that_comes_and_goes_without_end_has_to_wait() {
                 let (disk, runner) = front::connect(
                     &front_store,
                     domain.clone(),
-                    domain.clone(),
-                    domain.clone(),
                     &format!("device/vbd/{DISK}"),
                     front::Options::default(),
                 );
@@ -464,7 +462,7 @@ fn a_device_that_is_never_ready_is_tried_ever_less_often() {
             Err(Failure::new(Errno::ENOENT, "no such disk"))
         }
 
-        async fn offer(&mut self, _: &Device, _: &Tree) -> Result<(), Error> {
+        async fn advertise(&mut self, _: &Keys<'_>) -> Result<(), Error> {
             unreachable!()
         }
 
@@ -472,7 +470,7 @@ fn a_device_that_is_never_ready_is_tried_ever_less_often() {
             unreachable!()
         }
 
-        async fn publish(&mut self, _: &Device, _: &(), _: &Tree) -> Result<(), Error> {
+        async fn publish(&mut self, _: &Keys<'_>, _: &()) -> Result<(), Error> {
             unreachable!()
         }
 

@@ -11,10 +11,8 @@ use xen_hal::{
 };
 use xen_ring::SharedMemory;
 use xen_sim::{Domain, Faults, SimGrant, SimMapping, SimPort, Toolstack, Use, Xen, check};
-use xenstore_client::xenbus::{
-    Backend, Device, End, Ended, Failure, Frontend, Signals, State, backend, frontend, serve,
-};
-use xenstore_client::{Error, Store, Tree};
+use xenbus::{Backend, Device, End, Ended, Failure, Frontend, Keys, Signals, State, backend, frontend, serve};
+use xenstore_client::{Error, Store};
 
 /// What the ends have done, for a test to look at.
 #[derive(Default)]
@@ -57,10 +55,10 @@ struct Bell {
 }
 
 impl Frontend for Bell {
-    const OFFERED: State = State::Initialised;
-    type Offer = (SimGrant, SimPort);
+    const PUBLISHED: State = State::Initialised;
+    type Link = (SimGrant, SimPort);
 
-    async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
+    async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure> {
         self.log.step("offer")?;
         let page = self.domain.alloc_page().map_err(failure)?;
         let grant = self.domain.grant(page, device.other_domain(), Access::ReadWrite).map_err(failure)?;
@@ -68,19 +66,19 @@ impl Frontend for Bell {
         Ok((grant, port))
     }
 
-    async fn publish(&mut self, device: &Device, offer: &Self::Offer, tree: &Tree) -> Result<(), Error> {
-        tree.set(&device.own("ring-ref"), &offer.0.reference()).await?;
-        tree.set(&device.own("event-channel"), &offer.1.number()).await
+    async fn publish(&mut self, keys: &Keys<'_>, offer: &Self::Link) -> Result<(), Error> {
+        keys.set("ring-ref", &offer.0.reference()).await?;
+        keys.set("event-channel", &offer.1.number()).await
     }
 
-    async fn accept(&mut self, device: &Device, _: &mut Self::Offer) -> Result<(), Failure> {
+    async fn accept(&mut self, device: &Device, _: &mut Self::Link) -> Result<(), Failure> {
         self.log.step("accept")?;
         let size: u32 = device.get_other("size").await?.ok_or_else(|| failure("no size"))?;
         assert_eq!(size, 7);
         Ok(())
     }
 
-    async fn run(&mut self, _: &Device, offer: Self::Offer, signals: &Signals) -> Result<(), Failure> {
+    async fn run(&mut self, _: &Device, offer: Self::Link, signals: &Signals) -> Result<(), Failure> {
         count(&self.log.connected);
         self.log.step("run of the frontend")?;
         loop {
@@ -118,8 +116,8 @@ impl Backend for Echo {
         self.log.step("prepare")
     }
 
-    async fn offer(&mut self, device: &Device, tree: &Tree) -> Result<(), Error> {
-        tree.set(&device.own("feature-bell"), &true).await
+    async fn advertise(&mut self, keys: &Keys<'_>) -> Result<(), Error> {
+        keys.set("feature-bell", &true).await
     }
 
     async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure> {
@@ -135,8 +133,8 @@ impl Backend for Echo {
         Ok((mapping, port))
     }
 
-    async fn publish(&mut self, device: &Device, _: &Self::Link, tree: &Tree) -> Result<(), Error> {
-        tree.set(&device.own("size"), &7_u32).await
+    async fn publish(&mut self, keys: &Keys<'_>, _: &Self::Link) -> Result<(), Error> {
+        keys.set("size", &7_u32).await
     }
 
     async fn run(&mut self, _: &Device, link: Self::Link, signals: &Signals) -> Result<(), Failure> {

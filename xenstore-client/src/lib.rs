@@ -8,10 +8,10 @@ mod client;
 pub mod control;
 mod text;
 pub mod wire;
-pub mod xenbus;
 
 pub use client::{
     Broken, Error, ErrorKind, FromValue, Path, Quiet, Restart, Runner, Store, ToValue, Transaction, Tree, Watch,
     WatchEvent, connect,
 };
+pub use text::printable;
 pub use wire::{Access, Permission};

@@ -22,9 +22,7 @@ pub async fn interfaces(app: App) -> Result<(), String> {
     let serving = serve(&store, app.clock(), End::Frontend, "vif", |found| {
         let (interface, runner) = front::connect(
             &store,
-            app.grant_table(),
-            app.event_channels(),
-            app.clock(),
+            app.xen(),
             &found.path,
             Options::default(),
         );

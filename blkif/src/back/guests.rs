@@ -5,11 +5,10 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use xen_hal::{DomId, GrantError, GrantErrorKind, GrantTable, MapRequest};
+use xen_hal::{DomId, GrantError, GrantErrorKind, GrantTable, MapRequest, Memory};
 
 use super::Limits;
 use super::persistent::Persistent;
-use crate::front::Memory;
 
 /// Most pages that stay mapped for one disk, as Linux's backend has it for a ring.
 const MAX_PER_DISK: usize = 1056;

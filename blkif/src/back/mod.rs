@@ -7,18 +7,15 @@ mod queue;
 mod request;
 mod worker;
 
-use alloc::boxed::Box;
 use alloc::string::String;
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
 use core::convert::Infallible;
 
-use xen_hal::{Clock, DomId, EventChannels, warning};
+use xen_hal::{DomId, Xen, warning};
+use xenbus::{Counters, Device, End, Failure, Pace, backend, serve as serve_class};
 use xenstore_client::Store;
-use xenstore_client::xenbus::{Device, End, Failure, backend, serve as serve_class};
 
 use crate::device::BlockDevice;
-use crate::front::Memory;
-use crate::pace::Pace;
 use driver::Driver;
 use guests::Guests;
 pub use request::BadRequest;
@@ -100,31 +97,21 @@ pub struct Statistics {
 /// # Cancellation
 ///
 /// Dropping it stops all disks at once.
-pub async fn serve<M, E, C, D>(
+pub async fn serve<X: Xen, D: BlockDevice>(
     store: &Store,
-    memory: M,
-    events: E,
-    clock: C,
+    xen: X,
     limits: Limits,
     open: impl AsyncFn(&Attach) -> Result<D, Failure>,
     ended: impl Fn(&Attach, Statistics),
-) -> Result<Infallible, xenstore_client::Error>
-where
-    M: Memory,
-    E: EventChannels + Clone,
-    C: Clock + Clone,
-    D: BlockDevice,
-{
+) -> Result<Infallible, xenstore_client::Error> {
     let guests = Guests::new(limits);
     let (open, ended, guests) = (&open, &ended, &guests);
-    serve_class(store, clock.clone(), End::Backend, "vbd", |found| {
-        let (store, memory, events, clock) = (store.clone(), memory.clone(), events.clone(), clock.clone());
+    serve_class(store, xen.clone(), End::Backend, "vbd", |found| {
+        let (store, xen) = (store.clone(), xen.clone());
         async move {
-            let statistics = Cell::default();
+            let statistics = Counters::default();
             let mut driver = Driver {
-                memory,
-                events,
-                clock: clock.clone(),
+                xen: xen.clone(),
                 limits,
                 guests,
                 open,
@@ -133,7 +120,7 @@ where
                 statistics: &statistics,
                 lines: RefCell::new(Pace::of_lines()),
             };
-            let outcome = backend(&store, clock, &found.path, &mut driver).await;
+            let outcome = backend(&store, xen, &found.path, &mut driver).await;
             if let Some((attach, _)) = driver.opened.take() {
                 ended(&attach, statistics.get());
             }
@@ -157,9 +144,4 @@ impl Attach {
             cdrom: text("device-type").await? == "cdrom",
         })
     }
-}
-
-/// A failure of a driver, with its number and text.
-fn failure(errno: xen_hal::Errno, text: impl core::fmt::Display) -> Failure {
-    Failure::new(errno, Box::<str>::from(alloc::format!("{text}")))
 }

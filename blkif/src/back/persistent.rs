@@ -5,10 +5,9 @@ use alloc::vec::Vec;
 
 use hashbrown::HashMap;
 use slab::Slab;
-use xen_hal::{Access, DomId, GrantError, GrantErrorKind, GrantRef, GrantTable, MapRequest, PAGE_SIZE};
+use xen_hal::{Access, DomId, GrantError, GrantErrorKind, GrantRef, GrantTable, MapRequest, Memory, PAGE_SIZE};
 use xen_ring::{SharedMapping, SharedMemory};
 
-use crate::front::Memory;
 use crate::protocol::Segment;
 
 /// Pages of one disk's guest.

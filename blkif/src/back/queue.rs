@@ -2,30 +2,26 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::future::{Future, poll_fn};
+use core::future::Future;
 use core::pin::pin;
-use core::task::Poll;
+use core::task::{Context, Poll};
 
-use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use xen_hal::{Clock, Errno, GrantTable, Mapping, Port};
-use xen_ring::{BackRing, BadProducer, SharedMapping, Storm};
-use xenstore_client::xenbus::{Failure, Signals};
+use xen_hal::{Clock, Errno, GrantTable, Mapping, Memory, Port};
+use xen_ring::{BackRing, BadProducer, SharedMapping};
+use xenbus::{BUDGET, EventThrottle, Failure, Signals, Turn};
 
-use super::failure;
 use super::request::{BadRequest, Work, answer};
 use super::worker::{Done, Lists, MOST_LISTS, Worker};
 use crate::device::BlockDevice;
-use crate::front::Memory;
 use crate::protocol::{Abi, Request};
-use crate::turn::{BUDGET, Turn};
 
 /// Most bytes of requests that are made one.
 const MOST_MERGED: usize = 1 << 20;
 /// What taking a request out of the ring costs of a turn, and beginning with it again, besides its bytes.
 const STEP_COST: usize = 4096;
 
-/// A ring and its bell.
+/// A ring and its event channel.
 pub(super) struct Queue<A, P> {
     pub(super) ring: BackRing<Abi>,
     pub(super) mapping: SharedMapping<A>,
@@ -64,13 +60,13 @@ impl<A: Mapping, P: Port> Queue<A, P> {
         signals: &Signals,
         clock: &impl Clock,
     ) -> Result<(), Failure> {
-        let broken = |error| failure(Errno::EIO, error);
-        let lists = Lists::new(worker.memory).map_err(|error| failure(Errno::ENOMEM, error))?;
+        let broken = |error| Failure::new(Errno::EIO, error);
+        let lists = Lists::new(worker.memory).map_err(|error| Failure::new(Errno::ENOMEM, error))?;
         let mut running = FuturesUnordered::new();
         let mut finished: Vec<Done<Group, D::Buffer>> = Vec::new();
         let mut tasks = Tasks::default();
-        let mut storm = Storm::default();
-        let mut turn = Turn::new();
+        let mut throttle = EventThrottle::default();
+        let mut turn = Turn::default();
         let mut closed = pin!(signals.closing());
         loop {
             tasks.finish(worker, finished.drain(..));
@@ -94,10 +90,15 @@ impl<A: Mapping, P: Port> Queue<A, P> {
             // Where something waits there is something running, and its end is an occasion to look at the ring again.
             let more = !closing && self.ring.arm(&self.mapping).map_err(broken)? && tasks.waiting.is_empty();
             let sleeps = !(started || more || turn.is_over() || !tasks.answers.is_empty());
-            let hurry = storm.is_calm();
-            let event = {
-                let (port, turn) = (&self.port, &mut turn);
-                let mut wake = poll_fn(|cx| {
+            let wake = {
+                let mut slept = false;
+                let wanted = [&self.port];
+                let ports = if sleeps && !closing { &wanted[..] } else { &[] };
+                let other = |cx: &mut Context<'_>| {
+                    // Who is polled again has let others have their turn.
+                    if core::mem::replace(&mut slept, true) {
+                        turn.begin();
+                    }
                     let mut moved = 0;
                     while moved < BUDGET
                         && let Poll::Ready(Some(done)) = running.poll_next_unpin(cx)
@@ -107,32 +108,18 @@ impl<A: Mapping, P: Port> Queue<A, P> {
                         turn.spend(work.len() - work.fetched());
                         finished.push(done);
                     }
-                    if !finished.is_empty() || !sleeps {
-                        return Poll::Ready(false);
-                    }
-                    if hurry && !closing && port.poll_wait(cx).is_ready() {
-                        return Poll::Ready(true);
-                    }
-                    if !closing && closed.as_mut().poll(cx).is_ready() {
-                        return Poll::Ready(false);
-                    }
-                    turn.begin();
-                    Poll::Pending
-                });
-                if hurry || !sleeps {
-                    wake.await
-                } else {
-                    // A peer that rings without end is heard late, by so much at most.
-                    matches!(select(&mut wake, clock.sleep(storm.pause())).await, Either::Right(_))
-                }
+                    let ended = !closing && closed.as_mut().poll(cx).is_ready();
+                    if !finished.is_empty() || !sleeps || ended { Poll::Ready(()) } else { Poll::Pending }
+                };
+                throttle.wait(clock, ports, None, other).await
             };
             if turn.is_over() {
                 turn.end().await;
             }
             match self.ring.waiting(&self.mapping).map_err(broken)? {
-                0 if event => storm.in_vain(),
+                0 if wake.is_event() => throttle.record_spurious(),
                 0 if sleeps => {}
-                _ => storm.over(),
+                _ => throttle.record_work(),
             }
         }
     }

@@ -3,14 +3,13 @@
 use alloc::vec::Vec;
 use core::cell::Cell;
 
-use xen_hal::{GrantRef, PAGE_SIZE, Page, Pages, Remote, warning};
-use xenstore_client::xenbus::Device;
+use xen_hal::{GrantRef, Memory, PAGE_SIZE, Page, Pages, Remote, warning};
+use xenbus::{Counters, Device};
 
 use super::Statistics;
 use super::guests::Share;
 use super::request::{BadRequest, LIST_SIZE, Work, check_indirect};
 use crate::device::{BlockDevice, Buffer, Error, Geometry, pieces};
-use crate::front::Memory;
 use crate::protocol::{Body, Request, SECTOR_SIZE, SEGMENT_SIZE, Segment};
 use crate::ramdisk::PageBuffer;
 
@@ -41,7 +40,7 @@ pub(super) struct Worker<'a, M: Memory, D> {
     disk: &'a D,
     share: Share<'a, M>,
     pub(super) geometry: Cell<Geometry>,
-    statistics: &'a Cell<Statistics>,
+    statistics: &'a Counters<Statistics>,
     /// One line tells of bad requests; the statistics count them.
     complained: Cell<bool>,
     path: &'a str,
@@ -54,16 +53,14 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
         device: &'a Device,
         geometry: Geometry,
         share: Share<'a, M>,
-        statistics: &'a Cell<Statistics>,
+        statistics: &'a Counters<Statistics>,
     ) -> Self {
         let (geometry, complained, path) = (Cell::new(geometry), Cell::new(false), device.path());
         Worker { memory, disk, share, geometry, statistics, complained, path }
     }
 
     pub(super) fn count(&self, change: impl FnOnce(&mut Statistics)) {
-        let mut statistics = self.statistics.get();
-        change(&mut statistics);
-        self.statistics.set(statistics);
+        self.statistics.count(change);
     }
 
     /// Counts a request that ended, and says the first time why one was refused.

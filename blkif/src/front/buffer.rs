@@ -5,8 +5,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
 
-pub use xen_hal::Memory;
-use xen_hal::{Access, DomId, GrantRef, PAGE_SIZE};
+use xen_hal::{Access, DomId, GrantRef, Memory, PAGE_SIZE};
 use xen_ring::{LentPage, SharedMemory};
 
 use crate::device::{self, Error};

@@ -4,29 +4,26 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 
-use xen_hal::{Access, Clock, Errno, EventChannels, Port, information};
+use xen_hal::{Memory, Port, Xen, information};
 use xen_ring::{FrontRing, LentPages};
-use xenstore_client::xenbus::{Device, Failure, Frontend, Peer, Signals, State};
-use xenstore_client::{Error as StoreError, Tree};
+use xenbus::{Device, Failure, Frontend, Keys, Pace, Peer, Phase, Signals, State};
+use xenstore_client::Error as StoreError;
 
 use super::Options;
-use super::buffer::Memory;
 use super::connection::Connection;
-use super::queue::{Phase, Shared};
-use crate::device::{Discard, Error, Geometry};
-use crate::pace::Pace;
+use super::shared::Shared;
+use crate::device::{Discard, Geometry};
 use crate::protocol::{Abi, MOST_RING_ORDER, SECTOR_SIZE};
 
-pub(super) struct Driver<G: Memory, E, C> {
-    pub(super) shared: Rc<Shared<G>>,
-    pub(super) events: E,
-    pub(super) clock: C,
+pub(super) struct Driver<X: Xen> {
+    pub(super) shared: Rc<Shared<X>>,
+    pub(super) xen: X,
     pub(super) options: Options,
     /// For the lines that a backend can cause.
     pub(super) lines: Pace,
 }
 
-/// What is offered to a backend: the ring and its bell.
+/// What a backend is granted: the ring and its event channel.
 pub(super) struct Link<G: Memory, P> {
     pub(super) ring: FrontRing<Abi>,
     pub(super) memory: LentPages<G::Grant>,
@@ -34,6 +31,7 @@ pub(super) struct Link<G: Memory, P> {
     numbered: bool,
     pub(super) port: P,
     pub(super) features: Features,
+    geometry: Geometry,
 }
 
 /// What the backend of this connection can do.
@@ -46,44 +44,39 @@ pub(super) struct Features {
     pub(super) indirect: u16,
 }
 
-impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
-    const OFFERED: State = State::Initialised;
-    type Offer = Link<G, E::Port>;
+impl<X: Xen> Frontend for Driver<X> {
+    const PUBLISHED: State = State::Initialised;
+    type Link = Link<X, X::Port>;
 
-    async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
-        let peer = device.other_domain();
+    async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure> {
         let offered = device.read_peer(async |peer| Ok(peer.number("max-ring-page-order", 0).await?)).await?;
         let order = offered.min(self.options.most_ring_order.into()).min(MOST_RING_ORDER);
-        let full = |error: &dyn core::fmt::Display| Failure::new(Errno::ENOSPC, format!("a ring: {error}"));
-        let memory = LentPages::lend(&self.shared.pool.memory, 1 << order, peer, Access::ReadWrite);
-        let memory = memory.map_err(|error| full(&error))?;
+        let memory = device.grant_ring(&self.xen, "the ring", 1 << order)?;
         let ring = FrontRing::new(Abi::X86_64, &memory);
-        let port = self.events.alloc_unbound(peer).map_err(|error| full(&error))?;
-        Ok(Link { ring, memory, numbered: order > 0, port, features: Features::default() })
+        let port = device.alloc_port(&self.xen)?;
+        let (features, geometry) = (Features::default(), Geometry::plain(0));
+        Ok(Link { ring, memory, numbered: order > 0, port, features, geometry })
     }
 
-    async fn publish(&mut self, device: &Device, offer: &Self::Offer, tree: &Tree) -> Result<(), StoreError> {
-        if offer.numbered {
-            tree.set(&device.own("ring-page-order"), &offer.memory.references().len().ilog2()).await?;
-            for (index, reference) in offer.memory.references().enumerate() {
-                tree.set(&device.own(&format!("ring-ref{index}")), &reference).await?;
+    async fn publish(&mut self, keys: &Keys<'_>, link: &Self::Link) -> Result<(), StoreError> {
+        if link.numbered {
+            keys.set("ring-page-order", &link.memory.references().len().ilog2()).await?;
+            for (index, reference) in link.memory.references().enumerate() {
+                keys.set(&format!("ring-ref{index}"), &reference).await?;
             }
         } else {
             // A backend takes even an order of 0 for numbered keys.
-            let order = device.own("ring-page-order");
-            if tree.exists(&order).await? {
-                tree.remove(&order).await?;
-            }
-            for reference in offer.memory.references() {
-                tree.set(&device.own("ring-ref"), &reference).await?;
+            keys.remove("ring-page-order").await?;
+            for reference in link.memory.references() {
+                keys.set("ring-ref", &reference).await?;
             }
         }
-        tree.set(&device.own("event-channel"), &offer.port.number()).await?;
-        tree.set(&device.own("protocol"), Abi::X86_64.name()).await?;
-        tree.set(&device.own("feature-persistent"), &self.options.persistent).await
+        keys.set("event-channel", &link.port.number()).await?;
+        keys.set("protocol", Abi::X86_64.name()).await?;
+        keys.set("feature-persistent", &self.options.persistent).await
     }
 
-    async fn accept(&mut self, device: &Device, offer: &mut Self::Offer) -> Result<(), Failure> {
+    async fn accept(&mut self, device: &Device, link: &mut Self::Link) -> Result<(), Failure> {
         let options = self.options;
         let (features, geometry) = device
             .read_peer(async |peer| {
@@ -97,41 +90,39 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
                 Ok((features, read_geometry(peer, sectors, &features).await?))
             })
             .await?;
-        offer.features = features;
-        self.shared.pool.begin(offer.features.persistent);
-        self.shared.count(|statistics| {
+        link.features = features;
+        self.shared.pool.begin(link.features.persistent);
+        self.shared.status.count(|statistics| {
             statistics.connections += 1;
-            statistics.ring_slots = offer.ring.slots();
+            statistics.ring_slots = link.ring.slots();
         });
-        if self.lines.allows(self.clock.now()) {
+        if self.lines.allows(self.xen.now()) {
             information!(
                 "{}: {} sectors from {}, {} requests at once, {}",
                 device.path(),
                 geometry.sectors,
                 device.other_domain(),
-                offer.ring.slots(),
-                if offer.features.persistent { "persistent grants" } else { "a grant for each request" }
+                link.ring.slots(),
+                if link.features.persistent { "persistent grants" } else { "a grant for each request" }
             );
         }
-        self.shared.geometry.set(geometry);
+        link.geometry = geometry;
         Ok(())
     }
 
-    async fn run(&mut self, device: &Device, offer: Self::Offer, signals: &Signals) -> Result<(), Failure> {
-        self.shared.set(Phase::Up, self.shared.geometry.get());
-        let mut connection = Connection::new(self.shared.clone(), self.options, device.other_domain(), offer);
-        let outcome = connection.run(device, signals, &self.clock, &mut self.lines).await;
-        // The ring goes first: nothing is lent for it any more when its pages are taken back.
+    async fn run(&mut self, device: &Device, link: Self::Link, signals: &Signals) -> Result<(), Failure> {
+        let status = &self.shared.status;
+        status.set_info(link.geometry);
+        status.set_phase(Phase::Up);
+        let mut connection = Connection::new(self.shared.clone(), self.options, device.other_domain(), link);
+        let outcome = connection.run(device, signals, &self.xen, &mut self.lines).await;
         drop(connection);
-        self.shared.pool.end();
-        self.shared.rewind();
-        self.shared.set(Phase::Waiting, self.shared.geometry.get());
+        status.set_phase(Phase::Waiting);
         outcome
     }
 
     fn lost(&mut self) {
-        self.shared.set(Phase::Gone, self.shared.geometry.get());
-        self.shared.fail_all(Error::Gone);
+        self.shared.lose();
     }
 }
 
@@ -149,12 +140,10 @@ pub(super) async fn read_geometry(peer: &Peer<'_>, sectors: u64, features: &Feat
     const READ_ONLY: u32 = 4;
     let sector_size: u32 = peer.get("sector-size").await?.unwrap_or(SECTOR_SIZE as u32);
     if !(512..=65536).contains(&sector_size) || !sector_size.is_power_of_two() {
-        let text = format!("{} = {sector_size}: expected a power of two from 512 to 65536", peer.path("sector-size"));
-        return Err(Failure::new(Errno::EINVAL, text));
+        return Err(peer.unexpected("sector-size", sector_size, "a power of two from 512 to 65536"));
     }
     if sectors > MAX_SECTORS {
-        let text = format!("{} = {sectors}: expected {MAX_SECTORS} at most", peer.path("sectors"));
-        return Err(Failure::new(Errno::EINVAL, text));
+        return Err(peer.unexpected("sectors", sectors, format_args!("{MAX_SECTORS} at most")));
     }
     // What is said of the medium is advice: nonsense counts as not said.
     let physical = peer.number("physical-sector-size", sector_size).await?;

@@ -38,9 +38,9 @@ impl<T> Jobs<T> {
         self.entries.get_mut(index).map(|entry| &mut entry.value)
     }
 
-    /// All values, with their numbers.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut T)> {
-        self.entries.iter_mut().map(|(index, entry)| (index, &mut entry.value))
+    /// The first in the queue.
+    pub(super) fn front(&self) -> Option<usize> {
+        self.first
     }
 
     /// Whether nobody stands in the queue.

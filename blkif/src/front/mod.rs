@@ -1,26 +1,29 @@
 //! blkfront: a disk that another domain serves.
 
+mod active;
 mod buffer;
 mod connection;
 mod driver;
 mod jobs;
 mod queue;
+mod request;
+mod shared;
 
 use alloc::rc::Rc;
 use alloc::string::String;
 use core::fmt;
 use core::future::Future;
 
-use xen_hal::{Clock, EventChannels};
+use xen_hal::{Memory, Xen};
+use xenbus::{Ended, Handle, Pace, frontend};
 use xenstore_client::Store;
-use xenstore_client::xenbus::{Ended, frontend};
 
 use crate::device::{BlockDevice, Completed, Error, Geometry};
-use crate::pace::Pace;
-pub use buffer::{Buffer, Memory};
+pub use buffer::Buffer;
 use driver::Driver;
-pub use queue::Statistics;
-use queue::{Kind, Phase, Shared};
+use queue::Kind;
+use shared::Shared;
+pub use shared::Statistics;
 
 /// How a disk is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +50,7 @@ impl Default for Options {
 /// when there is one. When the toolstack removes the device, or the backend does what it may not, they fail with
 /// [`Error::Gone`].
 pub struct Disk<G: Memory> {
-    shared: Rc<Shared<G>>,
+    shared: Handle<Shared<G>>,
     name: Rc<str>,
 }
 
@@ -57,23 +60,20 @@ pub struct Disk<G: Memory> {
 /// # Cancellation
 ///
 /// Dropping the driver stops the device at once: pages that the backend still has stay out of use until it lets go.
-pub fn connect<G: Memory, E: EventChannels + 'static, C: Clock + Clone + 'static>(
+pub fn connect<X: Xen>(
     store: &Store,
-    memory: G,
-    events: E,
-    clock: C,
+    xen: X,
     path: &str,
     options: Options,
-) -> (Disk<G>, impl Future<Output = Result<Ended, xenstore_client::Error>> + use<G, E, C>) {
-    let shared = Rc::new(Shared::new(memory));
-    let disk = Disk { shared: shared.clone(), name: path.rsplit('/').next().unwrap_or(path).into() };
+) -> (Disk<X>, impl Future<Output = Result<Ended, xenstore_client::Error>> + use<X>) {
+    let shared = Rc::new(Shared::new(xen.clone()));
+    let disk = Disk { shared: Handle::new(shared.clone()), name: path.rsplit('/').next().unwrap_or(path).into() };
     let (store, path) = (store.clone(), String::from(path));
     let runner = async move {
         // Also where the future is dropped: nobody is to wait for ever.
         let _end = End(shared.clone());
-        let mut driver =
-            Driver { shared: shared.clone(), events, clock: clock.clone(), options, lines: Pace::of_lines() };
-        frontend(&store, clock, &path, &mut driver).await
+        let mut driver = Driver { shared: shared.clone(), xen: xen.clone(), options, lines: Pace::of_lines() };
+        frontend(&store, xen, &path, &mut driver).await
     };
     (disk, runner)
 }
@@ -82,8 +82,7 @@ struct End<G: Memory>(Rc<Shared<G>>);
 
 impl<G: Memory> Drop for End<G> {
     fn drop(&mut self) {
-        self.0.set(Phase::Gone, self.0.geometry.get());
-        self.0.fail_all(Error::Gone);
+        self.0.lose();
     }
 }
 
@@ -103,19 +102,12 @@ impl<G: Memory> Disk<G> {
     ///
     /// May be dropped at any time.
     pub async fn ready(&self) -> Result<Geometry, Error> {
-        let shared = &self.shared;
-        shared
-            .watch(|| match shared.phase.get() {
-                Phase::Waiting => None,
-                Phase::Up => Some(Ok(shared.geometry.get())),
-                Phase::Gone => Some(Err(Error::Gone)),
-            })
-            .await
+        self.shared.status.ready().await.ok_or(Error::Gone)
     }
 
     /// What the disk has done so far.
     pub fn statistics(&self) -> Statistics {
-        self.shared.statistics.get()
+        self.shared.status.statistics().get()
     }
 
     async fn transfer(&self, kind: Kind, sector: u64, buffer: Buffer<G>) -> Completed<Buffer<G>> {
@@ -141,7 +133,7 @@ impl<G: Memory> BlockDevice for Disk<G> {
 
     /// As the backend told it last; of no sectors before there was one.
     fn geometry(&self) -> Geometry {
-        self.shared.geometry.get()
+        self.shared.status.info()
     }
 
     fn buffer(&self, len: usize) -> Result<Buffer<G>, Error> {
@@ -176,24 +168,14 @@ impl<G: Memory> BlockDevice for Disk<G> {
     }
 
     async fn changed(&self, known: &Geometry) -> Geometry {
-        let shared = &self.shared;
-        shared.watch(|| Some(shared.geometry.get()).filter(|now| now != known)).await
+        let status = &self.shared.status;
+        status.changed(|| Some(status.info()).filter(|now| now != known)).await
     }
 }
 
 impl<G: Memory> Clone for Disk<G> {
     fn clone(&self) -> Self {
-        self.shared.handles.set(self.shared.handles.get() + 1);
         Disk { shared: self.shared.clone(), name: self.name.clone() }
-    }
-}
-
-impl<G: Memory> Drop for Disk<G> {
-    fn drop(&mut self) {
-        self.shared.handles.set(self.shared.handles.get() - 1);
-        if self.shared.handles.get() == 0 {
-            self.shared.kick();
-        }
     }
 }
 

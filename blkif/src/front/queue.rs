@@ -1,16 +1,15 @@
-//! The requests of a disk's users, in the order in which the ring gets them.
+//! The requests of a disk's users: a driver takes each once, and gives it back once, done.
 
-use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
-use xen_ring::WaitQueue;
+use xen_hal::Memory;
 
-use super::buffer::{Buffer, Memory, Pool};
+use super::buffer::Buffer;
 use super::jobs::Jobs;
-use crate::device::{Completed, Error, Geometry};
+use crate::device::{Completed, Error};
 
 /// What a user asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,339 +36,199 @@ pub(super) struct Job<G: Memory> {
     pub(super) kind: Kind,
     pub(super) sector: u64,
     pub(super) buffer: Option<Buffer<G>>,
-    /// The first page, or sector of a discard, that was not asked for yet.
+    /// The first page that was not asked for yet.
     pub(super) next: u64,
-    /// Requests that have no answer yet.
-    pub(super) unanswered: u32,
     pub(super) outcome: Result<(), Error>,
     /// Counts up: what was asked for first is asked for first again after a reconnection.
     number: u64,
-    state: JobState,
+    /// Its place in the queue.
+    index: usize,
+}
+
+impl<G: Memory> Job<G> {
+    /// Its place in the order of all jobs.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+/// Where a job is.
+enum Place<G: Memory> {
+    /// Here, in its order.
+    Queued(Job<G>),
+    /// With the driver.
+    Taken,
+    /// With the driver, and nobody waits for it any more. The backend may have its pages: they are its until it answers.
+    Abandoned,
+    /// Here, for its user.
+    Done(Job<G>),
+    /// With its user.
+    Returned,
+}
+
+struct Entry<G: Memory> {
+    place: Place<G>,
     waker: Option<Waker>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum JobState {
-    /// In the queue, with more to be asked for; others are not in it.
-    Queued,
-    /// All of it was asked for.
-    Asked,
-    Done,
-    /// Nobody waits for it any more.
-    Abandoned,
-}
-
-/// How a disk stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// No backend serves it yet, or again.
-    Waiting,
-    Up,
-    /// It was removed, or its backend has failed; one that begins anew can bring it back.
-    Gone,
-}
-
-/// What a disk's handles and its driver have in common.
-pub(super) struct Shared<G: Memory> {
-    pub(super) pool: Rc<Pool<G>>,
-    pub(super) phase: Cell<Phase>,
-    pub(super) geometry: Cell<Geometry>,
-    /// Users of the disk: without any the driver ends.
-    pub(super) handles: Cell<usize>,
-    jobs: RefCell<Jobs<Job<G>>>,
+/// Requests that were made and are not over.
+pub(super) struct Queue<G: Memory> {
+    entries: RefCell<Jobs<Entry<G>>>,
     next_number: Cell<u64>,
-    /// The driver has something to look at.
-    kicked: Cell<bool>,
-    driver: RefCell<Option<Waker>>,
-    /// Who waits for the phase or the geometry to change.
-    watchers: WaitQueue,
-    pub(super) statistics: Cell<Statistics>,
 }
 
-/// What a disk has done since its driver began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-#[non_exhaustive]
-pub struct Statistics {
-    /// Requests of the ring.
-    pub requests: u64,
-    /// Of these with segments in pages of their own.
-    pub indirect: u64,
-    /// Pages that were copied, since the backend keeps no more mapped.
-    pub bounced: u64,
-    /// Requests that failed.
-    pub failures: u64,
-    /// Notifications sent to the backend.
-    pub notifications: u64,
-    /// Events that came.
-    pub events: u64,
-    /// Connections made.
-    pub connections: u64,
-    /// Requests that the ring of the last connection holds.
-    pub ring_slots: u32,
-}
-
-impl<G: Memory> Shared<G> {
-    pub(super) fn new(memory: G) -> Shared<G> {
-        Shared {
-            pool: Rc::new(Pool::new(memory)),
-            phase: Cell::new(Phase::Waiting),
-            geometry: Cell::new(Geometry::plain(0)),
-            handles: Cell::new(1),
-            jobs: RefCell::new(Jobs::new()),
-            next_number: Cell::new(0),
-            kicked: Cell::new(false),
-            driver: RefCell::default(),
-            watchers: WaitQueue::new(),
-            statistics: Cell::default(),
-        }
+impl<G: Memory> Queue<G> {
+    pub(super) fn new() -> Queue<G> {
+        Queue { entries: RefCell::new(Jobs::new()), next_number: Cell::new(0) }
     }
 
-    pub(super) fn count(&self, change: impl FnOnce(&mut Statistics)) {
-        let mut statistics = self.statistics.get();
-        change(&mut statistics);
-        self.statistics.set(statistics);
+    /// The number of whatever comes next in the order of jobs.
+    pub(super) fn number(&self) -> u64 {
+        self.next_number.replace(self.next_number.get() + 1)
     }
 
-    /// Has the driver look around.
-    pub(super) fn kick(&self) {
-        self.kicked.set(true);
-        let waker = self.driver.borrow_mut().take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    /// For the driver: whether it was kicked since the last look; if not, `waker` is woken when it is.
-    pub(super) fn poll_kicked(&self, waker: &Waker) -> Poll<()> {
-        if self.kicked.replace(false) {
-            return Poll::Ready(());
-        }
-        *self.driver.borrow_mut() = Some(waker.clone());
-        Poll::Pending
-    }
-
-    /// Tells the watchers of a new phase or geometry.
-    pub(super) fn set(&self, phase: Phase, geometry: Geometry) {
-        self.phase.set(phase);
-        self.geometry.set(geometry);
-        self.watchers.wake_all();
-    }
-
-    /// Waits until `done` gives something, which it may whenever phase or geometry change.
-    pub(super) async fn watch<T>(&self, done: impl Fn() -> Option<T>) -> T {
-        self.watchers.wait_until(done).await
-    }
-
-    /// Queues a request and waits for its end.
+    /// Queues a request, has `notify` tell the driver, and waits for its end.
     pub(super) async fn submit(
         &self,
         kind: Kind,
         sector: u64,
         buffer: Option<Buffer<G>>,
+        notify: impl FnOnce(),
     ) -> Completed<Option<Buffer<G>>> {
-        if self.phase.get() == Phase::Gone {
-            return (buffer, Err(Error::Gone));
-        }
-        let number = self.next_number.replace(self.next_number.get() + 1);
-        let job = Job {
-            kind,
-            sector,
-            buffer,
-            next: 0,
-            unanswered: 0,
-            outcome: Ok(()),
-            number,
-            state: JobState::Queued,
-            waker: None,
-        };
-        let index = {
-            let mut jobs = self.jobs.borrow_mut();
-            let index = jobs.insert(job);
-            jobs.push_back(index);
-            index
-        };
-        self.kick();
-        let ticket = Ticket { shared: self, index };
-        poll_fn(|cx| {
-            let displaced = {
-                let mut jobs = self.jobs.borrow_mut();
-                match jobs.get_mut(ticket.index) {
-                    Some(Job { state: JobState::Done, .. }) => None,
-                    Some(job) => Some(job.waker.replace(cx.waker().clone())),
-                    None => unreachable!("a job stays until its ticket is gone"),
-                }
-            };
-            match displaced {
-                Some(_) => Poll::Pending,
-                None => {
-                    let job = self.jobs.borrow_mut().remove(ticket.index).expect("it was just there");
-                    Poll::Ready((job.buffer, job.outcome))
-                }
-            }
-        })
-        .await
+        let ticket = Ticket { queue: self, index: self.push(kind, sector, buffer) };
+        notify();
+        poll_fn(|cx| ticket.poll(cx.waker())).await
     }
 
-    /// For the driver: the next job to ask for something of, until `ask` says that there is no more room.
-    ///
-    /// `ask` says whether it has asked, and whether the job is complete with that. A job with more goes to the queue's
-    /// end, so that a long one does not keep the others waiting.
-    pub(super) fn feed(&self, mut ask: impl FnMut(usize, &mut Job<G>) -> Asked) {
-        let mut finished = Vec::new();
-        let mut jobs = self.jobs.borrow_mut();
-        while let Some(index) = jobs.pop_front() {
-            let Some(job) = jobs.get_mut(index) else { continue };
-            // What has failed in part is not continued.
-            let asked = if job.outcome.is_err() { Asked::All } else { ask(index, job) };
-            match asked {
-                Asked::NoRoom => {
-                    jobs.push_front(index);
-                    break;
-                }
-                Asked::Part => jobs.push_back(index),
-                Asked::All => {
-                    job.state = JobState::Asked;
-                    if job.unanswered == 0 {
-                        finished.push(index);
-                    }
-                }
-            }
+    fn push(&self, kind: Kind, sector: u64, buffer: Option<Buffer<G>>) -> usize {
+        let number = self.number();
+        let mut entries = self.entries.borrow_mut();
+        // Its index is known once it has one.
+        let index = entries.insert(Entry { place: Place::Returned, waker: None });
+        let job = Job { kind, sector, buffer, next: 0, outcome: Ok(()), number, index };
+        if let Some(entry) = entries.get_mut(index) {
+            entry.place = Place::Queued(job);
         }
-        drop(jobs);
-        for index in finished {
-            self.finish(index);
+        entries.push_back(index);
+        index
+    }
+
+    /// Whether no job waits to be taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.borrow().is_queue_empty()
+    }
+
+    /// For the driver: the first job, where that comes before `number`.
+    pub(super) fn take(&self, before: Option<u64>) -> Option<Job<G>> {
+        let mut entries = self.entries.borrow_mut();
+        let index = entries.front()?;
+        let entry = entries.get_mut(index)?;
+        if let (Place::Queued(job), Some(before)) = (&entry.place, before)
+            && job.number >= before
+        {
+            return None;
+        }
+        let place = core::mem::replace(&mut entry.place, Place::Taken);
+        entries.pop_front();
+        match place {
+            Place::Queued(job) => Some(job),
+            _ => unreachable!("what stands in the queue is queued"),
         }
     }
 
-    /// For the driver: a job's request was answered.
-    pub(super) fn answered(&self, index: usize, settle: impl FnOnce(&mut Job<G>)) {
-        let done = {
-            let mut jobs = self.jobs.borrow_mut();
-            let Some(job) = jobs.get_mut(index) else { return };
-            job.unanswered = job.unanswered.saturating_sub(1);
-            settle(job);
-            job.unanswered == 0 && job.state != JobState::Queued
-        };
-        if done {
-            self.finish(index);
-        }
+    /// For the driver: whether nobody waits any more for a job that it has taken.
+    pub(super) fn is_abandoned(&self, job: &Job<G>) -> bool {
+        matches!(self.entries.borrow_mut().get_mut(job.index), Some(Entry { place: Place::Abandoned, .. }))
     }
 
-    /// For the driver: a job's only request was not understood, and the job is to be asked for anew in other words.
-    pub(super) fn again(&self, index: usize) {
-        let abandoned = {
-            let mut jobs = self.jobs.borrow_mut();
-            let Some(job) = jobs.get_mut(index) else { return };
-            (job.unanswered, job.next) = (0, 0);
-            let abandoned = job.state == JobState::Abandoned;
-            if !abandoned {
-                job.state = JobState::Queued;
-                jobs.push_front(index);
+    /// For the driver: a job that it has taken is over.
+    pub(super) fn finish(&self, job: Job<G>) {
+        let index = job.index;
+        let mut entries = self.entries.borrow_mut();
+        let (waker, dropped) = match entries.get_mut(index) {
+            Some(entry) if !matches!(entry.place, Place::Abandoned) => {
+                entry.place = Place::Done(job);
+                (entry.waker.take(), None)
             }
-            abandoned
-        };
-        if abandoned {
-            self.finish(index);
-        }
-    }
-
-    /// A job needs nothing any more from the driver.
-    fn finish(&self, index: usize) {
-        let (waker, dropped) = {
-            let mut jobs = self.jobs.borrow_mut();
-            match jobs.get_mut(index) {
-                Some(Job { state: JobState::Abandoned, .. }) => (None, jobs.remove(index)),
-                Some(job) => {
-                    job.state = JobState::Done;
-                    (job.waker.take(), None)
-                }
-                None => (None, None),
+            _ => {
+                entries.remove(index);
+                (None, Some(job))
             }
         };
+        drop(entries);
         drop(dropped);
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    /// For the driver, when a connection ends: all jobs are to be asked for again, whole, in their order. Reading,
-    /// writing, flushing and discarding twice does what once does.
-    pub(super) fn rewind(&self) {
-        let (mut waiting, mut abandoned) = (Vec::new(), Vec::new());
-        let mut jobs = self.jobs.borrow_mut();
-        for (index, job) in jobs.iter_mut() {
-            match job.state {
-                JobState::Done => {}
-                JobState::Abandoned => abandoned.push(index),
-                JobState::Queued | JobState::Asked => {
-                    (job.next, job.unanswered, job.outcome, job.state) = (0, 0, Ok(()), JobState::Queued);
-                    waiting.push((job.number, index));
+    /// For the driver, when a connection ends: jobs that it has taken are to be asked for again, whole, in their order,
+    /// and before those that it has not. Reading, writing, flushing and discarding twice does what once does.
+    pub(super) fn put_back(&self, mut jobs: Vec<Job<G>>) {
+        jobs.sort_unstable_by_key(|job| job.number);
+        let mut dropped = Vec::new();
+        let mut entries = self.entries.borrow_mut();
+        for mut job in jobs.into_iter().rev() {
+            let index = job.index;
+            match entries.get_mut(index) {
+                Some(entry) if !matches!(entry.place, Place::Abandoned) => {
+                    (job.next, job.outcome) = (0, Ok(()));
+                    entry.place = Place::Queued(job);
+                    entries.push_front(index);
+                }
+                _ => {
+                    entries.remove(index);
+                    dropped.push(job);
                 }
             }
         }
-        while jobs.pop_front().is_some() {}
-        waiting.sort_unstable();
-        waiting.into_iter().for_each(|(_, index)| jobs.push_back(index));
-        let dropped: Vec<_> = abandoned.into_iter().map(|index| jobs.remove(index)).collect();
-        drop(jobs);
+        drop(entries);
         drop(dropped);
     }
 
-    /// For the driver, when nothing will be answered any more and nothing was asked: all jobs fail.
+    /// For the driver, when it has taken none and will take none: all jobs fail.
     pub(super) fn fail_all(&self, error: Error) {
-        self.rewind();
-        loop {
-            let index = {
-                let mut jobs = self.jobs.borrow_mut();
-                let Some(index) = jobs.pop_front() else { return };
-                if let Some(job) = jobs.get_mut(index) {
-                    job.outcome = Err(error);
-                }
-                index
-            };
-            self.finish(index);
+        while let Some(mut job) = self.take(None) {
+            job.outcome = Err(error);
+            self.finish(job);
         }
     }
-
-    /// Whether a job waits to be asked for.
-    pub(super) fn has_queued(&self) -> bool {
-        !self.jobs.borrow().is_queue_empty()
-    }
-}
-
-/// What became of a job's turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// There is no room in the ring.
-    NoRoom,
-    /// A part; there is more.
-    Part,
-    /// The last part, or nothing: it has failed before.
-    All,
 }
 
 /// A user who waits for a job.
 struct Ticket<'a, G: Memory> {
-    shared: &'a Shared<G>,
+    queue: &'a Queue<G>,
     index: usize,
+}
+
+impl<G: Memory> Ticket<'_, G> {
+    fn poll(&self, waker: &Waker) -> Poll<Completed<Option<Buffer<G>>>> {
+        let mut entries = self.queue.entries.borrow_mut();
+        let entry = entries.get_mut(self.index).expect("it stays until its ticket is gone");
+        if !matches!(entry.place, Place::Done(_)) {
+            let displaced = entry.waker.replace(waker.clone());
+            drop(entries);
+            drop(displaced);
+            return Poll::Pending;
+        }
+        match core::mem::replace(&mut entry.place, Place::Returned) {
+            Place::Done(job) => Poll::Ready((job.buffer, job.outcome)),
+            _ => unreachable!("it was just done"),
+        }
+    }
 }
 
 impl<G: Memory> Drop for Ticket<'_, G> {
     fn drop(&mut self) {
-        let dropped = {
-            let mut jobs = self.shared.jobs.borrow_mut();
-            match jobs.get_mut(self.index) {
-                // The backend has its pages: they are its until it answers.
-                Some(job) if job.unanswered > 0 => {
-                    job.state = JobState::Abandoned;
-                    let waker = job.waker.take();
-                    jobs.unlink(self.index);
-                    (None, waker)
-                }
-                _ => (jobs.remove(self.index), None),
+        let mut entries = self.queue.entries.borrow_mut();
+        let dropped = match entries.get_mut(self.index) {
+            Some(Entry { place: place @ Place::Taken, waker }) => {
+                *place = Place::Abandoned;
+                (None, waker.take())
             }
+            _ => (entries.remove(self.index), None),
         };
+        drop(entries);
         drop(dropped);
     }
 }

@@ -7,7 +7,7 @@ use xen_blkif::protocol::Abi;
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Access, EventChannels, Port};
 use xen_sim::Xen;
-use xenstore_client::xenbus::Failure;
+use xenbus::Failure;
 
 use crate::disturb::{BLOCK_SLOTS, INDICES, disturb};
 use crate::input::Input;
@@ -35,7 +35,7 @@ pub(super) fn run(data: &[u8]) {
             let open = async |_: &Attach| Ok::<_, Failure>(served.clone());
             let ended = |_: &Attach, _: Statistics| {};
             let limits = Limits { in_flight: 16 << 10, ..Limits::default() };
-            drop(back::serve(&store, memory.clone(), memory.clone(), memory, limits, open, ended).await);
+            drop(back::serve(&store, memory, limits, open, ended).await);
         })
         .detach();
     let (front, back) = attach(&xen, "vbd", (&guest, &server), DEVICE, &[("mode", "w")]);

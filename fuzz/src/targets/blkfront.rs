@@ -60,7 +60,7 @@ fn start_users(guest: &Domain) {
     let store = guest.store();
     let path = format!("device/vbd/{DEVICE}");
     let options = front::Options::default();
-    let (disk, runner) = front::connect(&store, guest.clone(), guest.clone(), guest.clone(), &path, options);
+    let (disk, runner) = front::connect(&store, guest.clone(), &path, options);
     guest.spawn(async move { drop(runner.await) }).detach();
     for index in 0..4_u64 {
         let (disk, clock) = (disk.clone(), guest.clone());

@@ -55,8 +55,7 @@ pub(super) fn run(data: &[u8]) {
 fn start_users(guest: &Domain) {
     let store = guest.store();
     let options = Options { receive_pages: 32, transmit_pages: 20, ..Options::default() };
-    let (interface, runner) =
-        front::connect(&store, guest.clone(), guest.clone(), guest.clone(), "device/vif/0", options);
+    let (interface, runner) = front::connect(&store, guest.clone(), "device/vif/0", options);
     guest.spawn(async move { drop(runner.await) }).detach();
     let clock = guest.clone();
     guest

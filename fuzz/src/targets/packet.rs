@@ -1,7 +1,7 @@
 //! Everything that reads a packet of the store's protocol.
 
+use xenbus::State;
 use xenstore_client::wire::{HEADER_SIZE, Header, Op, Request, ServerError};
-use xenstore_client::xenbus::State;
 use xenstore_client::{FromValue, Path, Permission};
 
 pub(super) const SHORT: u32 = 100000;

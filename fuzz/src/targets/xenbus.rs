@@ -5,8 +5,8 @@ use std::time::Duration;
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Access, DomId, EventChannels, Port};
 use xen_sim::{Domain, Xen};
+use xenbus::Failure;
 use xenstore_client::wire::Request;
-use xenstore_client::xenbus::Failure;
 
 use crate::input::Input;
 use crate::net::MAC;
@@ -192,7 +192,7 @@ fn start_blkback(domain: &Domain) {
         .spawn(async move {
             let open = async |_: &Attach| Ok::<_, Failure>(disk.clone());
             let ended = |_: &Attach, _: Statistics| {};
-            drop(serve(&store, memory.clone(), memory.clone(), memory, Limits::default(), open, ended).await);
+            drop(serve(&store, memory, Limits::default(), open, ended).await);
         })
         .detach();
 }
@@ -208,7 +208,7 @@ fn start_netback(domain: &Domain) {
                 spawner.spawn(sink).detach();
                 Ok(())
             };
-            drop(serve(&store, memory.clone(), memory.clone(), memory.clone(), Limits::default(), opened).await);
+            drop(serve(&store, memory.clone(), Limits::default(), opened).await);
         })
         .detach();
 }
@@ -217,8 +217,7 @@ fn start_blkfront(domain: &Domain) {
     use xen_blkif::BlockDevice;
     use xen_blkif::front::{Options, connect};
     let store = domain.store();
-    let (disk, runner) =
-        connect(&store, domain.clone(), domain.clone(), domain.clone(), "device/vbd/51712", Options::default());
+    let (disk, runner) = connect(&store, domain.clone(), "device/vbd/51712", Options::default());
     domain.spawn(async move { drop(runner.await) }).detach();
     domain
         .spawn(async move {
@@ -233,7 +232,7 @@ fn start_netfront(domain: &Domain) {
     use xen_netif::front::{Options, connect};
     let store = domain.store();
     let options = Options { receive_pages: 32, transmit_pages: 20, ..Options::default() };
-    let (interface, runner) = connect(&store, domain.clone(), domain.clone(), domain.clone(), "device/vif/0", options);
+    let (interface, runner) = connect(&store, domain.clone(), "device/vif/0", options);
     domain.spawn(async move { drop(runner.await) }).detach();
     domain
         .spawn(async move {

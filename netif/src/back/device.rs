@@ -44,7 +44,7 @@ impl Port {
 impl Device {
     /// Whether the largest frame finds room; nothing is sent to a guest that is not there.
     fn has_room(&self) -> bool {
-        let room = !self.port.has_waiting() || self.port.has_room(queue::memory(MOST_BYTES)) || !self.port.up.get();
+        let room = !self.port.has_waiting() || self.port.has_room(queue::memory(MOST_BYTES)) || !self.port.is_up();
         if !room {
             self.port.wants_room.set(true);
         }
@@ -62,7 +62,7 @@ impl Driver for Device {
     type TxToken<'a> = TxToken<'a>;
 
     fn receive(&mut self, cx: &mut Context<'_>) -> Option<(RxToken<'_>, TxToken<'_>)> {
-        self.port.register_application(cx.waker());
+        self.port.application.register(cx.waker());
         if !self.has_room() {
             return None;
         }
@@ -72,13 +72,13 @@ impl Driver for Device {
     }
 
     fn transmit(&mut self, cx: &mut Context<'_>) -> Option<TxToken<'_>> {
-        self.port.register_application(cx.waker());
+        self.port.application.register(cx.waker());
         self.has_room().then_some(TxToken(self))
     }
 
     fn link_state(&mut self, cx: &mut Context<'_>) -> LinkState {
-        self.port.register_application(cx.waker());
-        if self.port.up.get() { LinkState::Up } else { LinkState::Down }
+        self.port.application.register(cx.waker());
+        if self.port.is_up() { LinkState::Up } else { LinkState::Down }
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -6,40 +6,35 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use core::future::{Future, poll_fn};
+use core::future::Future;
 use core::pin::pin;
-use core::task::Poll;
+use core::task::{Context, Poll};
 use core::time::Duration;
 
-use futures_util::future::{Either, select};
-use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, MapRequest, PortNumber, information};
-use xen_ring::{BackRing, Protocol, SharedMapping, Storm};
-use xenstore_client::xenbus::{Backend, Device, Failure, Signals};
-use xenstore_client::{Error as StoreError, Tree};
+use xen_hal::{Errno, GrantRef, Memory, PortNumber, Xen, information};
+use xenbus::{Backend, Device, EventThrottle, Failure, Keys, Phase, Signals, attach_ring, yield_now};
+use xenstore_client::Error as StoreError;
 
 use super::credit::{self, Credit};
 use super::port::{Port, Shared};
 use super::ready::Guest;
 use super::rings::Rings;
 use super::{Attach, Limits, open};
-use crate::front::{Memory, mac_address};
+use crate::front::mac_address;
 use crate::protocol::{RxProtocol, TxProtocol};
-use crate::turn::yield_now;
 
 /// How long a guest may take none of what waits for it, where it can say that it has room again, and where it cannot.
 const PATIENCE: Duration = Duration::from_secs(10);
 const SHORT_PATIENCE: Duration = Duration::from_millis(30);
 
-pub(super) struct Driver<'a, M, E, C, O> {
-    pub(super) memory: M,
-    pub(super) events: E,
-    pub(super) clock: C,
+pub(super) struct Driver<'a, X, O> {
+    pub(super) xen: X,
     pub(super) limits: Limits,
     pub(super) opened: &'a O,
     pub(super) shared: Option<Rc<Shared>>,
 }
 
-/// A guest's rings and bells.
+/// A guest's rings and event channels.
 pub(super) struct Link<M: Memory, P> {
     rings: Rings<M>,
     tx_port: P,
@@ -48,14 +43,8 @@ pub(super) struct Link<M: Memory, P> {
     multicast_control: bool,
 }
 
-impl<M, E, C, O> Backend for Driver<'_, M, E, C, O>
-where
-    M: Memory + 'static,
-    E: EventChannels,
-    C: Clock,
-    O: Fn(Port) -> Result<(), Failure>,
-{
-    type Link = Link<M, E::Port>;
+impl<X: Xen, O: Fn(Port) -> Result<(), Failure>> Backend for Driver<'_, X, O> {
+    type Link = Link<X, X::Port>;
 
     async fn prepare(&mut self, device: &Device) -> Result<(), Failure> {
         if self.shared.is_none() {
@@ -66,8 +55,8 @@ where
         Ok(())
     }
 
-    async fn offer(&mut self, device: &Device, tree: &Tree) -> Result<(), StoreError> {
-        for (key, value) in [
+    async fn advertise(&mut self, keys: &Keys<'_>) -> Result<(), StoreError> {
+        keys.set_flags(&[
             ("feature-rx-copy", true),
             ("feature-rx-flip", false),
             ("feature-sg", true),
@@ -76,26 +65,19 @@ where
             ("feature-ipv6-csum-offload", true),
             ("feature-multicast-control", true),
             ("feature-split-event-channels", true),
-        ] {
-            tree.set(&device.own(key), &value).await?;
-        }
-        tree.set(&device.own("multi-queue-max-queues"), &1_u32).await
+        ])
+        .await?;
+        keys.set("multi-queue-max-queues", &1_u32).await
     }
 
     async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure> {
         let peer = device.other_domain();
         let keys = read_keys(device).await?;
         let map = |reference| {
-            let mapping = self.memory.map(&[MapRequest { peer, reference, access: Access::ReadWrite }]);
-            let mapping = mapping.map_err(|error| Failure::new(Errno::ENOMEM, format!("{error}")))?;
-            SharedMapping::new(mapping)
-                .map_err(|status| Failure::new(Errno::EINVAL, format!("a ring's page, {reference}: {status}")))
+            device.map_ring(&format!("a ring's page, {reference}"), &[reference], |requests| self.xen.map(requests))
         };
         let (tx_memory, rx_memory) = (map(keys.tx_reference)?, map(keys.rx_reference)?);
-        let bind = |port| {
-            let bound = self.events.bind_interdomain(peer, port);
-            bound.map_err(|error| Failure::new(Errno::EINVAL, format!("{error}")))
-        };
+        let bind = |port| device.bind_port(&self.xen, port);
         let (tx_port, rx_port) = (bind(keys.tx_port)?, keys.rx_port.map(bind).transpose()?);
         information!(
             "{}: connected with {}, rings {} and {}{}",
@@ -108,9 +90,9 @@ where
         Ok(Link {
             rings: Rings {
                 peer,
-                tx: attach(TxProtocol, &tx_memory)?,
+                tx: attach_ring(TxProtocol, &tx_memory)?,
                 tx_memory,
-                rx: attach(RxProtocol, &rx_memory)?,
+                rx: attach_ring(RxProtocol, &rx_memory)?,
                 rx_memory,
                 guest: keys.guest,
                 ready: None,
@@ -123,17 +105,17 @@ where
         })
     }
 
-    async fn publish(&mut self, _: &Device, _: &Self::Link, _: &Tree) -> Result<(), StoreError> {
+    async fn publish(&mut self, _: &Keys<'_>, _: &Self::Link) -> Result<(), StoreError> {
         Ok(())
     }
 
     async fn run(&mut self, _: &Device, link: Self::Link, signals: &Signals) -> Result<(), Failure> {
         let shared = self.shared.clone().expect("opened before it is used");
         *shared.groups.borrow_mut() = link.multicast_control.then(Vec::new);
-        shared.up.set(true);
-        shared.wake_application();
-        let outcome = serve(&self.memory, &shared, link, signals, &self.clock).await;
-        shared.disconnect();
+        shared.status.set_phase(Phase::Up);
+        shared.application.wake();
+        let outcome = serve(&self.xen, &shared, link, signals).await;
+        shared.disconnect(Phase::Waiting);
         outcome
     }
 }
@@ -141,9 +123,7 @@ where
 async fn read_attach(device: &Device) -> Result<Attach, Failure> {
     let rate = match device.get::<String>("rate").await? {
         None => None,
-        Some(text) => credit::parse(&text).ok_or_else(|| {
-            Failure::new(Errno::EINVAL, format!("{} = {text}: expected BYTES,MICROSECONDS", device.own("rate")))
-        })?,
+        Some(text) => credit::parse(&text).ok_or_else(|| device.unexpected("rate", &text, "BYTES,MICROSECONDS"))?,
     };
     Ok(Attach {
         domain: device.other_domain(),
@@ -155,7 +135,7 @@ async fn read_attach(device: &Device) -> Result<Attach, Failure> {
 }
 
 /// What the frontend has written.
-struct Keys {
+struct Published {
     tx_reference: GrantRef,
     rx_reference: GrantRef,
     tx_port: PortNumber,
@@ -166,23 +146,22 @@ struct Keys {
     multicast_control: bool,
 }
 
-async fn read_keys(device: &Device) -> Result<Keys, Failure> {
+async fn read_keys(device: &Device) -> Result<Published, Failure> {
     device
         .read_peer(async |peer| {
             if !peer.flag("request-rx-copy").await? {
-                let text = format!("{} is not 1: pages are not exchanged here", peer.path("request-rx-copy"));
+                let text = format_args!("{} is not 1: pages are not exchanged here", peer.path("request-rx-copy"));
                 return Err(Failure::new(Errno::EOPNOTSUPP, text));
             }
             let queues = peer.number("multi-queue-num-queues", 1).await?;
             if queues != 1 {
-                let text = format!("{} = {queues}: expected 1", peer.path("multi-queue-num-queues"));
-                return Err(Failure::new(Errno::EINVAL, text));
+                return Err(peer.unexpected("multi-queue-num-queues", queues, 1));
             }
             let (tx_port, rx_port) = match peer.get("event-channel-tx").await? {
                 Some(tx) => (tx, Some(peer.required("event-channel-rx").await?)),
                 None => (peer.required("event-channel").await?, None),
             };
-            Ok(Keys {
+            Ok(Published {
                 tx_reference: peer.required("tx-ring-ref").await?,
                 rx_reference: peer.required("rx-ring-ref").await?,
                 tx_port,
@@ -199,10 +178,6 @@ async fn read_keys(device: &Device) -> Result<Keys, Failure> {
             })
         })
         .await
-}
-
-fn attach<P: Protocol>(protocol: P, memory: &xen_ring::SharedMemory) -> Result<BackRing<P>, Failure> {
-    BackRing::attach(protocol, memory).map_err(|error| Failure::new(Errno::EIO, format!("{error}")))
 }
 
 /// What is to be done after a look at the rings.
@@ -258,7 +233,7 @@ impl<M: Memory, P: xen_hal::Port> Service<'_, M, P> {
             }
             Some(_) => {}
         }
-        let broken = |error| Failure::new(Errno::EIO, format!("{error}"));
+        let broken = |error| Failure::new(Errno::EIO, error);
         let late = self.credit.check(now).err();
         let mut more = false;
         if late.is_none() && !shared.is_congested() {
@@ -271,13 +246,7 @@ impl<M: Memory, P: xen_hal::Port> Service<'_, M, P> {
     }
 }
 
-async fn serve<M: Memory + 'static, P: xen_hal::Port>(
-    memory: &M,
-    shared: &Shared,
-    link: Link<M, P>,
-    signals: &Signals,
-    clock: &impl Clock,
-) -> Result<(), Failure> {
+async fn serve<X: Xen>(xen: &X, shared: &Shared, link: Link<X, X::Port>, signals: &Signals) -> Result<(), Failure> {
     let Link { rings, tx_port, rx_port, patience, .. } = link;
     let rings = Rc::new(RefCell::new(rings));
     let shown = rings.clone();
@@ -285,12 +254,13 @@ async fn serve<M: Memory + 'static, P: xen_hal::Port>(
         Ok(rings) => rings.show(f),
         Err(_) => f.write_str("in use"),
     }));
-    let credit = Credit::new(shared.attach.rate, clock.now());
-    let mut service = Service { memory, shared, tx_port, rx_port, patience, credit, stuck: None };
-    let mut storm = Storm::default();
+    let credit = Credit::new(shared.attach.rate, xen.now());
+    let mut service = Service { memory: xen, shared, tx_port, rx_port, patience, credit, stuck: None };
+    let notify = shared.status.users().notify();
+    let mut throttle = EventThrottle::default();
     loop {
-        shared.forget_kick();
-        let now = clock.now();
+        notify.clear();
+        let now = xen.now();
         let next = service.look(&mut rings.borrow_mut(), now)?;
         if signals.is_closing() {
             return Ok(());
@@ -298,40 +268,23 @@ async fn serve<M: Memory + 'static, P: xen_hal::Port>(
         let late = match next {
             Next::Yield { worked } => {
                 if worked {
-                    storm.over();
+                    throttle.record_work();
                 }
                 yield_now().await;
                 continue;
             }
             Next::Wait { late } => late,
         };
-        let hurry = storm.is_calm();
-        let event = {
-            let mut closing = pin!(signals.closing());
-            let waiting = poll_fn(|cx| {
-                if hurry {
-                    let first = service.tx_port.poll_wait(cx).is_ready();
-                    if service.rx_port.as_ref().is_some_and(|port| port.poll_wait(cx).is_ready()) || first {
-                        return Poll::Ready(true);
-                    }
-                }
-                let other = shared.poll_kicked(cx.waker()).is_ready() || closing.as_mut().poll(cx).is_ready();
-                if other { Poll::Ready(false) } else { Poll::Pending }
-            });
-            let until = match hurry {
-                true => [late, service.stuck.map(|since| since + patience)].into_iter().flatten().min(),
-                false => Some(now + storm.pause()),
-            };
-            match until {
-                None => waiting.await,
-                Some(until) => match select(waiting, clock.until(until)).await {
-                    Either::Left((event, _)) => event,
-                    Either::Right(_) => !hurry,
-                },
-            }
+        let mut closing = pin!(signals.closing());
+        let other = |cx: &mut Context<'_>| match notify.poll_notified(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => closing.as_mut().poll(cx),
         };
-        if event {
-            storm.in_vain();
+        let ports = [&service.tx_port, service.rx_port.as_ref().unwrap_or(&service.tx_port)];
+        let ports = if service.rx_port.is_some() { &ports[..] } else { &ports[..1] };
+        let until = [late, service.stuck.map(|since| since + patience)].into_iter().flatten().min();
+        if throttle.wait(xen, ports, until, other).await.is_event() {
+            throttle.record_spurious();
         }
     }
 }

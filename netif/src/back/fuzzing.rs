@@ -4,6 +4,7 @@ use alloc::rc::Rc;
 use alloc::string::String;
 
 use xen_hal::DomId;
+use xenbus::Phase;
 
 use super::port::{Packet, Port, Shared};
 use super::{Attach, Limits};
@@ -16,14 +17,14 @@ impl Wire {
     pub fn new(mac: [u8; 6]) -> (Wire, Port) {
         let attach = Attach { domain: DomId(1), device: String::new(), mac, bridge: String::new(), rate: None };
         let shared = Rc::new(Shared::new(attach, Limits::default()));
-        shared.up.set(true);
+        shared.status.set_phase(Phase::Up);
         (Wire(shared.clone()), Port(shared))
     }
 
     /// A packet from the guest.
     pub fn deliver(&self, packet: Packet) {
         self.0.deliver(packet);
-        self.0.wake_application();
+        self.0.application.wake();
     }
 
     /// The next packet for the guest.

@@ -15,11 +15,10 @@ use alloc::string::String;
 use core::convert::Infallible;
 use core::time::Duration;
 
-use xen_hal::{Clock, DomId, EventChannels, warning};
+use xen_hal::{DomId, Xen, warning};
+use xenbus::{End, Failure, Phase, backend, serve as serve_class};
 use xenstore_client::Store;
-use xenstore_client::xenbus::{End, Failure, backend, serve as serve_class};
 
-use crate::front::Memory;
 pub use device::{Device, RxToken, TxToken};
 use driver::Driver;
 use port::Shared;
@@ -88,28 +87,20 @@ pub struct Statistics {
 /// # Cancellation
 ///
 /// Dropping it stops all interfaces at once.
-pub async fn serve<M, E, C>(
+pub async fn serve<X: Xen>(
     store: &Store,
-    memory: M,
-    events: E,
-    clock: C,
+    xen: X,
     limits: Limits,
     opened: impl Fn(Port) -> Result<(), Failure>,
-) -> Result<Infallible, xenstore_client::Error>
-where
-    M: Memory + 'static,
-    E: EventChannels + Clone,
-    C: Clock + Clone,
-{
+) -> Result<Infallible, xenstore_client::Error> {
     let opened = &opened;
-    serve_class(store, clock.clone(), End::Backend, "vif", |found| {
-        let (store, memory, events, clock) = (store.clone(), memory.clone(), events.clone(), clock.clone());
+    serve_class(store, xen.clone(), End::Backend, "vif", |found| {
+        let (store, xen) = (store.clone(), xen.clone());
         async move {
-            let mut driver = Driver { memory, events, clock: clock.clone(), limits, opened, shared: None };
-            let outcome = backend(&store, clock, &found.path, &mut driver).await;
+            let mut driver = Driver { xen: xen.clone(), limits, opened, shared: None };
+            let outcome = backend(&store, xen, &found.path, &mut driver).await;
             if let Some(shared) = driver.shared.take() {
-                shared.gone.set(true);
-                shared.disconnect();
+                shared.disconnect(Phase::Gone);
             }
             if let Err(error) = outcome {
                 warning!("{}: {}", found.path, error);

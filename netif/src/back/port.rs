@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::future::poll_fn;
-use core::task::{Poll, Waker};
+use core::task::Poll;
+
+use xenbus::{Phase, Status, WakerSlot};
 
 use super::queue::{self, Queue};
 use super::{Attach, Limits, Statistics};
@@ -76,18 +78,15 @@ pub(super) struct Shared {
     pub(super) to_guest: RefCell<Queue>,
     /// Memory of the packet that is on its way from that queue to the guest.
     under_way: Cell<usize>,
-    pub(super) up: Cell<bool>,
-    pub(super) gone: Cell<bool>,
+    pub(super) status: Status<(), Statistics>,
     /// The groups that the guest wants, where it wants no others.
     pub(super) groups: RefCell<Option<Vec<[u8; 6]>>>,
-    pub(super) statistics: Cell<Statistics>,
     /// The application has found no room for a packet.
     pub(super) wants_room: Cell<bool>,
     /// While the guest is connected: writes how its rings stand.
     pub(super) rings: RefCell<Option<Box<Show>>>,
-    application: RefCell<Option<Waker>>,
-    kicked: Cell<bool>,
-    driver: RefCell<Option<Waker>>,
+    /// Whom to wake when there is a packet from the guest, or room for one to it.
+    pub(super) application: WakerSlot,
 }
 
 impl Shared {
@@ -98,58 +97,21 @@ impl Shared {
             from_guest: RefCell::default(),
             to_guest: RefCell::default(),
             under_way: Cell::new(0),
-            up: Cell::new(false),
-            gone: Cell::new(false),
+            status: Status::new(()),
             groups: RefCell::new(None),
-            statistics: Cell::default(),
             wants_room: Cell::new(false),
             rings: RefCell::default(),
-            application: RefCell::default(),
-            kicked: Cell::new(false),
-            driver: RefCell::default(),
+            application: WakerSlot::default(),
         }
     }
 
     pub(super) fn count(&self, change: impl FnOnce(&mut Statistics)) {
-        let mut statistics = self.statistics.get();
-        change(&mut statistics);
-        self.statistics.set(statistics);
+        self.status.count(change);
     }
 
-    /// Whom to wake when there is a packet from the guest, or room for one to it.
-    pub(super) fn register_application(&self, waker: &Waker) {
-        let mut application = self.application.borrow_mut();
-        if !application.as_ref().is_some_and(|old| old.will_wake(waker)) {
-            *application = Some(waker.clone());
-        }
-    }
-
-    pub(super) fn wake_application(&self) {
-        let waker = self.application.borrow_mut().take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    pub(super) fn kick(&self) {
-        if !self.kicked.replace(true) {
-            let waker = self.driver.borrow_mut().take();
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
-    }
-
-    pub(super) fn forget_kick(&self) {
-        self.kicked.set(false);
-    }
-
-    pub(super) fn poll_kicked(&self, waker: &Waker) -> Poll<()> {
-        if self.kicked.replace(false) {
-            return Poll::Ready(());
-        }
-        *self.driver.borrow_mut() = Some(waker.clone());
-        Poll::Pending
+    /// Whether the guest is connected.
+    pub(super) fn is_up(&self) -> bool {
+        self.status.phase() == Phase::Up
     }
 
     /// A packet from the guest, for the application.
@@ -166,7 +128,7 @@ impl Shared {
         let before = self.is_congested();
         let packet = self.from_guest.borrow_mut().pop()?;
         if before && !self.is_congested() {
-            self.kick();
+            self.status.notify();
         }
         Some(packet)
     }
@@ -194,7 +156,7 @@ impl Shared {
     pub(super) fn has_left(&self) {
         self.under_way.set(0);
         if self.wants_room.replace(false) {
-            self.wake_application();
+            self.application.wake();
         }
     }
 
@@ -216,12 +178,12 @@ impl Shared {
     }
 
     /// The guest is connected no longer.
-    pub(super) fn disconnect(&self) {
-        self.up.set(false);
+    pub(super) fn disconnect(&self, phase: Phase) {
+        self.status.set_phase(phase);
         *self.groups.borrow_mut() = None;
         *self.rings.borrow_mut() = None;
         self.drop_queue();
-        self.wake_application();
+        self.application.wake();
     }
 }
 
@@ -239,7 +201,7 @@ impl Port {
 
     /// Whether the guest is connected.
     pub fn is_up(&self) -> bool {
-        self.0.up.get()
+        self.0.is_up()
     }
 
     /// The next packet of the guest's; `None` once the interface is gone.
@@ -250,9 +212,9 @@ impl Port {
     pub async fn receive(&self) -> Option<Packet> {
         poll_fn(|cx| match self.0.next() {
             Some(packet) => Poll::Ready(Some(packet)),
-            None if self.0.gone.get() => Poll::Ready(None),
+            None if self.0.status.phase() == Phase::Gone => Poll::Ready(None),
             None => {
-                self.0.register_application(cx.waker());
+                self.0.application.register(cx.waker());
                 Poll::Pending
             }
         })
@@ -271,7 +233,7 @@ impl Port {
             shared.count(|statistics| statistics.dropped += 1);
             Err(why)
         };
-        if !shared.up.get() {
+        if !shared.is_up() {
             return refuse(Refused::Down);
         }
         let group: Option<[u8; 6]> = packet.bytes.first_chunk().copied().filter(|address| address[0] & 1 != 0);
@@ -285,13 +247,13 @@ impl Port {
             return refuse(Refused::Full);
         }
         shared.to_guest.borrow_mut().push(packet);
-        shared.kick();
+        shared.status.notify();
         Ok(())
     }
 
     /// What it has done so far.
     pub fn statistics(&self) -> Statistics {
-        self.0.statistics.get()
+        self.0.status.statistics().get()
     }
 
     /// What shows how its rings stand, for whoever looks for a fault (`dump_rings` of FreeBSD's xnb). It does not keep
@@ -319,7 +281,7 @@ impl fmt::Display for PortRings {
             None => f.write_str("not connected")?,
         }
         let (from, to) = (shared.from_guest.borrow().held(), shared.to_guest.borrow().held() + shared.under_way.get());
-        write!(f, "; {from} bytes held from the guest, {to} for it; {:?}", shared.statistics.get())
+        write!(f, "; {from} bytes held from the guest, {to} for it; {:?}", shared.status.statistics().get())
     }
 }
 

@@ -1,14 +1,13 @@
 //! A guest's rings while it is connected: packets in and out of them, checked and copied.
 
-use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use xen_hal::{CopyOp, DomId, Errno, GrantRef, GrantTable, PAGE_SIZE, Remote};
+use xen_hal::{CopyOp, DomId, Errno, GrantRef, GrantTable, Memory, PAGE_SIZE, Remote};
 use xen_ring::{BackRing, BadProducer, SharedMapping};
-use xenstore_client::xenbus::Failure;
+use xenbus::Failure;
 
 use super::chain::{Chain, Fatal};
 use super::credit::Credit;
@@ -16,7 +15,6 @@ use super::port::{Packet, Shared, Sum};
 use super::queue;
 use super::ready::{Guest, Ready};
 use crate::checksum;
-use crate::front::Memory;
 use crate::headers::Headers;
 use crate::offload::can_be_cut;
 use crate::protocol::{
@@ -58,8 +56,8 @@ impl From<Fatal> for Broken {
 impl From<Broken> for Failure {
     fn from(broken: Broken) -> Self {
         match broken {
-            Broken::Ring(error) => Failure::new(Errno::EIO, format!("the transmit ring: {error}")),
-            Broken::Chain(error) => Failure::new(Errno::EIO, format!("the guest sends {error} (EINVAL)")),
+            Broken::Ring(error) => Failure::new(Errno::EIO, format_args!("the transmit ring: {error}")),
+            Broken::Chain(error) => Failure::new(Errno::EIO, format_args!("the guest sends {error} (EINVAL)")),
         }
     }
 }
@@ -152,13 +150,13 @@ impl<M: Memory> Rings<M> {
                 }
             }
         }
-        shared.wake_application();
+        shared.application.wake();
         Ok(true)
     }
 
     /// Gives the guest what waits for it, as far as it has room; whether it has taken anything.
     pub(super) fn give(&mut self, memory: &M, shared: &Shared) -> Result<bool, Failure> {
-        let broken = |error: BadProducer| Failure::new(Errno::EIO, format!("the receive ring: {error}"));
+        let broken = |error: BadProducer| Failure::new(Errno::EIO, format_args!("the receive ring: {error}"));
         // Each with how many of the requests are its own and its predecessors'.
         let mut chosen: Vec<(Packet, usize)> = Vec::new();
         self.requests.clear();

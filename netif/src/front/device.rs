@@ -1,36 +1,24 @@
 //! The interface as a network stack sees it.
 
-use alloc::rc::Rc;
 use alloc::vec;
 use core::cell::RefCell;
 use core::task::Context;
 
 use embassy_net_driver::{Capabilities, Driver, HardwareAddress, LinkState};
+use xen_hal::Memory;
+use xenbus::{Handle, Phase};
 
-use super::Memory;
-use super::shared::{Phase, Shared};
-use super::tx::Tx;
+use super::rx::Frame;
+use super::shared::Shared;
+use super::tx::{Place, Tx};
 use crate::mss::Flows;
 use crate::offload::{self, Outgoing, Said};
-use crate::protocol::{Extra, rx_flags, tx_flags};
+use crate::protocol::{Extra, Gso, rx_flags, tx_flags};
 use crate::segment::Cut;
 
 /// The driver for a network stack.
 pub struct Device<G: Memory> {
-    shared: Rc<Shared<G>>,
-}
-
-impl<G: Memory> Device<G> {
-    pub(super) fn new(shared: Rc<Shared<G>>) -> Device<G> {
-        shared.handles.set(shared.handles.get() + 1);
-        Device { shared }
-    }
-}
-
-impl<G: Memory> Drop for Device<G> {
-    fn drop(&mut self) {
-        self.shared.release();
-    }
+    pub(super) shared: Handle<Shared<G>>,
 }
 
 /// A frame that was received.
@@ -47,7 +35,7 @@ impl<G: Memory> Shared<G> {
 
     /// Whether the largest frame finds room.
     fn has_room(&self) -> bool {
-        let largest = offload::largest_frame(self.large.get(), self.info.get().mtu);
+        let largest = offload::largest_frame(self.large.get(), self.status.info().mtu);
         let mut tx = self.tx.borrow_mut();
         let Some(tx) = tx.as_mut() else { return false };
         if tx.place(largest).is_some() {
@@ -55,14 +43,13 @@ impl<G: Memory> Shared<G> {
         }
         let mut refused = 0;
         if let Err(failure) = tx.reap(&mut refused) {
-            *self.failure.borrow_mut() = Some(failure);
-            self.kick();
+            self.fail(failure);
         }
         self.count(|statistics| statistics.refused += refused);
         let found = tx.place(largest).is_some();
         if !found {
             self.wants_room.set(true);
-            self.kick();
+            self.status.notify();
         }
         found
     }
@@ -75,8 +62,7 @@ impl<G: Memory> Shared<G> {
         let ready = rx.advance(&self.memory, self.peer.get(), &mut dropped);
         self.count(|statistics| statistics.dropped += dropped);
         ready.unwrap_or_else(|failure| {
-            *self.failure.borrow_mut() = Some(failure);
-            self.kick();
+            self.fail(failure);
             false
         })
     }
@@ -91,9 +77,9 @@ impl<G: Memory> Driver for Device<G> {
         if shared.has_frame() && shared.has_room() {
             return Some((RxToken(shared), TxToken(shared)));
         }
-        shared.register_stack(cx.waker());
+        shared.stack.register(cx.waker());
         // The driver asks for the next event.
-        shared.kick();
+        shared.status.notify();
         None
     }
 
@@ -102,116 +88,139 @@ impl<G: Memory> Driver for Device<G> {
         if shared.has_room() {
             return Some(TxToken(shared));
         }
-        shared.register_stack(cx.waker());
+        shared.stack.register(cx.waker());
         None
     }
 
     fn link_state(&mut self, cx: &mut Context<'_>) -> LinkState {
-        self.shared.register_stack(cx.waker());
-        match self.shared.phase.get() {
+        self.shared.stack.register(cx.waker());
+        match self.shared.status.phase() {
             Phase::Up => LinkState::Up,
             _ => LinkState::Down,
         }
     }
 
     fn capabilities(&self) -> Capabilities {
-        offload::capabilities(self.shared.large.get(), self.shared.info.get().mtu)
+        offload::capabilities(self.shared.large.get(), self.shared.status.info().mtu)
     }
 
     fn hardware_address(&self) -> HardwareAddress {
-        HardwareAddress::Ethernet(self.shared.info.get().mac)
+        HardwareAddress::Ethernet(self.shared.status.info().mac)
     }
 }
 
 impl<G: Memory> embassy_net_driver::RxToken for RxToken<'_, G> {
+    /// Takes the frame from the ring, does what the backend has left to this end, has the stack read it, and gives its
+    /// pages back.
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, read: F) -> R {
         let shared = self.0;
-        let mut read = Some(read);
-        let mut good = true;
         let mut rx = shared.rx.borrow_mut();
-        let shown = rx.as_mut().filter(|rx| rx.is_ready()).map(|rx| {
-            rx.take(&shared.memory, shared.peer.get(), |frame| {
-                shared.count(|statistics| {
-                    statistics.received += 1;
-                    statistics.received_bytes += frame.bytes.len() as u64;
-                    statistics.copied += u64::from(frame.copied);
-                });
-                let said = Said {
-                    good: frame.flags & rx_flags::DATA_VALIDATED != 0,
-                    blank: frame.flags & rx_flags::CSUM_BLANK != 0,
-                    gso: frame.gso,
-                };
-                good = shared.options.has_asked_for(said) && offload::incoming(frame.bytes, said, shared.flows());
+        let Some(rx) = rx.as_mut().filter(|rx| rx.is_ready()) else {
+            shared.status.notify();
+            return read(&mut []);
+        };
+        let (value, released) = rx.take(&shared.memory, shared.peer.get(), |mut frame| {
+            shared.count_received(&frame);
+            match shared.complete(&mut frame) {
+                true => read(frame.bytes),
                 // A stack takes nothing from a frame of no bytes.
-                read.take().expect("called once")(if good { frame.bytes } else { &mut [] })
-            })
-        });
-        drop(rx);
-        if !good {
-            shared.count(|statistics| statistics.dropped += 1);
-        }
-        shared.kick();
-        match shown {
-            Some((value, outcome)) => {
-                if let Err(failure) = outcome {
-                    *shared.failure.borrow_mut() = Some(failure);
-                }
-                value
+                false => read(&mut []),
             }
-            None => read.take().expect("not called yet")(&mut []),
+        });
+        if let Err(failure) = released {
+            shared.fail(failure);
         }
+        shared.status.notify();
+        value
     }
 }
 
 impl<G: Memory> embassy_net_driver::TxToken for TxToken<'_, G> {
+    /// Has the stack write the frame to where the backend reads it, leaves to the backend what it takes, and sends it.
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
         let shared = self.0;
         let mut tx = shared.tx.borrow_mut();
-        if let Some(tx) = tx.as_mut()
-            && let Some(place) = tx.place(len)
-        {
-            let bytes = tx.bytes(place);
-            let value = write(bytes);
-            match offload::outgoing(bytes, shared.info.get().offloads(), shared.flows()) {
-                Outgoing::Whole { blank, gso } => {
-                    let flags = if blank { tx_flags::CSUM_BLANK | tx_flags::DATA_VALIDATED } else { 0 };
-                    let extra = gso.map(|(protocol, size)| Extra::Gso { size, protocol });
-                    tx.send(place, flags, extra);
-                    shared.count(|statistics| {
-                        statistics.sent += 1;
-                        statistics.sent_bytes += len as u64;
-                        statistics.sent_large += u64::from(extra.is_some());
-                    });
-                }
-                Outgoing::Cut(cut) => {
-                    let whole = bytes.to_vec();
-                    shared.send_pieces(tx, &whole, cut);
-                }
-                Outgoing::TooLarge => shared.count(|statistics| statistics.unsent += 1),
+        let Some((tx, place)) = tx.as_mut().and_then(|tx| tx.place(len).map(|place| (tx, place))) else {
+            shared.count_unsent();
+            return write(&mut vec![0; len]);
+        };
+        let bytes = tx.bytes(place);
+        let value = write(bytes);
+        match offload::outgoing(bytes, shared.status.info().offloads(), shared.flows()) {
+            Outgoing::Whole { blank, gso } => shared.send_whole(tx, place, blank, gso),
+            Outgoing::Cut(cut) => {
+                let whole = bytes.to_vec();
+                shared.send_pieces(tx, &whole, cut);
             }
-            shared.kick();
-            return value;
+            Outgoing::TooLarge => shared.count_unsent(),
         }
-        shared.count(|statistics| statistics.unsent += 1);
-        write(&mut vec![0; len])
+        shared.status.notify();
+        value
     }
 }
 
+/// The steps of a frame on its way in.
 impl<G: Memory> Shared<G> {
+    #[inline]
+    fn count_received(&self, frame: &Frame<'_>) {
+        self.count(|statistics| {
+            statistics.received += 1;
+            statistics.received_bytes += frame.bytes.len() as u64;
+            statistics.copied += u64::from(frame.copied);
+        });
+    }
+
+    /// Does what the backend has left to this end. `false` for a frame that is dropped: its checksum is wrong, or what is
+    /// said of it was not asked for, or cannot be.
+    #[inline]
+    fn complete(&self, frame: &mut Frame<'_>) -> bool {
+        let said = Said {
+            good: frame.flags & rx_flags::DATA_VALIDATED != 0,
+            blank: frame.flags & rx_flags::CSUM_BLANK != 0,
+            gso: frame.gso,
+        };
+        let good = self.options.has_asked_for(said) && offload::incoming(frame.bytes, said, self.flows());
+        if !good {
+            self.count(|statistics| statistics.dropped += 1);
+        }
+        good
+    }
+}
+
+/// The steps of a frame on its way out.
+impl<G: Memory> Shared<G> {
+    /// Sends a frame as it is, with the checksum and the segments that are left to the backend.
+    #[inline]
+    fn send_whole(&self, tx: &mut Tx<G>, place: Place, blank: bool, gso: Option<(Gso, u16)>) {
+        let flags = if blank { tx_flags::CSUM_BLANK | tx_flags::DATA_VALIDATED } else { 0 };
+        let extra = gso.map(|(protocol, size)| Extra::Gso { size, protocol });
+        tx.send(place, flags, extra);
+        self.count_sent(place.len(), gso.is_some());
+    }
+
     /// Sends what the backend does not cut itself.
     fn send_pieces(&self, tx: &mut Tx<G>, frame: &[u8], cut: Cut) {
         for index in 0..cut.count() {
-            let len = cut.len(index);
-            let Some(place) = tx.place(len) else {
-                self.count(|statistics| statistics.unsent += 1);
+            let Some(place) = tx.place(cut.len(index)) else {
+                self.count_unsent();
                 return;
             };
             cut.write(frame, index, tx.bytes(place));
             tx.send(place, 0, None);
-            self.count(|statistics| {
-                statistics.sent += 1;
-                statistics.sent_bytes += len as u64;
-            });
+            self.count_sent(place.len(), false);
         }
+    }
+
+    #[inline]
+    fn count_sent(&self, len: usize, large: bool) {
+        self.count(|statistics| {
+            statistics.sent += 1;
+            statistics.sent_bytes += len as u64;
+            statistics.sent_large += u64::from(large);
+        });
+    }
+
+    fn count_unsent(&self) {
+        self.count(|statistics| statistics.unsent += 1);
     }
 }

@@ -1,36 +1,31 @@
 //! The driver's side of an interface: its life on XenBus, and the rings' events while it is connected.
 
-use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
-use core::future::{Future, poll_fn};
+use core::future::Future;
 use core::pin::pin;
-use core::task::Poll;
+use core::task::{Context, Poll};
 
-use futures_util::future::{Either, select};
-use xen_hal::{Clock, Errno, EventChannels, Port, information};
-use xen_ring::Storm;
-use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State};
-use xenstore_client::{Error as StoreError, Tree};
+use xen_hal::{Clock, Errno, Memory, Port, Xen, information};
+use xenbus::{Device, EventThrottle, Failure, Frontend, Keys, Phase, Signals, State, yield_now};
+use xenstore_client::Error as StoreError;
 
+use super::Info;
 use super::rx::Rx;
-use super::shared::{Phase, Shared};
+use super::shared::Shared;
 use super::tx::Tx;
-use super::{Info, Memory};
-use crate::turn::yield_now;
 
 /// What Ethernet carries where nobody has said anything else.
 const USUAL_MTU: u16 = 1500;
 /// The least that IPv4 takes (RFC 791).
 const LEAST_MTU: u16 = 68;
 
-pub(super) struct Driver<G: Memory, E, C> {
-    pub(super) shared: Rc<Shared<G>>,
-    pub(super) events: E,
-    pub(super) clock: C,
+pub(super) struct Driver<X: Xen> {
+    pub(super) shared: Rc<Shared<X>>,
+    pub(super) xen: X,
 }
 
-/// What is offered to a backend: both rings and their bells.
+/// What a backend is granted: both rings and their event channels.
 pub(super) struct Link<G: Memory, P> {
     tx: Tx<G>,
     rx: Rx<G>,
@@ -43,20 +38,16 @@ pub(super) struct Link<G: Memory, P> {
     multicast_control: bool,
 }
 
-impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
-    const OFFERED: State = State::Connected;
-    type Offer = Link<G, E::Port>;
+impl<X: Xen> Frontend for Driver<X> {
+    const PUBLISHED: State = State::Connected;
+    type Link = Link<X, X::Port>;
 
-    async fn offer(&mut self, device: &Device) -> Result<Self::Offer, Failure> {
-        let peer = device.other_domain();
+    async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure> {
         let keys = read_keys(device).await?;
         let large = self.shared.options.large_segments && keys.gather;
         let mtu = match device.get::<u16>("mtu").await? {
             Some(mtu) if mtu >= LEAST_MTU => mtu,
-            Some(mtu) => {
-                let text = format!("{} = {mtu}: expected {LEAST_MTU} at least", device.own("mtu"));
-                return Err(Failure::new(Errno::EINVAL, text));
-            }
+            Some(mtu) => return Err(device.unexpected("mtu", mtu, format_args!("{LEAST_MTU} at least"))),
             None => USUAL_MTU,
         };
         let info = Info {
@@ -68,65 +59,63 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
             gso_v4: large && keys.gso_v4,
             gso_v6: large && keys.gso_v6,
         };
-        let bell = || {
-            let made = self.events.alloc_unbound(peer);
-            made.map_err(|error| Failure::new(Errno::ENOSPC, format!("{error}")))
-        };
-        let memory = &self.shared.memory;
         Ok(Link {
-            tx: Tx::new(memory, peer, self.shared.options.transmit_pages)?,
-            rx: Rx::new(memory, peer, self.shared.options.receive_pages)?,
-            tx_port: bell()?,
-            rx_port: if keys.split { Some(bell()?) } else { None },
+            tx: Tx::new(&self.xen, device, self.shared.options.transmit_pages)?,
+            rx: Rx::new(&self.xen, device, self.shared.options.receive_pages)?,
+            tx_port: device.alloc_port(&self.xen)?,
+            rx_port: if keys.split { Some(device.alloc_port(&self.xen)?) } else { None },
             info,
             queues: keys.queues,
             multicast_control: self.shared.options.multicast_control && keys.multicast_control,
         })
     }
 
-    async fn publish(&mut self, device: &Device, offer: &Self::Offer, tree: &Tree) -> Result<(), StoreError> {
-        let reference = |memory: &xen_ring::LentPages<G::Grant>| memory.references().next().expect("one page");
-        tree.set(&device.own("tx-ring-ref"), &reference(offer.tx.memory())).await?;
-        tree.set(&device.own("rx-ring-ref"), &reference(offer.rx.memory())).await?;
-        match &offer.rx_port {
+    async fn publish(&mut self, keys: &Keys<'_>, link: &Self::Link) -> Result<(), StoreError> {
+        let reference = |memory: &xen_ring::LentPages<X::Grant>| memory.references().next().expect("one page");
+        keys.set("tx-ring-ref", &reference(link.tx.memory())).await?;
+        keys.set("rx-ring-ref", &reference(link.rx.memory())).await?;
+        match &link.rx_port {
             Some(rx_port) => {
-                tree.set(&device.own("event-channel-tx"), &offer.tx_port.number()).await?;
-                tree.set(&device.own("event-channel-rx"), &rx_port.number()).await?;
+                keys.set("event-channel-tx", &link.tx_port.number()).await?;
+                keys.set("event-channel-rx", &rx_port.number()).await?;
             }
             None => {
                 // What an earlier backend has found would come first.
-                remove(tree, &device.own("event-channel-tx")).await?;
-                remove(tree, &device.own("event-channel-rx")).await?;
-                tree.set(&device.own("event-channel"), &offer.tx_port.number()).await?;
+                keys.remove("event-channel-tx").await?;
+                keys.remove("event-channel-rx").await?;
+                keys.set("event-channel", &link.tx_port.number()).await?;
             }
         }
-        if offer.queues {
-            tree.set(&device.own("multi-queue-num-queues"), &1_u32).await?;
-        }
-        for key in ["request-rx-copy", "feature-rx-notify", "feature-sg"] {
-            tree.set(&device.own(key), &true).await?;
+        if link.queues {
+            keys.set("multi-queue-num-queues", &1_u32).await?;
         }
         let (segments, checksums) = (self.shared.options.takes_segments(), self.shared.options.takes_blank());
-        tree.set(&device.own("feature-gso-tcpv4"), &segments).await?;
-        tree.set(&device.own("feature-gso-tcpv6"), &segments).await?;
-        tree.set(&device.own("feature-no-csum-offload"), &!checksums).await?;
-        tree.set(&device.own("feature-ipv6-csum-offload"), &checksums).await?;
-        tree.set(&device.own("request-multicast-control"), &offer.multicast_control).await
+        keys.set_flags(&[
+            ("request-rx-copy", true),
+            ("feature-rx-notify", true),
+            ("feature-sg", true),
+            ("feature-gso-tcpv4", segments),
+            ("feature-gso-tcpv6", segments),
+            ("feature-no-csum-offload", !checksums),
+            ("feature-ipv6-csum-offload", checksums),
+            ("request-multicast-control", link.multicast_control),
+        ])
+        .await
     }
 
-    async fn accept(&mut self, _: &Device, _: &mut Self::Offer) -> Result<(), Failure> {
+    async fn accept(&mut self, _: &Device, _: &mut Self::Link) -> Result<(), Failure> {
         Ok(())
     }
 
-    async fn run(&mut self, device: &Device, offer: Self::Offer, signals: &Signals) -> Result<(), Failure> {
-        let Link { tx, rx, tx_port, rx_port, info, .. } = offer;
+    async fn run(&mut self, device: &Device, link: Self::Link, signals: &Signals) -> Result<(), Failure> {
+        let Link { tx, rx, tx_port, rx_port, info, .. } = link;
         let shared = &self.shared;
         shared.peer.set(device.other_domain());
         // A stack learns once how large its frames may be; what a later backend does not take is cut here.
-        if shared.statistics.get().connections == 0 {
+        if shared.status.statistics().get().connections == 0 {
             shared.large.set(info.gso_v4 && info.checksum_v4);
         }
-        shared.info.set(info);
+        shared.status.set_info(info);
         shared.count(|statistics| statistics.connections += 1);
         *shared.tx.borrow_mut() = Some(tx);
         *shared.rx.borrow_mut() = Some(rx);
@@ -137,8 +126,8 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
             info.mtu,
             if info.gso_v4 { ", large segments" } else { "" }
         );
-        shared.set(Phase::Up);
-        let outcome = serve(shared, &tx_port, rx_port.as_ref(), signals, &self.clock).await;
+        shared.set_phase(Phase::Up);
+        let outcome = serve(shared, &tx_port, rx_port.as_ref(), signals, &self.xen).await;
         shared.disconnect(Phase::Waiting);
         outcome
     }
@@ -149,7 +138,7 @@ impl<G: Memory, E: EventChannels, C: Clock> Frontend for Driver<G, E, C> {
 }
 
 /// What the backend offers.
-struct Keys {
+struct Offered {
     gather: bool,
     checksum_v4: bool,
     checksum_v6: bool,
@@ -160,15 +149,15 @@ struct Keys {
     multicast_control: bool,
 }
 
-async fn read_keys(device: &Device) -> Result<Keys, Failure> {
+async fn read_keys(device: &Device) -> Result<Offered, Failure> {
     device
         .read_peer(async |peer| {
             if !peer.flag("feature-rx-copy").await? {
                 let key = peer.path("feature-rx-copy");
-                let text = format!("{key} is not 1: the backend cannot copy to this domain's pages");
+                let text = format_args!("{key} is not 1: the backend cannot copy to this domain's pages");
                 return Err(Failure::new(Errno::EOPNOTSUPP, text));
             }
-            Ok(Keys {
+            Ok(Offered {
                 gather: peer.flag("feature-sg").await?,
                 checksum_v4: !peer.flag("feature-no-csum-offload").await?,
                 checksum_v6: peer.flag("feature-ipv6-csum-offload").await?,
@@ -184,10 +173,7 @@ async fn read_keys(device: &Device) -> Result<Keys, Failure> {
 
 /// The address in the device's own directory.
 pub(crate) async fn mac_address(device: &Device) -> Result<[u8; 6], Failure> {
-    let text: String = match device.get("mac").await? {
-        Some(text) => text,
-        None => return Err(Failure::new(Errno::EINVAL, format!("the toolstack has written no {}", device.own("mac")))),
-    };
+    let text: String = device.required("mac").await?;
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     let well = mac.iter_mut().all(|byte| {
@@ -195,14 +181,9 @@ pub(crate) async fn mac_address(device: &Device) -> Result<[u8; 6], Failure> {
         part.and_then(|part| u8::from_str_radix(part, 16).ok()).map(|value| *byte = value).is_some()
     });
     if !well || parts.next().is_some() || mac[0] & 1 != 0 {
-        let text = format!("{} = {text}: expected an address such as 00:16:3e:12:34:56", device.own("mac"));
-        return Err(Failure::new(Errno::EINVAL, text));
+        return Err(device.unexpected("mac", text, "an address such as 00:16:3e:12:34:56"));
     }
     Ok(mac)
-}
-
-async fn remove(tree: &Tree, path: &str) -> Result<(), StoreError> {
-    if tree.exists(path).await? { tree.remove(path).await } else { Ok(()) }
 }
 
 /// Tells the backend of what the device does with the rings, and the device of what the backend does.
@@ -213,46 +194,32 @@ async fn serve<G: Memory, P: Port>(
     signals: &Signals,
     clock: &impl Clock,
 ) -> Result<(), Failure> {
-    let mut storm = Storm::default();
+    let ports = [tx_port, rx_port.unwrap_or(tx_port)];
+    let ports = if rx_port.is_some() { &ports[..] } else { &ports[..1] };
+    let users = shared.status.users();
+    let mut throttle = EventThrottle::default();
     loop {
-        shared.forget_kick();
+        users.notify().clear();
         let (worked, more) = step(shared, tx_port, rx_port)?;
-        if signals.is_closing() || shared.handles.get() == 0 {
+        if signals.is_closing() || users.is_empty() {
             return Ok(());
         }
         if worked {
-            storm.over();
+            throttle.record_work();
         }
         if more {
             // There is something for the stack, which has been woken: it comes first.
             yield_now().await;
             continue;
         }
-        let hurry = storm.is_calm();
-        let event = {
-            let mut closing = pin!(signals.closing());
-            let waiting = poll_fn(|cx| {
-                if hurry {
-                    let first = tx_port.poll_wait(cx).is_ready();
-                    if rx_port.is_some_and(|port| port.poll_wait(cx).is_ready()) || first {
-                        return Poll::Ready(true);
-                    }
-                }
-                let other = shared.poll_kicked(cx.waker()).is_ready() || closing.as_mut().poll(cx).is_ready();
-                if other { Poll::Ready(false) } else { Poll::Pending }
-            });
-            match hurry {
-                true => waiting.await,
-                // Late by so much at most, where the peer rings without end.
-                false => match select(waiting, clock.sleep(storm.pause())).await {
-                    Either::Left((event, _)) => event,
-                    Either::Right(_) => true,
-                },
-            }
+        let mut closing = pin!(signals.closing());
+        let other = |cx: &mut Context<'_>| match users.notify().poll_notified(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => closing.as_mut().poll(cx),
         };
-        if event {
+        if throttle.wait(clock, ports, None, other).await.is_event() {
             shared.count(|statistics| statistics.events += 1);
-            storm.in_vain();
+            throttle.record_spurious();
         }
     }
 }
@@ -287,7 +254,7 @@ fn step<G: Memory, P: Port>(shared: &Shared<G>, tx_port: &P, rx_port: Option<&P>
         shared.wants_room.set(false);
     }
     if ready || room {
-        shared.wake_stack();
+        shared.stack.wake();
     }
     let mut more = false;
     // A stack that has frames to read asks again when it has read them.

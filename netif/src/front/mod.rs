@@ -13,16 +13,15 @@ use core::future::Future;
 use core::pin::pin;
 
 use futures_util::future::{Either, select};
-pub use xen_hal::Memory;
-use xen_hal::{Clock, EventChannels};
+use xen_hal::{Memory, Xen};
+use xenbus::{Ended, Handle, Phase, frontend};
 use xenstore_client::Store;
-use xenstore_client::xenbus::{Ended, frontend};
 
 pub use device::{Device, RxToken, TxToken};
 use driver::Driver;
 pub(crate) use driver::mac_address;
+use shared::Shared;
 pub use shared::Statistics;
-use shared::{Phase, Shared};
 
 use crate::offload::{Offloads, Said};
 
@@ -115,7 +114,7 @@ impl core::error::Error for Gone {}
 ///
 /// While the backend is away the link is down, and what is sent is dropped, as on a wire.
 pub struct Interface<G: Memory> {
-    shared: Rc<Shared<G>>,
+    shared: Handle<Shared<G>>,
     name: Rc<str>,
 }
 
@@ -131,33 +130,34 @@ pub struct Interface<G: Memory> {
 /// # Panics
 ///
 /// Where the options name no possible number of pages.
-pub fn connect<G: Memory, E: EventChannels + 'static, C: Clock + Clone + 'static>(
+pub fn connect<X: Xen>(
     store: &Store,
-    memory: G,
-    events: E,
-    clock: C,
+    xen: X,
     path: &str,
     options: Options,
-) -> (Interface<G>, impl Future<Output = Result<Ended, xenstore_client::Error>> + use<G, E, C>) {
+) -> (Interface<X>, impl Future<Output = Result<Ended, xenstore_client::Error>> + use<X>) {
     assert!(options.transmit_pages >= 17, "a frame takes up to 17 pages");
     assert!(options.receive_pages.is_power_of_two() && (32..=256).contains(&options.receive_pages), "32 to 256 pages");
-    let shared = Rc::new(Shared::new(memory, options));
-    let interface = Interface { shared: shared.clone(), name: path.rsplit('/').next().unwrap_or(path).into() };
+    let shared = Rc::new(Shared::new(xen.clone(), options));
+    let name = path.rsplit('/').next().unwrap_or(path).into();
+    let interface = Interface { shared: Handle::new(shared.clone()), name };
     let (store, path) = (store.clone(), String::from(path));
     let runner = async move {
         // Also where the future is dropped: nobody is to wait for ever.
         let _end = End(shared.clone());
-        let mut driver = Driver { shared: shared.clone(), events, clock: clock.clone() };
+        let mut driver = Driver { shared: shared.clone(), xen: xen.clone() };
+        let status = &shared.status;
         loop {
-            let ended = frontend(&store, clock.clone(), &path, &mut driver).await?;
+            let ended = frontend(&store, xen.clone(), &path, &mut driver).await?;
             // What was unplugged may be plugged in again, for whoever still has it.
-            if ended != Ended::Removed || shared.handles.get() == 0 || shared.statistics.get().connections == 0 {
+            let connections = status.statistics().get().connections;
+            if ended != Ended::Removed || status.users().is_empty() || connections == 0 {
                 return Ok(ended);
             }
-            shared.set(Phase::Waiting);
+            shared.set_phase(Phase::Waiting);
             let state = alloc::format!("{path}/state");
             let plugged = store.wait_for(&state, |value| value.map(drop));
-            if let Either::Right(((), _)) = select(pin!(plugged), pin!(shared.unused())).await {
+            if let Either::Right(((), _)) = select(pin!(plugged), pin!(status.users().gone())).await {
                 return Ok(ended);
             }
         }
@@ -189,17 +189,17 @@ impl<G: Memory> Interface<G> {
     ///
     /// May be dropped at any time.
     pub async fn ready(&self) -> Result<Info, Gone> {
-        self.shared.ready().await
+        self.shared.status.ready().await.ok_or(Gone)
     }
 
     /// What it is like; all zero before there was a backend.
     pub fn info(&self) -> Info {
-        self.shared.info.get()
+        self.shared.status.info()
     }
 
     /// The driver for a network stack. One at a time is of use: frames go to whichever asks first.
     pub fn device(&self) -> Device<G> {
-        Device::new(self.shared.clone())
+        Device { shared: self.shared.clone() }
     }
 
     /// Has the backend let a multicast group's frames through, where [`Options::multicast_control`] holds back others.
@@ -215,12 +215,12 @@ impl<G: Memory> Interface<G> {
 
     /// What it has done so far.
     pub fn statistics(&self) -> Statistics {
-        self.shared.statistics.get()
+        self.shared.status.statistics().get()
     }
 
     /// What shows how its rings stand, for whoever looks for a fault. It does not keep the interface open.
     pub fn rings(&self) -> Rings<G> {
-        Rings(Rc::downgrade(&self.shared))
+        Rings(Rc::downgrade(self.shared.shared()))
     }
 }
 
@@ -239,20 +239,13 @@ impl<G: Memory> fmt::Display for Rings<G> {
         let Some(shared) = self.0.upgrade() else { return f.write_str("closed") };
         let (tx, rx) = (shared.tx.borrow(), shared.rx.borrow());
         let (Some(tx), Some(rx)) = (tx.as_ref(), rx.as_ref()) else { return f.write_str("not connected") };
-        write!(f, "tx {tx}; rx {rx}; {:?}", shared.statistics.get())
+        write!(f, "tx {tx}; rx {rx}; {:?}", shared.status.statistics().get())
     }
 }
 
 impl<G: Memory> Clone for Interface<G> {
     fn clone(&self) -> Self {
-        self.shared.handles.set(self.shared.handles.get() + 1);
         Interface { shared: self.shared.clone(), name: self.name.clone() }
-    }
-}
-
-impl<G: Memory> Drop for Interface<G> {
-    fn drop(&mut self) {
-        self.shared.release();
     }
 }
 

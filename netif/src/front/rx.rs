@@ -1,21 +1,22 @@
 //! Frames on their way in: a page for each slot of the ring, which the backend fills, and which is this domain's alone
 //! while a frame is read there.
 
-use alloc::format;
 use alloc::vec::Vec;
 use core::fmt;
 
-use xen_hal::{Access, DomId, Errno, PAGE_SIZE};
+use xen_hal::{Access, DomId, Errno, Memory, PAGE_SIZE};
 use xen_ring::{BadProducer, FrontRing, LentPages, LentRun};
-use xenstore_client::xenbus::Failure;
+use xenbus::{Device, Failure};
 
-use super::Memory;
 use crate::protocol::{Extra, Gso, MOST_SLOTS, RxProtocol, RxRequest, RxSlot, rx_flags};
 
 /// Largest frame: an IP packet, the Ethernet header and a tag.
 const MOST_BYTES: usize = 65535 + 18;
 /// Slots of what is extra that a packet may have.
 const MOST_EXTRAS: u32 = 4;
+
+/// In failures.
+const NAME: &str = "the receive ring";
 
 pub(super) struct Rx<G: Memory> {
     memory: LentPages<G::Grant>,
@@ -71,10 +72,11 @@ pub(super) struct Frame<'a> {
 
 impl<G: Memory> Rx<G> {
     /// Lends all pages, for a backend that is to come.
-    pub(super) fn new(memory: &G, peer: DomId, pages: usize) -> Result<Rx<G>, Failure> {
-        let full = |error: &dyn core::fmt::Display| Failure::new(Errno::ENOSPC, format!("the receive ring: {error}"));
-        let ring_memory = LentPages::lend(memory, 1, peer, Access::ReadWrite).map_err(|error| full(&error))?;
-        let area = LentRun::new(memory, pages).map_err(|error| full(&error))?;
+    pub(super) fn new(memory: &G, device: &Device, pages: usize) -> Result<Rx<G>, Failure> {
+        let ring_memory = device.grant_ring(memory, NAME, 1)?;
+        let area = LentRun::new(memory, pages)
+            .map_err(|error| Failure::new(Errno::ENOSPC, format_args!("{NAME}: {error}")))?;
+        let peer = device.other_domain();
         let mut rx = Rx {
             ring: FrontRing::new(RxProtocol, &ring_memory),
             memory: ring_memory,
@@ -101,7 +103,7 @@ impl<G: Memory> Rx<G> {
     fn post(&mut self, memory: &G, peer: DomId) -> Result<(), Failure> {
         let index = self.posted as usize % self.area.count();
         let lent = self.area.page_mut(index).lend(memory, peer, Access::ReadWrite);
-        let reference = lent.map_err(|error| Failure::new(Errno::ENOSPC, format!("the receive ring: {error}")))?;
+        let reference = lent.map_err(|error| Failure::new(Errno::ENOSPC, format_args!("{NAME}: {error}")))?;
         let request = RxRequest { id: index as u16, reference };
         self.ring.push(&self.memory, &request).expect("there are no more pages than slots");
         self.posted = self.posted.wrapping_add(1);
@@ -255,7 +257,7 @@ impl Incoming {
                 self.bad |= self.len > MOST_BYTES;
             }
             Ok(len) => {
-                let text = format!("the backend has put {len} bytes at {offset} of a page");
+                let text = format_args!("the backend has put {len} bytes at {offset} of a page");
                 return Err(Failure::new(Errno::EIO, text));
             }
             Err(_) => self.bad = true,
@@ -272,5 +274,5 @@ impl Incoming {
 }
 
 fn broken(error: BadProducer) -> Failure {
-    Failure::new(Errno::EIO, format!("the receive ring: {error}"))
+    Failure::new(Errno::EIO, format_args!("{NAME}: {error}"))
 }

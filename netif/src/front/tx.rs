@@ -1,16 +1,17 @@
 //! Frames on their way out: pages that the backend may read, in a circle, and the ring that tells of them.
 
 use alloc::collections::VecDeque;
-use alloc::format;
 use alloc::vec::Vec;
 use core::fmt;
 
-use xen_hal::{Access, DomId, Errno, PAGE_SIZE};
+use xen_hal::{Access, Errno, Memory, PAGE_SIZE};
 use xen_ring::{BadProducer, FrontRing, LentPages, LentRun};
-use xenstore_client::xenbus::Failure;
+use xenbus::{Device, Failure};
 
-use super::Memory;
 use crate::protocol::{Extra, SLOTS, TxProtocol, TxRequest, TxSlot, TxStatus, tx_flags};
+
+/// In failures.
+const NAME: &str = "the transmit ring";
 
 pub(super) struct Tx<G: Memory> {
     ring: FrontRing<TxProtocol>,
@@ -44,10 +45,18 @@ pub(super) struct Place {
     len: usize,
 }
 
+impl Place {
+    /// The frame's length in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+}
+
 impl<G: Memory> Tx<G> {
-    pub(super) fn new(memory: &G, peer: DomId, pages: usize) -> Result<Tx<G>, Failure> {
-        let full = |error: &dyn core::fmt::Display| Failure::new(Errno::ENOSPC, format!("the transmit ring: {error}"));
-        let ring_memory = LentPages::lend(memory, 1, peer, Access::ReadWrite).map_err(|error| full(&error))?;
+    pub(super) fn new(memory: &G, device: &Device, pages: usize) -> Result<Tx<G>, Failure> {
+        let full = |error: &dyn fmt::Display| Failure::new(Errno::ENOSPC, format_args!("{NAME}: {error}"));
+        let peer = device.other_domain();
+        let ring_memory = device.grant_ring(memory, NAME, 1)?;
         let mut area = LentRun::new(memory, pages).map_err(|error| full(&error))?;
         for index in 0..pages {
             area.page_mut(index).lend(memory, peer, Access::ReadOnly).map_err(|error| full(&error))?;
@@ -146,7 +155,8 @@ impl<G: Memory> Tx<G> {
                 continue;
             }
             let Some(number) = self.owners.get_mut(usize::from(response.id)).and_then(Option::take) else {
-                let text = format!("the backend has answered transmit request {}, which it does not have", response.id);
+                let text =
+                    format_args!("the backend has answered transmit request {}, which it does not have", response.id);
                 return Err(Failure::new(Errno::EIO, text));
             };
             self.free_ids.push(response.id);
@@ -187,5 +197,5 @@ impl<G: Memory> fmt::Display for Tx<G> {
 }
 
 fn broken(error: BadProducer) -> Failure {
-    Failure::new(Errno::EIO, format!("the transmit ring: {error}"))
+    Failure::new(Errno::EIO, format_args!("{NAME}: {error}"))
 }

@@ -10,8 +10,8 @@ use xen_blkif::{BlockDevice, Error};
 use xen_hal::{Access, Clock, DomId, Errno, EventChannels, GrantRef, GrantTable, MapRequest, Port, PortNumber};
 use xen_ring::{BackRing, SharedMapping};
 use xen_sim::{Domain, SimMapping, SimPort, Toolstack, Xen};
-use xenstore_client::xenbus::{Backend, Device, Failure, Signals, backend};
-use xenstore_client::{Error as StoreError, Store, Tree};
+use xenbus::{Backend, Device, Failure, Keys, Signals, backend};
+use xenstore_client::{Error as StoreError, Store};
 
 use super::script::{Script, script};
 
@@ -64,11 +64,11 @@ impl Backend for BadBackend {
         Ok(())
     }
 
-    async fn offer(&mut self, device: &Device, tree: &Tree) -> Result<(), StoreError> {
+    async fn advertise(&mut self, keys: &Keys<'_>) -> Result<(), StoreError> {
         for (key, value) in self.nodes.iter().filter(|(key, _)| *key == "max-ring-page-order") {
-            tree.set(&device.own(key), *value).await?;
+            keys.set(key, *value).await?;
         }
-        tree.set(&device.own("feature-max-indirect-segments"), &256_u32).await
+        keys.set("feature-max-indirect-segments", &256_u32).await
     }
 
     async fn connect(&mut self, device: &Device) -> Result<Served, Failure> {
@@ -83,14 +83,14 @@ impl Backend for BadBackend {
         Ok(Served { domain: self.domain.clone(), peer, ring, memory, port, path, store })
     }
 
-    async fn publish(&mut self, device: &Device, _: &Served, tree: &Tree) -> Result<(), StoreError> {
-        tree.set(&device.own("feature-flush-cache"), &true).await?;
-        tree.set(&device.own("feature-barrier"), &true).await?;
-        tree.set(&device.own("feature-discard"), &true).await?;
-        tree.set(&device.own("feature-persistent"), &true).await?;
-        tree.set(&device.own("sectors"), &SECTORS).await?;
+    async fn publish(&mut self, keys: &Keys<'_>, _: &Served) -> Result<(), StoreError> {
+        keys.set("feature-flush-cache", &true).await?;
+        keys.set("feature-barrier", &true).await?;
+        keys.set("feature-discard", &true).await?;
+        keys.set("feature-persistent", &true).await?;
+        keys.set("sectors", &SECTORS).await?;
         for (key, value) in &self.nodes {
-            tree.set(&device.own(key), *value).await?;
+            keys.set(key, *value).await?;
         }
         Ok(())
     }
@@ -143,8 +143,7 @@ fn run_against_frontend(
         .detach();
         let device = format!("device/vbd/{DEVICE}");
         let options = front::Options::default();
-        let (disk, runner) =
-            front::connect(&front_store, front.clone(), front.clone(), front.clone(), &device, options);
+        let (disk, runner) = front::connect(&front_store, front.clone(), &device, options);
         front.spawn(async move { drop(runner.await) }).detach();
         user(Rc::new(disk)).await;
         front.sleep(Duration::from_millis(50)).await;

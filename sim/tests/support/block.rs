@@ -13,8 +13,8 @@ use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, Pages, Port};
 use xen_ring::{FrontRing, LentPage, SharedMemory};
 use xen_sim::{Domain, SimGrant, SimPort, Xen};
-use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State, frontend};
-use xenstore_client::{Error as StoreError, Store, Tree};
+use xenbus::{Device, Failure, Frontend, Keys, Signals, State, frontend};
+use xenstore_client::{Error as StoreError, Store};
 
 use super::script::{Script, script};
 
@@ -128,10 +128,10 @@ impl Default for How {
 }
 
 impl Frontend for Scripted {
-    const OFFERED: State = State::Initialised;
-    type Offer = Guest;
+    const PUBLISHED: State = State::Initialised;
+    type Link = Guest;
 
-    async fn offer(&mut self, device: &Device) -> Result<Guest, Failure> {
+    async fn connect(&mut self, device: &Device) -> Result<Guest, Failure> {
         let peer = device.other_domain();
         let page = || LentPage::<SimGrant>::new(self.domain.alloc_page().unwrap());
         let mut lanes = Vec::new();
@@ -152,19 +152,19 @@ impl Frontend for Scripted {
         Ok(Guest { domain: self.domain.clone(), lanes, data, path, store })
     }
 
-    async fn publish(&mut self, device: &Device, guest: &Guest, tree: &Tree) -> Result<(), StoreError> {
+    async fn publish(&mut self, keys: &Keys<'_>, guest: &Guest) -> Result<(), StoreError> {
         for (index, lane) in guest.lanes.iter().enumerate() {
             let prefix = if self.how.queues == 1 { String::new() } else { format!("queue-{index}/") };
             let reference =
                 if self.how.bad_ring == Some(index) { GrantRef(9999) } else { lane.page.reference().unwrap() };
-            tree.set(&device.own(&format!("{prefix}ring-ref")), &reference).await?;
-            tree.set(&device.own(&format!("{prefix}event-channel")), &lane.port.number()).await?;
+            keys.set(&format!("{prefix}ring-ref"), &reference).await?;
+            keys.set(&format!("{prefix}event-channel"), &lane.port.number()).await?;
         }
         if self.how.queues != 1 {
-            tree.set(&device.own("multi-queue-num-queues"), &self.how.queues.to_string()).await?;
+            keys.set("multi-queue-num-queues", &self.how.queues.to_string()).await?;
         }
-        tree.set(&device.own("feature-persistent"), &self.how.persistent).await?;
-        tree.set(&device.own("protocol"), self.how.abi.name()).await
+        keys.set("feature-persistent", &self.how.persistent).await?;
+        keys.set("protocol", self.how.abi.name()).await
     }
 
     async fn accept(&mut self, _: &Device, _: &mut Guest) -> Result<(), Failure> {
@@ -200,7 +200,7 @@ pub fn run_against_backend(xen: &Xen, how: How, run: Script<Guest>) -> Statistic
             Ok(if attach.writable { disk } else { disk.read_only() })
         };
         let ended = |attach: &Attach, statistics: Statistics| did.borrow_mut().push((attach.domain, statistics));
-        drop(back::serve(&store, domain.clone(), domain.clone(), domain.clone(), how.limits, open, ended).await);
+        drop(back::serve(&store, domain.clone(), how.limits, open, ended).await);
     })
     .detach();
     let done = Rc::new(Cell::new(false));
@@ -213,7 +213,7 @@ pub fn run_against_backend(xen: &Xen, how: How, run: Script<Guest>) -> Statistic
         toolstack.attach_with("vbd", good_id, back_id, DEVICE, &nodes).await.unwrap();
         let path = format!("device/vbd/{DEVICE}");
         let options = front::Options::default();
-        let (disk, runner) = front::connect(&good_store, good.clone(), good.clone(), good.clone(), &path, options);
+        let (disk, runner) = front::connect(&good_store, good.clone(), &path, options);
         good.spawn(async move { drop(runner.await) }).detach();
         disk.write_bytes(0, &[0x55; 512]).await.unwrap();
         toolstack.attach_with("vbd", bad_id, back_id, DEVICE, &nodes).await.unwrap();

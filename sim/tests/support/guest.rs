@@ -11,8 +11,8 @@ use xen_netif::protocol::{
 };
 use xen_ring::{FrontRing, LentPage};
 use xen_sim::{Domain, SimGrant, SimPort, Xen};
-use xenstore_client::xenbus::{Device, Failure, Frontend, Signals, State, frontend};
-use xenstore_client::{Error as StoreError, Tree};
+use xenbus::{Device, Failure, Frontend, Keys, Signals, State, frontend};
+use xenstore_client::Error as StoreError;
 
 use super::script::Script;
 
@@ -157,10 +157,10 @@ struct Scripted {
 }
 
 impl Frontend for Scripted {
-    const OFFERED: State = State::Connected;
-    type Offer = Guest;
+    const PUBLISHED: State = State::Connected;
+    type Link = Guest;
 
-    async fn offer(&mut self, device: &Device) -> Result<Guest, Failure> {
+    async fn connect(&mut self, device: &Device) -> Result<Guest, Failure> {
         let peer = device.other_domain();
         let lend = |access| {
             let mut page = LentPage::<SimGrant>::new(self.domain.alloc_page().unwrap());
@@ -180,12 +180,12 @@ impl Frontend for Scripted {
         })
     }
 
-    async fn publish(&mut self, device: &Device, guest: &Guest, tree: &Tree) -> Result<(), StoreError> {
-        tree.set(&device.own("tx-ring-ref"), &guest.tx_page.reference().unwrap()).await?;
-        tree.set(&device.own("rx-ring-ref"), &guest.rx_page.reference().unwrap()).await?;
-        tree.set(&device.own("event-channel"), &guest.port.number()).await?;
+    async fn publish(&mut self, keys: &Keys<'_>, guest: &Guest) -> Result<(), StoreError> {
+        keys.set("tx-ring-ref", &guest.tx_page.reference().unwrap()).await?;
+        keys.set("rx-ring-ref", &guest.rx_page.reference().unwrap()).await?;
+        keys.set("event-channel", &guest.port.number()).await?;
         for key in ["request-rx-copy", "feature-rx-notify"].iter().chain(self.features) {
-            tree.set(&device.own(key), &true).await?;
+            keys.set(key, &true).await?;
         }
         Ok(())
     }
@@ -242,7 +242,7 @@ fn run_against(
             opened(spawner.clone(), port);
             Ok(())
         };
-        drop(back::serve(&store, domain.clone(), domain.clone(), domain.clone(), limits, opened).await);
+        drop(back::serve(&store, domain.clone(), limits, opened).await);
     })
     .detach();
     let done = Rc::new(Cell::new(false));

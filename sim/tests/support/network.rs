@@ -37,7 +37,7 @@ pub fn beside(xen: &Xen, toolstack: Toolstack, limits: Limits) -> Bench {
             opened.borrow_mut().push(Rc::new(port));
             Ok(())
         };
-        drop(back::serve(&store, domain.clone(), domain.clone(), domain, limits, opened).await);
+        drop(back::serve(&store, domain, limits, opened).await);
     })
     .detach();
     Bench { front, back, toolstack, ports }
@@ -62,8 +62,7 @@ impl Bench {
     pub async fn connect(&self, options: Options) -> (Interface<Domain>, Rc<Port>) {
         let domain = self.front.clone();
         let store = domain.store();
-        let (interface, runner) =
-            front::connect(&store, domain.clone(), domain.clone(), domain.clone(), "device/vif/0", options);
+        let (interface, runner) = front::connect(&store, domain.clone(), "device/vif/0", options);
         domain.spawn(async move { drop(runner.await) }).detach();
         interface.ready().await.unwrap();
         let port = self.ports.borrow()[0].clone();

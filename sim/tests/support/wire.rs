@@ -13,9 +13,8 @@ use xen_netif::protocol::{
 };
 use xen_ring::{BackRing, ReadOnlyMapping, SharedMapping};
 use xen_sim::{Domain, SimMapping, SimPort, Toolstack, Xen};
+use xenbus::{Backend, Device as BusDevice, Ended, Failure, Keys, Signals, backend};
 use xenstore_client::Error as StoreError;
-use xenstore_client::Tree;
-use xenstore_client::xenbus::{Backend, Device as BusDevice, Ended, Failure, Signals, backend};
 
 use super::script::{Script, script};
 
@@ -164,9 +163,9 @@ impl Backend for Scripted {
         Ok(())
     }
 
-    async fn offer(&mut self, device: &BusDevice, tree: &Tree) -> Result<(), StoreError> {
+    async fn advertise(&mut self, keys: &Keys<'_>) -> Result<(), StoreError> {
         for (key, value) in &self.nodes {
-            tree.set(&device.own(key), *value).await?;
+            keys.set(key, *value).await?;
         }
         Ok(())
     }
@@ -203,7 +202,7 @@ impl Backend for Scripted {
         })
     }
 
-    async fn publish(&mut self, _: &BusDevice, _: &Wire, _: &Tree) -> Result<(), StoreError> {
+    async fn publish(&mut self, _: &Keys<'_>, _: &Wire) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -271,8 +270,7 @@ fn run_against(
             drop(backend(&store, &domain, &path, &mut driver).await);
         })
         .detach();
-        let (interface, runner) =
-            front::connect(&front_store, front.clone(), front.clone(), front.clone(), "device/vif/0", options);
+        let (interface, runner) = front::connect(&front_store, front.clone(), "device/vif/0", options);
         let driver = front.spawn(runner);
         user(interface, front.clone()).await;
         front.sleep(Duration::from_millis(50)).await;

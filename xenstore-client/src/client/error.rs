@@ -1,6 +1,7 @@
 //! What can go wrong with a request.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use core::fmt;
 
 use xen_hal::Errno;
@@ -50,6 +51,16 @@ pub enum ErrorKind {
     Interrupted,
     /// There is no connection any more.
     Broken(Broken),
+}
+
+impl ErrorKind {
+    /// Why a value is not of the type that was asked for.
+    pub fn value(expected: &'static str, value: &[u8]) -> ErrorKind {
+        const MAX_SHOWN: usize = 64;
+        let text = String::from_utf8_lossy(&value[..value.len().min(MAX_SHOWN)]);
+        let found = if value.len() > MAX_SHOWN { (text.into_owned() + "…").into() } else { text.into() };
+        ErrorKind::Value { expected, found }
+    }
 }
 
 /// Why there is no connection to the store any more.
@@ -108,7 +119,8 @@ impl fmt::Display for Broken {
 impl core::error::Error for Broken {}
 
 impl Error {
-    pub(crate) fn new(op: Op, path: &str, kind: impl Into<ErrorKind>) -> Error {
+    /// An error of whoever asks the store for something, in the words of its own errors.
+    pub fn new(op: Op, path: &str, kind: impl Into<ErrorKind>) -> Error {
         Error { op, path: path.into(), kind: kind.into() }
     }
 

@@ -16,6 +16,5 @@ pub use runner::Runner;
 pub use store::{Quiet, Restart, Store, connect};
 pub use transaction::Transaction;
 pub use tree::Tree;
-pub(crate) use value::mismatch;
 pub use value::{FromValue, Path, ToValue};
 pub use watch::{Watch, WatchEvent};

@@ -89,7 +89,15 @@ impl Store {
 
     /// [`transaction`](Store::transaction), which is given up after `tries`: for nodes of a peer, who can change them as
     /// fast as they are read.
-    pub(crate) async fn transaction_of<T, E: From<Error>>(
+    ///
+    /// # Errors
+    ///
+    /// As [`transaction`](Store::transaction).
+    ///
+    /// # Cancellation
+    ///
+    /// As [`transaction`](Store::transaction).
+    pub async fn transaction_of<T, E: From<Error>>(
         &self,
         tries: u32,
         body: impl AsyncFnMut(&Transaction) -> Result<T, E>,

@@ -10,7 +10,7 @@ use xen_hal::Errno;
 use super::call::call;
 use super::error::{Error, ErrorKind};
 use super::link::{Link, Then, error};
-use super::value::{FromValue, ToValue, mismatch};
+use super::value::{FromValue, ToValue};
 use crate::wire::{self, Malformed, Permission, Request};
 
 /// How often a listing begins again when the directory changes under it.
@@ -71,7 +71,7 @@ impl Tree {
     /// As [`read`](Tree::read); and where the value is not of that type, with path and value.
     pub async fn read_as<T: FromValue>(&self, path: &str) -> Result<T, Error> {
         let value = self.read(path).await?;
-        T::from_value(&value).ok_or_else(|| error(&Request::Read { path }, mismatch(T::EXPECTED, &value)))
+        T::from_value(&value).ok_or_else(|| error(&Request::Read { path }, ErrorKind::value(T::EXPECTED, &value)))
     }
 
     /// A node's value as a type, `None` where there is no such node.

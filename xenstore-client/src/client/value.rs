@@ -7,7 +7,6 @@ use core::fmt::{self, Write};
 
 use xen_hal::{DomId, GrantRef, PortNumber};
 
-use super::error::ErrorKind;
 use crate::wire::{PathError, check_path};
 
 /// A type that a node's value can be read as.
@@ -23,14 +22,6 @@ pub trait FromValue: Sized {
 pub trait ToValue {
     /// Appends the value.
     fn to_value(&self, out: &mut Vec<u8>);
-}
-
-/// The error for a value that is not what was expected.
-pub(crate) fn mismatch(expected: &'static str, value: &[u8]) -> ErrorKind {
-    const MOST: usize = 64;
-    let text = String::from_utf8_lossy(&value[..value.len().min(MOST)]);
-    let found: Box<str> = if value.len() > MOST { (text.into_owned() + "…").into() } else { text.into() };
-    ErrorKind::Value { expected, found }
 }
 
 struct Bytes<'a>(&'a mut Vec<u8>);
@@ -191,6 +182,7 @@ impl ToValue for Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     fn value(value: &(impl ToValue + ?Sized)) -> Vec<u8> {
         let mut out = Vec::new();
@@ -217,7 +209,7 @@ mod tests {
         assert_eq!(bool::from_value(b"yes"), None);
         assert_eq!(Path::from_value(b"a b"), None);
         assert_eq!(
-            mismatch("text", &[b'x'; 100]),
+            ErrorKind::value("text", &[b'x'; 100]),
             ErrorKind::Value { expected: "text", found: ("x".repeat(64) + "…").into() }
         );
     }

@@ -26,7 +26,7 @@ async fn guest(domain: Domain, switch: &Domain, toolstack: &Toolstack, mac: [u8;
     let own = format!("/local/domain/{}/device/vif/0/mac", domain.id().0);
     toolstack.store().set(&own, mac.as_str()).await.unwrap();
     let (store, d) = (domain.store(), domain.clone());
-    let (interface, runner) = front::connect(&store, d.clone(), d.clone(), d, "device/vif/0", Options::default());
+    let (interface, runner) = front::connect(&store, d, "device/vif/0", Options::default());
     domain.spawn(async move { drop(runner.await) }).detach();
     interface.ready().await.unwrap();
     interface
@@ -74,7 +74,7 @@ fn frames_go_to_whom_they_name_and_to_all() {
                     Ok(())
                 };
                 let d = domain.clone();
-                drop(back::serve(&store, d.clone(), d.clone(), d, Limits::default(), opened).await);
+                drop(back::serve(&store, d, Limits::default(), opened).await);
             })
             .detach();
         xen.run(async move {

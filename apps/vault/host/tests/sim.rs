@@ -8,7 +8,7 @@ use xen_blkif::front;
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Clock, Errno};
 use xen_sim::{Faults, check};
-use xenstore_client::xenbus::Failure;
+use xenbus::Failure;
 
 const DEVICE: u32 = 51712;
 
@@ -26,7 +26,7 @@ fn a_guest_finds_again_what_it_has_written() {
                     other => Err(Failure::new(Errno::ENOENT, format!("target={other}: there is no such disk"))),
                 };
                 let limits = Limits::default();
-                drop(back::serve(&store, domain.clone(), domain.clone(), domain, limits, open, |_, _| ()).await);
+                drop(back::serve(&store, domain, limits, open, |_, _| ()).await);
             })
             .detach();
         xen.run(async move {
@@ -37,7 +37,7 @@ fn a_guest_finds_again_what_it_has_written() {
                 toolstack.attach_with("vbd", guest.id(), vault.id(), DEVICE, &nodes).await.unwrap();
                 let path = format!("device/vbd/{DEVICE}");
                 let own = guest.clone();
-                let (disk, runner) = front::connect(&store, own.clone(), own.clone(), own, &path, Default::default());
+                let (disk, runner) = front::connect(&store, own, &path, Default::default());
                 guest.spawn(async move { drop(runner.await) }).detach();
                 disk.ready().await.unwrap();
                 let mut found = [0; 1024];

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::{FromValue, ToValue};
+use xenstore_client::{FromValue, ToValue};
 
 /// The state of one end of a device (`enum xenbus_state`, xen/include/public/io/xenbus.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,8 +121,8 @@ pub fn is_legal(end: End, from: State, to: State) -> bool {
 pub enum FrontendStage {
     /// Nothing is shared yet.
     Fresh,
-    /// Rings are lent, and where they are is published.
-    Offered,
+    /// Rings are granted, and where they are is published.
+    Published,
     /// In use.
     Up,
     /// It wants to end, and has told the backend.
@@ -136,8 +136,8 @@ pub enum FrontendStage {
 pub enum FrontendStep {
     /// Wait for the backend.
     Wait,
-    /// Lend rings and publish where they are.
-    Offer,
+    /// Grant rings and publish where they are.
+    Publish,
     /// Read what the backend provides, and use the device.
     Finish,
     /// End the use, and be [`State::Closed`].
@@ -148,26 +148,26 @@ pub enum FrontendStep {
 
 /// What a frontend at `stage` does about the backend's state, `None` where the backend's directory is gone.
 pub fn frontend_step(stage: FrontendStage, backend: Option<State>) -> FrontendStep {
-    use FrontendStage::{Closed, Closing, Fresh, Offered, Up};
+    use FrontendStage::{Closed, Closing, Fresh, Published, Up};
     let Some(backend) = backend else {
         return match stage {
             Fresh | Closed => FrontendStep::Wait,
-            Offered | Up | Closing => FrontendStep::Close,
+            Published | Up | Closing => FrontendStep::Close,
         };
     };
     match (stage, backend) {
-        (Fresh, State::InitWait) => FrontendStep::Offer,
+        (Fresh, State::InitWait) => FrontendStep::Publish,
         // Only a backend that was never closed is closing; one that is Closed will see this end begin.
         (Fresh, State::Closing) => FrontendStep::Close,
         // It may have gone through states that nobody saw.
-        (Offered, State::Connected | State::Reconfiguring | State::Reconfigured) => FrontendStep::Finish,
-        (Offered | Up, State::Closing | State::Closed) => FrontendStep::Close,
+        (Published, State::Connected | State::Reconfiguring | State::Reconfigured) => FrontendStep::Finish,
+        (Published | Up, State::Closing | State::Closed) => FrontendStep::Close,
         // A backend that starts over has forgotten what was offered.
         (Up, State::Initialising | State::InitWait | State::Unknown) => FrontendStep::Close,
-        (Offered, State::Unknown) => FrontendStep::Close,
+        (Published, State::Unknown) => FrontendStep::Close,
         (Closing, State::Closing | State::Closed | State::Unknown | State::Initialising) => FrontendStep::Close,
         (Closed, State::Initialising | State::InitWait) => FrontendStep::Reopen,
-        (Fresh | Offered | Up | Closing | Closed, _) => FrontendStep::Wait,
+        (Fresh | Published | Up | Closing | Closed, _) => FrontendStep::Wait,
     }
 }
 
@@ -277,11 +277,11 @@ mod tests {
     /// that it is not there.
     #[test]
     fn every_pair_has_its_step() {
-        use FrontendStep::{Close, Finish, Offer, Reopen, Wait};
+        use FrontendStep::{Close, Finish, Publish, Reopen, Wait};
         // Backend: gone, 0, 1, 2, 3, 4, 5, 6, 7, 8.
         let frontends = [
-            (FrontendStage::Fresh, [Wait, Wait, Wait, Offer, Wait, Wait, Close, Wait, Wait, Wait]),
-            (FrontendStage::Offered, [Close, Close, Wait, Wait, Wait, Finish, Close, Close, Finish, Finish]),
+            (FrontendStage::Fresh, [Wait, Wait, Wait, Publish, Wait, Wait, Close, Wait, Wait, Wait]),
+            (FrontendStage::Published, [Close, Close, Wait, Wait, Wait, Finish, Close, Close, Finish, Finish]),
             (FrontendStage::Up, [Close, Close, Close, Close, Wait, Wait, Close, Close, Wait, Wait]),
             (FrontendStage::Closing, [Close, Close, Close, Wait, Wait, Wait, Close, Close, Wait, Wait]),
             (FrontendStage::Closed, [Wait, Wait, Reopen, Reopen, Wait, Wait, Wait, Wait, Wait, Wait]),
@@ -321,7 +321,7 @@ mod tests {
 
     const FRONT: [FrontendStage; 5] = [
         FrontendStage::Fresh,
-        FrontendStage::Offered,
+        FrontendStage::Published,
         FrontendStage::Up,
         FrontendStage::Closing,
         FrontendStage::Closed,
@@ -350,8 +350,8 @@ mod tests {
             let mut next = Vec::new();
             match frontend_step(FRONT[self.frontend.0 as usize], Some(self.backend.1)) {
                 FrontendStep::Wait => {}
-                FrontendStep::Offer if vif => next.push(self.front(1, State::Connected)),
-                FrontendStep::Offer => next.push(self.front(1, State::Initialised)),
+                FrontendStep::Publish if vif => next.push(self.front(1, State::Connected)),
+                FrontendStep::Publish => next.push(self.front(1, State::Initialised)),
                 FrontendStep::Finish => next.push(self.front(2, State::Connected)),
                 FrontendStep::Close => next.push(self.front(4, State::Closed)),
                 FrontendStep::Reopen => next.push(self.front(0, State::Initialising)),

@@ -17,16 +17,16 @@ use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
 use xen_hal::{Clock, DomId, warning};
 use xen_ring::WaitQueue;
+use xenstore_client::wire::Op;
+use xenstore_client::{Broken, Error, ErrorKind, Store, Watch, WatchEvent};
 
-use super::backoff::Backoff;
-use super::state::{End, State};
-use crate::wire::Op;
-use crate::{Broken, Error, ErrorKind, Store, WatchEvent};
+use crate::backoff::Backoff;
+use crate::state::{End, State};
 
 /// A device that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Its directory at this end, for [`frontend()`](super::frontend()) or [`backend()`](super::backend()).
+    /// Its directory at this end, for [`frontend()`](crate::frontend()) or [`backend()`](crate::backend()).
     pub path: String,
     /// Its number in its class, as far as it has one: `51712` for `xvda`.
     pub id: String,
@@ -177,7 +177,7 @@ impl<C: Clock> Devices<'_, C> {
     }
 
     /// Waits for something to be done.
-    async fn next(&self, watch: &mut crate::Watch, list_at: Option<Duration>) -> Cause {
+    async fn next(&self, watch: &mut Watch, list_at: Option<Duration>) -> Cause {
         let ended = self.news.waiting.wait_until(|| self.news.ended.borrow_mut().pop_front());
         let due = self.known.borrow().iter().filter_map(|(path, known)| Some((known.due?, path.clone()))).min();
         let next = list_at.into_iter().chain(due.iter().map(|(at, _)| *at)).min();

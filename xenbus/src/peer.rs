@@ -4,13 +4,13 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::fmt;
 
 use xen_hal::Errno;
+use xenstore_client::{Error, ErrorKind, FromValue, Tree};
 
-use super::device::{Device, Failure};
-use super::state::End;
-use crate::client::mismatch;
-use crate::{Error, ErrorKind, FromValue, Tree};
+use crate::device::{Device, Failure};
+use crate::state::End;
 
 /// The keys of a device's other end, as they were at one moment; see [`Device::read_peer`].
 ///
@@ -36,7 +36,7 @@ impl Peer<'_> {
     ///
     /// # Errors
     ///
-    /// As [`Tree::get`](crate::Tree::get).
+    /// As [`Tree::get`].
     pub async fn get<T: FromValue>(&self, key: &str) -> Result<Option<T>, Error> {
         self.tree.get(&self.path(key)).await
     }
@@ -48,8 +48,8 @@ impl Peer<'_> {
     /// As [`get`](Peer::get); and where there is no such key, which one.
     pub async fn required<T: FromValue>(&self, key: &str) -> Result<T, Failure> {
         let missing = || {
-            let text = format!("the {} has written no {}", self.device.other_end(), self.path(key));
-            Failure::new(Errno::EINVAL, text)
+            let other_end = self.device.other_end();
+            Failure::new(Errno::EINVAL, format_args!("the {other_end} has written no {}", self.path(key)))
         };
         self.get(key).await?.ok_or_else(missing)
     }
@@ -64,6 +64,11 @@ impl Peer<'_> {
         Ok(self.number(key, 0).await? != 0)
     }
 
+    /// The failure for a key with a value that is not what it has to be.
+    pub fn unexpected(&self, key: &str, value: impl fmt::Display, expected: impl fmt::Display) -> Failure {
+        Failure::new(Errno::EINVAL, format_args!("{} = {value}: expected {expected}", self.path(key)))
+    }
+
     /// A number that may be missing, such as a limit. What is no number counts as missing, with a warning.
     ///
     /// # Errors
@@ -74,7 +79,9 @@ impl Peer<'_> {
         match u32::from_value(value.trim_ascii()) {
             Some(number) => Ok(number),
             None => {
-                let ErrorKind::Value { found, .. } = mismatch(u32::EXPECTED, &value) else { return Ok(default) };
+                let ErrorKind::Value { found, .. } = ErrorKind::value(u32::EXPECTED, &value) else {
+                    return Ok(default);
+                };
                 let text = format!("{} = {found:?} is not a number, using {default}", self.path(key));
                 self.complaints.borrow_mut().push((key.into(), text));
                 Ok(default)
@@ -105,8 +112,11 @@ impl Device {
             .await;
         let outcome = match outcome {
             Err(Error { kind: ErrorKind::Contended { tries }, .. }) => {
-                let text = format!("the {} has changed {} {tries} times", self.other_end(), self.other_path());
-                return Err(Failure::new(Errno::EAGAIN, text));
+                let (other_end, path) = (self.other_end(), self.other_path());
+                return Err(Failure::new(
+                    Errno::EAGAIN,
+                    format_args!("the {other_end} has changed {path} {tries} times"),
+                ));
             }
             other => other?,
         };

@@ -1,14 +1,8 @@
 //! What a driver learns of the other end while the device is in use.
 
 use core::cell::Cell;
-use core::future::Future;
-use core::pin::pin;
 
-use futures_util::future::{Either, select};
 use xen_ring::WaitQueue;
-
-use super::device::Failure;
-use crate::Error;
 
 /// Tells a driver that the device is to end, or that the other end has changed something.
 #[derive(Debug, Default)]
@@ -64,36 +58,19 @@ impl Signals {
         self.waiting.wait_until(|| (self.changes.get() != known).then_some(())).await;
     }
 
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closing.set(true);
         self.waiting.wake_all();
     }
 
     /// The other end is gone, which closes the device too.
-    pub(super) fn lose(&self) {
+    pub(crate) fn lose(&self) {
         self.lost.set(true);
         self.close();
     }
 
-    pub(super) fn change(&self) {
+    pub(crate) fn change(&self) {
         self.changes.set(self.changes.get().wrapping_add(1));
         self.waiting.wake_all();
-    }
-}
-
-/// Lets a driver use the device until it ends by itself, or `monitor` sees why it has to, and then waits for it to let
-/// go. Returns how the driver ended, and what the monitor saw.
-pub(super) async fn attend<T>(
-    signals: &Signals,
-    driver: impl Future<Output = Result<(), Failure>>,
-    monitor: impl Future<Output = Result<T, Error>>,
-) -> Result<(Result<(), Failure>, Option<T>), Error> {
-    match select(pin!(driver), pin!(monitor)).await {
-        Either::Left((outcome, _)) => Ok((outcome, None)),
-        Either::Right((seen, driver)) => {
-            signals.close();
-            let outcome = driver.await;
-            Ok((outcome, Some(seen?)))
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! How fast the other end of a device can have this end act.
+//! How fast the other end of a device can have this end connect.
 
 use core::time::Duration;
 
@@ -18,7 +18,7 @@ const CALM: Duration = Duration::from_secs(60);
 /// A peer that connects and closes in turn has this end do all the work of a connection: some 60 requests to the store,
 /// mapped pages, lines in the log.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     /// Connections in a row that the other end has asked for, of which none has lasted.
     asked: u32,
     /// The same of those that it has not asked for.
@@ -28,19 +28,19 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// The device is in use.
-    pub(super) fn up(&mut self, now: Duration) {
+    pub(crate) fn up(&mut self, now: Duration) {
         self.up_since = Some(now);
     }
 
     /// It is not any more.
-    pub(super) fn down(&mut self, now: Duration) {
+    pub(crate) fn down(&mut self, now: Duration) {
         if self.up_since.take().is_some_and(|since| now >= since.saturating_add(CALM)) {
             (self.asked, self.unasked) = (0, 0);
         }
     }
 
     /// The device is to connect again, as the other end has asked for that: how long it has to wait.
-    pub(super) fn again(&mut self) -> Duration {
+    pub(crate) fn again(&mut self) -> Duration {
         self.asked = self.asked.saturating_add(1);
         match self.asked.checked_sub(AT_ONCE + 1) {
             None => Duration::ZERO,
@@ -49,49 +49,24 @@ impl Backoff {
     }
 
     /// The device is to connect again, though the other end has not asked for that: how long it has to wait.
-    pub(super) fn again_unasked(&mut self) -> Duration {
+    pub(crate) fn again_unasked(&mut self) -> Duration {
         self.unasked = self.unasked.saturating_add(1);
         doubled(FIRST_UNASKED_PAUSE, self.unasked - 1)
     }
 
     /// How many connections there were in a row.
-    pub(super) fn count(&self) -> u32 {
+    pub(crate) fn count(&self) -> u32 {
         self.asked.saturating_add(self.unasked)
     }
 
     /// Whether there are so many that the log is better off without each of their steps.
-    pub(super) fn is_throttled(&self) -> bool {
+    pub(crate) fn is_throttled(&self) -> bool {
         self.asked > AT_ONCE || self.unasked > AT_ONCE
     }
 }
 
 fn doubled(pause: Duration, doublings: u32) -> Duration {
     1_u32.checked_shl(doublings).map_or(MAX_PAUSE, |factor| pause.saturating_mul(factor).min(MAX_PAUSE))
-}
-
-/// Looks at the other end that are taken one after the other.
-const BURST: u32 = 32;
-/// After these there is one in this time.
-const EVERY: Duration = Duration::from_millis(100);
-
-/// How often a change at the other end is looked at: each look costs a few requests to the store, and the other end may
-/// write its nodes as fast as it can.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
-    /// When all looks so far are paid for (the generic cell rate algorithm).
-    paid: Duration,
-}
-
-impl Pace {
-    /// When the next look may be taken.
-    pub(super) fn next(&self) -> Duration {
-        self.paid.saturating_sub(EVERY * (BURST - 1))
-    }
-
-    /// A look is taken.
-    pub(super) fn take(&mut self, now: Duration) {
-        self.paid = self.paid.max(now).saturating_add(EVERY);
-    }
 }
 
 #[cfg(test)]
@@ -138,26 +113,5 @@ mod tests {
         let mut backoff = Backoff::default();
         let pauses: Vec<u64> = (0..8).map(|_| backoff.again_unasked().as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 32, 32]);
-    }
-
-    #[test]
-    fn looks_come_in_a_burst_and_then_evenly() {
-        let mut pace = Pace::default();
-        let mut now = Duration::from_secs(5);
-        let mut looks = 0;
-        for _ in 0..60_000 {
-            now += Duration::from_millis(1);
-            if pace.next() <= now {
-                pace.take(now);
-                looks += 1;
-            }
-        }
-        assert_eq!(looks, 600 + BURST - 1);
-        now += Duration::from_secs(60);
-        for _ in 0..BURST {
-            assert!(pace.next() <= now);
-            pace.take(now);
-        }
-        assert!(pace.next() > now);
     }
 }

@@ -6,19 +6,14 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::cell::{Cell, RefCell};
 use core::fmt;
-use core::pin::pin;
 use core::time::Duration;
 
-use futures_util::future::{Either, select};
-use xen_hal::{Clock, DomId, Errno, information, warning};
+use xen_hal::{DomId, Errno, information, warning};
+use xenstore_client::{Error, FromValue, Path, Store, printable};
 
-use super::backoff::Pace;
-use super::state::{End, State, is_legal};
-use crate::text::printable;
-use crate::{Error, FromValue, Path, Store, Tree, Watch, WatchEvent};
-
-/// How long the other end has for its part of the closing handshake, as Linux waits.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::keys::Keys;
+use crate::life::Stop;
+use crate::state::{End, State, is_legal};
 
 /// One end of a device, with the directories of both.
 #[derive(Clone)]
@@ -38,17 +33,6 @@ pub struct Device {
     spared: Cell<u32>,
     /// What was reported last.
     reported: RefCell<Option<Failure>>,
-}
-
-/// What came of a change of state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a state that could not be reached is not to be acted upon"]
-pub(super) enum Switched {
-    Yes,
-    /// The state is not what this end has written: somebody else is at work here, and nothing was changed.
-    No,
-    /// The directory is gone, and was not made again.
-    Gone,
 }
 
 /// How a device's life ended.
@@ -71,8 +55,8 @@ pub struct Failure {
 impl Failure {
     /// A failure with its number and text. What a peer has put into the text cannot harm a log or a terminal, and what is
     /// longer than a line of a log should be is cut.
-    pub fn new(errno: Errno, text: impl Into<Box<str>>) -> Failure {
-        Failure { errno, text: printable(&text.into()) }
+    pub fn new(errno: Errno, text: impl fmt::Display) -> Failure {
+        Failure { errno, text: printable(&text.to_string()) }
     }
 }
 
@@ -92,7 +76,7 @@ impl From<Error> for Failure {
 
 impl Device {
     /// Reads who the other end is; `None` where the directory is not there, or not whole.
-    pub(super) async fn open(store: &Store, end: End, path: &str) -> Result<Option<Device>, Error> {
+    pub(crate) async fn open(store: &Store, end: End, path: &str) -> Result<Option<Device>, Error> {
         let (name, domain) = match end {
             End::Frontend => ("backend", "backend-id"),
             End::Backend => ("frontend", "frontend-id"),
@@ -152,14 +136,14 @@ impl Device {
     }
 
     /// Logs what is wrong with a key of the other end, once for each key.
-    pub(super) fn complain(&self, key: &str, what: &str) {
+    pub(crate) fn complain(&self, key: &str, what: &str) {
         if self.complaints.borrow_mut().insert(key.into()) {
             warning!("{}: {}", self.path, printable(what));
         }
     }
 
     /// Whether the log is to be spared the steps of connections, and failures that it has already.
-    pub(super) fn set_quiet(&self, quiet: bool) {
+    pub(crate) fn set_quiet(&self, quiet: bool) {
         self.quiet.set(quiet);
     }
 
@@ -168,7 +152,7 @@ impl Device {
     }
 
     /// Says that the device pauses before it connects again, and what the log was spared until now.
-    pub(super) fn announce_pause(&self, count: u32, pause: Duration) {
+    pub(crate) fn announce_pause(&self, count: u32, pause: Duration) {
         warning!(
             "{}: connecting for the {}th time in a row, in {} ms ({} lines not logged)",
             self.path,
@@ -193,27 +177,42 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// As [`Tree::get`].
+    /// As [`Tree::get`](xenstore_client::Tree::get).
     pub async fn get<T: FromValue>(&self, key: &str) -> Result<Option<T>, Error> {
         self.store.get(&self.own(key)).await
+    }
+
+    /// A node of this end that the device cannot do without.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tree::get`](xenstore_client::Tree::get); and where there is no such key, which one.
+    pub async fn required<T: FromValue>(&self, key: &str) -> Result<T, Failure> {
+        let missing = || Failure::new(Errno::EINVAL, format_args!("the toolstack has written no {}", self.own(key)));
+        self.get(key).await?.ok_or_else(missing)
+    }
+
+    /// The failure for a node of this end with a value that is not what it has to be.
+    pub fn unexpected(&self, key: &str, value: impl fmt::Display, expected: impl fmt::Display) -> Failure {
+        Failure::new(Errno::EINVAL, format_args!("{} = {value}: expected {expected}", self.own(key)))
     }
 
     /// A node of the other end, `None` where it is not there.
     ///
     /// # Errors
     ///
-    /// As [`Tree::get`].
+    /// As [`Tree::get`](xenstore_client::Tree::get).
     pub async fn get_other<T: FromValue>(&self, key: &str) -> Result<Option<T>, Error> {
         self.store.get(&self.other(key)).await
     }
 
     /// This end's state; `None` where its directory is gone.
-    pub(super) async fn state(&self) -> Result<Option<State>, Error> {
+    pub(crate) async fn state(&self) -> Result<Option<State>, Error> {
         self.get("state").await
     }
 
     /// The other end's state; `None` where its directory is gone, or hidden from this domain, which comes to the same.
-    pub(super) async fn other_state(&self) -> Result<Option<State>, Error> {
+    pub(crate) async fn other_state(&self) -> Result<Option<State>, Error> {
         match self.get_other("state").await {
             Err(error) if error.errno() == Some(Errno::EACCES) => Ok(None),
             other => other,
@@ -221,47 +220,57 @@ impl Device {
     }
 
     /// The state that this end has written last.
-    pub(super) fn last(&self) -> State {
+    pub(crate) fn last(&self) -> State {
         self.last.get()
     }
 
     /// Goes to a state.
-    pub(super) async fn switch(&self, to: State) -> Result<Switched, Error> {
+    pub(crate) async fn switch(&self, to: State) -> Result<(), Stop> {
         self.switch_with(to, async |_| Ok(())).await
+    }
+
+    /// Goes to a state; `false` where that could not be, which shows at the next look.
+    pub(crate) async fn try_switch(&self, to: State) -> Result<bool, Error> {
+        match self.switch(to).await {
+            Err(Stop::Store(error)) => Err(error),
+            outcome => Ok(outcome.is_ok()),
+        }
     }
 
     /// Goes to a state, and writes what belongs to it in the same transaction.
     ///
-    /// Where the directory was removed, or made anew by the toolstack, or the toolstack has asked a backend to close
-    /// and it is about to do something else, nothing is written.
-    pub(super) async fn switch_with(
+    /// Nothing is written where the directory was removed, which ends the device's life; nor where it was made anew by
+    /// the toolstack, or the toolstack has asked a backend to close and it is about to do something else: then the state
+    /// is not what this end has written, and there is a new look to be taken.
+    pub(crate) async fn switch_with(
         &self,
         to: State,
-        mut write: impl AsyncFnMut(&Tree) -> Result<(), Error>,
-    ) -> Result<Switched, Error> {
+        mut write: impl AsyncFnMut(&Keys<'_>) -> Result<(), Error>,
+    ) -> Result<(), Stop> {
         let path = self.own("state");
         let last = self.last.get();
-        let switched = self
+        let stop = self
             .store
-            .transaction(async |t| -> Result<Switched, Error> {
-                let Some(now) = t.get::<State>(&path).await? else { return Ok(Switched::Gone) };
+            .transaction(async |t| -> Result<Option<Stop>, Error> {
+                let Some(now) = t.get::<State>(&path).await? else { return Ok(Some(Stop::Ended(Ended::Removed))) };
                 let asked = self.end == End::Backend && now == State::Closing;
                 if !(now == last || asked) || !(now == to || is_legal(self.end, now, to)) {
-                    return Ok(Switched::No);
+                    return Ok(Some(Stop::Again));
                 }
-                write(t).await?;
+                write(&Keys::new(self, t)).await?;
                 t.set(&path, &to).await?;
-                Ok(Switched::Yes)
+                Ok(None)
             })
             .await?;
-        if switched == Switched::Yes {
-            self.last.set(to);
-            match self.quiet.get() {
-                true => self.spare(),
-                false => information!("{}: {}", self.path, to),
-            }
+        if let Some(stop) = stop {
+            return Err(stop);
         }
-        Ok(switched)
+        self.last.set(to);
+        match self.quiet.get() {
+            true => self.spare(),
+            false => information!("{}: {}", self.path, to),
+        }
+        Ok(())
     }
 
     /// Writes why the device cannot be used to the log and to `error/<directory>/error`, as number and text, where the
@@ -269,7 +278,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// As [`Tree::write`].
+    /// As [`Tree::write`](xenstore_client::Tree::write).
     pub async fn report(&self, failure: &Failure) -> Result<(), Error> {
         let known = self.reported.replace(Some(failure.clone()));
         if self.quiet.get() && known.as_ref() == Some(failure) {
@@ -293,7 +302,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// As [`Tree::write`].
+    /// As [`Tree::write`](xenstore_client::Tree::write).
     pub async fn set_hotplug_status(&self, outcome: Result<(), &Failure>) -> Result<(), Error> {
         self.store
             .transaction(async |t| -> Result<(), Error> {
@@ -306,92 +315,5 @@ impl Device {
                 t.set(&self.own("hotplug-status"), if outcome.is_ok() { "connected" } else { "error" }).await
             })
             .await
-    }
-}
-
-/// Watches on both ends of a device.
-pub(super) struct Watches {
-    own: Watch,
-    other: Watch,
-    pace: Pace,
-}
-
-impl Watches {
-    pub(super) async fn new(device: &Device) -> Result<Watches, Error> {
-        let own = device.store.watch_any(&device.path).await?;
-        let other = device.store.watch_any(&device.other("state")).await?;
-        Ok(Watches { own, other, pace: Pace::default() })
-    }
-
-    /// Waits until something may have changed at either end. What the toolstack changes in this end's directory is heard
-    /// of at once, what the other end changes in its own only so often.
-    pub(super) async fn next(&mut self, device: &Device, clock: &impl Clock) -> Result<(), Error> {
-        let Watches { own, other, pace } = self;
-        let changed = async {
-            let next = pace.next();
-            if clock.now() < next {
-                clock.until(next).await;
-            }
-            let event = other.next().await;
-            pace.take(clock.now());
-            event
-        };
-        let event = match select(pin!(own.next()), pin!(changed)).await {
-            Either::Left((event, _)) | Either::Right((event, _)) => event,
-        };
-        heard(device, event).await
-    }
-
-    /// Waits until something may have changed in this end's directory, or until `deadline`.
-    pub(super) async fn own_before(
-        &mut self,
-        device: &Device,
-        clock: &impl Clock,
-        deadline: Duration,
-    ) -> Result<(), Error> {
-        match select(pin!(self.own.next()), clock.until(deadline)).await {
-            Either::Left((event, _)) => heard(device, event).await,
-            Either::Right(_) => Ok(()),
-        }
-    }
-
-    /// Waits until something may have changed at either end; `false` where nothing has before `deadline`.
-    pub(super) async fn next_before(
-        &mut self,
-        device: &Device,
-        clock: &impl Clock,
-        deadline: Duration,
-    ) -> Result<bool, Error> {
-        match select(pin!(self.next(device, clock)), clock.until(deadline)).await {
-            Either::Left((event, _)) => event.map(|()| true),
-            Either::Right(_) => Ok(false),
-        }
-    }
-
-    /// Waits until `done` says so, but not longer than the closing handshake may take.
-    pub(super) async fn until(
-        &mut self,
-        device: &Device,
-        clock: &impl Clock,
-        mut done: impl FnMut(Option<State>) -> bool,
-    ) -> Result<(), Error> {
-        let deadline = clock.now() + PATIENCE;
-        loop {
-            if done(device.other_state().await?) || device.state().await?.is_none() {
-                return Ok(());
-            }
-            if !self.next_before(device, clock, deadline).await? {
-                warning!("{}: the other end has not answered for {} s", device.path, PATIENCE.as_secs());
-                return Ok(());
-            }
-        }
-    }
-}
-
-async fn heard(device: &Device, event: Option<WatchEvent>) -> Result<(), Error> {
-    match event {
-        Some(_) => Ok(()),
-        // The store itself says best what is wrong with it.
-        None => device.store.read(&device.own("state")).await.map(drop),
     }
 }

@@ -1,0 +1,111 @@
+//! The jobs that a connection has taken: which of them have something more to ask for, and which are over.
+
+use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+
+use slab::Slab;
+use xen_hal::Memory;
+
+use super::queue::Job;
+use super::shared::Shared;
+
+/// A job that the driver has.
+pub(super) struct Active<G: Memory> {
+    pub(super) job: Job<G>,
+    /// Requests that have no answer yet.
+    pub(super) unanswered: u32,
+    /// Whether nothing more is to be asked for.
+    all_asked: bool,
+    /// When it is to be asked for more of, in the order of all jobs.
+    turn: u64,
+}
+
+/// All of them, by numbers that stay theirs. Dropping them ends a connection: they go back to the queue.
+pub(super) struct ActiveJobs<G: Memory> {
+    shared: Rc<Shared<G>>,
+    jobs: Slab<Active<G>>,
+    /// Those with more to be asked for, in the order of their turns.
+    unfinished: VecDeque<usize>,
+}
+
+impl<G: Memory> ActiveJobs<G> {
+    pub(super) fn new(shared: Rc<Shared<G>>) -> ActiveJobs<G> {
+        ActiveJobs { shared, jobs: Slab::new(), unfinished: VecDeque::new() }
+    }
+
+    /// A job that was taken and is not over.
+    pub(super) fn get_mut(&mut self, index: usize) -> &mut Active<G> {
+        &mut self.jobs[index]
+    }
+
+    /// Whether there is nothing more to be asked for.
+    pub(super) fn has_asked_all(&self) -> bool {
+        self.unfinished.is_empty()
+    }
+
+    /// The job whose turn it is, out of those here and those that nobody has taken yet. It is in no order then.
+    pub(super) fn next(&mut self) -> Option<usize> {
+        loop {
+            let first = self.unfinished.front().map(|index| self.jobs[*index].turn);
+            let index = match self.shared.queue.take(first) {
+                Some(job) => {
+                    let turn = job.number();
+                    return Some(self.jobs.insert(Active { job, unanswered: 0, all_asked: false, turn }));
+                }
+                None => self.unfinished.pop_front()?,
+            };
+            // What has failed in part is not continued, nor what nobody waits for.
+            let job = &self.jobs[index].job;
+            if job.outcome.is_ok() && !self.shared.queue.is_abandoned(job) {
+                return Some(index);
+            }
+            self.all_asked(index);
+        }
+    }
+
+    /// There was no room for the job: it is the next one again.
+    pub(super) fn ask_first(&mut self, index: usize) {
+        self.unfinished.push_front(index);
+    }
+
+    /// There is more to be asked for, after all others.
+    pub(super) fn ask_later(&mut self, index: usize) {
+        self.jobs[index].turn = self.shared.queue.number();
+        self.unfinished.push_back(index);
+    }
+
+    /// There is nothing more to be asked for.
+    pub(super) fn all_asked(&mut self, index: usize) {
+        self.jobs[index].all_asked = true;
+        self.finish_if_over(index);
+    }
+
+    /// A request of the job was answered.
+    pub(super) fn answered(&mut self, index: usize) -> Option<&mut Active<G>> {
+        let active = self.jobs.get_mut(index)?;
+        active.unanswered = active.unanswered.saturating_sub(1);
+        Some(active)
+    }
+
+    /// The job's only request was not understood: it is to be asked for anew, in other words, before all others.
+    pub(super) fn ask_again(&mut self, index: usize) {
+        let active = &mut self.jobs[index];
+        (active.job.next, active.all_asked, active.turn) = (0, false, active.job.number());
+        self.unfinished.push_front(index);
+    }
+
+    /// Gives the job back where it needs nothing any more.
+    pub(super) fn finish_if_over(&mut self, index: usize) {
+        let active = &self.jobs[index];
+        if active.unanswered == 0 && active.all_asked {
+            self.shared.queue.finish(self.jobs.remove(index).job);
+        }
+    }
+}
+
+impl<G: Memory> Drop for ActiveJobs<G> {
+    fn drop(&mut self) {
+        self.shared.pool.end();
+        self.shared.queue.put_back(self.jobs.drain().map(|active| active.job).collect());
+    }
+}

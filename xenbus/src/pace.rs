@@ -1,0 +1,84 @@
+//! How often something happens that a peer can cause.
+
+use core::time::Duration;
+
+/// Lets so much through that an administrator sees what happens, and a peer that makes it happen all the time costs little.
+#[derive(Debug)]
+pub struct Pace {
+    burst: u32,
+    interval: Duration,
+    /// When all that was let through is paid for (the generic cell rate algorithm).
+    paid: Duration,
+}
+
+impl Pace {
+    /// `burst` at once, and then one more each time that `interval` has passed.
+    pub const fn new(burst: u32, interval: Duration) -> Pace {
+        Pace { burst, interval, paid: Duration::ZERO }
+    }
+
+    /// For log lines.
+    pub const fn of_lines() -> Pace {
+        Pace::new(8, Duration::from_secs(60))
+    }
+
+    /// Whether it may happen now, which then counts.
+    pub fn allows(&mut self, now: Duration) -> bool {
+        let allowed = self.next() <= now;
+        if allowed {
+            self.take(now);
+        }
+        allowed
+    }
+
+    /// When it may happen next.
+    pub fn next(&self) -> Duration {
+        self.paid.saturating_sub(self.interval.saturating_mul(self.burst.saturating_sub(1)))
+    }
+
+    /// It happens now.
+    pub fn take(&mut self, now: Duration) {
+        self.paid = self.paid.max(now).saturating_add(self.interval);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_lines_and_then_one_a_minute() {
+        let mut pace = Pace::of_lines();
+        let lines = |pace: &mut Pace, seconds: core::ops::Range<u64>| {
+            seconds.filter(|second| pace.allows(Duration::from_secs(*second))).count()
+        };
+        assert_eq!(lines(&mut pace, 0..60), 8);
+        assert_eq!(lines(&mut pace, 60..3600), 59);
+        let next = pace.next();
+        assert!(!pace.allows(next - Duration::from_nanos(1)) && pace.allows(next));
+        assert_eq!(lines(&mut pace, 100_000..100_060), 8);
+        assert!(Pace::of_lines().allows(Duration::MAX));
+    }
+
+    #[test]
+    fn looks_come_in_a_burst_and_then_evenly() {
+        const BURST: u32 = 32;
+        let mut pace = Pace::new(BURST, Duration::from_millis(100));
+        let mut now = Duration::from_secs(5);
+        let mut looks = 0;
+        for _ in 0..60_000 {
+            now += Duration::from_millis(1);
+            if pace.next() <= now {
+                pace.take(now);
+                looks += 1;
+            }
+        }
+        assert_eq!(looks, 600 + BURST - 1);
+        now += Duration::from_secs(60);
+        for _ in 0..BURST {
+            assert!(pace.next() <= now);
+            pace.take(now);
+        }
+        assert!(pace.next() > now);
+    }
+}
