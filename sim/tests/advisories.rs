@@ -1,7 +1,10 @@
 //! Advisories that no single driver's tests stand for: what outlives a device, what a connection that fails leaves, and
 //! batches of copies. Each test names the advisory; docs/security.md lists them all.
 
-mod support;
+#[path = "../../blkif/tests/support/mod.rs"]
+mod blkif;
+#[path = "../../netif/tests/support/mod.rs"]
+mod netif;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -21,9 +24,9 @@ use xen_ring::LentPage;
 use xen_sim::{Domain, SimGrant, Toolstack, check};
 use xenstore_client::{Restart, Store};
 
-use support::block::{DEVICE, How, SECTORS, against_backend};
-use support::guest::{self, Guest};
-use support::network::{Bench, bench, frame, receive, send};
+use blkif::block::{DEVICE, How, SECTORS, against_backend};
+use netif::guest::{self, Guest};
+use netif::network::{Bench, bench, frame, receive, send};
 
 /// What a guest writes by hand in the place of a frontend, and how the backend's error node reads then.
 struct ByHand {

@@ -18,13 +18,11 @@ use xen_blkif::ramdisk::{PageBuffer, RamDisk};
 use xen_blkif::{BlockDevice, Buffer, Completed, Error, Geometry};
 use xen_hal::{Access, Clock, DomId, GrantRef, Pages};
 use xen_ring::LentPage;
-use xen_sim::{Domain, Faults, SimGrant, SimPage, Toolstack, Xen, check};
+use xen_sim::{Domain, Faults, Script, SimGrant, SimPage, Toolstack, Xen, check, keep_log, take_log};
 use xenbus::{State, frontend};
 
 use support::backend::{against_frontend, against_frontend_with, okay, read};
 use support::block::{DEVICE, Guest, How, SECTORS, Scripted, against_backend, answered};
-use support::log::{keep_log, take_log};
-use support::script::Script;
 
 /// Lets other tasks run.
 async fn yield_now() {

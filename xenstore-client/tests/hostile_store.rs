@@ -1,13 +1,10 @@
 //! The client against servers that break the protocol, or make use of its rarer parts.
 
-mod support;
-
 use std::rc::Rc;
 
-use support::log::{keep_log, take_log};
 use xen_hal::{DomId, Errno, Port};
 use xen_ring::{ByteReader, ByteWriter, SharedPage};
-use xen_sim::{Budgets, Domain, SimPage, SimPort, Xen, check};
+use xen_sim::{Budgets, Domain, SimPage, SimPort, Xen, check, keep_log, take_log};
 use xenstore_client::wire::offsets::{CONNECTION, ERROR, REPLIES, REQUESTS, SERVER_FEATURES};
 use xenstore_client::wire::{Features, HEADER_SIZE, Header, Malformed, Op, RingError};
 use xenstore_client::{Access, Broken, ErrorKind, Permission, Store};

@@ -12,13 +12,11 @@ use xen_blkif::protocol::{Body, Operation, Response, Status};
 use xen_blkif::{BlockDevice, Error, Geometry, front};
 use xen_hal::{Access, Clock, DomId, GrantRef, GrantTable, MapRequest, Port};
 use xen_ring::SharedMapping;
-use xen_sim::{Toolstack, check};
+use xen_sim::{Toolstack, check, keep_log, script, take_log};
 use xenbus::{State, backend};
 use xenstore_client::Restart;
 
 use support::backend::{BadBackend, DEVICE, SECTORS, Served, against_frontend, against_frontend_with, okay, read};
-use support::log::{keep_log, take_log};
-use support::script::script;
 
 #[test]
 fn xsa_376_a_backends_answers_are_checked() {

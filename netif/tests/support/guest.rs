@@ -10,11 +10,9 @@ use xen_netif::protocol::{
     Extra, Gso, RxProtocol, RxRequest, TxProtocol, TxRequest, TxResponse, TxSlot, rx_flags, tx_flags,
 };
 use xen_ring::{FrontRing, LentPage};
-use xen_sim::{Domain, SimGrant, SimPort, Xen};
+use xen_sim::{Domain, Script, SimGrant, SimPort, Xen};
 use xenbus::{Device, Failure, Frontend, Keys, Signals, State, frontend};
 use xenstore_client::Error as StoreError;
-
-use super::script::Script;
 
 const MAC: &str = "00:16:3e:01:02:03";
 /// What a frontend takes where a test says nothing else.
@@ -223,7 +221,7 @@ pub fn against_with(
     opened: impl Fn(Domain, Port) + 'static,
     script: impl AsyncFn(&Guest) + 'static,
 ) -> Option<String> {
-    run_against(xen, features, limits, Box::new(opened), super::script::script(script))
+    run_against(xen, features, limits, Box::new(opened), xen_sim::script(script))
 }
 
 fn run_against(

@@ -9,11 +9,9 @@ use xen_blkif::protocol::{Abi, Request, Response, Status};
 use xen_blkif::{BlockDevice, Error};
 use xen_hal::{Access, Clock, DomId, Errno, EventChannels, GrantRef, GrantTable, MapRequest, Port, PortNumber};
 use xen_ring::{BackRing, SharedMapping};
-use xen_sim::{Domain, SimMapping, SimPort, Toolstack, Xen};
+use xen_sim::{Domain, Script, SimMapping, SimPort, Toolstack, Xen, script};
 use xenbus::{Backend, Device, Failure, Keys, Signals, backend};
 use xenstore_client::{Error as StoreError, Store};
-
-use super::script::{Script, script};
 
 pub const DEVICE: u32 = 51712;
 pub const SECTORS: u64 = 64;

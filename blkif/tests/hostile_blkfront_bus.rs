@@ -12,11 +12,10 @@ use xen_blkif::front;
 use xen_blkif::protocol::{Operation, Segment, Status};
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Clock, Port};
-use xen_sim::{Domain, Xen, check};
+use xen_sim::{Domain, Xen, check, script};
 use xenbus::{State, frontend};
 
 use support::block::{DEVICE, How, SECTORS, Scripted, against_backend, answered};
-use support::script::script;
 
 /// A backend that has an empty disk for each that asks.
 fn serve_disks(back: &Domain) {

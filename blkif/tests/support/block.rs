@@ -12,11 +12,9 @@ use xen_blkif::protocol::{Abi, Body, Operation, Request, Response, Segment, Stat
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, Pages, Port};
 use xen_ring::{FrontRing, LentPage, SharedMemory};
-use xen_sim::{Domain, SimGrant, SimPort, Xen};
+use xen_sim::{Domain, Script, SimGrant, SimPort, Xen, script};
 use xenbus::{Device, Failure, Frontend, Keys, Signals, State, frontend};
 use xenstore_client::{Error as StoreError, Store};
-
-use super::script::{Script, script};
 
 pub const DEVICE: u32 = 51712;
 pub const SECTORS: u64 = 64;

@@ -16,9 +16,8 @@ use xen_netif::front::Gone;
 use xen_netif::headers::Headers;
 use xen_netif::protocol::{Extra, Gso, RxRequest, RxResponse, TxRequest, TxResponse, TxStatus, rx_flags, tx_flags};
 use xen_ring::{SharedMapping, SharedPage};
-use xen_sim::{SimMapping, check};
+use xen_sim::{SimMapping, check, keep_log, take_log};
 
-use support::log::{keep_log, take_log};
 use support::network::{frame, receive, send};
 use support::wire::{ALL, PLAIN, Sent, Wire, against};
 

@@ -12,11 +12,9 @@ use xen_netif::protocol::{
     Extra, RxProtocol, RxRequest, RxResponse, RxSlot, TxProtocol, TxResponse, TxStatus, rx_flags, tx_flags,
 };
 use xen_ring::{BackRing, ReadOnlyMapping, SharedMapping};
-use xen_sim::{Domain, SimMapping, SimPort, Toolstack, Xen};
+use xen_sim::{Domain, Script, SimMapping, SimPort, Toolstack, Xen, script};
 use xenbus::{Backend, Device as BusDevice, Ended, Failure, Keys, Signals, backend};
 use xenstore_client::Error as StoreError;
-
-use super::script::{Script, script};
 
 fn failure(error: impl std::fmt::Display) -> Failure {
     Failure::new(Errno::EIO, error.to_string())

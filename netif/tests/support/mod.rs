@@ -1,0 +1,8 @@
+//! What several tests use.
+
+#![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
+
+pub mod guest;
+pub mod network;
+pub mod packets;
+pub mod wire;
