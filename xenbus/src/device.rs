@@ -9,11 +9,12 @@ use core::fmt;
 use core::time::Duration;
 
 use xen_hal::{DomId, Errno, information, warning};
-use xenstore_client::{Error, FromValue, Path, Store, printable};
+use xenstore_client::{Error, FromValue, Path, Store, Tree, printable};
 
+use crate::failure::{Ended, Failure};
 use crate::keys::Keys;
-use crate::life::Stop;
 use crate::state::{End, State, is_legal};
+use crate::stop::Stop;
 
 /// One end of a device, with the directories of both.
 #[derive(Clone)]
@@ -33,45 +34,6 @@ pub struct Device {
     spared: Cell<u32>,
     /// What was reported last.
     reported: RefCell<Option<Failure>>,
-}
-
-/// How a device's life ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// The toolstack has removed the device, or asked for that.
-    Removed,
-    /// The driver has ended it; it can be begun anew.
-    Stopped,
-}
-
-/// Why a device cannot be used, with key and value: what goes to the device's error node and to the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The number that the other end's administrator sees.
-    pub errno: Errno,
-    text: Box<str>,
-}
-
-impl Failure {
-    /// A failure with its number and text. What a peer has put into the text cannot harm a log or a terminal, and what is
-    /// longer than a line of a log should be is cut.
-    pub fn new(errno: Errno, text: impl fmt::Display) -> Failure {
-        Failure { errno, text: printable(&text.to_string()) }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.text, self.errno.name())
-    }
-}
-
-impl core::error::Error for Failure {}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Failure::new(error.errno().unwrap_or(Errno::EIO), error.to_string())
-    }
 }
 
 impl Device {
@@ -173,6 +135,11 @@ impl Device {
         format!("{}/{key}", self.other)
     }
 
+    /// What this end writes by `tree`: the store itself, or a transaction.
+    pub fn keys<'a>(&'a self, tree: &'a Tree) -> Keys<'a> {
+        Keys::new(&self.path, tree)
+    }
+
     /// A node of this end, `None` where it is not there.
     ///
     /// # Errors
@@ -257,7 +224,7 @@ impl Device {
                 if !(now == last || asked) || !(now == to || is_legal(self.end, now, to)) {
                     return Ok(Some(Stop::Again));
                 }
-                write(&Keys::new(self, t)).await?;
+                write(&self.keys(t)).await?;
                 t.set(&path, &to).await?;
                 Ok(None)
             })

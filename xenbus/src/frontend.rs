@@ -7,11 +7,13 @@ use xen_hal::Clock;
 use xenstore_client::{Error, Store};
 
 use crate::backoff::Backoff;
-use crate::device::{Device, Ended, Failure};
+use crate::device::Device;
+use crate::failure::{Ended, Failure};
 use crate::keys::Keys;
-use crate::life::{Life, Stop, attend};
+use crate::life::{Life, attend};
 use crate::signals::Signals;
 use crate::state::{End, FrontendStage, FrontendStep, State, frontend_step};
+use crate::stop::Stop;
 
 /// What a driver does for its end of a device that another domain provides.
 ///

@@ -1,31 +1,24 @@
 //! What one end of a device writes for the other.
 
+use alloc::format;
 use alloc::string::String;
 
 use xenstore_client::{Error, ToValue, Tree};
 
-use crate::device::Device;
-
 /// The keys of this end's directory, in the transaction that also changes the state.
 pub struct Keys<'a> {
-    device: &'a Device,
+    directory: &'a str,
     tree: &'a Tree,
 }
 
 impl<'a> Keys<'a> {
-    /// The keys of a device's directory, as `tree` writes them: the store itself, or a transaction.
-    pub fn new(device: &'a Device, tree: &'a Tree) -> Keys<'a> {
-        Keys { device, tree }
-    }
-
-    /// The device.
-    pub fn device(&self) -> &'a Device {
-        self.device
+    pub(crate) fn new(directory: &'a str, tree: &'a Tree) -> Keys<'a> {
+        Keys { directory, tree }
     }
 
     /// A key's path.
     pub fn path(&self, key: &str) -> String {
-        self.device.own(key)
+        format!("{}/{key}", self.directory)
     }
 
     /// Writes a key.

@@ -9,6 +9,7 @@ pub struct WakerSlot(RefCell<Option<Waker>>);
 
 impl WakerSlot {
     /// Whom to wake.
+    #[inline]
     pub fn register(&self, waker: &Waker) {
         let mut slot = self.0.borrow_mut();
         if slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -21,6 +22,7 @@ impl WakerSlot {
     }
 
     /// Wakes it. It has to register again.
+    #[inline]
     pub fn wake(&self) {
         let waker = self.0.borrow_mut().take();
         if let Some(waker) = waker {
@@ -39,6 +41,7 @@ pub struct Notify {
 
 impl Notify {
     /// Has the task look around.
+    #[inline]
     pub fn notify(&self) {
         if !self.notified.replace(true) {
             self.waker.wake();
@@ -46,6 +49,7 @@ impl Notify {
     }
 
     /// Takes the notification since the last look, or arranges for the task to be woken by the next one.
+    #[inline]
     pub fn poll_notified(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.notified.replace(false) {
             return Poll::Ready(());
@@ -55,6 +59,7 @@ impl Notify {
     }
 
     /// The task is about to look at everything.
+    #[inline]
     pub fn clear(&self) {
         self.notified.set(false);
     }

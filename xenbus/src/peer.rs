@@ -9,7 +9,8 @@ use core::fmt;
 use xen_hal::Errno;
 use xenstore_client::{Error, ErrorKind, FromValue, Tree};
 
-use crate::device::{Device, Failure};
+use crate::device::Device;
+use crate::failure::Failure;
 use crate::state::End;
 
 /// The keys of a device's other end, as they were at one moment; see [`Device::read_peer`].

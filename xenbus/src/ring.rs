@@ -5,7 +5,8 @@ use core::fmt;
 use xen_hal::{Access, Errno, EventChannels, GrantRef, GrantTable, MapRequest, Memory, PortNumber};
 use xen_ring::{BackRing, LentPages, Protocol, SharedMapping, SharedMemory};
 
-use crate::device::{Device, Failure};
+use crate::device::Device;
+use crate::failure::Failure;
 
 impl Device {
     /// Grants the other end so many zeroed pages, for a ring that `name` names in a failure.

@@ -49,11 +49,13 @@ pub struct Users {
 
 impl Users {
     /// Whether nobody uses the device: the driver ends then.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.count.get() == 0
     }
 
     /// Tells the driver, and tells of it to the driver.
+    #[inline]
     pub fn notify(&self) -> &Notify {
         &self.notify
     }

@@ -128,7 +128,7 @@ where
                 device
                     .store()
                     .transaction(async |t| -> Result<(), StoreError> {
-                        let keys = Keys::new(device, t);
+                        let keys = device.keys(t);
                         write_size(&keys, &geometry).await?;
                         keys.touch_state().await
                     })

@@ -12,7 +12,7 @@ use xenbus::{Device, EventThrottle, Failure, Pace, Signals, Turn, Wake};
 
 use super::Options;
 use super::active::{Active, ActiveJobs};
-use super::driver::{Link, read_geometry};
+use super::link::{Link, read_geometry};
 use super::queue::Kind;
 use super::request::{InFlight, Made, Maker};
 use super::shared::Shared;
@@ -75,16 +75,10 @@ impl<G: Memory, P: Port> Connection<G, P> {
             // Looked at first: what a backend that is gone has answered before is taken still.
             let (closing, is_lost) = (signals.is_closing(), signals.is_lost());
             let worked = self.step(closing, &mut turn)?;
-            let idle = self.link.ring.outstanding() == 0;
-            if is_lost {
-                return Ok(());
-            }
             if closing {
-                let until = *deadline.get_or_insert_with(|| clock.now() + CLOSING_PATIENCE);
-                if idle || clock.now() >= until {
-                    return Ok(());
-                }
-            } else if idle && self.shared.status.users().is_empty() && self.has_nothing_to_ask() {
+                deadline.get_or_insert_with(|| clock.now() + CLOSING_PATIENCE);
+            }
+            if is_lost || deadline.is_some_and(|until| clock.now() >= until) || self.is_over(closing) {
                 return Ok(());
             }
             if turn.is_over() {
@@ -256,8 +250,11 @@ impl<G: Memory, P: Port> Connection<G, P> {
         }
     }
 
-    fn has_nothing_to_ask(&self) -> bool {
-        self.jobs.has_asked_all() && self.shared.queue.is_empty()
+    /// Whether the backend has answered all, and there will be nothing more.
+    fn is_over(&self, closing: bool) -> bool {
+        let nobody_asks =
+            || self.shared.status.users().is_empty() && self.jobs.has_asked_all() && self.shared.queue.is_empty();
+        self.link.ring.outstanding() == 0 && (closing || nobody_asks())
     }
 
     /// The backend has changed something: a disk that was made larger tells its new size.

@@ -2,18 +2,18 @@
 
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::String;
 
-use xen_hal::{Memory, Port, Xen, information};
-use xen_ring::{FrontRing, LentPages};
-use xenbus::{Device, Failure, Frontend, Keys, Pace, Peer, Phase, Signals, State};
+use xen_hal::{Port, Xen, information};
+use xen_ring::FrontRing;
+use xenbus::{Device, Failure, Frontend, Keys, Pace, Phase, Signals, State};
 use xenstore_client::Error as StoreError;
 
 use super::Options;
 use super::connection::Connection;
+use super::link::{Features, Link, read_geometry};
 use super::shared::Shared;
-use crate::device::{Discard, Geometry};
-use crate::protocol::{Abi, MOST_RING_ORDER, SECTOR_SIZE};
+use crate::device::Geometry;
+use crate::protocol::{Abi, MOST_RING_ORDER};
 
 pub(super) struct Driver<X: Xen> {
     pub(super) shared: Rc<Shared<X>>,
@@ -21,27 +21,6 @@ pub(super) struct Driver<X: Xen> {
     pub(super) options: Options,
     /// For the lines that a backend can cause.
     pub(super) lines: Pace,
-}
-
-/// What a backend is granted: the ring and its event channel.
-pub(super) struct Link<G: Memory, P> {
-    pub(super) ring: FrontRing<Abi>,
-    pub(super) memory: LentPages<G::Grant>,
-    /// Whether the ring's keys are numbered, as those of several pages are.
-    numbered: bool,
-    pub(super) port: P,
-    pub(super) features: Features,
-    geometry: Geometry,
-}
-
-/// What the backend of this connection can do.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Features {
-    pub(super) flush: bool,
-    pub(super) barrier: bool,
-    pub(super) persistent: bool,
-    /// Most segments of an indirect request; 0 where it knows none.
-    pub(super) indirect: u16,
 }
 
 impl<X: Xen> Frontend for Driver<X> {
@@ -84,7 +63,7 @@ impl<X: Xen> Frontend for Driver<X> {
                     flush: peer.flag("feature-flush-cache").await?,
                     barrier: peer.flag("feature-barrier").await?,
                     persistent: options.persistent && peer.flag("feature-persistent").await?,
-                    indirect: clamp_indirect(peer.number("feature-max-indirect-segments", 0).await?),
+                    indirect: peer.number("feature-max-indirect-segments", 0).await?.try_into().unwrap_or(u16::MAX),
                 };
                 let sectors = peer.required("sectors").await?;
                 Ok((features, read_geometry(peer, sectors, &features).await?))
@@ -124,48 +103,4 @@ impl<X: Xen> Frontend for Driver<X> {
     fn lost(&mut self) {
         self.shared.lose();
     }
-}
-
-fn clamp_indirect(offered: u32) -> u16 {
-    u16::try_from(offered).unwrap_or(u16::MAX)
-}
-
-/// Most sectors of a disk: all its bytes have numbers of 64 bits.
-const MAX_SECTORS: u64 = u64::MAX / SECTOR_SIZE as u64;
-
-/// What the backend says of a disk of so many sectors.
-pub(super) async fn read_geometry(peer: &Peer<'_>, sectors: u64, features: &Features) -> Result<Geometry, Failure> {
-    const CDROM: u32 = 1;
-    const REMOVABLE: u32 = 2;
-    const READ_ONLY: u32 = 4;
-    let sector_size: u32 = peer.get("sector-size").await?.unwrap_or(SECTOR_SIZE as u32);
-    if !(512..=65536).contains(&sector_size) || !sector_size.is_power_of_two() {
-        return Err(peer.unexpected("sector-size", sector_size, "a power of two from 512 to 65536"));
-    }
-    if sectors > MAX_SECTORS {
-        return Err(peer.unexpected("sectors", sectors, format_args!("{MAX_SECTORS} at most")));
-    }
-    // What is said of the medium is advice: nonsense counts as not said.
-    let physical = peer.number("physical-sector-size", sector_size).await?;
-    let physical = if physical.is_power_of_two() { physical } else { sector_size };
-    let info: u32 = peer.get("info").await?.unwrap_or(0);
-    let mode: Option<String> = peer.get("mode").await.unwrap_or(None);
-    let discard = match peer.flag("feature-discard").await? {
-        false => None,
-        true => Some(Discard {
-            granularity: peer.number("discard-granularity", sector_size).await?.max(sector_size),
-            alignment: peer.number("discard-alignment", 0).await?,
-            secure: peer.flag("discard-secure").await?,
-        }),
-    };
-    Ok(Geometry {
-        sectors,
-        sector_size,
-        physical_sector_size: physical.max(sector_size),
-        read_only: info & READ_ONLY != 0 || mode.is_some_and(|mode| mode == "r"),
-        removable: info & REMOVABLE != 0,
-        cdrom: info & CDROM != 0,
-        flush: features.flush || features.barrier,
-        discard,
-    })
 }

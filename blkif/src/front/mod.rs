@@ -5,6 +5,7 @@ mod buffer;
 mod connection;
 mod driver;
 mod jobs;
+mod link;
 mod queue;
 mod request;
 mod shared;

@@ -6,7 +6,7 @@ use core::ops::Range;
 use xen_hal::{Access, DomId, GrantRef, Memory, PAGE_SIZE};
 
 use super::buffer::{Pool, PooledPage};
-use super::driver::Features;
+use super::link::Features;
 use super::queue::{Job, Kind};
 use crate::device::Error;
 use crate::protocol::{

@@ -7,7 +7,8 @@ use core::task::Context;
 
 use embassy_net_driver::{Capabilities, Driver, HardwareAddress, LinkState};
 
-use super::port::{Packet, Port, Shared, Sum};
+use super::packet::{Packet, Sum};
+use super::port::{Port, Shared};
 use super::queue;
 use crate::mss::Flows;
 use crate::offload::{self, Offloads, Outgoing, Said};

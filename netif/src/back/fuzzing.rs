@@ -6,7 +6,8 @@ use alloc::string::String;
 use xen_hal::DomId;
 use xenbus::Phase;
 
-use super::port::{Packet, Port, Shared};
+use super::packet::Packet;
+use super::port::{Port, Shared};
 use super::{Attach, Limits};
 
 /// The guest's side of a [`Port`].

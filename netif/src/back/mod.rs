@@ -5,6 +5,7 @@ mod credit;
 mod device;
 mod driver;
 pub(crate) mod fuzzing;
+mod packet;
 mod port;
 mod queue;
 mod ready;
@@ -21,8 +22,9 @@ use xenstore_client::Store;
 
 pub use device::{Device, RxToken, TxToken};
 use driver::Driver;
+pub use packet::{Packet, Sum};
 use port::Shared;
-pub use port::{Packet, Port, PortRings, Refused, Sum};
+pub use port::{Port, PortRings, Refused};
 
 /// What the toolstack wants a guest to have.
 #[derive(Clone, Debug, PartialEq, Eq)]

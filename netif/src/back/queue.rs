@@ -3,7 +3,7 @@
 
 use alloc::collections::VecDeque;
 
-use super::port::Packet;
+use super::packet::Packet;
 
 /// What an allocation takes besides its bytes: the allocator's own, and what it rounds up to.
 const ALLOCATION: usize = 32;

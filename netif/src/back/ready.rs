@@ -4,7 +4,7 @@ use alloc::vec;
 
 use xen_hal::PAGE_SIZE;
 
-use super::port::{Packet, Sum};
+use super::packet::{Packet, Sum};
 use crate::checksum;
 use crate::headers::Headers;
 use crate::offload::can_be_cut;

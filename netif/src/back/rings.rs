@@ -11,7 +11,8 @@ use xenbus::Failure;
 
 use super::chain::{Chain, Fatal};
 use super::credit::Credit;
-use super::port::{Packet, Shared, Sum};
+use super::packet::{Packet, Sum};
+use super::port::Shared;
 use super::queue;
 use super::ready::{Guest, Ready};
 use crate::checksum;

@@ -1,0 +1,35 @@
+//! A packet between a guest and the application.
+
+use alloc::vec::Vec;
+
+use crate::protocol::Gso;
+
+/// What is known of a packet's checksum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sum {
+    /// It is there; whether it is right, nobody has looked.
+    #[default]
+    There,
+    /// It is right, or is known not to matter.
+    Good,
+    /// The field holds the sum of the pseudo-header alone: who takes the packet off this machine has to complete it
+    /// ([`checksum::complete`](crate::checksum::complete)).
+    Blank,
+}
+
+/// An Ethernet frame, perhaps larger than any wire takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Packet {
+    /// From the Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// What is known of the checksum of TCP or UDP in it.
+    pub sum: Sum,
+    /// That it is to be cut into segments with so much payload before it leaves for a wire.
+    pub gso: Option<(Gso, u16)>,
+}
+
+impl From<Vec<u8>> for Packet {
+    fn from(bytes: Vec<u8>) -> Packet {
+        Packet { bytes, sum: Sum::There, gso: None }
+    }
+}

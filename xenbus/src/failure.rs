@@ -1,0 +1,47 @@
+//! How a device's life ends, and why it cannot be used.
+
+use alloc::boxed::Box;
+use alloc::string::ToString;
+use core::fmt;
+
+use xen_hal::Errno;
+use xenstore_client::{Error, printable};
+
+/// How a device's life ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The toolstack has removed the device, or asked for that.
+    Removed,
+    /// The driver has ended it; it can be begun anew.
+    Stopped,
+}
+
+/// Why a device cannot be used, with key and value: what goes to the device's error node and to the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The number that the other end's administrator sees.
+    pub errno: Errno,
+    pub(crate) text: Box<str>,
+}
+
+impl Failure {
+    /// A failure with its number and text. What a peer has put into the text cannot harm a log or a terminal, and what is
+    /// longer than a line of a log should be is cut.
+    pub fn new(errno: Errno, text: impl fmt::Display) -> Failure {
+        Failure { errno, text: printable(&text.to_string()) }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.text, self.errno.name())
+    }
+}
+
+impl core::error::Error for Failure {}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::new(error.errno().unwrap_or(Errno::EIO), error.to_string())
+    }
+}
