@@ -11,7 +11,7 @@ pub(crate) enum Stop {
     Ended(Ended),
     /// The directories are new: the toolstack has made the device again, or the domain was restored.
     Again,
-    /// The other end closes, or is gone: this end lets go, and is [`State::Closed`].
+    /// The other end closes, or is gone: this end lets go, and is [`State::Closed`](crate::State::Closed).
     Closing,
     /// The toolstack wants a backend's device gone for good.
     Leaving,
