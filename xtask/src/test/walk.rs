@@ -1,4 +1,4 @@
-//! The commands of the README and of the quick start, as they stand there, in a clean checkout.
+//! The commands of the README, the quick start and the list of commands, as they stand there, in a clean checkout.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::paths::repo;
 
 /// Where the commands stand, in the order in which they are taken.
-const PAGES: [&str; 2] = ["README.md", "docs/quick-start.md"];
+const PAGES: [&str; 3] = ["README.md", "docs/quick-start.md", "docs/commands.md"];
 
 /// How long a command may be silent: it builds first.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -44,6 +44,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("cargo xen run hello", Proof::Prints("Sarab says hello.")),
     ("cargo xen new PATH --template APP", Proof::Ends("begins as hello")),
     ("cargo xen build APP", Proof::Ends("/hello")),
+    ("cargo xen run APP", Proof::Prints("Sarab says hello.")),
     ("cargo xen run APP --on xl", Proof::Help),
     ("cargo xen run APP --on ssh:root@host", Proof::Help),
     ("cargo xen run APP --suite bookworm", Proof::Prints("Xen           4.17")),
