@@ -211,3 +211,13 @@ where
         platform_xen::spawn(control::listen(store, &domain.wishes)).detach();
     }
 }
+
+/// Checks the types of the application's main, and does nothing: only a guest has a platform to start it on. It lets
+/// examples and applications compile on a host.
+#[cfg(not(feature = "guest"))]
+pub fn start<F, O>(_main: fn(App) -> F)
+where
+    F: Future<Output = O> + 'static,
+    O: Exit + 'static,
+{
+}

@@ -1,4 +1,28 @@
-#![doc = include_str!("../README.md")]
+//! Unikernels for Xen: write an `async fn main`, link it with the components that it uses, and boot the ELF file as a
+//! PVH guest.
+//!
+//! ```no_run
+//! #![no_std]
+//! #![no_main]
+//!
+//! use sarab::{App, ArgError, println};
+//!
+//! #[sarab::main]
+//! async fn main(app: App) -> Result<(), ArgError> {
+//!     let name = app.args().get::<&str>("name")?.unwrap_or("world");
+//!     println!("Hello, {name}");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! [`App`] is what an application has of its domain: the command line, the store, disks, networks, the clock, tasks. The
+//! [guide] goes from the first guest to running on a Xen host; the repository's README has the tools.
+//!
+//! # Features
+//!
+//! - `control` (default): the domain acts on `xl shutdown`, `reboot`, `save` and `sysrq`.
+//! - `net`: network interfaces, and a TCP/IP stack on them.
+//! - `guest`: the entry point, allocator and panic handler; for the final program only.
 #![no_std]
 
 extern crate alloc;
@@ -8,6 +32,7 @@ mod args;
 #[cfg_attr(not(all(feature = "guest", feature = "control")), allow(dead_code))]
 mod control;
 mod disks;
+pub mod guide;
 #[cfg(feature = "net")]
 pub mod network;
 
@@ -26,8 +51,11 @@ pub use xenstore_client as store;
 pub use xenstore_client::Store;
 pub use xenstore_client::control::Shutdown;
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[doc(hidden)]
-#[cfg(feature = "guest")]
 pub mod __private {
     pub use crate::app::start;
 }

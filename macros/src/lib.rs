@@ -10,7 +10,7 @@ use syn::{Error, FnArg, ItemFn, parse_macro_input};
 /// Its output is `()` or a `Result<(), E>` where `E: Display`. When it returns, the domain is powered off; an error is
 /// printed and ends the domain as crashed.
 ///
-/// ```ignore
+/// ```no_run
 /// #![no_std]
 /// #![no_main]
 ///
