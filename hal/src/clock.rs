@@ -6,6 +6,30 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 
 /// A monotonic clock that can wake a task.
+///
+/// # Examples
+///
+/// ```
+/// use core::time::Duration;
+/// use xen_hal::Clock;
+///
+/// /// Waits ever longer between two tries.
+/// async fn retry(clock: &impl Clock, mut is_done: impl FnMut() -> bool) {
+///     let mut pause = Duration::from_millis(1);
+///     while !is_done() {
+///         clock.sleep(pause).await;
+///         pause *= 2;
+///     }
+/// }
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let domain = xen.domain();
+/// xen.run(async move {
+///     let mut tries = 0;
+///     retry(&domain, || { tries += 1; tries == 5 }).await;
+///     assert!(domain.now() >= Duration::from_millis(1 + 2 + 4 + 8));
+/// });
+/// ```
 pub trait Clock {
     /// Time since a fixed moment, never going back. It goes on while the domain is suspended only if the
     /// implementation says so.

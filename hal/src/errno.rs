@@ -5,6 +5,15 @@ use core::fmt;
 macro_rules! errnos {
     ($($name:ident = $number:literal, $text:literal;)*) => {
         /// An error number as Xen's hypercalls and XenStore's replies name it (xen/include/public/errno.h).
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// use xen_hal::Errno;
+        ///
+        /// assert_eq!(Errno::from_name("ENOENT"), Some(Errno::ENOENT));
+        /// assert_eq!(Errno::from_number(28).to_string(), "ENOSPC (no space left)");
+        /// ```
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[cfg_attr(feature = "defmt", derive(defmt::Format))]
         #[allow(clippy::upper_case_acronyms)]

@@ -29,6 +29,24 @@ pub trait EventChannelError: fmt::Debug + fmt::Display {
 }
 
 /// Opens event channels.
+///
+/// # Examples
+///
+/// ```
+/// use xen_hal::{EventChannels, Port};
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let (front, back) = (xen.domain(), xen.domain());
+/// xen.run(async move {
+///     let own = front.alloc_unbound(back.id())?;
+///     // The number reaches the peer through the store.
+///     let peers = back.bind_interdomain(front.id(), own.number())?;
+///     own.notify();
+///     peers.wait().await;
+///     Ok::<(), xen_sim::SimEventChannelError>(())
+/// })
+/// .unwrap();
+/// ```
 pub trait EventChannels {
     /// Why a channel could not be opened.
     type Error: EventChannelError;
@@ -36,11 +54,20 @@ pub trait EventChannels {
     type Port: Port + 'static;
 
     /// Opens a port that `remote` may bind to (`EVTCHNOP_alloc_unbound`).
+    ///
+    /// # Errors
+    ///
+    /// [`NoPorts`](EventChannelErrorKind::NoPorts), [`NoDomain`](EventChannelErrorKind::NoDomain).
     fn alloc_unbound(&self, remote: DomId) -> Result<Self::Port, Self::Error>;
 
     /// Binds a new port to one that `remote` has opened for this domain (`EVTCHNOP_bind_interdomain`).
     ///
-    /// The new port may have an event pending from the start, for what was rung before anybody listened.
+    /// The new port may have an event pending from the start, for notifications sent before it was bound.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](EventChannelErrorKind::Refused) if the remote port is not open to this domain, and as
+    /// [`alloc_unbound`](EventChannels::alloc_unbound).
     fn bind_interdomain(&self, remote: DomId, remote_port: PortNumber) -> Result<Self::Port, Self::Error>;
 }
 

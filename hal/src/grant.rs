@@ -113,6 +113,29 @@ pub trait GrantError: fmt::Debug + fmt::Display {
 ///   borrowed from may be gone a moment later.
 ///
 /// What [`map`](GrantTable::map) returns is bound by [`Mapping`]'s own contract.
+///
+/// # Examples
+///
+/// One domain grants a page; the other one copies out of it.
+///
+/// ```
+/// use xen_hal::{Access, CopyOp, Grant, GrantTable, Pages, Remote};
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let (owner, user) = (xen.domain(), xen.domain());
+/// let page = owner.alloc_page().unwrap();
+/// let grant = owner.grant(page, user.id(), Access::ReadOnly).unwrap();
+///
+/// let mut bytes = [1; 16];
+/// let from = Remote { peer: owner.id(), reference: grant.reference(), offset: 100 };
+/// let mut copies = [CopyOp::read(from, &mut bytes)];
+/// user.copy(&mut copies).unwrap();
+/// assert_eq!(copies[0].result(), Ok(())); // each operation has its own outcome
+/// assert_eq!(bytes, [0; 16]);
+///
+/// let page = grant.try_end().ok().expect("the peer has not mapped it");
+/// # drop(page);
+/// ```
 pub unsafe trait GrantTable {
     /// Why an operation failed as a whole.
     type Error: GrantError;
@@ -123,7 +146,11 @@ pub unsafe trait GrantTable {
     /// Pages of a peer, mapped here.
     type Mapping: Mapping + 'static;
 
-    /// Lends `page` to `peer`. The page comes back with the error where that fails.
+    /// Grants `page` to `peer`.
+    ///
+    /// # Errors
+    ///
+    /// [`NoGrants`](GrantErrorKind::NoGrants) if the table is full. The page is returned with the error.
     fn grant(
         &self,
         page: Self::Page,
@@ -134,10 +161,19 @@ pub unsafe trait GrantTable {
     /// Maps pages of peers side by side, in one call to the hypervisor.
     ///
     /// A page that the hypervisor refuses does not fail the others: each has its own outcome in the [`Mapping`].
+    ///
+    /// # Errors
+    ///
+    /// [`NoAddressSpace`](GrantErrorKind::NoAddressSpace) or [`OutOfMemory`](GrantErrorKind::OutOfMemory); nothing is
+    /// mapped then.
     fn map(&self, requests: &[MapRequest]) -> Result<Self::Mapping, Self::Error>;
 
     /// Copies between this domain's memory and pages of peers, all in one call to the hypervisor. Each operation
     /// tells its own outcome ([`CopyOp::result`]).
+    ///
+    /// # Errors
+    ///
+    /// If the hypervisor refuses the call as a whole. Operations that were carried out before have their outcome.
     fn copy(&self, operations: &mut [CopyOp<'_>]) -> Result<(), Self::Error>;
 }
 
@@ -248,6 +284,23 @@ pub struct MapRequest {
 /// - where `all()` is `Ok`, this is so for all `len()` pages, one after the other from that address, and the pointer may
 ///   be used for all of them;
 /// - where `is_writable()` is `true`, every page that is mapped may be written, too.
+///
+/// # Examples
+///
+/// ```
+/// use xen_hal::{Access, Grant, GrantTable, MapRequest, Mapping, Pages};
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let (owner, user) = (xen.domain(), xen.domain());
+/// let grant = owner.grant(owner.alloc_page().unwrap(), user.id(), Access::ReadWrite).unwrap();
+///
+/// let request = MapRequest { peer: owner.id(), reference: grant.reference(), access: Access::ReadWrite };
+/// let mapping = user.map(&[request]).unwrap();
+/// assert!(mapping.page(0).is_ok() && mapping.is_writable());
+/// // Granted as long as it is mapped.
+/// assert!(grant.try_end().is_err());
+/// # drop(mapping);
+/// ```
 pub unsafe trait Mapping {
     /// How many pages were asked for, refused ones included.
     fn len(&self) -> usize;

@@ -48,6 +48,17 @@ id! {
 
 impl DomId {
     /// The caller itself, whatever its number (`DOMID_SELF`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use xen_hal::DomId;
+    ///
+    /// let domain: DomId = "3".parse()?;
+    /// assert_eq!(domain.to_string(), "d3");
+    /// assert!(domain < DomId::FIRST_RESERVED);
+    /// # Ok::<(), core::num::ParseIntError>(())
+    /// ```
     pub const SELF: DomId = DomId(0x7ff0);
     /// The domain that the toolstack usually runs in.
     pub const DOM0: DomId = DomId(0);

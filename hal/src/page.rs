@@ -31,15 +31,38 @@ pub unsafe trait Page {
 }
 
 /// An allocator of pages.
+///
+/// # Examples
+///
+/// ```
+/// use xen_hal::{PAGE_SIZE, Page, Pages};
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let domain = xen.domain();
+/// let mut run = Vec::new();
+/// domain.alloc_run(3, &mut |page| run.push(page)).unwrap();
+/// let address = |index: usize| run[index].as_ptr().addr().get();
+/// assert_eq!(address(2), address(0) + 2 * PAGE_SIZE);
+/// ```
 pub trait Pages {
     /// A page of this allocator; dropping it gives it back.
     type Page: Page + 'static;
 
     /// Takes a page, all of it zero: what it held before must never reach a peer (XSA-403).
+    ///
+    /// # Errors
+    ///
+    /// If there is none left.
     fn alloc_page(&self) -> Result<Self::Page, OutOfPages>;
 
     /// Takes `count` pages that lie side by side, all of them zero, and hands them to `take` in their order. All or
     /// none: where it fails, `take` was not called.
+    ///
+    /// # Errors
+    ///
+    /// If there are not so many side by side.
+    ///
+    /// # Implementors
     ///
     /// Implementing this takes no `unsafe`, so callers check what they need: `LentRun` counts the pages, and looks at
     /// where they lie.

@@ -8,6 +8,26 @@ use crate::SharedMemory;
 /// One direction of a ring of bytes: where its data and its indices lie in the shared memory.
 ///
 /// Indices run freely and wrap at 2³²; the peer's is never trusted.
+///
+/// # Examples
+///
+/// ```
+/// use xen_hal::Pages;
+/// use xen_ring::{ByteRing, SharedPage};
+///
+/// const RING: ByteRing = ByteRing { data: 0, size: 1024, consumer: 2048, producer: 2052 };
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let page = SharedPage::new(xen.domain().alloc_page().unwrap());
+/// let (mut reader, mut writer) = (RING.reader(&page)?, RING.writer(&page)?);
+///
+/// let moved = writer.write(&page, b"hello")?;
+/// assert!(moved.bytes == 5 && moved.notify, "the ring was empty: the reader may wait");
+/// let mut bytes = [0; 16];
+/// let moved = reader.read(&page, &mut bytes)?;
+/// assert_eq!(&bytes[..moved.bytes], b"hello");
+/// # Ok::<(), xen_ring::BadIndex>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteRing {
     /// Where the data begins.

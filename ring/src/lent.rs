@@ -8,6 +8,22 @@ use xen_hal::{Access, DomId, Grant, GrantRef, GrantTable, OutOfPages, PAGE_SIZE,
 use crate::SharedMemory;
 
 /// A page that is lent to a peer at times: as the page of a buffer, whose bytes stay where they are meanwhile.
+///
+/// # Examples
+///
+/// ```
+/// use xen_hal::{Access, Pages};
+/// use xen_ring::LentPage;
+/// use xen_sim::SimGrant;
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let (own, peer) = (xen.domain(), xen.domain().id());
+/// let mut page = LentPage::<SimGrant>::new(own.alloc_page().unwrap());
+/// page.write(0, b"for the peer");
+/// let reference = page.lend(&own, peer, Access::ReadOnly).unwrap();
+/// assert_eq!(page.reference(), Some(reference));
+/// assert!(page.take_back(), "false as long as the peer maps it");
+/// ```
 pub struct LentPage<G: Grant> {
     memory: SharedMemory,
     state: Option<State<G>>,
@@ -96,6 +112,22 @@ impl<G: Grant> core::ops::Deref for LentPage<G> {
 }
 
 /// Pages side by side that are lent to a peer at times, each by itself: memory for data that may lie across them.
+///
+/// # Examples
+///
+/// ```
+/// use xen_hal::Access;
+/// use xen_ring::LentRun;
+/// use xen_sim::SimGrant;
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let (own, peer) = (xen.domain(), xen.domain().id());
+/// let mut run = LentRun::<SimGrant>::new(&own, 4).unwrap();
+/// // A reference is possible as long as no peer can write there.
+/// run.bytes_mut(4000, 200).unwrap().fill(1);
+/// run.page_mut(1).lend(&own, peer, Access::ReadWrite).unwrap();
+/// assert!(run.bytes_mut(4000, 200).is_none());
+/// ```
 pub struct LentRun<G: Grant> {
     memory: SharedMemory,
     pages: Vec<LentPage<G>>,

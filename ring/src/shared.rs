@@ -10,6 +10,25 @@ use xen_hal::{CopyOp, GrantStatus, Mapping, PAGE_SIZE, Page, Remote};
 ///
 /// It is used by single words, which are atomic, and by copies, whose bytes may be torn where the peer writes at the
 /// same time: what was copied is to be checked in the copy, never in the shared memory.
+///
+/// # Examples
+///
+/// ```
+/// use xen_hal::Pages;
+/// use xen_ring::SharedPage;
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let page = SharedPage::new(xen.domain().alloc_page().unwrap()); // dereferences to `SharedMemory`
+/// page.write(100, b"abc");
+/// page.store(0, 3);
+///
+/// let mut copy = [0; 8];
+/// let len = page.load(0) as usize; // loaded once, checked, then used
+/// if len <= copy.len() {
+///     page.read(100, &mut copy[..len]);
+/// }
+/// assert_eq!(&copy[..3], b"abc");
+/// ```
 pub struct SharedMemory {
     pub(crate) start: NonNull<u8>,
     len: usize,
@@ -215,6 +234,24 @@ impl<P> core::ops::Deref for SharedPage<P> {
 }
 
 /// Pages of a peer, mapped side by side, as one piece of memory; owns the mapping.
+///
+/// # Examples
+///
+/// ```
+/// use xen_hal::{Access, GrantTable, MapRequest};
+/// use xen_ring::{LentPages, SharedMapping};
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let (front, back) = (xen.domain(), xen.domain());
+/// let own = LentPages::lend(&front, 2, back.id(), Access::ReadWrite).unwrap();
+///
+/// let map = |reference| MapRequest { peer: front.id(), reference, access: Access::ReadWrite };
+/// let requests: Vec<_> = own.references().map(map).collect();
+/// let theirs = SharedMapping::new(back.map(&requests).unwrap()).unwrap();
+/// theirs.store(4096, 7); // in the second page
+/// assert_eq!(own.load(4096), 7);
+/// # drop(theirs);
+/// ```
 pub struct SharedMapping<M> {
     memory: SharedMemory,
     _mapping: M,

@@ -25,6 +25,56 @@ const SLOTS: usize = 64;
 const LARGEST_SLOT: usize = 128;
 
 /// How a protocol's requests and responses lie in a slot.
+///
+/// # Examples
+///
+/// A ring of numbers, which the backend doubles:
+///
+/// ```
+/// use xen_hal::Pages;
+/// use xen_ring::{BackRing, FrontRing, Protocol, SharedPage};
+///
+/// #[derive(Debug)]
+/// struct Doubling;
+///
+/// impl Protocol for Doubling {
+///     type Request = u32;
+///     type Response = u32;
+///
+///     fn slot_size(&self) -> usize {
+///         4
+///     }
+///
+///     fn encode_request(&self, request: &u32, slot: &mut [u8]) {
+///         slot.copy_from_slice(&request.to_le_bytes());
+///     }
+///
+///     fn decode_request(&self, slot: &[u8]) -> u32 {
+///         u32::from_le_bytes(slot.try_into().unwrap())
+///     }
+///
+///     fn encode_response(&self, response: &u32, slot: &mut [u8]) {
+///         self.encode_request(response, slot);
+///     }
+///
+///     fn decode_response(&self, slot: &[u8]) -> u32 {
+///         self.decode_request(slot)
+///     }
+/// }
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let page = SharedPage::new(xen.domain().alloc_page().unwrap());
+/// let mut front = FrontRing::new(Doubling, &page);
+/// let mut back = BackRing::attach(Doubling, &page).unwrap();
+///
+/// front.push(&page, &21).unwrap();
+/// assert!(front.publish(&page), "the backend waits for an event");
+/// while let Some(request) = back.pop(&page).unwrap() {
+///     back.push(&page, &(request * 2));
+/// }
+/// back.publish(&page);
+/// assert_eq!(front.pop(&page), Ok(Some(42)));
+/// ```
 pub trait Protocol {
     /// What the frontend asks.
     type Request;
@@ -133,6 +183,13 @@ impl core::error::Error for Full {}
 /// # Panics
 ///
 /// Where there is no room for one.
+///
+/// # Examples
+///
+/// ```
+/// // A ring of network requests, 12 bytes each, in one page.
+/// assert_eq!(xen_ring::slots(4096, 12), 256);
+/// ```
 pub const fn slots(bytes: usize, slot_size: usize) -> u32 {
     let fit = ((bytes - SLOTS) / slot_size) as u32;
     1 << fit.ilog2()

@@ -13,6 +13,23 @@ use core::task::{Poll, Waker};
 ///
 /// For one processor, as all of Sarab. `event-listener` would do the same with a lock, which without the standard
 /// library is a spinlock that it holds while it wakes.
+///
+/// # Examples
+///
+/// ```
+/// use std::cell::Cell;
+/// use std::rc::Rc;
+/// use xen_ring::WaitQueue;
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let (queue, value) = (Rc::new(WaitQueue::new()), Rc::new(Cell::new(None)));
+/// let (waiting, seen) = (queue.clone(), value.clone());
+/// let task = xen.domain().spawn(async move { waiting.wait_until(|| seen.get()).await });
+/// xen.settle();
+/// value.set(Some(7));
+/// queue.wake_all();
+/// assert_eq!(xen.run(task), 7);
+/// ```
 #[derive(Debug, Default)]
 pub struct WaitQueue {
     places: RefCell<Places>,
