@@ -17,6 +17,16 @@ pub enum Ended {
 }
 
 /// Why a device cannot be used, with key and value: what goes to the device's error node and to the log.
+///
+/// # Examples
+///
+/// ```
+/// use xen_hal::Errno;
+/// use xenbus::Failure;
+///
+/// let failure = Failure::new(Errno::EINVAL, format_args!("ring-page-order = {}: expected 0 to 4", 9));
+/// assert_eq!(failure.to_string(), "ring-page-order = 9: expected 0 to 4 (EINVAL)");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// The number that the other end's administrator sees.

@@ -33,6 +33,21 @@ impl WakerSlot {
 
 /// Tells one task that there is something to look at. Notifications do not count: any number of them before a look are
 /// one.
+///
+/// # Examples
+///
+/// ```
+/// use core::task::{Context, Waker};
+/// use xenbus::Notify;
+///
+/// let notify = Notify::default();
+/// let mut cx = Context::from_waker(Waker::noop());
+/// assert!(notify.poll_notified(&mut cx).is_pending());
+/// notify.notify();
+/// notify.notify();
+/// assert!(notify.poll_notified(&mut cx).is_ready());
+/// assert!(notify.poll_notified(&mut cx).is_pending(), "two notifications are one");
+/// ```
 #[derive(Debug, Default)]
 pub struct Notify {
     notified: Cell<bool>,

@@ -3,6 +3,19 @@
 use core::time::Duration;
 
 /// Lets so much through that an administrator sees what happens, and a peer that makes it happen all the time costs little.
+///
+/// # Examples
+///
+/// ```
+/// use core::time::Duration;
+/// use xenbus::Pace;
+///
+/// let mut pace = Pace::new(2, Duration::from_secs(1));
+/// let at = Duration::from_millis;
+/// assert!(pace.allows(at(5000)) && pace.allows(at(5001)));
+/// assert!(!pace.allows(at(5002)));
+/// assert_eq!(pace.next(), at(6000));
+/// ```
 #[derive(Debug)]
 pub struct Pace {
     burst: u32,

@@ -93,6 +93,16 @@ pub enum End {
 /// Reconfiguring 7               x  x  x            Reconfigured 8                x  x  x
 /// (2, 8)                              x            (3, 7)                              x
 /// ```
+///
+/// # Examples
+///
+/// ```
+/// use xenbus::{End, State, is_legal};
+///
+/// assert!(is_legal(End::Frontend, State::Initialising, State::Initialised));
+/// assert!(is_legal(End::Backend, State::Connected, State::Closing));
+/// assert!(!is_legal(End::Backend, State::Closed, State::Connected));
+/// ```
 pub fn is_legal(end: End, from: State, to: State) -> bool {
     use State::{
         Closed, Closing, Connected, InitWait, Initialised, Initialising, Reconfigured, Reconfiguring, Unknown,

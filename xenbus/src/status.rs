@@ -79,6 +79,35 @@ impl Users {
 
 /// What users and driver share, of which this is the part that is the same in all classes: phase, information `I` on the
 /// device, statistics `S`, and who waits for a change of either.
+///
+/// # Examples
+///
+/// ```
+/// use std::rc::Rc;
+/// use xenbus::{Handle, Phase, Status, Users};
+///
+/// /// What a device's users and its driver share.
+/// struct Shared {
+///     status: Status<u64, u32>,
+/// }
+///
+/// impl AsRef<Users> for Shared {
+///     fn as_ref(&self) -> &Users {
+///         self.status.users()
+///     }
+/// }
+///
+/// let shared = Rc::new(Shared { status: Status::new(0) });
+/// let handle = Handle::new(shared.clone());
+/// shared.status.set_info(1024);
+/// shared.status.set_phase(Phase::Up);
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let user = handle.clone();
+/// assert_eq!(xen.run(async move { user.status.ready().await }), Some(1024));
+/// drop(handle);
+/// assert!(shared.status.users().is_empty(), "the driver ends");
+/// ```
 pub struct Status<I, S> {
     phase: Cell<Phase>,
     info: Cell<I>,

@@ -13,6 +13,28 @@ const TAKEN_AT_ONCE: u32 = 16;
 const MAX_DOUBLINGS: u32 = 6;
 
 /// How many events in a row have brought no work.
+///
+/// # Examples
+///
+/// ```
+/// use core::pin::pin;
+/// use core::time::Duration;
+/// use xen_hal::{Clock, Port};
+/// use xenbus::{EventThrottle, Signals, Wake};
+///
+/// /// The main loop of a driver: `work` takes what is in the ring, and returns whether there was anything.
+/// async fn serve(clock: &impl Clock, port: &impl Port, signals: &Signals, mut work: impl FnMut() -> bool) {
+///     let mut throttle = EventThrottle::default();
+///     let mut closing = pin!(signals.closing());
+///     while !signals.is_closing() {
+///         match work() {
+///             true => throttle.record_work(),
+///             false => throttle.record_spurious(),
+///         }
+///         throttle.wait(clock, &[port], None, |cx| closing.as_mut().poll(cx)).await;
+///     }
+/// }
+/// ```
 #[derive(Debug, Default)]
 pub struct EventThrottle {
     spurious: u32,

@@ -24,6 +24,25 @@ pub async fn yield_now() {
 }
 
 /// What is left of a driver's turn. A peer that always has something more to do ends it, not the driver's patience.
+///
+/// # Examples
+///
+/// ```
+/// use xenbus::Turn;
+///
+/// async fn copy_all(blocks: &[[u8; 4096]], mut each: impl FnMut(&[u8])) {
+///     let mut turn = Turn::default();
+///     for block in blocks {
+///         each(block);
+///         turn.spend(block.len());
+///         if turn.is_over() {
+///             turn.end().await; // other tasks run here
+///         }
+///     }
+/// }
+/// # let xen = xen_sim::Xen::new(1);
+/// # xen.run(async { copy_all(&[[0; 4096]; 100], |_| {}).await });
+/// ```
 #[derive(Debug)]
 pub struct Turn {
     left: usize,

@@ -72,6 +72,24 @@ pub enum Request {
 }
 
 /// Listens to what the toolstack asks for.
+///
+/// # Examples
+///
+/// ```
+/// use xenstore_client::control::{Control, Request, Shutdown};
+/// use xenstore_client::{Error, Store};
+///
+/// /// Runs in a task of its own.
+/// async fn listen(store: &Store) -> Result<Shutdown, Error> {
+///     let mut control = Control::new(store).await?;
+///     loop {
+///         match control.next().await? {
+///             Request::Shutdown(shutdown) => return Ok(shutdown),
+///             Request::Sysrq(key) => println!("sysrq: {key}"),
+///         }
+///     }
+/// }
+/// ```
 pub struct Control {
     store: Store,
     shutdown: Watch,

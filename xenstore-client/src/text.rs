@@ -8,6 +8,13 @@ const MAX_LEN: usize = 512;
 
 /// Escapes what a terminal or a log could take for something else than text (control characters, escape sequences,
 /// changes of direction), and cuts what is longer than a line should be.
+///
+/// # Examples
+///
+/// ```
+/// let text = xenstore_client::printable("\u{1b}[31mred\n");
+/// assert_eq!(&*text, "\\u{1b}[31mred\\n");
+/// ```
 pub fn printable(text: &str) -> Box<str> {
     let mut clean = String::with_capacity(text.len().min(MAX_LEN));
     for character in text.chars() {

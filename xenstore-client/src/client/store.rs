@@ -66,11 +66,23 @@ impl Store {
     /// store. Up to eight transactions are open at a time, more wait; a `body` that waits for another transaction may
     /// wait for ever.
     ///
-    /// ```ignore
-    /// store.transaction(async |t| {
-    ///     let count: u32 = t.read_as("data/count").await?;
-    ///     t.set("data/count", &(count + 1)).await
-    /// }).await?;
+    /// # Examples
+    ///
+    /// ```
+    /// # let xen = xen_sim::Xen::new(1);
+    /// # let store = xen.domain().store();
+    /// # xen.run(async move {
+    /// store.set("data/count", &1_u32).await?;
+    /// store
+    ///     .transaction(async |t| {
+    ///         let count: u32 = t.read_as("data/count").await?;
+    ///         t.set("data/count", &(count + 1)).await
+    ///     })
+    ///     .await?;
+    /// assert_eq!(store.read("data/count").await?, b"2");
+    /// # Ok::<(), xenstore_client::Error>(())
+    /// # })?;
+    /// # Ok::<(), xenstore_client::Error>(())
     /// ```
     ///
     /// # Errors
@@ -114,6 +126,22 @@ impl Store {
     /// # Cancellation
     ///
     /// A future that is dropped leaves no watch behind.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let xen = xen_sim::Xen::new(1);
+    /// # let store = xen.domain().store();
+    /// # xen.run(async move {
+    /// let mut watch = store.watch("data").await?;
+    /// assert!(watch.next().await.is_some()); // the first event comes at once
+    /// store.set("data/name", "web").await?;
+    /// let event = watch.next().await.expect("the connection is up");
+    /// assert_eq!(&*event.path, "data/name");
+    /// # Ok::<(), xenstore_client::Error>(())
+    /// # })?;
+    /// # Ok::<(), xenstore_client::Error>(())
+    /// ```
     pub async fn watch(&self, path: &str) -> Result<Watch, Error> {
         Watch::register(&self.tree.link, path, None, Keep::Paths).await
     }
@@ -158,6 +186,21 @@ impl Store {
     /// # Cancellation
     ///
     /// May be dropped at any time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let xen = xen_sim::Xen::new(1);
+    /// # let store = xen.domain().store();
+    /// # xen.run(async move {
+    /// # let writer = store.clone();
+    /// # let setting = async move { writer.set("data/ready", &true).await };
+    /// let ready = store.wait_for("data/ready", |value| (value == Some(b"1")).then_some(()));
+    /// # futures_util::future::try_join(ready, setting).await?;
+    /// # Ok::<(), xenstore_client::Error>(())
+    /// # })?;
+    /// # Ok::<(), xenstore_client::Error>(())
+    /// ```
     pub async fn wait_for<T>(
         &self,
         path: &str,
@@ -181,6 +224,10 @@ impl Store {
     /// # Errors
     ///
     /// What the store says.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn domain_path(&self, domain: DomId) -> Result<String, Error> {
         self.query(Request::GetDomainPath { domain }, |payload| wire::text(payload).map(String::from)).await
     }
@@ -190,6 +237,10 @@ impl Store {
     /// # Errors
     ///
     /// What the store says: `EACCES` to most domains.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn is_introduced(&self, domain: DomId) -> Result<bool, Error> {
         self.query(Request::IsDomainIntroduced { domain }, wire::boolean).await
     }
@@ -200,6 +251,10 @@ impl Store {
     /// # Errors
     ///
     /// `ENOSYS` from servers that do not know it; `control/platform-feature-xs_reset_watches` tells beforehand.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn reset_watches(&self) -> Result<(), Error> {
         self.command(Request::ResetWatches).await
     }
@@ -209,6 +264,10 @@ impl Store {
     /// # Errors
     ///
     /// `ENOSYS` or `EACCES` from older servers; privilege is needed for another domain's.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn server_features(&self, domain: Option<DomId>) -> Result<Features, Error> {
         self.query(Request::GetFeature { domain }, |payload| wire::number(payload).map(Features)).await
     }
@@ -218,6 +277,10 @@ impl Store {
     /// # Errors
     ///
     /// `EACCES` without privilege, `ENOSYS` from older servers.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn set_server_features(&self, domain: DomId, features: Features) -> Result<(), Error> {
         self.command(Request::SetFeature { domain, features: features.0 }).await
     }
@@ -227,6 +290,10 @@ impl Store {
     /// # Errors
     ///
     /// `EACCES` without privilege, `ENOSYS` from older servers.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn quotas(&self) -> Result<Vec<String>, Error> {
         let request = Request::GetQuota { domain: None, quota: None };
         self.query(request, |payload| {
@@ -240,6 +307,10 @@ impl Store {
     /// # Errors
     ///
     /// As [`quotas`](Store::quotas).
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn quota(&self, domain: Option<DomId>, quota: &str) -> Result<u32, Error> {
         self.query(Request::GetQuota { domain, quota: Some(quota) }, wire::number).await
     }
@@ -249,6 +320,10 @@ impl Store {
     /// # Errors
     ///
     /// As [`quotas`](Store::quotas).
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn set_quota(&self, domain: Option<DomId>, quota: &str, value: u32) -> Result<(), Error> {
         self.command(Request::SetQuota { domain, quota, value }).await
     }
@@ -258,6 +333,10 @@ impl Store {
     /// # Errors
     ///
     /// What the store says; `EACCES` without privilege.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn introduce(&self, domain: DomId, frame: u64, port: u32) -> Result<(), Error> {
         self.command(Request::Introduce { domain, frame, port }).await
     }
@@ -267,6 +346,10 @@ impl Store {
     /// # Errors
     ///
     /// As [`introduce`](Store::introduce).
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn release(&self, domain: DomId) -> Result<(), Error> {
         self.command(Request::Release { domain }).await
     }
@@ -276,6 +359,10 @@ impl Store {
     /// # Errors
     ///
     /// As [`introduce`](Store::introduce).
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn resume(&self, domain: DomId) -> Result<(), Error> {
         self.command(Request::Resume { domain }).await
     }
@@ -285,6 +372,10 @@ impl Store {
     /// # Errors
     ///
     /// As [`introduce`](Store::introduce).
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn set_target(&self, domain: DomId, target: DomId) -> Result<(), Error> {
         self.command(Request::SetTarget { domain, target }).await
     }
@@ -294,6 +385,10 @@ impl Store {
     /// # Errors
     ///
     /// As [`introduce`](Store::introduce).
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn control(&self, arguments: &[&str]) -> Result<String, Error> {
         self.query(Request::Control { arguments: arguments.to_vec() }, |payload| {
             Ok(String::from_utf8_lossy(payload.strip_suffix(b"\0").unwrap_or(payload)).into_owned())

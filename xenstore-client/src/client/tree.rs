@@ -60,6 +60,10 @@ impl Tree {
     /// # Errors
     ///
     /// `ENOENT` where there is no such node, `EACCES` where this domain may not read it.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
         self.ask(&Request::Read { path }).await
     }
@@ -69,6 +73,10 @@ impl Tree {
     /// # Errors
     ///
     /// As [`read`](Tree::read); and where the value is not of that type, with path and value.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn read_as<T: FromValue>(&self, path: &str) -> Result<T, Error> {
         let value = self.read(path).await?;
         T::from_value(&value).ok_or_else(|| error(&Request::Read { path }, ErrorKind::value(T::EXPECTED, &value)))
@@ -79,6 +87,28 @@ impl Tree {
     /// # Errors
     ///
     /// As [`read_as`](Tree::read_as), but for `ENOENT`.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let xen = xen_sim::Xen::new(1);
+    /// # let store = xen.domain().store();
+    /// # xen.run(async move {
+    /// store.set("data/port", &80_u16).await?;
+    /// assert_eq!(store.get::<u16>("data/port").await?, Some(80));
+    /// assert_eq!(store.get::<u16>("data/missing").await?, None);
+    ///
+    /// store.set("data/port", "http").await?;
+    /// let error = store.get::<u16>("data/port").await.unwrap_err();
+    /// assert!(error.to_string().contains("http"), "it names the value and what was expected");
+    /// # Ok::<(), xenstore_client::Error>(())
+    /// # })?;
+    /// # Ok::<(), xenstore_client::Error>(())
+    /// ```
     pub async fn get<T: FromValue>(&self, path: &str) -> Result<Option<T>, Error> {
         match self.read_as(path).await {
             Ok(value) => Ok(Some(value)),
@@ -92,6 +122,10 @@ impl Tree {
     /// # Errors
     ///
     /// `EACCES` where this domain may not, `ENOSPC` where a quota says no.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn write(&self, path: &str, value: &[u8]) -> Result<(), Error> {
         self.command(Request::Write { path, value }).await
     }
@@ -101,6 +135,10 @@ impl Tree {
     /// # Errors
     ///
     /// As [`write`](Tree::write).
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn set<T: ToValue + ?Sized>(&self, path: &str, value: &T) -> Result<(), Error> {
         let mut bytes = Vec::new();
         value.to_value(&mut bytes);
@@ -112,6 +150,10 @@ impl Tree {
     /// # Errors
     ///
     /// As [`write`](Tree::write).
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn mkdir(&self, path: &str) -> Result<(), Error> {
         self.command(Request::Mkdir { path }).await
     }
@@ -121,6 +163,10 @@ impl Tree {
     /// # Errors
     ///
     /// `ENOENT` where there is none, though servers answer that only where the node above is missing too.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn remove(&self, path: &str) -> Result<(), Error> {
         self.command(Request::Rm { path }).await
     }
@@ -130,6 +176,10 @@ impl Tree {
     /// # Errors
     ///
     /// As [`read`](Tree::read), but for `ENOENT`.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn exists(&self, path: &str) -> Result<bool, Error> {
         Ok(self.get::<Vec<u8>>(path).await?.is_some())
     }
@@ -142,6 +192,27 @@ impl Tree {
     ///
     /// As [`read`](Tree::read); [`ErrorKind::Contended`] where the list kept changing; [`ErrorKind::TooLong`]; `E2BIG` where it is too long for
     /// a packet and the server knows no parts.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let xen = xen_sim::Xen::new(1);
+    /// # let store = xen.domain().store();
+    /// # xen.run(async move {
+    /// for name in ["a", "b"] {
+    ///     store.set(&format!("data/{name}"), name).await?;
+    /// }
+    /// let mut names = store.list("data").await?;
+    /// names.sort();
+    /// assert_eq!(names, ["a", "b"]);
+    /// # Ok::<(), xenstore_client::Error>(())
+    /// # })?;
+    /// # Ok::<(), xenstore_client::Error>(())
+    /// ```
     pub async fn list(&self, path: &str) -> Result<Vec<String>, Error> {
         match self.list_short(path).await {
             Err(failed) if failed.errno() == Some(Errno::E2BIG) => match self.list_parts(path).await {
@@ -157,6 +228,10 @@ impl Tree {
     /// # Errors
     ///
     /// As [`list`](Tree::list); `E2BIG` where the names do not fit.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn list_short(&self, path: &str) -> Result<Vec<String>, Error> {
         let own = |names: Vec<&str>| names.into_iter().map(String::from).collect();
         self.query(Request::Directory { path }, |payload| wire::names(payload).map(own)).await
@@ -167,6 +242,10 @@ impl Tree {
     /// # Errors
     ///
     /// As [`list`](Tree::list); `ENOSYS` where the server knows no parts; [`ErrorKind::TooLong`].
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn list_parts(&self, path: &str) -> Result<Vec<String>, Error> {
         let mut tries = 0;
         'again: loop {
@@ -203,6 +282,10 @@ impl Tree {
     /// # Errors
     ///
     /// As [`read`](Tree::read).
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
     pub async fn permissions(&self, path: &str) -> Result<Vec<Permission>, Error> {
         self.query(Request::GetPerms { path }, wire::permissions).await
     }
@@ -213,6 +296,30 @@ impl Tree {
     ///
     /// `EACCES` where this domain is not the owner, `EPERM` where it would give the node away, `ENOSPC` where there are
     /// more entries than a quota allows.
+    ///
+    /// # Cancellation
+    ///
+    /// As for all methods of [`Tree`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use xen_hal::DomId;
+    /// use xenstore_client::{Access, Permission};
+    ///
+    /// # let xen = xen_sim::Xen::new(1);
+    /// # let (domain, peer) = (xen.domain(), xen.domain().id());
+    /// # let store = domain.store();
+    /// # let own = domain.id();
+    /// # xen.run(async move {
+    /// store.set("data/shared", "for one peer").await?;
+    /// // The first entry names the owner, and what all others may do.
+    /// let permissions = [Permission::new(own, Access::None), Permission::new(peer, Access::Read)];
+    /// store.set_permissions("data/shared", &permissions).await?;
+    /// # Ok::<(), xenstore_client::Error>(())
+    /// # })?;
+    /// # Ok::<(), xenstore_client::Error>(())
+    /// ```
     pub async fn set_permissions(&self, path: &str, permissions: &[Permission]) -> Result<(), Error> {
         self.command(Request::SetPerms { path, permissions: Cow::Borrowed(permissions) }).await
     }

@@ -10,6 +10,39 @@ use xen_hal::{DomId, GrantRef, PortNumber};
 use crate::wire::{PathError, check_path};
 
 /// A type that a node's value can be read as.
+///
+/// # Examples
+///
+/// ```
+/// use xenstore_client::FromValue;
+///
+/// #[derive(Debug, PartialEq)]
+/// enum Mode {
+///     ReadOnly,
+///     ReadWrite,
+/// }
+///
+/// impl FromValue for Mode {
+///     const EXPECTED: &'static str = "`r` or `w`";
+///
+///     fn from_value(value: &[u8]) -> Option<Self> {
+///         match value {
+///             b"r" => Some(Mode::ReadOnly),
+///             b"w" => Some(Mode::ReadWrite),
+///             _ => None,
+///         }
+///     }
+/// }
+///
+/// # let xen = xen_sim::Xen::new(1);
+/// # let store = xen.domain().store();
+/// # xen.run(async move {
+/// store.set("data/mode", "r").await?;
+/// assert_eq!(store.get("data/mode").await?, Some(Mode::ReadOnly));
+/// # Ok::<(), xenstore_client::Error>(())
+/// # })?;
+/// # Ok::<(), xenstore_client::Error>(())
+/// ```
 pub trait FromValue: Sized {
     /// What is expected, for the error: "a decimal number".
     const EXPECTED: &'static str;

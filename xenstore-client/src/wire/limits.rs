@@ -55,6 +55,20 @@ impl fmt::Display for PathError {
 impl core::error::Error for PathError {}
 
 /// Checks a node's path: absolute, or relative to the domain's own directory.
+///
+/// # Errors
+///
+/// What is wrong with it.
+///
+/// # Examples
+///
+/// ```
+/// use xenstore_client::wire::check_path;
+///
+/// assert!(check_path("device/vbd/51712").is_ok());
+/// let error = check_path("data//name").unwrap_err();
+/// assert_eq!(error.to_string(), "the path holds an empty name at byte 5");
+/// ```
 pub fn check_path(path: &str) -> Result<(), PathError> {
     if path.starts_with('@') {
         return Err(PathError::Special);
@@ -63,6 +77,10 @@ pub fn check_path(path: &str) -> Result<(), PathError> {
 }
 
 /// Checks a path to be watched, which may also be one of the special ones, such as `@releaseDomain`.
+///
+/// # Errors
+///
+/// What is wrong with it.
 pub fn check_watch_path(path: &str) -> Result<(), PathError> {
     check_characters(path)
 }
