@@ -89,6 +89,25 @@ impl App {
     /// # Cancellation
     ///
     /// May be dropped at any time; the next call still returns a request that came before.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sarab::App;
+    /// use sarab::time::{Duration, Timer};
+    ///
+    /// /// Works until the toolstack asks for the end, and finishes what it has begun.
+    /// async fn work(app: App) {
+    ///     let ticks = app.spawn(async {
+    ///         loop {
+    ///             Timer::after(Duration::from_secs(1)).await;
+    ///             sarab::println!("tick");
+    ///         }
+    ///     });
+    ///     app.shutdown().await;
+    ///     drop(ticks); // cancels the task
+    /// }
+    /// ```
     pub async fn shutdown(&self) -> Shutdown {
         self.domain.wishes.shutdown().await
     }
@@ -144,6 +163,20 @@ impl App {
     }
 
     /// Starts a task beside the caller. Dropping what is returned cancels the task; `detach` lets it run on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sarab::{App, DiskError};
+    ///
+    /// /// Two disks at once.
+    /// async fn sectors(app: App) -> Result<u64, DiskError> {
+    ///     use sarab::block::BlockDevice;
+    ///     let first = app.spawn(async move { app.disk("xvda").await });
+    ///     let second = app.disk("xvdb").await?;
+    ///     Ok(first.await?.geometry().sectors + second.geometry().sectors)
+    /// }
+    /// ```
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
         platform_xen::spawn(future)
     }

@@ -89,6 +89,17 @@ impl Args {
     /// # Errors
     ///
     /// Where it is another; the error lists the choices.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sarab::Args;
+    ///
+    /// let args = Args::new(b"mode=fast");
+    /// assert_eq!(args.choice("mode", &["fast", "safe"])?, Some("fast"));
+    /// assert!(args.choice("mode", &["slow"]).is_err());
+    /// # Ok::<(), sarab::ArgError>(())
+    /// ```
     pub fn choice(&self, key: &str, choices: &'static [&'static str]) -> Result<Option<&'static str>, ArgError> {
         let Some((key, value)) = self.find(key) else { return Ok(None) };
         match choices.iter().find(|choice| Some(**choice) == value) {
@@ -102,6 +113,16 @@ impl Args {
     /// # Errors
     ///
     /// Names the first unknown word and what is known. A command line that is no UTF-8 is an error too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sarab::Args;
+    ///
+    /// let args = Args::new(b"port=80 vebrose");
+    /// let error = args.expect_only(&["port", "verbose"]).unwrap_err();
+    /// assert!(error.to_string().contains("vebrose"));
+    /// ```
     pub fn expect_only(&self, known: &'static [&'static str]) -> Result<(), ArgError> {
         if self.as_str().len() != self.line.len() {
             return Err(ArgError { key: self.as_str(), value: None, kind: Kind::NotText });
@@ -143,6 +164,26 @@ impl Iterator for Words {
 }
 
 /// A type that a value on the command line can have.
+///
+/// # Examples
+///
+/// ```
+/// use sarab::{ArgError, Args, FromArg};
+///
+/// struct Percent(u8);
+///
+/// impl FromArg for Percent {
+///     const EXPECTED: &'static str = "a number from 0 to 100";
+///
+///     fn from_arg(value: Option<&'static str>) -> Option<Self> {
+///         value?.parse().ok().filter(|percent| *percent <= 100).map(Percent)
+///     }
+/// }
+///
+/// assert_eq!(Args::new(b"load=70").get::<Percent>("load")?.unwrap().0, 70);
+/// assert!(Args::new(b"load=170").get::<Percent>("load").is_err());
+/// # Ok::<(), ArgError>(())
+/// ```
 pub trait FromArg: Sized {
     /// What is expected, for the error: "a number".
     const EXPECTED: &'static str;

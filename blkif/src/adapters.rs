@@ -44,6 +44,28 @@ fn sector<const SIZE: usize>(block: u32) -> u64 {
 }
 
 /// A device as a stream of bytes with a place in it, for [`embedded_io_async`]: what is not whole sectors is read first.
+///
+/// # Examples
+///
+/// ```
+/// use embedded_io_async::{Read, Seek, SeekFrom, Write};
+/// use xen_blkif::adapters::Stream;
+/// use xen_blkif::ramdisk::RamDisk;
+///
+/// # let xen = xen_sim::Xen::new(1);
+/// # let domain = xen.domain();
+/// # xen.run(async move {
+/// let mut stream = Stream::new(RamDisk::new(domain, 64)?);
+/// stream.seek(SeekFrom::Start(510)).await?;
+/// stream.write_all(b"over two sectors").await?;
+/// stream.seek(SeekFrom::Start(515)).await?;
+/// let mut bytes = [0; 3];
+/// stream.read(&mut bytes).await?;
+/// assert_eq!(&bytes, b"two");
+/// # Ok::<(), xen_blkif::Error>(())
+/// # })?;
+/// # Ok::<(), xen_blkif::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Stream<D> {
     device: D,

@@ -17,6 +17,28 @@ const SECTORS: u64 = (BLOCK / SECTOR_SIZE) as u64;
 /// cache forgets it.
 ///
 /// It has to be the only way to the device for who writes: what is written past it is not noticed.
+///
+/// # Examples
+///
+/// ```
+/// use core::num::NonZeroUsize;
+/// use xen_blkif::BlockDevice;
+/// use xen_blkif::cache::Cache;
+/// use xen_blkif::ramdisk::RamDisk;
+///
+/// # let xen = xen_sim::Xen::new(1);
+/// # let domain = xen.domain();
+/// # xen.run(async move {
+/// let blocks = NonZeroUsize::new(100).expect("not zero"); // 400 KiB
+/// let disk = Cache::new(RamDisk::new(domain, 64)?, blocks);
+/// let mut bytes = [0; 4096];
+/// disk.read_bytes(0, &mut bytes).await?;
+/// disk.read_bytes(0, &mut bytes).await?;
+/// assert_eq!(disk.hits_and_misses(), (1, 1));
+/// # Ok::<(), xen_blkif::Error>(())
+/// # })?;
+/// # Ok::<(), xen_blkif::Error>(())
+/// ```
 pub struct Cache<D> {
     device: D,
     blocks: RefCell<LruCache<u64, Box<[u8; BLOCK]>>>,

@@ -69,6 +69,17 @@ impl Geometry {
     /// # Errors
     ///
     /// [`Error::Unaligned`] and [`Error::OutOfRange`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use xen_blkif::{Error, Geometry};
+    ///
+    /// let disk = Geometry::plain(100);
+    /// assert_eq!(disk.check(99, 512), Ok(()));
+    /// assert_eq!(disk.check(99, 1024), Err(Error::OutOfRange { sector: 99, count: 2, sectors: 100 }));
+    /// assert!(disk.check(0, 100).is_err(), "no whole sector");
+    /// ```
     pub fn check(&self, sector: u64, len: usize) -> Result<(), Error> {
         if !len.is_multiple_of(SECTOR_SIZE) {
             return Err(Error::Unaligned { sector, len: len as u64, sector_size: self.sector_size });
@@ -226,6 +237,86 @@ pub type Completed<B> = (B, Result<(), Error>);
 /// # Cancellation
 ///
 /// A request whose future is dropped is done, done in part or not done; its buffer is gone.
+///
+/// # Examples
+///
+/// A request takes its buffer, and returns it with the outcome:
+///
+/// ```
+/// use xen_blkif::ramdisk::RamDisk;
+/// use xen_blkif::{BlockDevice, Buffer};
+///
+/// # let xen = xen_sim::Xen::new(1);
+/// # let domain = xen.domain();
+/// # xen.run(async move {
+/// let disk = RamDisk::new(domain, 64)?;
+/// let buffer = disk.buffer(1024)?;
+/// buffer.write(0, b"begin");
+/// let (buffer, outcome) = disk.write(10, buffer).await;
+/// outcome?;
+/// let (buffer, outcome) = disk.read(10, buffer).await;
+/// outcome?;
+/// let mut bytes = [0; 5];
+/// buffer.read(0, &mut bytes);
+/// assert_eq!(&bytes, b"begin");
+///
+/// // With a copy, for small things:
+/// disk.write_bytes(0, &[7; 512]).await?;
+/// # Ok::<(), xen_blkif::Error>(())
+/// # })?;
+/// # Ok::<(), xen_blkif::Error>(())
+/// ```
+///
+/// A device of one's own, which any code for disks can use and `back::serve` can serve:
+///
+/// ```
+/// use xen_blkif::{BlockDevice, Buffer, Completed, Error, Geometry};
+///
+/// /// Another device, whose bytes are inverted.
+/// struct Inverted<D>(D);
+///
+/// fn invert(buffer: &impl Buffer) {
+///     let mut bytes = vec![0; buffer.len()];
+///     buffer.read(0, &mut bytes);
+///     bytes.iter_mut().for_each(|byte| *byte = !*byte);
+///     buffer.write(0, &bytes);
+/// }
+///
+/// impl<D: BlockDevice> BlockDevice for Inverted<D> {
+///     type Buffer = D::Buffer;
+///
+///     fn geometry(&self) -> Geometry {
+///         self.0.geometry()
+///     }
+///
+///     fn buffer(&self, len: usize) -> Result<D::Buffer, Error> {
+///         self.0.buffer(len)
+///     }
+///
+///     async fn read(&self, sector: u64, buffer: D::Buffer) -> Completed<D::Buffer> {
+///         let (buffer, outcome) = self.0.read(sector, buffer).await;
+///         invert(&buffer);
+///         (buffer, outcome)
+///     }
+///
+///     async fn write(&self, sector: u64, buffer: D::Buffer) -> Completed<D::Buffer> {
+///         invert(&buffer);
+///         self.0.write(sector, buffer).await
+///     }
+///
+///     async fn flush(&self) -> Result<(), Error> {
+///         self.0.flush().await
+///     }
+///
+///     async fn discard(&self, sector: u64, count: u64, secure: bool) -> Result<(), Error> {
+///         self.0.discard(sector, count, secure).await
+///     }
+///
+///     async fn changed(&self, known: &Geometry) -> Geometry {
+///         self.0.changed(known).await
+///     }
+/// }
+/// ```
 #[allow(async_fn_in_trait, reason = "one core: no future has to be `Send`")]
 pub trait BlockDevice {
     /// Memory that the device can use without copying.
@@ -330,6 +421,22 @@ pub trait BlockDevice {
 /// # Errors
 ///
 /// As [`BlockDevice::read`].
+///
+/// # Examples
+///
+/// ```
+/// use xen_blkif::device::read_to_vec;
+/// use xen_blkif::ramdisk::RamDisk;
+///
+/// # let xen = xen_sim::Xen::new(1);
+/// # let domain = xen.domain();
+/// # xen.run(async move {
+/// let disk = RamDisk::new(domain, 64)?;
+/// assert_eq!(read_to_vec(&disk, 0, 4096).await?, [0; 4096]);
+/// # Ok::<(), xen_blkif::Error>(())
+/// # })?;
+/// # Ok::<(), xen_blkif::Error>(())
+/// ```
 pub async fn read_to_vec(device: &impl BlockDevice, sector: u64, len: usize) -> Result<Vec<u8>, Error> {
     let mut bytes = alloc::vec![0; len];
     device.read_bytes(sector, &mut bytes).await?;

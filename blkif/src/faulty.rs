@@ -18,6 +18,29 @@ pub enum Ask {
 
 /// A device before which `judge` is asked: it lets a request pass, has it wait, or fails it. For tests of what stands on
 /// a device.
+///
+/// # Examples
+///
+/// ```
+/// use xen_blkif::faulty::{Ask, Faulty};
+/// use xen_blkif::ramdisk::RamDisk;
+/// use xen_blkif::{BlockDevice, Error};
+///
+/// # let xen = xen_sim::Xen::new(1);
+/// # let domain = xen.domain();
+/// # xen.run(async move {
+/// let bad = Error::Failed { operation: "read", sector: 7 };
+/// let disk = Faulty::new(RamDisk::new(domain, 64)?, async |ask| match ask {
+///     Ask::Read(first, count) if (first..first + count).contains(&7) => Err(bad),
+///     _ => Ok(()),
+/// });
+/// let mut bytes = [0; 1024];
+/// assert_eq!(disk.read_bytes(6, &mut bytes).await, Err(bad));
+/// assert_eq!(disk.read_bytes(8, &mut bytes).await, Ok(()));
+/// # Ok::<(), xen_blkif::Error>(())
+/// # })?;
+/// # Ok::<(), xen_blkif::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Faulty<D, F> {
     device: D,

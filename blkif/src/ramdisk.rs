@@ -42,6 +42,23 @@ impl<P: Page> Buffer for PageBuffer<P> {
 /// A disk in pages of this domain's memory. What was never written reads as zeroes; discarding makes zeroes.
 ///
 /// Clones are the same disk.
+///
+/// # Examples
+///
+/// ```
+/// use xen_blkif::ramdisk::RamDisk;
+/// use xen_blkif::{BlockDevice, Error};
+///
+/// # let xen = xen_sim::Xen::new(1);
+/// # let domain = xen.domain();
+/// # xen.run(async move {
+/// let disk = RamDisk::new(domain, 2048)?.with_sector_size(4096).read_only();
+/// assert_eq!(disk.geometry().bytes(), 1 << 20);
+/// assert_eq!(disk.write_bytes(0, &[0; 4096]).await, Err(Error::ReadOnly));
+/// # Ok::<(), xen_blkif::Error>(())
+/// # })?;
+/// # Ok::<(), xen_blkif::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct RamDisk<M: Pages> {
     memory: M,

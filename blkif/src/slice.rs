@@ -3,6 +3,29 @@
 use crate::device::{BlockDevice, Completed, Error, Geometry};
 
 /// A run of a device's sectors as a device: a partition.
+///
+/// # Examples
+///
+/// ```
+/// use xen_blkif::BlockDevice;
+/// use xen_blkif::ramdisk::RamDisk;
+/// use xen_blkif::slice::Slice;
+///
+/// # let xen = xen_sim::Xen::new(1);
+/// # let domain = xen.domain();
+/// # xen.run(async move {
+/// let disk = RamDisk::new(domain, 64)?;
+/// let partition = Slice::new(disk.clone(), 32, 16)?;
+/// assert_eq!(partition.geometry().sectors, 16);
+/// partition.write_bytes(0, &[1; 512]).await?;
+///
+/// let mut bytes = [0; 512];
+/// disk.read_bytes(32, &mut bytes).await?;
+/// assert_eq!(bytes, [1; 512]);
+/// # Ok::<(), xen_blkif::Error>(())
+/// # })?;
+/// # Ok::<(), xen_blkif::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Slice<D> {
     device: D,

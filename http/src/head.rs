@@ -7,6 +7,23 @@ use crate::request;
 
 /// Looks for the end of a head in a buffer that fills. Each byte is looked at once, and a line once more when it is whole:
 /// what cannot become a request is refused before the rest of it has come.
+///
+/// # Examples
+///
+/// ```
+/// use sarab_http::{Refusal, Request, Scanner};
+///
+/// let mut scanner = Scanner::new();
+/// let mut received = b"GET /docs?page=2 HTTP/1.1\r\nHost: exam".to_vec();
+/// assert_eq!(scanner.scan(&received)?, None); // more is to come
+/// received.extend(b"ple.org\r\n\r\n");
+/// let head = scanner.scan(&received)?.expect("the head is whole");
+///
+/// let request = Request::parse(&received[head])?;
+/// assert_eq!((request.path, request.query), ("/docs", Some("page=2")));
+/// assert_eq!(request.fields.one("host"), Some("example.org"));
+/// # Ok::<(), Refusal>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Scanner {
     /// Bytes that were looked at.

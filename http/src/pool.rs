@@ -15,6 +15,18 @@ use crate::wait::before;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// So many connections.
+///
+/// # Examples
+///
+/// ```
+/// use sarab_http::Pool;
+///
+/// let pool = Pool::new(2);
+/// let (first, second) = (pool.enter(), pool.enter());
+/// assert!(first.is_some() && second.is_some() && pool.enter().is_none());
+/// drop(first);
+/// assert_eq!(pool.free(), 1);
+/// ```
 #[derive(Debug)]
 pub struct Pool {
     places: Box<[Place]>,

@@ -54,6 +54,16 @@ impl<'a> Request<'a> {
     /// # Errors
     ///
     /// Where it is not one, or cannot be told from another.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sarab_http::{Refusal, Request};
+    ///
+    /// // Two readers could take different parts for the next request.
+    /// let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
+    /// assert!(Request::parse(head).is_err());
+    /// ```
     pub fn parse(head: &'a [u8]) -> Result<Request<'a>, Refusal> {
         let (line, fields) = split_line(head).ok_or(Refusal::RequestLine)?;
         let (method, target, is_1_0) = request_line(line)?;

@@ -76,6 +76,16 @@ impl Content for Text {
 }
 
 /// An answer.
+///
+/// # Examples
+///
+/// ```
+/// use sarab_http::{Response, Text};
+///
+/// let moved = Response::<Text>::new(301, None).with("Location", "/docs/");
+/// let page = Response::new(200, Text::new("text/html", "<h1>Hello</h1>"));
+/// assert!(moved.content.is_none() && page.content.is_some());
+/// ```
 #[derive(Clone, Debug)]
 pub struct Response<C> {
     /// Its status code.

@@ -5,6 +5,20 @@ use core::cell::Cell;
 use event_listener::Event;
 
 /// Set once; whoever waits for it is woken.
+///
+/// # Examples
+///
+/// ```
+/// use std::rc::Rc;
+/// use sarab_http::Stop;
+///
+/// let stop = Rc::new(Stop::new());
+/// let xen = xen_sim::Xen::new(1);
+/// let waits = stop.clone();
+/// let task = xen.domain().spawn(async move { waits.wait().await });
+/// stop.set();
+/// xen.run(task);
+/// ```
 #[derive(Debug, Default)]
 pub struct Stop {
     set: Cell<bool>,

@@ -45,6 +45,29 @@ pub fn leave_blank(frame: &mut [u8], headers: &Headers) -> bool {
 }
 
 /// Writes the whole checksum. Whether there is one to write.
+///
+/// # Examples
+///
+/// ```
+/// use xen_netif::checksum;
+/// use xen_netif::headers::Headers;
+///
+/// # /// An Ethernet frame with a TCP segment of 3,000 bytes.
+/// # fn large_segment() -> Vec<u8> {
+/// #     let mut frame = vec![0; 14 + 20 + 20 + 3000];
+/// #     frame[12..14].copy_from_slice(&[0x08, 0x00]); // IPv4
+/// #     frame[14] = 0x45;
+/// #     frame[16..18].copy_from_slice(&3040_u16.to_be_bytes());
+/// #     frame[22..24].copy_from_slice(&[64, 6]); // TCP
+/// #     frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+/// #     frame[46] = 5 << 4;
+/// #     frame
+/// # }
+/// let mut frame = large_segment();
+/// let headers = Headers::parse(&frame).expect("an IP packet");
+/// assert!(checksum::complete(&mut frame, &headers));
+/// assert!(checksum::is_right(&frame, &headers));
+/// ```
 pub fn complete(frame: &mut [u8], headers: &Headers) -> bool {
     let Some(field) = field(frame, headers) else { return false };
     frame[field..field + 2].fill(0);

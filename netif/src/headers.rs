@@ -38,6 +38,27 @@ fn ethertype(frame: &[u8]) -> Option<(usize, u16)> {
 }
 
 /// An IP packet in an Ethernet frame.
+///
+/// # Examples
+///
+/// ```
+/// use xen_netif::headers::{Headers, TCP};
+///
+/// # /// An Ethernet frame with a TCP segment of 3,000 bytes.
+/// # fn large_segment() -> Vec<u8> {
+/// #     let mut frame = vec![0; 14 + 20 + 20 + 3000];
+/// #     frame[12..14].copy_from_slice(&[0x08, 0x00]); // IPv4
+/// #     frame[14] = 0x45;
+/// #     frame[16..18].copy_from_slice(&3040_u16.to_be_bytes());
+/// #     frame[22..24].copy_from_slice(&[64, 6]); // TCP
+/// #     frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+/// #     frame[46] = 5 << 4;
+/// #     frame
+/// # }
+/// let frame = large_segment();
+/// let headers = Headers::parse(&frame).expect("an IP packet");
+/// assert_eq!((headers.protocol, headers.ip, headers.transport), (TCP, 14, 34));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
     /// Where the IP header begins.

@@ -37,6 +37,19 @@ pub fn record_header(time: Duration, len: usize) -> [u8; 16] {
 /// A driver that writes down every frame of another, in both directions.
 ///
 /// It is what the stack sees: large segments whole, and checksums of what it sends not made yet.
+///
+/// # Examples
+///
+/// ```
+/// use core::time::Duration;
+/// use xen_netif::back::Port;
+/// use xen_netif::pcap::Capture;
+///
+/// /// A network device whose frames are written down.
+/// fn capture(port: Port, mac: [u8; 6], file: &mut Vec<u8>) -> impl embassy_net_driver::Driver {
+///     Capture::new(port.device(mac, 1500), || Duration::ZERO, |bytes: &[u8]| file.extend_from_slice(bytes))
+/// }
+/// ```
 pub struct Capture<D, N, W> {
     driver: D,
     pen: RefCell<Pen<N, W>>,

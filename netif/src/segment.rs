@@ -8,6 +8,35 @@ const PSH: u8 = 8;
 const CWR: u8 = 0x80;
 
 /// A packet that is cut into several.
+///
+/// # Examples
+///
+/// ```
+/// use xen_netif::checksum;
+/// use xen_netif::headers::Headers;
+/// use xen_netif::segment::Cut;
+///
+/// # /// An Ethernet frame with a TCP segment of 3,000 bytes.
+/// # fn large_segment() -> Vec<u8> {
+/// #     let mut frame = vec![0; 14 + 20 + 20 + 3000];
+/// #     frame[12..14].copy_from_slice(&[0x08, 0x00]); // IPv4
+/// #     frame[14] = 0x45;
+/// #     frame[16..18].copy_from_slice(&3040_u16.to_be_bytes());
+/// #     frame[22..24].copy_from_slice(&[64, 6]); // TCP
+/// #     frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+/// #     frame[46] = 5 << 4;
+/// #     frame
+/// # }
+/// let frame = large_segment();
+/// let headers = Headers::parse(&frame).expect("an IP packet");
+/// let cut = Cut::segments(&frame, &headers, 1460).expect("TCP");
+/// assert_eq!(cut.count(), 3);
+///
+/// let mut piece = vec![0; cut.len(2)];
+/// cut.write(&frame, 2, &mut piece);
+/// assert_eq!(piece.len(), 54 + 3000 - 2 * 1460);
+/// assert!(checksum::is_right(&piece, &Headers::parse(&piece).unwrap()));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
     headers: Headers,

@@ -12,6 +12,22 @@ use crate::world::Xen;
 /// # Panics
 ///
 /// Where a run does, or has cost more than its budgets.
+///
+/// # Examples
+///
+/// ```
+/// use xen_hal::{EventChannels, Port};
+///
+/// xen_sim::check("a notification arrives", 20, |xen| {
+///     let (one, other) = (xen.domain(), xen.domain());
+///     xen.run(async move {
+///         let port = one.alloc_unbound(other.id()).unwrap();
+///         let peer = other.bind_interdomain(one.id(), port.number()).unwrap();
+///         peer.notify();
+///         port.wait().await;
+///     });
+/// });
+/// ```
 pub fn check(name: &str, runs: u64, test: impl Fn(&Xen) + Sync) {
     let only = std::env::var("SARAB_SIM_SEED").ok().map(|seed| seed.parse().expect("SARAB_SIM_SEED is a number"));
     let seeds = match only {

@@ -3,6 +3,20 @@
 use std::time::Duration;
 
 /// How often things go wrong, in percent of the times that they could, and how slow the store is.
+///
+/// # Examples
+///
+/// ```
+/// use xen_hal::{Access, GrantTable, Pages};
+/// use xen_sim::{Faults, Xen};
+///
+/// let xen = Xen::new(1);
+/// let domain = xen.domain();
+/// xen.set_faults(Faults { grants: 100, ..Faults::default() });
+/// let page = domain.alloc_page().unwrap();
+/// let refused = domain.grant(page, domain.id(), Access::ReadOnly).err().expect("all are refused");
+/// drop(refused.page); // it came back
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     /// Commits of transactions that the store answers with `EAGAIN` without need.

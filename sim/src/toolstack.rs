@@ -10,6 +10,22 @@ use crate::domain::Domain;
 use crate::world::Xen;
 
 /// The toolstack in dom0: attaches and detaches devices the way that libxl does (tools/libs/light/libxl_device.c).
+///
+/// # Examples
+///
+/// ```
+/// use xen_sim::Toolstack;
+///
+/// let xen = xen_sim::Xen::new(1);
+/// let (guest, server, toolstack) = (xen.domain(), xen.domain(), xen.toolstack());
+/// xen.run(async move {
+///     toolstack.attach("vbd", guest.id(), server.id(), 51712).await?;
+///     let (front, _) = Toolstack::paths("vbd", guest.id(), server.id(), 51712);
+///     assert_eq!(toolstack.store().get::<u32>(&format!("{front}/state")).await?, Some(1)); // Initialising
+///     Ok::<(), xenstore_client::Error>(())
+/// })
+/// .unwrap();
+/// ```
 #[derive(Clone)]
 pub struct Toolstack {
     dom0: Domain,

@@ -8,6 +8,16 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_enco
 
 /// A request's path as a name in the site: decoded, without what changes nothing, and with `index.html` behind a folder.
 /// `None` where it is no text, or leads out of the site.
+///
+/// # Examples
+///
+/// ```
+/// use sarab_site::http::name;
+///
+/// assert_eq!(name("/docs/").as_deref(), Some("docs/index.html"));
+/// assert_eq!(name("/a%20b.txt").as_deref(), Some("a b.txt"));
+/// assert_eq!(name("/..%2f..%2fsecret"), None);
+/// ```
 pub fn name(path: &str) -> Option<String> {
     let decoded = percent_decode_str(path).decode_utf8().ok()?;
     if decoded.ends_with('/') || decoded.is_empty() {

@@ -154,6 +154,34 @@ impl<D: BlockDevice> Site<D> {
     /// # Cancellation
     ///
     /// May be dropped at any time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sarab_site::{Format, Site};
+    /// use xen_blkif::BlockDevice;
+    /// use xen_blkif::ramdisk::RamDisk;
+    ///
+    /// # let mut archive = tar::Builder::new(Vec::new());
+    /// # let mut header = tar::Header::new_gnu();
+    /// # header.set_size(6);
+    /// # archive.append_data(&mut header, "index.html", &b"<html>"[..]).unwrap();
+    /// # let archive = archive.into_inner().unwrap();
+    /// # let xen = xen_sim::Xen::new(1);
+    /// # let domain = xen.domain();
+    /// # xen.run(async move {
+    /// let disk = RamDisk::new(domain, archive.len() as u64 / 512)?;
+    /// disk.write_bytes(0, &archive).await?;
+    ///
+    /// let site = Site::new(disk, 64 << 10).await?; // up to 4,096 files
+    /// assert_eq!(site.format(), Format::Tar { files: 1 });
+    /// let mut file = site.open("index.html").await?.expect("it is there");
+    /// let mut bytes = [0; 100];
+    /// assert_eq!(file.read(0, &mut bytes).await?, 6);
+    /// assert!(site.open("missing").await?.is_none());
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn new(disk: D, memory: usize) -> Result<Site<D>, OpenError> {
         if disk.geometry().sectors == 0 {
             return Err(OpenError::Empty);

@@ -97,6 +97,30 @@ pub struct Statistics {
 /// # Cancellation
 ///
 /// Dropping it stops all disks at once.
+///
+/// # Examples
+///
+/// Every guest gets a disk of its own in memory, as large as its `target=` says (`target=16`, in MiB). [`front::connect`](
+/// crate::front::connect) has an example of both ends.
+///
+/// ```
+/// use xen_blkif::back::{self, Attach, Limits};
+/// use xen_blkif::ramdisk::RamDisk;
+/// use xen_hal::{Errno, Xen};
+/// use xenbus::Failure;
+/// use xenstore_client::{Error, Store};
+///
+/// async fn serve<X: Xen>(store: &Store, xen: X) -> Result<(), Error> {
+///     let open = async |attach: &Attach| {
+///         let size: u64 = attach.params.parse().map_err(|error| Failure::new(Errno::EINVAL, error))?;
+///         RamDisk::new(xen.clone(), size << 11).map_err(|error| Failure::new(Errno::ENOMEM, error))
+///     };
+///     let ended = |attach: &Attach, done: back::Statistics| {
+///         println!("{} of {}: {} reads, {} writes", attach.device, attach.domain, done.reads, done.writes);
+///     };
+///     back::serve(store, xen.clone(), Limits::default(), open, ended).await.map(|never| match never {})
+/// }
+/// ```
 pub async fn serve<X: Xen, D: BlockDevice>(
     store: &Store,
     xen: X,

@@ -61,6 +61,42 @@ pub struct Disk<G: Memory> {
 /// # Cancellation
 ///
 /// Dropping the driver stops the device at once: pages that the backend still has stay out of use until it lets go.
+///
+/// # Examples
+///
+/// Both ends in the simulation:
+///
+/// ```
+/// use xen_blkif::back::{self, Limits};
+/// use xen_blkif::front::{self, Options};
+/// use xen_blkif::ramdisk::RamDisk;
+/// use xen_blkif::BlockDevice;
+///
+/// xen_sim::check("a disk", 5, |xen| {
+///     let (guest, server, toolstack) = (xen.domain(), xen.domain(), xen.toolstack());
+///     let (guest_store, server_store) = (guest.store(), server.store());
+///     xen.run(async move {
+///         let nodes = [("params", "ram"), ("mode", "w")];
+///         toolstack.attach_with("vbd", guest.id(), server.id(), 51712, &nodes).await.unwrap();
+///
+///         let ram = RamDisk::new(server.clone(), 64).unwrap();
+///         let xen = server.clone();
+///         let serving = async move {
+///             let open = async |_: &back::Attach| Ok(ram.clone());
+///             back::serve(&server_store, xen, Limits::default(), open, |_, _| {}).await
+///         };
+///         server.spawn(serving).detach();
+///
+///         let (disk, driver) = front::connect(&guest_store, guest.clone(), "device/vbd/51712", Options::default());
+///         guest.spawn(driver).detach();
+///         assert_eq!(disk.ready().await.unwrap().sectors, 64);
+///         disk.write_bytes(3, &[9; 512]).await.unwrap();
+///         let mut bytes = [0; 512];
+///         disk.read_bytes(3, &mut bytes).await.unwrap();
+///         assert_eq!(bytes, [9; 512]);
+///     });
+/// });
+/// ```
 pub fn connect<X: Xen>(
     store: &Store,
     xen: X,

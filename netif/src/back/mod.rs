@@ -89,6 +89,38 @@ pub struct Statistics {
 /// # Cancellation
 ///
 /// Dropping it stops all interfaces at once.
+///
+/// # Examples
+///
+/// A hub: what one guest sends goes to all others.
+///
+/// ```
+/// use std::cell::RefCell;
+/// use std::rc::Rc;
+/// use xen_hal::Xen;
+/// use xen_netif::back::{self, Limits, Port};
+/// use xenstore_client::{Error, Store};
+///
+/// async fn hub<X: Xen>(store: &Store, xen: X, spawn: impl Fn(core::pin::Pin<Box<dyn Future<Output = ()>>>)) -> Error {
+///     let ports = Rc::new(RefCell::new(Vec::<Rc<Port>>::new()));
+///     let opened = |port: Port| {
+///         let (port, ports) = (Rc::new(port), ports.clone());
+///         ports.borrow_mut().push(port.clone());
+///         spawn(Box::pin(async move {
+///             while let Some(packet) = port.receive().await {
+///                 for other in ports.borrow().iter().filter(|other| !Rc::ptr_eq(other, &port)) {
+///                     drop(other.send(packet.clone())); // one that takes nothing loses it
+///                 }
+///             }
+///             ports.borrow_mut().retain(|other| !Rc::ptr_eq(other, &port));
+///         }));
+///         Ok(())
+///     };
+///     match back::serve(store, xen, Limits::default(), opened).await {
+///         Err(error) => error,
+///     }
+/// }
+/// ```
 pub async fn serve<X: Xen>(
     store: &Store,
     xen: X,

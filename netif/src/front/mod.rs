@@ -130,6 +130,28 @@ pub struct Interface<G: Memory> {
 /// # Panics
 ///
 /// Where the options name no possible number of pages.
+///
+/// # Examples
+///
+/// ```
+/// use core::error::Error;
+/// use xen_hal::Xen;
+/// use xen_netif::front::{self, Interface, Options};
+/// use xenstore_client::Store;
+///
+/// /// An interface that is up. `spawn` runs its driver.
+/// async fn first_interface<X: Xen>(
+///     store: &Store,
+///     xen: X,
+///     spawn: impl FnOnce(core::pin::Pin<Box<dyn Future<Output = ()>>>),
+/// ) -> Result<Interface<X>, Box<dyn Error>> {
+///     let (interface, driver) = front::connect(store, xen, "device/vif/0", Options::default());
+///     spawn(Box::pin(async { drop(driver.await) }));
+///     let info = interface.ready().await?;
+///     println!("{:02x?}, MTU {}", info.mac, info.mtu);
+///     Ok(interface) // `interface.device()` is a driver for embassy-net
+/// }
+/// ```
 pub fn connect<X: Xen>(
     store: &Store,
     xen: X,
