@@ -422,6 +422,10 @@ pub trait BlockDevice {
 ///
 /// As [`BlockDevice::read`].
 ///
+/// # Cancellation
+///
+/// May be dropped at any time.
+///
 /// # Examples
 ///
 /// ```

@@ -30,6 +30,10 @@ macro_rules! statuses {
 
         impl GrantStatus {
             /// The outcome for a status that the hypervisor has written.
+            ///
+            /// # Errors
+            ///
+            /// For every status but `GNTST_okay`.
             pub const fn check(status: i16) -> Result<(), GrantStatus> {
                 match status {
                     0 => Ok(()),
@@ -232,6 +236,10 @@ pub unsafe trait Grant: Sized {
     fn page(&self) -> &Self::Page;
 
     /// Ends the peer's access and returns the page, or the grant unchanged where the peer still maps it.
+    ///
+    /// # Errors
+    ///
+    /// The grant itself, while the peer still maps the page.
     fn try_end(self) -> Result<Self::Page, Self>;
 }
 
@@ -310,7 +318,11 @@ pub unsafe trait Mapping {
         self.len() == 0
     }
 
-    /// Where page `index` is, or why it is not mapped.
+    /// Where page `index` is.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not mapped.
     ///
     /// # Panics
     ///
@@ -320,7 +332,11 @@ pub unsafe trait Mapping {
     /// Whether all of its pages were asked for with [`Access::ReadWrite`].
     fn is_writable(&self) -> bool;
 
-    /// Where all pages lie, one after the other, or why the first refused one is not mapped.
+    /// Where all pages are, side by side.
+    ///
+    /// # Errors
+    ///
+    /// Why the first of those that were refused is not mapped.
     ///
     /// # Panics
     ///
@@ -421,6 +437,10 @@ impl<'a> CopyOp<'a> {
     }
 
     /// Whether the bytes were copied, once the operation was carried out.
+    ///
+    /// # Errors
+    ///
+    /// What the hypervisor said to this operation.
     pub fn result(&self) -> Result<(), GrantStatus> {
         self.result
     }

@@ -38,6 +38,10 @@ impl core::error::Error for EntropyError {}
 
 impl Entropy {
     /// Finds the generator.
+    ///
+    /// # Errors
+    ///
+    /// If the processor offers the domain neither RDSEED nor RDRAND.
     pub fn new() -> Result<Entropy, EntropyError> {
         let cpuid = raw_cpuid::CpuId::new();
         let seed = cpuid.get_extended_feature_info().is_some_and(|info| info.has_rdseed());

@@ -57,6 +57,10 @@ impl Toolstack {
     /// # Errors
     ///
     /// What the store says.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time: both directories are made, or neither.
     pub async fn attach(&self, class: &str, frontend: DomId, backend: DomId, device: u32) -> Result<(), Error> {
         self.attach_with(class, frontend, backend, device, &[]).await
     }
@@ -66,6 +70,10 @@ impl Toolstack {
     /// # Errors
     ///
     /// What the store says.
+    ///
+    /// # Cancellation
+    ///
+    /// As [`attach`](Toolstack::attach).
     pub async fn attach_with(
         &self,
         class: &str,
@@ -103,6 +111,10 @@ impl Toolstack {
     /// # Errors
     ///
     /// What the store says.
+    ///
+    /// # Cancellation
+    ///
+    /// The device may stay, on its way to its end.
     pub async fn detach(&self, class: &str, frontend: DomId, backend: DomId, device: u32) -> Result<bool, Error> {
         let (front, back) = Self::paths(class, frontend, backend, device);
         let state = format!("{back}/state");

@@ -145,6 +145,10 @@ impl Device {
     /// # Errors
     ///
     /// As [`Tree::get`](xenstore_client::Tree::get).
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
     pub async fn get<T: FromValue>(&self, key: &str) -> Result<Option<T>, Error> {
         self.store.get(&self.own(key)).await
     }
@@ -154,6 +158,10 @@ impl Device {
     /// # Errors
     ///
     /// As [`Tree::get`](xenstore_client::Tree::get); and where there is no such key, which one.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
     pub async fn required<T: FromValue>(&self, key: &str) -> Result<T, Failure> {
         let missing = || Failure::new(Errno::EINVAL, format_args!("the toolstack has written no {}", self.own(key)));
         self.get(key).await?.ok_or_else(missing)
@@ -169,6 +177,10 @@ impl Device {
     /// # Errors
     ///
     /// As [`Tree::get`](xenstore_client::Tree::get).
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
     pub async fn get_other<T: FromValue>(&self, key: &str) -> Result<Option<T>, Error> {
         self.store.get(&self.other(key)).await
     }
@@ -246,6 +258,10 @@ impl Device {
     /// # Errors
     ///
     /// As [`Tree::write`](xenstore_client::Tree::write).
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time: the log has the failure, the node may not.
     pub async fn report(&self, failure: &Failure) -> Result<(), Error> {
         let known = self.reported.replace(Some(failure.clone()));
         if self.quiet.get() && known.as_ref() == Some(failure) {
@@ -270,6 +286,10 @@ impl Device {
     /// # Errors
     ///
     /// As [`Tree::write`](xenstore_client::Tree::write).
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time: both nodes are written, or neither.
     pub async fn set_hotplug_status(&self, outcome: Result<(), &Failure>) -> Result<(), Error> {
         self.store
             .transaction(async |t| -> Result<(), Error> {

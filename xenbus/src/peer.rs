@@ -38,6 +38,10 @@ impl Peer<'_> {
     /// # Errors
     ///
     /// As [`Tree::get`].
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
     pub async fn get<T: FromValue>(&self, key: &str) -> Result<Option<T>, Error> {
         self.tree.get(&self.path(key)).await
     }
@@ -47,6 +51,10 @@ impl Peer<'_> {
     /// # Errors
     ///
     /// As [`get`](Peer::get); and where there is no such key, which one.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
     pub async fn required<T: FromValue>(&self, key: &str) -> Result<T, Failure> {
         let missing = || {
             let other_end = self.device.other_end();
@@ -61,6 +69,10 @@ impl Peer<'_> {
     /// # Errors
     ///
     /// What the store says.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
     pub async fn flag(&self, key: &str) -> Result<bool, Error> {
         Ok(self.number(key, 0).await? != 0)
     }
@@ -75,6 +87,10 @@ impl Peer<'_> {
     /// # Errors
     ///
     /// What the store says.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
     pub async fn number(&self, key: &str, default: u32) -> Result<u32, Error> {
         let Some(value) = self.get::<Vec<u8>>(key).await? else { return Ok(default) };
         match u32::from_value(value.trim_ascii()) {
