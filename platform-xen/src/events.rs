@@ -198,7 +198,11 @@ impl fmt::Display for XenEventChannelError {
     }
 }
 
-impl core::error::Error for XenEventChannelError {}
+impl core::error::Error for XenEventChannelError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        Some(&self.errno)
+    }
+}
 
 /// An open port; dropping it closes it.
 ///

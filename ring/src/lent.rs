@@ -255,4 +255,11 @@ impl<E: fmt::Display> fmt::Display for LendError<E> {
     }
 }
 
-impl<E: fmt::Debug + fmt::Display> core::error::Error for LendError<E> {}
+impl<E: fmt::Debug + fmt::Display> core::error::Error for LendError<E> {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            LendError::Memory(error) => Some(error),
+            LendError::Grant(_) => None,
+        }
+    }
+}

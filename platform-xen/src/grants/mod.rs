@@ -97,7 +97,14 @@ impl fmt::Display for XenGrantError {
     }
 }
 
-impl core::error::Error for XenGrantError {}
+impl core::error::Error for XenGrantError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            XenGrantError::Hypervisor(errno) => Some(errno),
+            _ => None,
+        }
+    }
+}
 
 /// How often an operation is tried whose page the hypervisor has to fetch first (GNTST_eagain).
 const TRIES: usize = 64;
