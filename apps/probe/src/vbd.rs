@@ -46,8 +46,7 @@ pub async fn disks(app: App) -> Result<(), String> {
     let store = app.store().map_err(text)?;
     let serving = serve(&store, app.clock(), End::Frontend, "vbd", |found| {
         let options = front::Options::default();
-        let (disk, runner) =
-            front::connect(&store, app.xen(), &found.path, options);
+        let (disk, runner) = front::connect(&store, app.xen(), &found.path, options);
         async move {
             let using = async { println!("vbd {}: {}", found.id, user(app, &found.id, &disk).await) };
             match join(runner, using).await.0 {
@@ -98,8 +97,7 @@ pub async fn backends(app: App) -> Result<(), String> {
     let ended = |attach: &Attach, statistics: Statistics| {
         println!("back {}: {} writes, {} failed", attach.device, statistics.writes, statistics.failures);
     };
-    let serving =
-        back::serve(&store, app.xen(), Limits::default(), open, ended);
+    let serving = back::serve(&store, app.xen(), Limits::default(), open, ended);
     match select(core::pin::pin!(serving), core::pin::pin!(console(app, &store))).await {
         Either::Left((Err(error), _)) => Err(text(error)),
         Either::Right(_) => Ok(()),

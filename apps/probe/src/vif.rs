@@ -20,12 +20,7 @@ use crate::vbd::console;
 pub async fn interfaces(app: App) -> Result<(), String> {
     let store = app.store().map_err(text)?;
     let serving = serve(&store, app.clock(), End::Frontend, "vif", |found| {
-        let (interface, runner) = front::connect(
-            &store,
-            app.xen(),
-            &found.path,
-            Options::default(),
-        );
+        let (interface, runner) = front::connect(&store, app.xen(), &found.path, Options::default());
         async move {
             match join(runner, user(app, &found.id, interface)).await.0 {
                 Ok(ended) => println!("vif {}: {ended:?}", found.id),

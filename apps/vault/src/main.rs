@@ -70,8 +70,7 @@ async fn main(app: App) -> Result<(), Failure> {
     }
     println!("vault: ready");
     let store = app.store()?;
-    let serving =
-        back::serve(&store, app.xen(), Limits::default(), open, ended);
+    let serving = back::serve(&store, app.xen(), Limits::default(), open, ended);
     match select(core::pin::pin!(serving), core::pin::pin!(app.shutdown())).await {
         Either::Left((Err(error), _)) => Err(error.into()),
         Either::Right((request, _)) => {
