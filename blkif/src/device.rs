@@ -12,6 +12,7 @@ use crate::protocol::SECTOR_SIZE;
 /// says to what requests have to be aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub struct Geometry {
     /// The size in sectors of 512 bytes.
     pub sectors: u64,
@@ -35,6 +36,7 @@ pub struct Geometry {
 /// How a device discards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub struct Discard {
     /// Bytes of which multiples can be discarded.
     pub granularity: u32,
@@ -42,6 +44,25 @@ pub struct Discard {
     pub alignment: u32,
     /// It can discard so that nothing is left.
     pub secure: bool,
+}
+
+impl Discard {
+    /// In multiples of `granularity` bytes, from the first byte on.
+    pub const fn new(granularity: u32) -> Discard {
+        Discard { granularity, alignment: 0, secure: false }
+    }
+
+    /// The same with [`alignment`](Discard::alignment) as given.
+    pub const fn with_alignment(mut self, alignment: u32) -> Discard {
+        self.alignment = alignment;
+        self
+    }
+
+    /// The same with [`secure`](Discard::secure) as given.
+    pub const fn with_secure(mut self, secure: bool) -> Discard {
+        self.secure = secure;
+        self
+    }
 }
 
 impl Geometry {
@@ -57,6 +78,54 @@ impl Geometry {
             flush: false,
             discard: None,
         }
+    }
+
+    /// The same with [`sectors`](Geometry::sectors) as given.
+    pub const fn with_sectors(mut self, sectors: u64) -> Geometry {
+        self.sectors = sectors;
+        self
+    }
+
+    /// The same with [`sector_size`](Geometry::sector_size) as given.
+    pub const fn with_sector_size(mut self, sector_size: u32) -> Geometry {
+        self.sector_size = sector_size;
+        self
+    }
+
+    /// The same with [`physical_sector_size`](Geometry::physical_sector_size) as given.
+    pub const fn with_physical_sector_size(mut self, physical_sector_size: u32) -> Geometry {
+        self.physical_sector_size = physical_sector_size;
+        self
+    }
+
+    /// The same with [`read_only`](Geometry::read_only) as given.
+    pub const fn with_read_only(mut self, read_only: bool) -> Geometry {
+        self.read_only = read_only;
+        self
+    }
+
+    /// The same with [`removable`](Geometry::removable) as given.
+    pub const fn with_removable(mut self, removable: bool) -> Geometry {
+        self.removable = removable;
+        self
+    }
+
+    /// The same with [`cdrom`](Geometry::cdrom) as given.
+    pub const fn with_cdrom(mut self, cdrom: bool) -> Geometry {
+        self.cdrom = cdrom;
+        self
+    }
+
+    /// The same with [`flush`](Geometry::flush) as given.
+    pub const fn with_flush(mut self, flush: bool) -> Geometry {
+        self.flush = flush;
+        self
+    }
+
+    /// The same with [`discard`](Geometry::discard) as given.
+    pub const fn with_discard(mut self, discard: Option<Discard>) -> Geometry {
+        self.discard = discard;
+        self
     }
 
     /// The size in bytes.

@@ -140,7 +140,7 @@ fn start_backend(back: &Domain, disk: Slow, served: Rc<RefCell<Vec<Statistics>>>
             other => Err(Failure::new(Errno::ENOENT, format!("params = {other}: there is no such disk"))),
         };
         let ended = |_: &Attach, statistics| served.borrow_mut().push(statistics);
-        let limits = Limits { in_flight: 64 << 10, ..Limits::default() };
+        let limits = Limits::default().with_in_flight(64 << 10);
         drop(back::serve(&store, domain, limits, open, ended).await);
     })
     .detach();
@@ -215,11 +215,10 @@ async fn user(disk: Disk<Domain>, model: Model, mut random: u64, first: u64, sec
 }
 
 fn options(seed: u64) -> front::Options {
-    front::Options {
-        persistent: seed.is_multiple_of(2),
-        most_segments: [256, 11, 20][seed as usize % 3],
-        most_ring_order: (seed / 6 % 6) as u8,
-    }
+    front::Options::default()
+        .with_persistent(seed.is_multiple_of(2))
+        .with_most_segments([256, 11, 20][seed as usize % 3])
+        .with_most_ring_order((seed / 6 % 6) as u8)
 }
 
 #[test]

@@ -204,7 +204,7 @@ async fn exercise(disk: &Disk<Domain>, pages: usize, mark: u8) {
 #[test]
 fn guests_and_their_disks_share_what_stays_mapped() {
     check("shares", 4, |xen| {
-        let limits = Limits { persistent_grants: 300, persistent_grants_total: 500, ..Limits::default() };
+        let limits = Limits::default().with_persistent_grants(300).with_persistent_grants_total(500);
         let vault = Vault::new(xen, limits);
         xen.run(async move {
             let (one, disks) = vault.guest(2).await;
@@ -315,7 +315,7 @@ fn a_guest_has_no_more_in_flight_than_its_share() {
         check("in flight", 4, |xen| {
             let (now, most) = (Rc::<Cell<usize>>::default(), Rc::<Cell<usize>>::default());
             let counters = (now.clone(), most.clone());
-            let limits = Limits { in_flight: 64 << 10, ..Limits::default() };
+            let limits = Limits::default().with_in_flight(64 << 10);
             let vault = Vault::of(xen, limits, move |domain| Counting {
                 disk: RamDisk::new(domain.clone(), 4096).unwrap(),
                 domain: domain.clone(),
@@ -667,7 +667,7 @@ fn grants_of_a_request_that_was_not_made_end() {
             let nodes = [("params", "disk"), ("mode", "w")];
             vault.toolstack.attach_with("vbd", guest.id(), vault.back.id(), DEVICE, &nodes).await.unwrap();
             let path = format!("device/vbd/{DEVICE}");
-            let options = front::Options { persistent: false, ..front::Options::default() };
+            let options = front::Options::default().with_persistent(false);
             let (disk, runner) = front::connect(&store, guest.clone(), &path, options);
             guest.spawn(async move { drop(runner.await) }).detach();
             disk.ready().await.unwrap();

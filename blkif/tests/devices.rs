@@ -225,7 +225,7 @@ impl BlockDevice for Huge {
     type Buffer = PageBuffer<SimPage>;
 
     fn geometry(&self) -> Geometry {
-        Geometry { sectors: self.sectors, sector_size: self.sector_size, ..self.disk.geometry() }
+        self.disk.geometry().with_sectors(self.sectors).with_sector_size(self.sector_size)
     }
 
     fn buffer(&self, len: usize) -> Result<Self::Buffer, Error> {

@@ -195,7 +195,7 @@ fn a_flush_that_carries_data_writes_it() {
 #[test]
 fn a_guest_cannot_have_more_memory_than_its_share() {
     check("share", 10, |xen| {
-        let limits = Limits { in_flight: 4096, ..Limits::default() };
+        let limits = Limits::default().with_in_flight(4096);
         against_backend(xen, How { limits, ..How::default() }, async |guest| {
             for id in 0..32 {
                 let mut request = guest.direct(Operation::Read, id % 8 * 8, Segment::new(guest.reference(0), 0, 7));

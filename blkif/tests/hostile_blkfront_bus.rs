@@ -71,7 +71,7 @@ fn xsa_331_350_and_441_a_guest_that_comes_and_goes_in_a_hurry() {
 #[test]
 fn several_queues_are_one_disk() {
     check("queues", 20, |xen| {
-        let how = How { queues: 4, limits: Limits { in_flight: 4096, ..Limits::default() }, ..How::default() };
+        let how = How { queues: 4, limits: Limits::default().with_in_flight(4096), ..How::default() };
         let statistics = against_backend(xen, how, async |guest| {
             for (index, lane) in guest.lanes.iter().enumerate() {
                 guest.data[0].write(0, &[index as u8 + 1; 4096]);

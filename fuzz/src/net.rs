@@ -48,7 +48,7 @@ pub(crate) fn connect(xen: &Xen, features: u8, packets: impl Fn(Packet) -> Vec<P
                 spawner.spawn(echo).detach();
                 Ok(())
             };
-            let limits = Limits { from_guest: 200_000, to_guest: 200_000 };
+            let limits = Limits::default().with_from_guest(200_000).with_to_guest(200_000);
             drop(back::serve(&store, memory.clone(), limits, opened).await);
         })
         .detach();

@@ -77,7 +77,7 @@ fn a_stack_sees_no_frame_that_leaves_it_what_it_cannot_do() {
                 let gso = matches!(extra, Some(Extra::Gso { .. }));
                 *can && (checksums || !blank) && ((segments && checksums) || !gso)
             };
-            let options = Options { large_segments: segments, checksums, ..Options::default() };
+            let options = Options::default().with_large_segments(segments).with_checksums(checksums);
             let error = against_with(
                 xen,
                 options,

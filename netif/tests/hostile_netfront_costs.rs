@@ -76,7 +76,7 @@ fn a_packet_costs_no_more_than_the_limit() {
 fn segments_are_cut_while_the_guest_has_room() {
     const PAYLOAD: usize = 40_000;
     const SIZE: u16 = 8;
-    let limits = Limits { from_guest: 100_000, to_guest: 100_000 };
+    let limits = Limits::default().with_from_guest(100_000).with_to_guest(100_000);
     check("lazily", 4, move |xen| {
         let own = xen.clone();
         let error = guest::against_with(xen, FEATURES, limits, echo, async move |guest| {
@@ -117,7 +117,7 @@ fn segments_are_cut_while_the_guest_has_room() {
 /// Half a megabyte of the smallest frames: what each costs besides its bytes counts as well.
 #[test]
 fn the_smallest_frames_cost_no_more_than_the_limit() {
-    let limits = Limits { from_guest: 512 << 10, to_guest: 512 << 10 };
+    let limits = Limits::default().with_from_guest(512 << 10).with_to_guest(512 << 10);
     check("small", 2, move |xen| {
         let own = xen.clone();
         let (found, opened) = found();
@@ -175,7 +175,7 @@ fn the_smallest_frames_cost_no_more_than_the_limit() {
 /// A frame that the guest never takes makes room for others when it is given up, cut or not.
 #[test]
 fn xsa_392_a_large_segment_in_the_middle_is_given_up_too() {
-    let limits = Limits { from_guest: 200_000, to_guest: 100_000 };
+    let limits = Limits::default().with_from_guest(200_000).with_to_guest(100_000);
     check("given up", 2, move |xen| {
         let (found, opened) = found();
         let error = guest::against_with(xen, &["feature-sg"], limits, opened, async move |guest| {

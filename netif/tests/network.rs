@@ -29,12 +29,12 @@ fn frames_of_any_size_go_both_ways() {
             Faults { spurious_events: 10, eagain: 10, store_delay: Duration::from_micros(50), ..Faults::default() };
         xen.set_faults(faults);
         let seed = xen.seed();
-        let bench = bench(xen, Limits { from_guest: 100 << 10, to_guest: 4 << 20 });
+        let bench = bench(xen, Limits::default().with_from_guest(100 << 10).with_to_guest(4 << 20));
         let before = bench.back.in_use();
         xen.run(async move {
             bench.attach(&[]).await;
             let options =
-                Options { receive_pages: 32 << (seed % 4), transmit_pages: 17 + seed as usize, ..Options::default() };
+                Options::default().with_receive_pages(32 << (seed % 4)).with_transmit_pages(17 + seed as usize);
             let (interface, port) = bench.connect(options).await;
             let size =
                 |index: u64| 14 + ((index * 7919 + seed * 104_729) % [60, 1500, 65_000][(index % 3) as usize]) as usize;
@@ -88,7 +88,7 @@ fn each_guest_gets_what_it_takes() {
             let bench = bench(xen, Limits::default());
             xen.run(async move {
                 bench.attach(&[]).await;
-                let options = Options { large_segments: large, checksums: sums, ..Options::default() };
+                let options = Options::default().with_large_segments(large).with_checksums(sums);
                 let (interface, port) = bench.connect(options).await;
                 let mut device = interface.device();
                 let whole = tcp(10_000);
@@ -125,10 +125,10 @@ fn each_guest_gets_what_it_takes() {
 #[test]
 fn xsa_392_a_guest_that_takes_nothing_holds_a_bounded_queue() {
     check("queue", 10, |xen| {
-        let bench = bench(xen, Limits { to_guest: 100_000, ..Limits::default() });
+        let bench = bench(xen, Limits::default().with_to_guest(100_000));
         xen.run(async move {
             bench.attach(&[]).await;
-            let (interface, port) = bench.connect(Options { receive_pages: 32, ..Options::default() }).await;
+            let (interface, port) = bench.connect(Options::default().with_receive_pages(32)).await;
             let mut refused = 0;
             for index in 0..1000 {
                 refused += u32::from(port.send(frame(1500, index).into()) == Err(Refused::Full));
@@ -152,7 +152,7 @@ fn multicast_control() {
         let bench = bench(xen, Limits::default());
         xen.run(async move {
             bench.attach(&[]).await;
-            let (interface, port) = bench.connect(Options { multicast_control: true, ..Options::default() }).await;
+            let (interface, port) = bench.connect(Options::default().with_multicast_control(true)).await;
             let mut device = interface.device();
             let to = |address: [u8; 6]| {
                 let mut bytes = frame(60, 0);
@@ -254,7 +254,7 @@ fn checksums_left_blank_are_completed_over_several_slots() {
                     own.set_mtu(9000).await;
                 }
                 let (out, from) = sender.connect(Options::default()).await;
-                let (interface, to) = taker.connect(Options { checksums: false, ..Options::default() }).await;
+                let (interface, to) = taker.connect(Options::default().with_checksums(false)).await;
                 let (mut out, mut taken) = (out.device(), interface.device());
                 for len in [1, 2, 17, 4054, 4055, 8900] {
                     let mut bytes = Vec::new();

@@ -134,7 +134,7 @@ fn start<D: Driver + 'static>(domain: &xen_sim::Domain, driver: D, number: usize
 
 /// Both stacks, on a bench that is attached.
 async fn stacks(xen: &Xen, bench: &Bench, case: Case, capture: Rc<RefCell<Vec<u8>>>) -> [Stack<'static>; 2] {
-    let options = Options { large_segments: case.large, checksums: case.checksums, ..Options::default() };
+    let options = Options::default().with_large_segments(case.large).with_checksums(case.checksums);
     let (interface, port) = bench.connect(options).await;
     let wire = |driver| Wire { driver, xen: xen.clone(), percent: case.percent, queue: VecDeque::new() };
     let clock = bench.front.clone();

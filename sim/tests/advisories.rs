@@ -136,7 +136,7 @@ fn xsa_526_and_cve_2026_45890_99286_and_99287_an_interface_that_cannot_be_connec
                 store.set("device/vif/0/state", "6").await.unwrap();
                 dom0.sleep(Duration::from_millis(20)).await;
                 store.set("device/vif/0/state", "1").await.unwrap();
-                let interface = connect(&bench, &store, Options { receive_pages: 32, ..Options::default() }).await;
+                let interface = connect(&bench, &store, Options::default().with_receive_pages(32)).await;
                 let mut device = interface.device();
                 send(&mut device, &frame(100, 3)).await;
                 assert_eq!(port.receive().await.unwrap().bytes, frame(100, 3));
@@ -175,7 +175,7 @@ fn xsa_526_and_527_what_an_application_holds_of_an_interface_outlives_its_guest(
         let store = bench.front.store();
         xen.run(async move {
             bench.attach(&[]).await;
-            let options = Options { multicast_control: true, receive_pages: 32, ..Options::default() };
+            let options = Options::default().with_multicast_control(true).with_receive_pages(32);
             let group = |number: u8| [1, 0, 0x5e, 0, 0, number];
             let to = |number| {
                 let mut bytes = frame(60, 0);
@@ -350,7 +350,7 @@ fn xsa_465_an_interface_that_is_removed_after_a_restore_without_a_backend() {
         let pause = Duration::from_micros(xen.random(3000));
         xen.run(async move {
             bench.attach(&[]).await;
-            let options = Options { receive_pages: 32, ..Options::default() };
+            let options = Options::default().with_receive_pages(32);
             let (interface, runner) = netfront::connect(&store, domain.clone(), "device/vif/0", options);
             let driver = domain.spawn(runner);
             interface.ready().await.unwrap();

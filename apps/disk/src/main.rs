@@ -31,7 +31,7 @@ async fn main(app: App) -> Result<(), Failure> {
     let mode = args.choice("mode", &["info", "hash", "fill", "verify", "bench"])?.unwrap_or("info");
     let seed = args.get_or("seed", 0_u64)?;
     let usual = DiskOptions::default();
-    let options = DiskOptions { most_ring_order: args.get_or("ring", usual.most_ring_order)?, ..usual };
+    let options = usual.with_most_ring_order(args.get_or("ring", usual.most_ring_order)?);
     let name = match args.get::<&str>("disk")? {
         Some(name) => name.into(),
         None => app.first_disk_name().await?,

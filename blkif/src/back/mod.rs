@@ -39,6 +39,7 @@ pub struct Attach {
 
 /// Bounds of what one guest may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Bytes of requests that are worked on at once, over all disks of the guest. A request of more waits until it is
     /// alone in its queue.
@@ -56,6 +57,32 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits { in_flight: 4 << 20, queues: 4, persistent_grants: 2112, persistent_grants_total: 32768 }
+    }
+}
+
+impl Limits {
+    /// The same with [`in_flight`](Limits::in_flight) as given.
+    pub const fn with_in_flight(mut self, in_flight: usize) -> Limits {
+        self.in_flight = in_flight;
+        self
+    }
+
+    /// The same with [`queues`](Limits::queues) as given.
+    pub const fn with_queues(mut self, queues: u32) -> Limits {
+        self.queues = queues;
+        self
+    }
+
+    /// The same with [`persistent_grants`](Limits::persistent_grants) as given.
+    pub const fn with_persistent_grants(mut self, persistent_grants: usize) -> Limits {
+        self.persistent_grants = persistent_grants;
+        self
+    }
+
+    /// The same with [`persistent_grants_total`](Limits::persistent_grants_total) as given.
+    pub const fn with_persistent_grants_total(mut self, persistent_grants_total: usize) -> Limits {
+        self.persistent_grants_total = persistent_grants_total;
+        self
     }
 }
 

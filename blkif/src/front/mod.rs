@@ -28,6 +28,7 @@ pub use shared::Statistics;
 
 /// How a disk is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     /// Use persistent grants where the backend offers them.
     pub persistent: bool,
@@ -42,6 +43,26 @@ impl Default for Options {
     /// A ring of 64 requests at most: backends set memory aside for each.
     fn default() -> Self {
         Options { persistent: true, most_segments: 256, most_ring_order: 1 }
+    }
+}
+
+impl Options {
+    /// The same with [`persistent`](Options::persistent) as given.
+    pub const fn with_persistent(mut self, persistent: bool) -> Options {
+        self.persistent = persistent;
+        self
+    }
+
+    /// The same with [`most_segments`](Options::most_segments) as given.
+    pub const fn with_most_segments(mut self, most_segments: u16) -> Options {
+        self.most_segments = most_segments;
+        self
+    }
+
+    /// The same with [`most_ring_order`](Options::most_ring_order) as given.
+    pub const fn with_most_ring_order(mut self, most_ring_order: u8) -> Options {
+        self.most_ring_order = most_ring_order;
+        self
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn run(data: &[u8]) {
         .spawn(async move {
             let open = async |_: &Attach| Ok::<_, Failure>(served.clone());
             let ended = |_: &Attach, _: Statistics| {};
-            let limits = Limits { in_flight: 16 << 10, ..Limits::default() };
+            let limits = Limits::default().with_in_flight(16 << 10);
             drop(back::serve(&store, memory, limits, open, ended).await);
         })
         .detach();

@@ -54,7 +54,7 @@ pub(super) fn run(data: &[u8]) {
 /// One that sends frames of any size, and reads what comes.
 fn start_users(guest: &Domain) {
     let store = guest.store();
-    let options = Options { receive_pages: 32, transmit_pages: 20, ..Options::default() };
+    let options = Options::default().with_receive_pages(32).with_transmit_pages(20);
     let (interface, runner) = front::connect(&store, guest.clone(), "device/vif/0", options);
     guest.spawn(async move { drop(runner.await) }).detach();
     let clock = guest.clone();

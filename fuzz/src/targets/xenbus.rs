@@ -231,7 +231,7 @@ fn start_blkfront(domain: &Domain) {
 fn start_netfront(domain: &Domain) {
     use xen_netif::front::{Options, connect};
     let store = domain.store();
-    let options = Options { receive_pages: 32, transmit_pages: 20, ..Options::default() };
+    let options = Options::default().with_receive_pages(32).with_transmit_pages(20);
     let (interface, runner) = connect(&store, domain.clone(), "device/vif/0", options);
     domain.spawn(async move { drop(runner.await) }).detach();
     domain

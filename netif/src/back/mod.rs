@@ -43,6 +43,7 @@ pub struct Attach {
 
 /// Bounds of the memory that one guest may use, in bytes: what packets cost besides their own bytes counts as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Of the guest's packets that wait to be read; when they are as many, but for one more packet, the guest waits.
     pub from_guest: usize,
@@ -53,6 +54,20 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits { from_guest: 512 << 10, to_guest: 1 << 20 }
+    }
+}
+
+impl Limits {
+    /// The same with [`from_guest`](Limits::from_guest) as given.
+    pub const fn with_from_guest(mut self, from_guest: usize) -> Limits {
+        self.from_guest = from_guest;
+        self
+    }
+
+    /// The same with [`to_guest`](Limits::to_guest) as given.
+    pub const fn with_to_guest(mut self, to_guest: usize) -> Limits {
+        self.to_guest = to_guest;
+        self
     }
 }
 

@@ -27,6 +27,7 @@ use crate::offload::{Offloads, Said};
 
 /// How an interface is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     /// Send and receive TCP in segments larger than the MTU, where the backend takes them.
     pub large_segments: bool,
@@ -54,6 +55,36 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The same with [`large_segments`](Options::large_segments) as given.
+    pub const fn with_large_segments(mut self, large_segments: bool) -> Options {
+        self.large_segments = large_segments;
+        self
+    }
+
+    /// The same with [`checksums`](Options::checksums) as given.
+    pub const fn with_checksums(mut self, checksums: bool) -> Options {
+        self.checksums = checksums;
+        self
+    }
+
+    /// The same with [`transmit_pages`](Options::transmit_pages) as given.
+    pub const fn with_transmit_pages(mut self, transmit_pages: usize) -> Options {
+        self.transmit_pages = transmit_pages;
+        self
+    }
+
+    /// The same with [`receive_pages`](Options::receive_pages) as given.
+    pub const fn with_receive_pages(mut self, receive_pages: usize) -> Options {
+        self.receive_pages = receive_pages;
+        self
+    }
+
+    /// The same with [`multicast_control`](Options::multicast_control) as given.
+    pub const fn with_multicast_control(mut self, multicast_control: bool) -> Options {
+        self.multicast_control = multicast_control;
+        self
+    }
+
     /// Whether the backend may leave checksums to this end.
     fn takes_blank(&self) -> bool {
         self.checksums

@@ -242,7 +242,7 @@ pub fn against_with(
     user: impl AsyncFnOnce(Interface<Domain>, Domain) + 'static,
 ) -> Option<String> {
     let user = |interface, domain| async move { user(interface, domain).await }.boxed_local();
-    run_against(xen, Options { receive_pages: 32, ..options }, nodes.to_vec(), script(run), Box::new(user))
+    run_against(xen, options.with_receive_pages(32), nodes.to_vec(), script(run), Box::new(user))
 }
 
 type User = Box<dyn FnOnce(Interface<Domain>, Domain) -> LocalBoxFuture<'static, ()>>;
