@@ -62,7 +62,7 @@ impl App {
         XenEventChannels
     }
 
-    /// The grant table, and pages that can be lent.
+    /// The grant table, and pages that can be granted.
     pub fn grant_table(&self) -> XenGrantTable {
         XenGrantTable
     }
@@ -83,8 +83,8 @@ impl App {
 
     /// Waits until the toolstack asks the domain to end: `xl shutdown`, `xl reboot`.
     ///
-    /// Whoever calls this takes it on himself to end: main returns, and the domain powers off, or reboots where that
-    /// was asked for. Where nobody ever called it, the domain ends at once; it also does when it is asked again.
+    /// After this call the application must exit by itself: when main returns, the domain powers off, or reboots if that
+    /// was requested. If it is never called, the domain ends at once on a request; it also does on a second request.
     ///
     /// # Cancellation
     ///
@@ -122,8 +122,8 @@ impl App {
         self.domain.wishes.sysrq().await
     }
 
-    /// Has `xl sysrq DOMAIN r` show rings of a driver that was not made by way of the domain's own calls. `show` prints
-    /// them, and returns whether they are still there.
+    /// Adds rings to those that `xl sysrq DOMAIN r` prints, for a driver that was not made with a method of `App`. `show`
+    /// prints them, and returns whether they still exist.
     pub fn show_rings(&self, show: impl Fn() -> bool + 'static) {
         self.domain.wishes.add_rings(show);
     }

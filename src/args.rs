@@ -1,12 +1,12 @@
-//! The command line: words, most of them `key=value`.
+//! The command line: arguments, most of them `key=value`.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
-/// The words of a command line.
+/// The arguments of a command line.
 ///
-/// A word is `key=value`, or a key alone. A value in double quotes may hold spaces: `motd="good morning"`. Where a key
+/// An argument is `key=value`, or a key alone. A value in double quotes may hold spaces: `motd="good morning"`. Where a key
 /// comes twice, the last one counts.
 ///
 /// ```
@@ -44,7 +44,7 @@ impl Args {
         }
     }
 
-    /// Keys and values in order; a word without `=` has no value.
+    /// Keys and values in order; an argument without `=` has no value.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, Option<&'static str>)> + use<> {
         Words { rest: self.as_str() }
     }
@@ -57,7 +57,7 @@ impl Args {
     ///
     /// # Errors
     ///
-    /// Where the value is not of the type that is asked for; the error names the word.
+    /// Where the value is not of the type that is asked for; the error names the argument.
     pub fn get<T: FromArg>(&self, key: &str) -> Result<Option<T>, ArgError> {
         let Some((key, value)) = self.find(key) else { return Ok(None) };
         match T::from_arg(value) {
@@ -112,7 +112,7 @@ impl Args {
     ///
     /// # Errors
     ///
-    /// Names the first unknown word and what is known. A command line that is no UTF-8 is an error too.
+    /// Names the first unknown argument and the known ones. A command line that is not UTF-8 is an error too.
     ///
     /// # Examples
     ///

@@ -166,7 +166,7 @@ impl App {
         Ok(back::serve(&store, self.xen(), limits, opened).await?)
     }
 
-    /// A TCP/IP stack with room for so many sockets on the [first interface](App::interface), once it has an address.
+    /// A TCP/IP stack for so many sockets on the [first interface](App::interface), once it has an address.
     /// The command line says which: `ip=dhcp`, which is usual, or `ip=A.B.C.D/NN` with `gw=` and `dns=`; `ip6=auto` or
     /// `ip6=ADDRESS/NN`. The address is printed, and written to the store as `data/ip`. With `ip6=auto` routers tell it
     /// (RFC 4862), which may come later than an address of IPv4 and may change: the console tells of that.
@@ -175,7 +175,7 @@ impl App {
     ///
     /// # Errors
     ///
-    /// Where a word is wrong, or there is no interface.
+    /// If an argument is wrong, or there is no interface.
     ///
     /// # Cancellation
     ///

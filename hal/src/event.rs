@@ -1,4 +1,4 @@
-//! Event channels: one-bit doorbells between domains.
+//! Event channels: one-bit notifications between domains.
 
 use core::fmt;
 use core::future::Future;
@@ -90,10 +90,10 @@ impl<T: EventChannels + ?Sized> EventChannels for &T {
 /// sent; what it is about is to be read elsewhere. A port has one waiter at a time; a
 /// second one takes the place of the first, which is woken and may wait again.
 pub trait Port {
-    /// This end's number, to be told to the peer.
+    /// This end's number, for the peer to bind to.
     fn number(&self) -> PortNumber;
 
-    /// Rings at the peer's end. A peer that is gone is not an error: it shows as missing answers, and in the store.
+    /// Notifies the peer. A peer that is gone is not an error: its responses stay away, and the store says so.
     fn notify(&self);
 
     /// Takes a pending event, or arranges for the task to be woken by the next one.

@@ -1,4 +1,4 @@
-//! Grant tables: lending pages to another domain, and using pages that another domain lends.
+//! Grant tables: granting pages to another domain, and using pages that another domain has granted.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -143,9 +143,9 @@ pub trait GrantError: fmt::Debug + fmt::Display {
 pub unsafe trait GrantTable {
     /// Why an operation failed as a whole.
     type Error: GrantError;
-    /// The pages that can be lent.
+    /// The pages that can be granted.
     type Page: Page + 'static;
-    /// A page lent to a peer.
+    /// A page granted to a peer.
     type Grant: Grant<Page = Self::Page> + 'static;
     /// Pages of a peer, mapped here.
     type Mapping: Mapping + 'static;
@@ -206,12 +206,12 @@ unsafe impl<T: GrantTable + ?Sized> GrantTable for &T {
     }
 }
 
-/// What a driver needs of its domain's memory: pages, and a grant table that lends them.
+/// What a driver needs of its domain's memory: pages, and a grant table to grant them with.
 pub trait Memory: GrantTable + Pages<Page = <Self as GrantTable>::Page> + Clone + 'static {}
 
 impl<T: GrantTable + Pages<Page = <T as GrantTable>::Page> + Clone + 'static> Memory for T {}
 
-/// A page lent to a peer.
+/// A page granted to a peer.
 ///
 /// Dropping it ends the peer's access. Where the peer still maps the page, page and entry stay out of use until it
 /// lets go: they are never given to anybody else before (XSA-396).
@@ -226,7 +226,7 @@ impl<T: GrantTable + Pages<Page = <T as GrantTable>::Page> + Clone + 'static> Me
 ///   and otherwise an equivalent of `self`;
 /// - a page whose grant is dropped is not freed before the peer has let go of it.
 pub unsafe trait Grant: Sized {
-    /// The page that is lent.
+    /// The page that is granted.
     type Page: Page;
 
     /// The reference by which the peer names the page.
@@ -243,11 +243,11 @@ pub unsafe trait Grant: Sized {
     fn try_end(self) -> Result<Self::Page, Self>;
 }
 
-/// A page that could not be lent, and why.
+/// A page that could not be granted, and why.
 pub struct Refused<P, E> {
     /// The page, unchanged.
     pub page: P,
-    /// Why it was not lent.
+    /// Why it was not granted.
     pub error: E,
 }
 
@@ -268,7 +268,7 @@ impl<P, E: fmt::Debug + fmt::Display> core::error::Error for Refused<P, E> {}
 /// A page of a peer to be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapRequest {
-    /// Who lends the page.
+    /// Who has granted the page.
     pub peer: DomId,
     /// The peer's reference for it.
     pub reference: GrantRef,
@@ -350,10 +350,10 @@ pub unsafe trait Mapping {
     }
 }
 
-/// A place in a page that a peer lends.
+/// A place in a page that a peer has granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remote {
-    /// Who lends the page.
+    /// Who has granted the page.
     pub peer: DomId,
     /// The peer's reference for it.
     pub reference: GrantRef,
@@ -361,7 +361,7 @@ pub struct Remote {
     pub offset: u16,
 }
 
-/// One copy between memory of this domain and a page that a peer lends.
+/// One copy between memory of this domain and a page that a peer has granted.
 ///
 /// The bytes on this side must lie within one page, as must those on the other.
 pub struct CopyOp<'a> {
@@ -396,7 +396,7 @@ impl<'a> CopyOp<'a> {
         unsafe { Self::write_raw(local, from.len(), to) }
     }
 
-    /// [`CopyOp::read`] into memory that a reference may not point to, such as a page lent to another peer.
+    /// [`CopyOp::read`] into memory that a reference may not point to, such as a page granted to another peer.
     ///
     /// # Safety
     ///
@@ -409,7 +409,7 @@ impl<'a> CopyOp<'a> {
         Self::new(from, to, len, false)
     }
 
-    /// [`CopyOp::write`] from memory that a reference may not point to, such as a page lent to another peer.
+    /// [`CopyOp::write`] from memory that a reference may not point to, such as a page granted to another peer.
     ///
     /// # Safety
     ///

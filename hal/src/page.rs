@@ -10,7 +10,7 @@ pub const PAGE_SIZE: usize = 4096;
 
 /// One owned page of memory.
 ///
-/// A page may be lent to another domain (see [`GrantTable::grant`](crate::GrantTable::grant)), which can then change
+/// A page may be granted to another domain (see [`GrantTable::grant`](crate::GrantTable::grant)), which can then change
 /// it at any time: no reference may ever point into it, only raw copies, volatile accesses and atomics.
 ///
 /// # Safety

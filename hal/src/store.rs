@@ -2,7 +2,7 @@
 
 use crate::{Page, Port};
 
-/// Where this domain's connection to the store is: a page shared with the store's server, and a port to ring it
+/// Where this domain's connection to the store is: a page shared with the store's server, and a port to notify it
 /// (docs/misc/xenstore-ring.txt).
 pub trait StoreChannel {
     /// The shared page.

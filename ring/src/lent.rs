@@ -1,4 +1,4 @@
-//! Memory of this domain that is lent to a peer.
+//! Memory of this domain that is granted to a peer.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -7,7 +7,7 @@ use xen_hal::{Access, DomId, Grant, GrantRef, GrantTable, OutOfPages, PAGE_SIZE,
 
 use crate::SharedMemory;
 
-/// A page that is lent to a peer at times: as the page of a buffer, whose bytes stay where they are meanwhile.
+/// A page that is granted to a peer at times, such as a page of a buffer. Its bytes stay where they are.
 ///
 /// # Examples
 ///
@@ -35,7 +35,7 @@ enum State<G: Grant> {
 }
 
 impl<G: Grant> LentPage<G> {
-    /// A page that is not lent yet.
+    /// A page that is not granted yet.
     pub fn new(page: G::Page) -> LentPage<G> {
         // SAFETY: by `Page`'s contract the bytes belong to the owner of the page, which is this value from here on, or
         // its grant: `GrantTable` and `Grant` promise to keep that very page.
@@ -43,7 +43,7 @@ impl<G: Grant> LentPage<G> {
         LentPage { memory, state: Some(State::Own(page)) }
     }
 
-    /// The reference, while it is lent.
+    /// The reference, while it is granted.
     pub fn reference(&self) -> Option<GrantRef> {
         match &self.state {
             Some(State::Lent(grant, _)) => Some(grant.reference()),
@@ -51,7 +51,7 @@ impl<G: Grant> LentPage<G> {
         }
     }
 
-    /// Lends it; where it is lent already, the reference is the one from then.
+    /// Grants it; if it is granted already, the reference stays the same.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl<G: Grant> LentPage<G> {
         }
     }
 
-    /// Ends the peer's access. `false` where the peer still uses the page: it stays lent then.
+    /// Revokes the grant. `false` if the peer still uses the page: it stays granted then.
     #[must_use = "a page that the peer still has may be given to nobody"]
     pub fn take_back(&mut self) -> bool {
         match self.state.take() {
@@ -111,7 +111,7 @@ impl<G: Grant> core::ops::Deref for LentPage<G> {
     }
 }
 
-/// Pages side by side that are lent to a peer at times, each by itself: memory for data that may lie across them.
+/// Pages side by side that are granted to a peer at times, each by itself: memory for data that may lie across them.
 ///
 /// # Examples
 ///
@@ -134,7 +134,7 @@ pub struct LentRun<G: Grant> {
 }
 
 impl<G: Grant> LentRun<G> {
-    /// Takes `count` zeroed pages side by side, which are not lent yet.
+    /// Takes `count` zeroed pages side by side, which are not granted yet.
     ///
     /// # Errors
     ///
@@ -163,17 +163,17 @@ impl<G: Grant> LentRun<G> {
         self.pages.len()
     }
 
-    /// A page, to be lent or taken back.
+    /// A page, to grant it or to revoke its grant.
     pub fn page_mut(&mut self, index: usize) -> &mut LentPage<G> {
         &mut self.pages[index]
     }
 
-    /// The reference of a page, while it is lent.
+    /// The reference of a page, while it is granted.
     pub fn reference(&self, index: usize) -> Option<GrantRef> {
         self.pages[index].reference()
     }
 
-    /// Bytes that no peer can write: `None` where one of their pages is lent for writing.
+    /// Bytes that no peer can write: `None` where one of their pages is granted for writing.
     ///
     /// # Panics
     ///
@@ -199,11 +199,11 @@ impl<G: Grant> core::ops::Deref for LentRun<G> {
     }
 }
 
-/// Pages side by side that are lent to a peer together, such as those of a ring: one piece of memory.
+/// Pages side by side that are granted to a peer together, such as those of a ring: one piece of memory.
 pub struct LentPages<G: Grant>(LentRun<G>);
 
 impl<G: Grant> LentPages<G> {
-    /// Takes zeroed pages side by side and lends them.
+    /// Takes zeroed pages side by side and grants them.
     ///
     /// # Errors
     ///
@@ -237,7 +237,7 @@ impl<G: Grant> core::ops::Deref for LentPages<G> {
     }
 }
 
-/// Why pages could not be lent.
+/// Why pages could not be granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LendError<E> {
     /// There are no such pages.

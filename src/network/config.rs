@@ -156,7 +156,7 @@ struct Shown<'a>(&'a StaticConfigV4);
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.address)?;
-        self.0.gateway.map_or(Ok(()), |gateway| write!(f, " by way of {gateway}"))
+        self.0.gateway.map_or(Ok(()), |gateway| write!(f, ", gateway {gateway}"))
     }
 }
 
