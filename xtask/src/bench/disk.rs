@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::spread;
-use crate::dom0::Dom0;
-use crate::guest::{Guest, linux_load};
-use crate::lab::Lab;
-use crate::test::domain::{Builder, destroy_all, guest, linux};
+use crate::apps::{app, linux_load};
+use xen_lab::Dom0;
+use xen_lab::Lab;
+use xen_lab::domain::{Builder, destroy_all, guest, linux};
 
 const DISK: &str = "disk = [\"format=raw,vdev=xvda,access=rw,target=/tmp/disk\"]";
 
@@ -25,7 +25,7 @@ struct Row {
 
 pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
     lab.run("dd if=/dev/zero of=/tmp/disk bs=1M count=64 2>/dev/null")?;
-    let image = Guest::get("disk")?;
+    let image = app("disk")?;
     let program = fs::read(linux_load()?)?;
     let mut rows = BTreeMap::<Load, Row>::new();
     for round in 1..=rounds {

@@ -8,10 +8,10 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::net;
-use crate::dom0::Dom0;
-use crate::guest::{Guest, linux_load};
-use crate::lab::Lab;
-use crate::test::domain::{Domain, destroy_all, guest, linux};
+use crate::apps::{app, linux_load};
+use xen_lab::Dom0;
+use xen_lab::Lab;
+use xen_lab::domain::{Domain, destroy_all, guest, linux};
 
 const VIF: &str = "vif = [\"bridge=xenbr0,mac=00:16:3e:00:00:90\"]";
 const ADDRESS: &str = "10.0.2.90";
@@ -43,7 +43,7 @@ struct Row {
 }
 
 pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
-    let image = Guest::get("web")?;
+    let image = app("web")?;
     lab.put("/tmp/linux-load", Box::new(File::open(linux_load()?)?))?;
     lab.put(SITE, Box::new(Cursor::new(site()?)))?;
     lab.run("chmod +x /tmp/linux-load")?;

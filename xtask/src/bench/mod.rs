@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::lab::{Lab, Options, StoreServer, Suite, suite};
-use crate::run::parse_suite;
-use crate::test::domain::destroy_all;
+use cargo_xen::parse_suite;
+use xen_lab::domain::destroy_all;
+use xen_lab::{Lab, Options, StoreServer, Suite, suite};
 
 /// What the command line says.
 #[derive(clap::Args)]

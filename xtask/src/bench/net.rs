@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::spread;
-use crate::dom0::Dom0;
-use crate::guest::Guest;
-use crate::lab::Lab;
-use crate::test::domain::{Domain, destroy_all, guest, linux};
+use crate::apps::app;
+use xen_lab::Dom0;
+use xen_lab::Lab;
+use xen_lab::domain::{Domain, destroy_all, guest, linux};
 
 /// Always the same address of each kind: dom0 remembers them.
 const VIF: &str = "vif = [\"bridge=xenbr0,mac=00:16:3e:00:00:90\"]";
@@ -36,7 +36,7 @@ struct Rows {
 }
 
 pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
-    let image = Guest::get("iperf")?;
+    let image = app("iperf")?;
     let mut rows = Rows::default();
     let mut costs = String::new();
     for round in 1..=rounds {

@@ -5,10 +5,10 @@ use std::io::Cursor;
 
 use anyhow::{Context, Result};
 
-use crate::dom0::Dom0;
-use crate::guest::{Guest, linux_load};
-use crate::lab::Lab;
-use crate::test::domain::{destroy_all, guest};
+use crate::apps::{app, linux_load};
+use xen_lab::Dom0;
+use xen_lab::Lab;
+use xen_lab::domain::{destroy_all, guest};
 use crate::test::web::ONE_BY_ONE;
 
 const ADDRESS: &str = "10.0.2.90";
@@ -19,7 +19,7 @@ const CLIENTS: u32 = 16;
 const ALLOWED: u32 = 96 << 10;
 
 pub(super) fn lab(lab: &Lab) -> Result<()> {
-    let image = Guest::get("web")?;
+    let image = app("web")?;
     lab.put("/tmp/linux-load", Box::new(File::open(linux_load()?)?))?;
     lab.put(SITE, Box::new(Cursor::new(site()?)))?;
     lab.run("chmod +x /tmp/linux-load")?;

@@ -4,12 +4,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::dom0::Dom0;
-use crate::guest::Guest;
-use crate::lab::Lab;
+use crate::apps::app;
 use crate::paths::repo;
-use crate::test::domain::guest;
 use crate::test::store::install_program;
+use xen_lab::Dom0;
+use xen_lab::Lab;
+use xen_lab::domain::guest;
 
 pub(super) fn host() -> Result<()> {
     println!("In the simulation, on this machine:");
@@ -25,7 +25,7 @@ pub(super) fn host() -> Result<()> {
 
 pub(super) fn lab(lab: &Lab) -> Result<()> {
     install_program(lab)?;
-    let probe = Guest::get("probe")?;
+    let probe = app("probe")?;
     let domain = guest(lab, &probe, "bench").command_line("test=bench").create()?;
     let console = domain.wait_passed(60)?;
     let path = format!("/local/domain/{}/data/bench", domain.id);

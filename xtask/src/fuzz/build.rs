@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::paths::{repo, which};
+use crate::paths::repo;
+use xen_lab::paths::which;
 
 /// What makes the compiler count. The drivers forbid unsafe code, and shared pages are mappings of the simulation's, which a
 /// sanitizer for memory would not see: what goes wrong is a panic.

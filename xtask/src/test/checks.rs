@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Fixture;
-use super::domain::guest;
-use crate::dom0::Dom0;
+use xen_lab::Dom0;
+use xen_lab::domain::guest;
 
 pub type Check = fn(&Fixture) -> Result<String>;
 
@@ -15,7 +15,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("hello boots at 4 MiB", hello),
     ("hello boots at 2 MiB", hello_small),
     ("exit=now powers off", exit_now),
-    ("a bad word on the command line", bad_word),
+    ("a bad argument on the command line", bad_argument),
     ("20 domains, idle", twenty),
     ("a panic is reported", |f| fault(f, "panic", &["panic at ", "main.rs", "a panic on purpose", "#0 0x1"])),
     ("a stack overflow is reported", |f| {
@@ -55,8 +55,17 @@ pub const ALL: &[(&str, Check)] = &[
     ("a module beside the guest", module),
 ];
 
+/// Those of `cargo xen test --quick`, which need hello alone.
+pub const QUICK: [&str; 5] = [
+    "hello boots at 4 MiB",
+    "hello boots at 2 MiB",
+    "exit=now powers off",
+    "a bad argument on the command line",
+    "20 domains, idle",
+];
+
 fn hello(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.hello, "hello").memory(4).command_line("exit=never").create()?;
+    let domain = guest(&f.lab, f.guest("hello")?, "hello").memory(4).command_line("exit=never").create()?;
     let banner = domain.wait_for("us since start", 20)?;
     let xen = f.lab.run("xl info xen_version")?;
     for (key, value) in [
@@ -78,28 +87,28 @@ fn hello(f: &Fixture) -> Result<String> {
 }
 
 fn hello_small(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.hello, "small").memory(2).create()?;
+    let domain = guest(&f.lab, f.guest("hello")?, "small").memory(2).create()?;
     let banner = domain.wait_for("us since start", 20)?;
     Ok(banner.lines().find(|line| line.contains("memory")).unwrap_or("").trim().to_owned())
 }
 
 fn exit_now(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.hello, "exit").memory(4).command_line("exit=now").create()?;
+    let domain = guest(&f.lab, f.guest("hello")?, "exit").memory(4).command_line("exit=now").create()?;
     let (state, reason, console) = domain.wait_end(20)?;
     ensure!(reason == "0" && state.contains('s'), "state {state}, reason {reason}");
     ensure!(console.contains("us since start"), "the last line is missing:\n{console}");
     Ok(String::new())
 }
 
-fn bad_word(f: &Fixture) -> Result<String> {
+fn bad_argument(f: &Fixture) -> Result<String> {
     for (line, expected) in [
         ("exit=maybe", "error: command line: `exit=maybe`: expected now or never"),
-        ("exti=now", "error: command line: `exti=now`: unknown key; known are exit"),
+        ("exti=now", "error: command line: `exti=now`: unknown key; known are exit, name"),
     ] {
-        let domain = guest(&f.lab, &f.guests.hello, "bad").memory(4).command_line(line).create()?;
+        let domain = guest(&f.lab, f.guest("hello")?, "bad").memory(4).command_line(line).create()?;
         let (_, reason, console) = domain.wait_end(20)?;
         ensure!(console.contains(expected) && reason == "3", "reason {reason}:\n{console}");
-        super::domain::destroy_all(&f.lab)?;
+        xen_lab::domain::destroy_all(&f.lab)?;
     }
     Ok(String::new())
 }
@@ -114,7 +123,7 @@ fn times(f: &Fixture) -> Result<Vec<(String, String)>> {
 fn twenty(f: &Fixture) -> Result<String> {
     let mut domains = Vec::new();
     for index in 0..20 {
-        domains.push(guest(&f.lab, &f.guests.hello, &format!("many{index}")).memory(4).create()?);
+        domains.push(guest(&f.lab, f.guest("hello")?, &format!("many{index}")).memory(4).create()?);
     }
     for domain in &domains {
         domain.wait_for("us since start", 30)?;
@@ -129,7 +138,7 @@ fn twenty(f: &Fixture) -> Result<String> {
 }
 
 fn fault(f: &Fixture, test: &str, expected: &[&str]) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.probe, test).memory(8).command_line(format!("test={test}")).create()?;
+    let domain = guest(&f.lab, f.guest("probe")?, test).memory(8).command_line(format!("test={test}")).create()?;
     let (state, reason, console) = domain.wait_end(30)?;
     ensure!(reason == "3" && state.contains('c'), "state {state}, reason {reason}:\n{console}");
     ensure!(console.contains("CRASH: ") && console.contains("backtrace"), "no report:\n{console}");
@@ -145,7 +154,7 @@ fn fault(f: &Fixture, test: &str, expected: &[&str]) -> Result<String> {
 
 fn shutdown_calls(f: &Fixture) -> Result<String> {
     for (test, expected) in [("reboot", "1"), ("crash", "3"), ("error", "3")] {
-        let domain = guest(&f.lab, &f.guests.probe, test).memory(8).command_line(format!("test={test}")).create()?;
+        let domain = guest(&f.lab, f.guest("probe")?, test).memory(8).command_line(format!("test={test}")).create()?;
         let (_, reason, console) = domain.wait_end(20)?;
         ensure!(reason == expected, "{test} ended with reason {reason}:\n{console}");
         ensure!(test != "error" || console.contains("error: an error on purpose"), "{console}");
@@ -154,20 +163,20 @@ fn shutdown_calls(f: &Fixture) -> Result<String> {
 }
 
 fn probe(f: &Fixture, test: &str, seconds: u64) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.probe, test).command_line(format!("test={test}")).create()?;
+    let domain = guest(&f.lab, f.guest("probe")?, test).command_line(format!("test={test}")).create()?;
     Ok(sum(&domain.wait_passed(seconds)?))
 }
 
 fn no_entropy(f: &Fixture) -> Result<String> {
     let line = "cpuid = \"host,rdrand=0,rdseed=0\"";
-    let domain = guest(&f.lab, &f.guests.probe, "entropy").command_line("test=entropy").line(line).create()?;
+    let domain = guest(&f.lab, f.guest("probe")?, "entropy").command_line("test=entropy").line(line).create()?;
     let console = domain.wait_passed(20)?;
     ensure!(console.contains("entropy: no source of random numbers: this processor offers neither"), "{console}");
     Ok(String::new())
 }
 
 fn timers(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.probe, "timers").command_line("test=timers").create()?;
+    let domain = guest(&f.lab, f.guest("probe")?, "timers").command_line("test=timers").create()?;
     // The longest timer takes 6 s. Asking dom0 meanwhile would keep the processors busy that the timers wait for.
     std::thread::sleep(Duration::from_secs(6));
     Ok(sum(&domain.wait_passed(60)?))
@@ -182,7 +191,7 @@ fn sum(console: &str) -> String {
 
 /// The guest's answer must lie between two readings of dom0's clock.
 fn clock(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.probe, "clock").command_line("test=clock").create()?;
+    let domain = guest(&f.lab, f.guest("probe")?, "clock").command_line("test=clock").create()?;
     domain.wait_for("clock: ready", 20)?;
     let script = format!(
         "t=$(xenstore-read /local/domain/{}/console/tty); log=/var/log/xen/console/guest-clock.log
@@ -209,10 +218,10 @@ fn clock(f: &Fixture) -> Result<String> {
 }
 
 fn pair(f: &Fixture) -> Result<String> {
-    let accept = guest(&f.lab, &f.guests.probe, "accept").command_line("test=accept").create()?;
+    let accept = guest(&f.lab, f.guest("probe")?, "accept").command_line("test=accept").create()?;
     accept.wait_for("accept: ready", 20)?;
     let offer =
-        guest(&f.lab, &f.guests.probe, "offer").command_line(format!("test=offer peer={}", accept.id)).create()?;
+        guest(&f.lab, f.guest("probe")?, "offer").command_line(format!("test=offer peer={}", accept.id)).create()?;
     let console = offer.wait_for(" more=", 20)?;
     let line = console.lines().find_map(|line| line.strip_prefix("offer: ")).context("offer")?;
     // The line may still be on its way when its last key shows.
@@ -227,7 +236,7 @@ fn pair(f: &Fixture) -> Result<String> {
 }
 
 fn grants(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.probe, "grants")
+    let domain = guest(&f.lab, f.guest("probe")?, "grants")
         .memory(32)
         .command_line("test=grants")
         .line("max_grant_frames=4")
@@ -239,7 +248,7 @@ fn grants(f: &Fixture) -> Result<String> {
 }
 
 fn ports(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.probe, "ports")
+    let domain = guest(&f.lab, f.guest("probe")?, "ports")
         .memory(32)
         .command_line("test=ports")
         .line("max_event_channels=4095")
@@ -249,7 +258,7 @@ fn ports(f: &Fixture) -> Result<String> {
 }
 
 fn input(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.probe, "echo")
+    let domain = guest(&f.lab, f.guest("probe")?, "echo")
         .command_line("test=echo")
         .before(|domain| domain.send("early"))
         .create()?;
@@ -268,7 +277,7 @@ fn module(f: &Fixture) -> Result<String> {
     let bytes: Vec<u8> = (0..3_000_001_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let sum = bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
     f.lab.put("/tmp/module", Box::new(std::io::Cursor::new(bytes)))?;
-    let domain = guest(&f.lab, &f.guests.probe, "module")
+    let domain = guest(&f.lab, f.guest("probe")?, "module")
         .command_line("test=module")
         .line("ramdisk=\"/tmp/module\"")
         .create()?;

@@ -8,7 +8,8 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::paths::{apps, cache, repo, which};
+use crate::paths::{apps, repo};
+use xen_lab::paths::{cache, which};
 
 const VERSION: &str = "0.20.2";
 /// The same program, built: compiling it takes minutes.

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::Fixture;
 use super::checks::Check;
-use super::domain::{Domain, guest};
-use crate::dom0::Dom0;
+use xen_lab::Dom0;
+use xen_lab::domain::{Domain, guest};
 
 /// All checks by name.
 pub const ALL: &[(&str, Check)] = &[
@@ -32,7 +32,7 @@ pub fn from_vault(target: &str, access: &str) -> String {
 
 /// Runs the disk program to its end; what it printed.
 fn run(f: &Fixture, name: &str, words: &str, disk: &str) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.disk, name).command_line(words).line(disk).create()?;
+    let domain = guest(&f.lab, f.guest("disk")?, name).command_line(words).line(disk).create()?;
     let (_, reason, console) = domain.wait_end(60)?;
     let console = if reason == "0" { domain.wait_for("\n", 20)? } else { console };
     f.lab.run(&format!("xl destroy {}", domain.id))?;
@@ -86,7 +86,7 @@ fn fill(f: &Fixture) -> Result<String> {
         (7, "dd if=/tmp/fill of=/tmp/a bs=512 skip=9 count=1; dd if=/tmp/a of=/tmp/fill bs=512 seek=5000 conv=notrunc"),
     ] {
         f.lab.run(&format!("({damage}) 2>/dev/null"))?;
-        let domain = guest(&f.lab, &f.guests.disk, "bad")
+        let domain = guest(&f.lab, f.guest("disk")?, "bad")
             .command_line(format!("mode=verify seed={seed}"))
             .line(&line)
             .create()?;
@@ -94,7 +94,7 @@ fn fill(f: &Fixture) -> Result<String> {
         let sector = if seed == 8 { 0 } else { 5000 };
         let expected = format!("of sector {sector} is 0x");
         ensure!(reason == "3" && console.contains(&expected), "reason {reason}, no {expected:?}:\n{console}");
-        super::domain::destroy_all(&f.lab)?;
+        xen_lab::domain::destroy_all(&f.lab)?;
     }
     for (access, features) in [("ro", "\"read_only\":true"), ("rw", "\"flush\":true,\"discard\":true")] {
         let info = run(f, access, "mode=info", &disk("/tmp/fill", access))?;
@@ -108,7 +108,7 @@ fn fill(f: &Fixture) -> Result<String> {
 fn restore(f: &Fixture) -> Result<String> {
     f.lab.run("head -c 8388608 /dev/zero >/tmp/saved")?;
     // 32 requests of 1 MiB at once.
-    let domain = guest(&f.lab, &f.guests.disk, "saved")
+    let domain = guest(&f.lab, f.guest("disk")?, "saved")
         .memory(64)
         .command_line("mode=bench write=yes ms=200")
         .line(&disk("/tmp/saved", "rw"))
@@ -121,7 +121,7 @@ fn restore(f: &Fixture) -> Result<String> {
          done; rm /tmp/saved.img",
     )?;
     let id = f.lab.run("xl domid saved")?.trim().parse()?;
-    let restored = Domain { id, ..domain };
+    let restored = domain.with_id(id);
     let (_, reason, console) = restored.wait_end(90)?;
     ensure!(reason == "0", "reason {reason}:\n{console}");
     Ok(format!("{} measurements", restored.console()?.matches("\"op\":").count()))
@@ -134,12 +134,12 @@ fn bad_words(f: &Fixture) -> Result<String> {
         ("disk=floppy", "", "error: disk `floppy`: expected xvda to xvdz"),
         ("mode=format", "", "error: command line: `mode=format`: expected info, hash, fill, verify or bench"),
     ] {
-        let domain = guest(&f.lab, &f.guests.disk, "bad").command_line(words).line(disk).create()?;
+        let domain = guest(&f.lab, f.guest("disk")?, "bad").command_line(words).line(disk).create()?;
         let (_, reason, console) = domain.wait_end(20)?;
         ensure!(console.contains(expected) && reason == "3", "reason {reason}:\n{console}");
-        super::domain::destroy_all(&f.lab)?;
+        xen_lab::domain::destroy_all(&f.lab)?;
     }
-    let vault = guest(&f.lab, &f.guests.vault, "vault").line("driver_domain=1").create()?;
+    let vault = guest(&f.lab, f.guest("vault")?, "vault").line("driver_domain=1").create()?;
     let (_, reason, console) = vault.wait_end(20)?;
     ensure!(console.contains("nothing to serve: give ramdisk=SIZE") && reason == "3", "reason {reason}:\n{console}");
     Ok(String::new())
@@ -147,7 +147,7 @@ fn bad_words(f: &Fixture) -> Result<String> {
 
 /// A vault that is ready.
 pub fn vault<'a>(f: &'a Fixture<'_>, words: &str, disk: &str) -> Result<Domain<'a>> {
-    let vault = guest(&f.lab, &f.guests.vault, "vault")
+    let vault = guest(&f.lab, f.guest("vault")?, "vault")
         .memory(48)
         .command_line(words)
         .line("driver_domain=1")
@@ -212,9 +212,9 @@ fn ours(f: &Fixture) -> Result<String> {
     run(f, "ram", "mode=verify seed=4", &line("ram", "ro"))?;
     // Many at once, of which one has no such disk.
     let one =
-        guest(&f.lab, &f.guests.disk, "one").command_line("mode=verify seed=4").line(&line("ram", "ro")).create()?;
+        guest(&f.lab, f.guest("disk")?, "one").command_line("mode=verify seed=4").line(&line("ram", "ro")).create()?;
     let two =
-        guest(&f.lab, &f.guests.disk, "two").command_line("mode=verify seed=3").line(&line("xvda", "ro")).create()?;
+        guest(&f.lab, f.guest("disk")?, "two").command_line("mode=verify seed=3").line(&line("xvda", "ro")).create()?;
     let spec = from_vault("tape", "ro").replace("xvda", "xvdb");
     let (status, _) = f.lab.try_run(&format!("xl block-attach one '{spec}'"))?;
     ensure!(status != 0, "xl is content with a disk that there is not");
@@ -231,7 +231,7 @@ fn death(f: &Fixture) -> Result<String> {
     let vault = vault(f, "ramdisk=8M", "")?;
     let line = format!("disk = [\"{}\"]", from_vault("ram", "rw"));
     run(f, "fill", "mode=fill seed=5", &line)?;
-    let reader = guest(&f.lab, &f.guests.disk, "reader").command_line("mode=bench ms=60000").line(&line).create()?;
+    let reader = guest(&f.lab, f.guest("disk")?, "reader").command_line("mode=bench ms=60000").line(&line).create()?;
     let deadline = Instant::now() + Duration::from_secs(20);
     while f.lab.run(&format!("xenstore-read /local/domain/{}/device/vbd/51712/state", reader.id))?.trim() != "4" {
         ensure!(Instant::now() < deadline, "the reader does not connect:\n{}", reader.console()?);

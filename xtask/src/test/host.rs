@@ -6,22 +6,13 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::{Tally, deny};
-use crate::lab;
 use crate::paths::{apps, repo};
 
+/// All of it.
 pub fn run(tally: &Tally) {
     let root = repo();
     let apps = apps();
-    tally.step("format", || {
-        cargo(&root, &["fmt", "--all", "--check"])?;
-        cargo(&apps, &["fmt", "--all", "--check"])
-    });
-    tally.step("clippy", || {
-        cargo(
-            &root,
-            &["clippy", "--quiet", "--workspace", "--all-targets", "--features", "sarab/net", "--", "-D", "warnings"],
-        )
-    });
+    style(tally);
     tally.step("clippy of the platform in a guest", || {
         let features = ["--features", "platform-xen/guest", "--lib"];
         cargo(
@@ -36,7 +27,7 @@ pub fn run(tally: &Tally) {
     tally.step("dependencies", deny::check);
     tally.step("tests on the host", || {
         let mut command = command(&root, &["test", "--workspace", "--features", "sarab/net"]);
-        match lab::headers() {
+        match xen_lab::headers() {
             Ok(headers) => finish(command.env("SARAB_XEN_HEADERS", headers)),
             Err(error) => {
                 let tests = finish(&mut command)?;
@@ -53,6 +44,32 @@ pub fn run(tally: &Tally) {
     });
     // Only the link tells whether something of the standard library has crept in.
     tally.step("guests build", || cargo(&apps, &["build", "--quiet", "--release", "--workspace"]));
+}
+
+/// Format, and what clippy says of host programs.
+fn style(tally: &Tally) {
+    let root = repo();
+    tally.step("format", || {
+        cargo(&root, &["fmt", "--all", "--check"])?;
+        cargo(&apps(), &["fmt", "--all", "--check"])
+    });
+    tally.step("clippy", || {
+        cargo(
+            &root,
+            &["clippy", "--quiet", "--workspace", "--all-targets", "--features", "sarab/net", "--", "-D", "warnings"],
+        )
+    });
+}
+
+/// What takes a minute or two: without the simulation's tests and without fuzz targets.
+pub fn quick(tally: &Tally) {
+    style(tally);
+    tally.step("unit tests on the host", || {
+        cargo(
+            &repo(),
+            &["test", "--workspace", "--exclude", "sarab-fuzz", "--lib", "--bins", "--features", "sarab/net"],
+        )
+    });
 }
 
 fn command(dir: &Path, args: &[&str]) -> Command {

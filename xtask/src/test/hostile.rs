@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use super::Fixture;
 use super::checks::Check;
 use super::disk::{from_vault, vault};
-use super::domain::{Domain, guest};
 use super::net::speeds;
-use crate::dom0::Dom0;
+use xen_lab::Dom0;
+use xen_lab::domain::{Domain, guest};
 
 /// What is done for one Xen alone, for its time.
 pub const AT_LENGTH: [(&str, Check); 2] = [
@@ -37,7 +37,7 @@ fn seconds() -> Result<u64> {
 
 /// A guest that attacks or burns what it may of the processor, with this device.
 fn start<'a>(f: &'a Fixture<'_>, how: &str, seconds: u64, device: &str) -> Result<Domain<'a>> {
-    let hostile = guest(&f.lab, &f.guests.probe, how)
+    let hostile = guest(&f.lab, f.guest("probe")?, how)
         .memory(32)
         .command_line(format!("test=hostile how={how} seconds={seconds}"))
         .line(device)
@@ -122,7 +122,7 @@ fn disk_of_vault(f: &Fixture) -> Result<String> {
         let ms = time.as_millis() / 12;
         let words = format!("mode=bench ms={ms}");
         let ordinary =
-            guest(&f.lab, &f.guests.disk, "ordinary").memory(64).command_line(words).line(&line("ro")).create()?;
+            guest(&f.lab, f.guest("disk")?, "ordinary").memory(64).command_line(words).line(&line("ro")).create()?;
         let (_, reason, _) = ordinary.wait_end(time.as_secs() * 3 + 60)?;
         let console = ordinary.console()?;
         f.lab.run(&format!("xl destroy {}", ordinary.id))?;
@@ -137,11 +137,11 @@ fn disk_of_vault(f: &Fixture) -> Result<String> {
 
 /// dom0's Linux is the ordinary guest, and a server of ours.
 fn interface_of_switch(f: &Fixture) -> Result<String> {
-    let switch = guest(&f.lab, &f.guests.switch, "switch").memory(32).line("driver_domain=1").create()?;
+    let switch = guest(&f.lab, f.guest("switch")?, "switch").memory(32).line("driver_domain=1").create()?;
     switch.wait_for("switch: ready", 20)?;
     let vif = |last: u32| format!("vif = [\"backend=switch,mac=00:16:3e:00:00:{last}\"]");
     let server =
-        guest(&f.lab, &f.guests.iperf, "iperf").memory(32).command_line("ip=10.9.0.1/24").line(&vif(91)).create()?;
+        guest(&f.lab, f.guest("iperf")?, "iperf").memory(32).command_line("ip=10.9.0.1/24").line(&vif(91)).create()?;
     server.wait_for("iperf: ready", 20)?;
     f.lab.run(
         "xl network-attach 0 backend=switch mac=00:16:3e:00:00:92 || exit 1; tries=200

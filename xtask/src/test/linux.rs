@@ -5,8 +5,8 @@ use anyhow::{Result, ensure};
 use super::Fixture;
 use super::checks::Check;
 use super::disk::{disk, from_vault, vault};
-use super::domain::{guest, linux};
-use crate::dom0::Dom0;
+use xen_lab::Dom0;
+use xen_lab::domain::{guest, linux};
 
 /// What is done for one Xen alone, for its time.
 pub const AT_LENGTH: [(&str, Check); 1] = [("a Linux guest: disks of vault's and a network of switch's", served)];
@@ -14,11 +14,11 @@ pub const AT_LENGTH: [(&str, Check); 1] = [("a Linux guest: disks of vault's and
 fn served(f: &Fixture) -> Result<String> {
     f.lab.run("dd if=/dev/zero of=/tmp/passed bs=1M count=16 2>/dev/null")?;
     let vault = vault(f, "ramdisk=16M pass=xvda", &disk("/tmp/passed", "rw"))?;
-    let switch = guest(&f.lab, &f.guests.switch, "switch").memory(32).line("driver_domain=1").create()?;
+    let switch = guest(&f.lab, f.guest("switch")?, "switch").memory(32).line("driver_domain=1").create()?;
     switch.wait_for("switch: ready", 20)?;
     let vif = |last| format!("vif = [\"backend=switch,mac=00:16:3e:00:00:{last}\"]");
     let server =
-        guest(&f.lab, &f.guests.iperf, "iperf").memory(32).command_line("ip=10.9.0.1/24").line(&vif(91)).create()?;
+        guest(&f.lab, f.guest("iperf")?, "iperf").memory(32).command_line("ip=10.9.0.1/24").line(&vif(91)).create()?;
     server.wait_for("iperf: ready", 20)?;
 
     let disks = format!(

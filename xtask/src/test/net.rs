@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 
 use super::Fixture;
 use super::checks::Check;
-use super::domain::{Domain, guest};
 use super::web;
-use crate::dom0::Dom0;
-use crate::guest::linux_load;
+use crate::apps::linux_load;
+use xen_lab::Dom0;
+use xen_lab::domain::{Domain, guest};
 
 pub const ALL: &[(&str, Check)] = &[
     ("web: addresses by DHCP and by hand, ping and pages", addresses),
@@ -36,7 +36,7 @@ pub fn start<'a>(f: &'a Fixture<'_>, name: &str, words: &str) -> Result<(Domain<
 
 fn start_with<'a>(f: &'a Fixture<'_>, name: &str, words: &str, vif: &str) -> Result<(Domain<'a>, String)> {
     let site = web::put_site(f)?;
-    let web = guest(&f.lab, &f.guests.web, name).memory(16).command_line(words).line(vif).line(&site).create()?;
+    let web = guest(&f.lab, f.guest("web")?, name).memory(16).command_line(words).line(vif).line(&site).create()?;
     let console = web.wait_for("web: ready", 30)?;
     let line = console.lines().find_map(|line| line.split_once("network: ")).context("it tells no address")?.1;
     let told = f.lab.run(&format!("xenstore-read /local/domain/{}/data/ip", web.id))?;
@@ -187,7 +187,7 @@ fn minimal_backend(f: &Fixture) -> Result<String> {
         web.lab().run(&run).map(drop)
     };
     let web =
-        guest(&f.lab, &f.guests.web, "minimal").memory(16).command_line("ip=10.8.1.2/24").line(&site).before(serve);
+        guest(&f.lab, f.guest("web")?, "minimal").memory(16).command_line("ip=10.8.1.2/24").line(&site).before(serve);
     let web = web.create()?;
     web.wait_for("web: ready", 30)?;
     let offered = f.lab.run(&format!("xenstore-ls /local/domain/0/backend/qnic/{}/0", web.id))?;
@@ -221,10 +221,10 @@ fn bad_words(f: &Fixture) -> Result<String> {
         ("ip=10.0.0.3/24 gw=0.0.0.0", VIF, "error: command line: `gw=0.0.0.0`: expected a host's IPv4 address"),
         ("", "", "error: the domain has no network interface; its xl file lists them (vif = [...])"),
     ] {
-        let domain = guest(&f.lab, &f.guests.web, "bad").memory(16).command_line(words).line(vif).create()?;
+        let domain = guest(&f.lab, f.guest("web")?, "bad").memory(16).command_line(words).line(vif).create()?;
         let (_, reason, console) = domain.wait_end(20)?;
         ensure!(console.contains(expected) && reason == "3", "reason {reason}, no {expected:?}:\n{console}");
-        super::domain::destroy_all(&f.lab)?;
+        xen_lab::domain::destroy_all(&f.lab)?;
     }
     Ok(String::new())
 }
@@ -232,7 +232,7 @@ fn bad_words(f: &Fixture) -> Result<String> {
 /// dom0's iperf3 is the client.
 fn iperf(f: &Fixture) -> Result<String> {
     let server =
-        guest(&f.lab, &f.guests.iperf, "iperf").memory(32).command_line("ip=10.0.2.79/24").line(VIF).create()?;
+        guest(&f.lab, f.guest("iperf")?, "iperf").memory(32).command_line("ip=10.0.2.79/24").line(VIF).create()?;
     server.wait_for("iperf: ready", 20)?;
     for words in ["", "-R", "-P 8", "-P 8 -R", "--bidir", "-u -b 20M --bidir", "-u -b 20M", "-u -b 20M -R"] {
         f.lab
@@ -262,10 +262,11 @@ pub fn speeds(console: &str) -> Vec<String> {
 
 /// dom0's Linux is a guest here.
 fn switch(f: &Fixture) -> Result<String> {
-    let switch = guest(&f.lab, &f.guests.switch, "switch").memory(32).line("driver_domain=1").create()?;
+    let switch = guest(&f.lab, f.guest("switch")?, "switch").memory(32).line("driver_domain=1").create()?;
     switch.wait_for("switch: ready", 20)?;
     let vif = "vif = [\"backend=switch,mac=00:16:3e:00:00:91\"]";
-    let ours = guest(&f.lab, &f.guests.iperf, "iperf").memory(32).command_line("ip=10.9.0.1/24").line(vif).create()?;
+    let ours =
+        guest(&f.lab, f.guest("iperf")?, "iperf").memory(32).command_line("ip=10.9.0.1/24").line(vif).create()?;
     ours.wait_for("iperf: ready", 20)?;
     f.lab
         .run(

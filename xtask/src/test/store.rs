@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 
 use super::Fixture;
 use super::checks::Check;
-use super::domain::{Domain, guest};
-use crate::dom0::Dom0;
-use crate::lab::{Lab, suite};
 use crate::paths::repo;
+use xen_lab::Dom0;
+use xen_lab::domain::{Domain, guest};
+use xen_lab::{Lab, suite};
 
 /// All checks by name.
 pub const ALL: &[(&str, Check)] = &[
@@ -43,7 +43,7 @@ pub const WITH_OTHER_SERVER: &[(&str, Check)] = &[
 ];
 
 fn operations(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.store, "check").command_line("mode=check").create()?;
+    let domain = guest(&f.lab, f.guest("store")?, "check").command_line("mode=check").create()?;
     let (_, reason, console) = domain.wait_end(60)?;
     let sum = console.lines().find(|line| line.starts_with("check: ")).unwrap_or("").to_owned();
     ensure!(sum.ends_with(" 0 failed") && reason == "0", "reason {reason}:\n{console}");
@@ -51,7 +51,7 @@ fn operations(f: &Fixture) -> Result<String> {
 }
 
 fn ls_and_watch(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.store, "ls").command_line("mode=ls perms=yes").create()?;
+    let domain = guest(&f.lab, f.guest("store")?, "ls").command_line("mode=ls perms=yes").create()?;
     let (_, reason, console) = domain.wait_end(30)?;
     let own = f.lab.run(&format!("xenstore-ls /local/domain/{}", domain.id))?;
     ensure!(reason == "0", "reason {reason}:\n{console}");
@@ -60,7 +60,7 @@ fn ls_and_watch(f: &Fixture) -> Result<String> {
     }
     ensure!(console.contains("name = \"ls\"  (n0,r"), "{console}");
 
-    let domain = guest(&f.lab, &f.guests.store, "watch").command_line("mode=watch path=data").create()?;
+    let domain = guest(&f.lab, f.guest("store")?, "watch").command_line("mode=watch path=data").create()?;
     domain.wait_for("watching data", 20)?;
     let path = format!("/local/domain/{}/data", domain.id);
     f.lab.run(&format!("xenstore-write {path}/colour 'blue green'"))?;
@@ -79,10 +79,10 @@ fn bad_words(f: &Fixture) -> Result<String> {
         ("mode=ls path=no/such", "error: store: READ no/such: ENOENT (no such entry)"),
         ("mode=watch path=a//b", "error: store: WATCH a//b: the path holds an empty name at byte 2"),
     ] {
-        let domain = guest(&f.lab, &f.guests.store, "bad").command_line(line).create()?;
+        let domain = guest(&f.lab, f.guest("store")?, "bad").command_line(line).create()?;
         let (_, reason, console) = domain.wait_end(20)?;
         ensure!(console.contains(expected) && reason == "3", "reason {reason}:\n{console}");
-        super::domain::destroy_all(&f.lab)?;
+        xen_lab::domain::destroy_all(&f.lab)?;
     }
     Ok(String::new())
 }
@@ -93,8 +93,8 @@ fn transactions(f: &Fixture, times: u32) -> Result<String> {
     install_program(&f.lab)?;
     f.lab.run(&format!("xenstore-rm {path}; true"))?;
     let line = format!("test=count path={path} times={times}");
-    let one = guest(&f.lab, &f.guests.probe, "count1").command_line(&line).create()?;
-    let two = guest(&f.lab, &f.guests.probe, "count2").command_line(&line).create()?;
+    let one = guest(&f.lab, f.guest("probe")?, "count1").command_line(&line).create()?;
+    let two = guest(&f.lab, f.guest("probe")?, "count2").command_line(&line).create()?;
     for domain in [&one, &two] {
         domain.wait_for("count: ready", 20)?;
     }
@@ -114,13 +114,13 @@ fn transactions(f: &Fixture, times: u32) -> Result<String> {
     Ok(format!("dom0 and two guests: {}", tries.join(", ")))
 }
 
-/// Compiles `xtask/lab/store.c` and puts it into dom0.
+/// Compiles `xtask/src/test/store.c` and puts it into dom0.
 pub fn install_program(lab: &Lab) -> Result<()> {
     let program = tempfile::NamedTempFile::new()?;
     let output = Command::new("cc")
         .args(["-O1", "-Wall", "-Werror", "-o"])
         .arg(program.path())
-        .arg(repo().join("xtask/lab/store.c"))
+        .arg(repo().join("xtask/src/test/store.c"))
         .arg("-ldl")
         .output()
         .context("cannot start cc, the C compiler")?;
@@ -138,7 +138,7 @@ fn list_a_thousand(f: &Fixture) -> Result<(String, String)> {
            i=$((i + 50))
          done; xenstore-chmod {path} r0"
     ))?;
-    let domain = guest(&f.lab, &f.guests.probe, "names").command_line(format!("test=names path={path}")).create()?;
+    let domain = guest(&f.lab, f.guest("probe")?, "names").command_line(format!("test=names path={path}")).create()?;
     let (_, reason, console) = domain.wait_end(60)?;
     f.lab.run(&format!("xenstore-rm {path}"))?;
     Ok((reason, console))
@@ -234,7 +234,7 @@ fn check_cycles(f: &Fixture, domains: &[&Domain<'_>], device: &Cycled<'_>, count
 }
 
 fn attach_vif(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.probe, "vif").command_line("test=vif").create()?;
+    let domain = guest(&f.lab, f.guest("probe")?, "vif").command_line("test=vif").create()?;
     domain.wait_for("vbd: ready", 20)?;
     let backend = "/local/domain/0/backend/vif";
     let device = Cycled { kind: "network", class: "vif", id: 0, spec: "mac=00:16:3e:01:02:03", backend };
@@ -257,7 +257,7 @@ fn attach_linux_briefly(f: &Fixture) -> Result<String> {
 
 fn attach(f: &Fixture, times: u32) -> Result<String> {
     f.lab.run("dd if=/dev/zero of=/tmp/disk bs=1M count=1 2>/dev/null")?;
-    let domain = guest(&f.lab, &f.guests.probe, "front").command_line("test=vbd").create()?;
+    let domain = guest(&f.lab, f.guest("probe")?, "front").command_line("test=vbd").create()?;
     domain.wait_for("vbd: ready", 20)?;
     let backend = "/local/domain/0/backend/vbd";
     let start = Instant::now();
@@ -273,9 +273,10 @@ fn attach(f: &Fixture, times: u32) -> Result<String> {
 }
 
 fn attach_ours(f: &Fixture) -> Result<String> {
-    let back = guest(&f.lab, &f.guests.probe, "back").command_line("test=vbd-back").line("driver_domain=1").create()?;
+    let back =
+        guest(&f.lab, f.guest("probe")?, "back").command_line("test=vbd-back").line("driver_domain=1").create()?;
     back.wait_for("vbd: ready", 20)?;
-    let front = guest(&f.lab, &f.guests.probe, "front").command_line("test=vbd").create()?;
+    let front = guest(&f.lab, f.guest("probe")?, "front").command_line("test=vbd").create()?;
     front.wait_for("vbd: ready", 20)?;
     let disk = |params: &str| format!("format=raw,vdev=xvda,access=rw,backendtype=phy,backend=back,target={params}");
     let backend = format!("/local/domain/{}/backend/vbd", back.id);
@@ -293,7 +294,7 @@ fn attach_ours(f: &Fixture) -> Result<String> {
 /// Linux's driver is taken from the device and given back to it, as when a driver domain is serviced.
 fn rebind(f: &Fixture) -> Result<String> {
     f.lab.run("dd if=/dev/zero of=/tmp/disk bs=1M count=1 2>/dev/null")?;
-    let domain = guest(&f.lab, &f.guests.probe, "rebind").command_line("test=vbd").create()?;
+    let domain = guest(&f.lab, f.guest("probe")?, "rebind").command_line("test=vbd").create()?;
     domain.wait_for("vbd: ready", 20)?;
     f.lab.run(&format!("xl block-attach {} 'format=raw,vdev=xvda,access=rw,target=/tmp/disk'", domain.id))?;
     let connected = |times: usize| -> Result<()> {
@@ -322,15 +323,15 @@ fn rebind(f: &Fixture) -> Result<String> {
 
 fn shutdown(f: &Fixture) -> Result<String> {
     // The default: nobody asks for it, and the domain ends.
-    let domain = guest(&f.lab, &f.guests.hello, "hello").memory(4).create()?;
+    let domain = guest(&f.lab, f.guest("hello")?, "hello").memory(4).create()?;
     domain.wait_for("us since start", 20)?;
     let start = Instant::now();
     f.lab.run("xl shutdown -w hello")?;
     let took = start.elapsed();
-    super::domain::destroy_all(&f.lab)?;
+    xen_lab::domain::destroy_all(&f.lab)?;
     // The application takes its time, and ends as it was asked to.
     for (command, word, expected) in [("xl shutdown", "poweroff", "0"), ("xl reboot", "reboot", "1")] {
-        let domain = guest(&f.lab, &f.guests.probe, word).command_line("test=shutdown").create()?;
+        let domain = guest(&f.lab, f.guest("probe")?, word).command_line("test=shutdown").create()?;
         domain.wait_for("shutdown: ready", 20)?;
         let features = f.lab.run(&format!(
             "cd /; for key in poweroff reboot suspend; do xenstore-read /local/domain/{}/control/feature-$key; done",
@@ -356,7 +357,7 @@ fn shutdown(f: &Fixture) -> Result<String> {
          xl destroy again"
     ))?;
     for (word, expected) in [("halt", "0"), ("crash", "3")] {
-        let domain = guest(&f.lab, &f.guests.hello, word).memory(4).create()?;
+        let domain = guest(&f.lab, f.guest("hello")?, word).memory(4).create()?;
         domain.wait_for("us since start", 20)?;
         f.lab.run(&format!("xenstore-write /local/domain/{}/control/shutdown {word}", domain.id))?;
         let (_, reason, console) = domain.wait_end(20)?;
@@ -366,7 +367,7 @@ fn shutdown(f: &Fixture) -> Result<String> {
 }
 
 fn stubborn(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.probe, "stubborn").command_line("test=stubborn").create()?;
+    let domain = guest(&f.lab, f.guest("probe")?, "stubborn").command_line("test=stubborn").create()?;
     domain.wait_for("stubborn: ready", 20)?;
     f.lab.run("xl shutdown stubborn")?;
     domain.wait_for("stubborn: asked to poweroff", 20)?;
@@ -378,7 +379,7 @@ fn stubborn(f: &Fixture) -> Result<String> {
 }
 
 fn sysrq(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.hello, "sysrq").memory(4).create()?;
+    let domain = guest(&f.lab, f.guest("hello")?, "sysrq").memory(4).create()?;
     domain.wait_for("us since start", 20)?;
     for (key, expected) in [("h", "b reboots, o powers off"), ("m", "sysrq: memory 4096 KiB"), ("t", "hypercalls")] {
         f.lab.run(&format!("xl sysrq sysrq {key}"))?;
@@ -387,13 +388,13 @@ fn sysrq(f: &Fixture) -> Result<String> {
     f.lab.run("xl sysrq sysrq c")?;
     let (_, reason, _) = domain.wait_end(20)?;
     ensure!(reason == "3", "reason {reason}");
-    let domain = guest(&f.lab, &f.guests.probe, "keys").command_line("test=sysrq").create()?;
+    let domain = guest(&f.lab, f.guest("probe")?, "keys").command_line("test=sysrq").create()?;
     domain.wait_for("sysrq: ready", 20)?;
     f.lab.run("xl sysrq keys x")?;
     let console = domain.wait_passed(20)?;
     ensure!(console.contains("sysrq: key x"), "{console}");
     // The one trigger that a PVH guest can get: it ends a guest that hangs, with a report.
-    let domain = guest(&f.lab, &f.guests.hello, "nmi").memory(4).create()?;
+    let domain = guest(&f.lab, f.guest("hello")?, "nmi").memory(4).create()?;
     domain.wait_for("us since start", 20)?;
     f.lab.run("xl trigger nmi nmi")?;
     let (_, reason, console) = domain.wait_end(20)?;
@@ -403,7 +404,7 @@ fn sysrq(f: &Fixture) -> Result<String> {
 
 /// `xl save` and `xl restore`: the guest answers by itself, and its store, timers and grants go on.
 fn save_restore(f: &Fixture) -> Result<String> {
-    let domain = guest(&f.lab, &f.guests.probe, "saved").command_line("test=suspend").create()?;
+    let domain = guest(&f.lab, f.guest("probe")?, "saved").command_line("test=suspend").create()?;
     domain.wait_for("suspend: ready", 20)?;
     let start = Instant::now();
     // First a copy, after which the domain goes on; then the real thing.
@@ -418,7 +419,7 @@ fn save_restore(f: &Fixture) -> Result<String> {
     f.lab.run(&save(""))?;
     f.lab.run("xl restore -e /tmp/saved.img >/tmp/restore.log 2>&1 || { cat /tmp/restore.log; exit 1; }")?;
     let id = f.lab.run("xl domid saved")?.trim().parse()?;
-    let restored = Domain { id, ..domain };
+    let restored = domain.with_id(id);
     restored.wait_for("suspend: Restored", 20)?;
     restored.wait_for("suspend: Restored\nsuspend: goes on", 20)?;
     // The watches of control/shutdown were made again.

@@ -10,10 +10,11 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::walk;
-use crate::dom0::Dom0;
-use crate::guest::Guest;
-use crate::lab::{Lab, Options, Publish, free_port, suite};
-use crate::paths::{repo, which};
+use crate::apps::app;
+use crate::paths::repo;
+use xen_lab::Dom0;
+use xen_lab::paths::which;
+use xen_lab::{Lab, Options, Publish, free_port, suite};
 
 pub type Check = fn() -> Result<String>;
 
@@ -108,7 +109,7 @@ fn build() -> Result<String> {
     ensure!(output.status.success(), "{}", text(&output));
     let stdout = String::from_utf8(output.stdout)?;
     let path = Path::new(stdout.lines().last().context("no output")?);
-    crate::elf::check(path)?;
+    cargo_xen::elf::check(path)?;
     let config = fs::read_to_string(path.with_extension("cfg"))?;
     ensure!(
         config.contains("type = \"pvh\"") && config.contains(&format!("kernel = \"{}\"", path.display())),
@@ -240,7 +241,7 @@ fn on_xl(lab: &Lab) -> Result<String> {
     let strip = Command::new("strip").arg("-o").arg(&small).arg(std::env::current_exe()?).output()?;
     ensure!(strip.status.success(), "{}", text(&strip));
     lab.put("/tmp/xtask", Box::new(File::open(&small)?))?;
-    let hello = Guest::get("hello")?;
+    let hello = app("hello")?;
     lab.put("/tmp/hello", Box::new(File::open(&hello.image)?))?;
     let (status, output) = lab.try_run("chmod +x /tmp/xtask; /tmp/xtask --version")?;
     if status != 0 {

@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::Fixture;
 use super::checks::Check;
-use super::domain::{Domain, destroy_all, guest};
 use super::net::{VIF, put_load, start};
-use crate::dom0::Dom0;
+use xen_lab::Dom0;
+use xen_lab::domain::{Domain, destroy_all, guest};
 
 pub const ALL: &[(&str, Check)] = &[
     ("web: 1,000 files by tar and by ext4, whole and in parts, with garbage in between", files),
@@ -100,7 +100,7 @@ fn files(f: &Fixture) -> Result<String> {
 
 /// A server of an image, and its address.
 fn serve<'a>(f: &'a Fixture<'_>, name: &str, image: &str, memory: u64) -> Result<(Domain<'a>, String)> {
-    let web = guest(&f.lab, &f.guests.web, name).memory(memory).line(VIF).line(&disk(image)).create()?;
+    let web = guest(&f.lab, f.guest("web")?, name).memory(memory).line(VIF).line(&disk(image)).create()?;
     let console = web.wait_for("web: ready", 30)?;
     let line = console.lines().find_map(|line| line.split_once("network: ")).context("it tells no address")?.1;
     let address = line.split('/').next().unwrap_or_default().to_owned();
@@ -296,7 +296,7 @@ fn wrong(f: &Fixture) -> Result<String> {
     ] {
         let line = if image.is_empty() { String::new() } else { disk(image) };
         let web =
-            guest(&f.lab, &f.guests.web, "wrong").memory(16).command_line("ip=10.0.2.80/24").line(VIF).line(&line);
+            guest(&f.lab, f.guest("web")?, "wrong").memory(16).command_line("ip=10.0.2.80/24").line(VIF).line(&line);
         let web = web.create()?;
         let console = web.wait_for("web: ready", 30)?;
         ensure!(console.contains(expected), "{image}: no {expected:?} in:\n{console}");
@@ -308,7 +308,7 @@ fn wrong(f: &Fixture) -> Result<String> {
     }
     // Without a DHCP server: it says so, and goes on asking.
     f.lab.run("ip link add nowhere type bridge && ip link set nowhere up")?;
-    let lonely = guest(&f.lab, &f.guests.web, "lonely").memory(16).line("vif = [\"bridge=nowhere\"]").create()?;
+    let lonely = guest(&f.lab, f.guest("web")?, "lonely").memory(16).line("vif = [\"bridge=nowhere\"]").create()?;
     lonely.wait_for("network: no address after 10 s; is there a DHCP server?", 40)?;
     destroy_all(&f.lab)?;
     f.lab.run("ip link del nowhere; rm -f /tmp/empty /tmp/unknown /tmp/broken.ext4 /tmp/short.tar")?;

@@ -15,7 +15,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use object::{Object, ObjectSection};
 
-use super::suite::Suite;
+use crate::suite::Suite;
 
 /// Programs of the toolstack, from `usr/lib/xen-VERSION/bin`.
 const XEN_PROGRAMS: [&str; 9] = [
@@ -173,7 +173,7 @@ pub fn write_guest(root: &Path, output: &Path) -> Result<()> {
     for dir in ["proc", "sys", "dev", "tmp", "root", "mnt", "bin", "sbin"] {
         archive.dir(Path::new(dir))?;
     }
-    archive.file("init", 0o755, include_bytes!("../../lab/guest-init.sh"))?;
+    archive.file("init", 0o755, include_bytes!("../scripts/guest-init.sh"))?;
     archive.file("bin/busybox", 0o755, &fs::read(find(root, &["bin/busybox", "usr/bin/busybox"])?)?)?;
     let programs = ["usr/bin/iperf3", "usr/sbin/nginx"].map(|name| root.join(name));
     for program in &programs {
@@ -188,7 +188,7 @@ pub fn write_guest(root: &Path, output: &Path) -> Result<()> {
 }
 
 /// The device model, by its path in the archive that [`write_device_model`] makes.
-pub const DEVICE_MODEL: &str = "usr/libexec/xen-qemu-system-i386";
+pub(crate) const DEVICE_MODEL: &str = "usr/libexec/xen-qemu-system-i386";
 
 /// Writes the archive of the device model (Xen's QEMU) and its libraries. It is not in dom0's base, which every boot
 /// unpacks.
@@ -207,10 +207,10 @@ pub fn write_overlay(suite: Suite, values: &[(&str, &str)], output: &Path) -> Re
     let mut archive = Archive::create(output)?;
     let xen_bin = format!("/usr/lib/xen-{}/bin", suite.xen);
     let scripts = [
-        ("init", include_str!("../../lab/init.sh")),
-        ("bin/lab-agent", include_str!("../../lab/agent.sh")),
-        ("etc/xen/scripts/block", include_str!("../../lab/block.sh")),
-        ("etc/xen/scripts/vif-bridge", include_str!("../../lab/vif-bridge.sh")),
+        ("init", include_str!("../scripts/init.sh")),
+        ("bin/lab-agent", include_str!("../scripts/agent.sh")),
+        ("etc/xen/scripts/block", include_str!("../scripts/block.sh")),
+        ("etc/xen/scripts/vif-bridge", include_str!("../scripts/vif-bridge.sh")),
     ];
     for (path, text) in scripts {
         let mut text = text.replace("@XEN_BIN@", &xen_bin);

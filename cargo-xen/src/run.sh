@@ -1,5 +1,5 @@
 # Runs a domain to its end: @NAME@ from the xl file @CONFIG@. Its console comes on standard output. When standard input
-# ends, which is when nobody is there any more, so does the domain. The last line tells how it went:
+# ends, which is when nobody is there any more, so does the domain. The last line reports how it ended:
 # @sarab-end=REASON, a number of xen/include/public/sched.h, or `failed`.
 export PATH="$PATH:/usr/sbin:/sbin"
 name='@NAME@'
@@ -27,7 +27,7 @@ exec 3<&0
 { cat <&3; kill -TERM $$; } >/dev/null 2>&1 &
 while :; do
   # -e: nobody else reacts to its end. -p: the console is listened to before there is anything to hear.
-  xl create -q -e -p "$config" || { echo '@sarab-end=failed'; exit 1; }
+  xl create -q -e -p "$config" || { printf '\n@sarab-end=failed\n'; exit 1; }
   id=$(xl domid "$name") || exit 1
   # The console's terminal (docs/misc/console.txt).
   tries=100
@@ -38,7 +38,8 @@ while :; do
   done
   cat <"$tty" 3<&- 2>/dev/null &
   console=$!
-  xl unpause "$id"
+  store="/local/domain/$id"
+@STORE@  xl unpause "$id"
   while :; do
     reason=$(xl list -v "$id" 2>/dev/null | awk 'NR == 2 { print $8 }')
     [ "$reason" = - ] || break
@@ -51,6 +52,5 @@ while :; do
   [ "$reason" = 1 ] || break
   echo '-- the guest reboots --'
 done
-echo
-echo "@sarab-end=${reason:-gone}"
+printf '\n@sarab-end=%s\n' "${reason:-gone}"
 exit 0

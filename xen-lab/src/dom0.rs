@@ -1,13 +1,18 @@
-//! Where `xl` is: the lab's dom0, this machine, or another one over ssh. What is above does not care which.
+//! Where `xl` is: the lab's dom0, this machine, or another one over ssh.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
 /// A place to run shell commands as dom0's root.
 pub trait Dom0 {
-    /// Starts a command; its output and errors come as lines. Without `stdin` it reads nothing.
+    /// Starts a command; its output and errors come as one stream. Without `stdin` it reads nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where dom0 cannot be reached.
     fn stream(&self, command: &str, stdin: Option<Box<dyn Read + Send>>) -> Result<Box<dyn Stream>>;
 
     /// The bridge that guests go on, where it is not the toolstack's default.
@@ -15,7 +20,11 @@ pub trait Dom0 {
         None
     }
 
-    /// Runs a command to its end and returns what it printed; an error where it fails.
+    /// Runs a command to its end and returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// Where it fails: with what it printed.
     fn run(&self, command: &str) -> Result<String> {
         let (status, output) = self.try_run(command)?;
         ensure!(status == 0, "in dom0, `{command}` failed with status {status}:\n{}", output.trim_end());
@@ -23,22 +32,29 @@ pub trait Dom0 {
     }
 
     /// Runs a command to its end and returns its status and what it printed.
+    ///
+    /// # Errors
+    ///
+    /// Where dom0 cannot be reached.
     fn try_run(&self, command: &str) -> Result<(i32, String)> {
         let mut stream = self.stream(command, None)?;
         let mut output = Vec::new();
-        while let Some(line) = stream.line()? {
-            output.extend(line);
+        while let Some(bytes) = stream.read()? {
+            output.extend(bytes);
         }
-        let text = String::from_utf8_lossy(&output).into_owned();
-        Ok((stream.status()?, text.strip_suffix('\n').map(str::to_owned).unwrap_or(text)))
+        Ok((stream.status()?, String::from_utf8_lossy(&output).into_owned()))
     }
 
     /// Writes a file in dom0.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be written.
     fn put(&self, path: &str, data: Box<dyn Read + Send>) -> Result<()> {
         let mut stream = self.stream(&format!("cat > '{path}'"), Some(data))?;
         let mut output = Vec::new();
-        while let Some(line) = stream.line()? {
-            output.extend(line);
+        while let Some(bytes) = stream.read()? {
+            output.extend(bytes);
         }
         ensure!(stream.status()? == 0, "cannot write {path} in dom0: {}", String::from_utf8_lossy(&output).trim());
         Ok(())
@@ -47,18 +63,29 @@ pub trait Dom0 {
 
 /// The output of a command that runs.
 pub trait Stream {
-    /// The next line with its line feed, `None` at the end.
-    fn line(&mut self) -> Result<Option<Vec<u8>>>;
+    /// What has come, at once: not a whole line. `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// Where the connection breaks, or nothing comes for longer than the lab's patience.
+    fn read(&mut self) -> Result<Option<Vec<u8>>>;
 
-    /// The exit status, once [`Stream::line`] has returned `None`.
+    /// The exit status, once [`Stream::read`] has returned `None`.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none: the connection broke.
     fn status(&mut self) -> Result<i32>;
 }
 
 /// This machine is dom0.
+#[derive(Clone, Copy, Debug)]
 pub struct Local;
 
 /// Another machine is dom0: everything goes through the `ssh` program.
+#[derive(Clone, Debug)]
 pub struct Ssh {
+    /// The host, as `ssh` takes it.
     pub destination: String,
 }
 
@@ -83,23 +110,32 @@ fn start(mut command: Command, stdin: Option<Box<dyn Read + Send>>) -> Result<Bo
     let program = command.get_program().to_string_lossy().into_owned();
     command.stdout(Stdio::piped());
     command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+    // Ctrl-C of a terminal goes to all of its foreground group: what it ends is for the program to say.
+    command.process_group(0);
     let mut child = command.spawn().with_context(|| format!("cannot start `{program}`"))?;
     if let (Some(mut data), Some(mut pipe)) = (stdin, child.stdin.take()) {
         std::thread::spawn(move || std::io::copy(&mut data, &mut pipe));
     }
-    let reader = BufReader::new(child.stdout.take().expect("stdout is piped"));
-    Ok(Box::new(Process { child, reader }))
+    let output = child.stdout.take().expect("stdout is piped");
+    Ok(Box::new(Process { child, output }))
 }
 
 struct Process {
     child: Child,
-    reader: BufReader<std::process::ChildStdout>,
+    output: ChildStdout,
 }
 
 impl Stream for Process {
-    fn line(&mut self) -> Result<Option<Vec<u8>>> {
-        let mut line = Vec::new();
-        Ok((self.reader.read_until(b'\n', &mut line)? > 0).then_some(line))
+    fn read(&mut self) -> Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; 16 << 10];
+        let count = loop {
+            match self.output.read(&mut bytes) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
+        bytes.truncate(count);
+        Ok((count > 0).then_some(bytes))
     }
 
     fn status(&mut self) -> Result<i32> {

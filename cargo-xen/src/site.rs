@@ -1,8 +1,8 @@
-//! A folder as a disk for `web`: a tar archive, published on a port of this machine.
+//! A folder as a guest's first disk: a tar archive, whose server is published on a port of this machine.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -10,13 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::NamedTempFile;
-
-use crate::paths::repo;
-
-/// What `web` serves where nothing else is asked for.
-pub fn sample() -> PathBuf {
-    repo().join("apps/web/site")
-}
 
 /// Packs a folder. Links in it stay links.
 pub fn pack(folder: &Path) -> Result<NamedTempFile> {
@@ -29,7 +22,7 @@ pub fn pack(folder: &Path) -> Result<NamedTempFile> {
     Ok(file)
 }
 
-/// Tells the address of a site once it answers.
+/// Prints the address of a site once it answers.
 pub struct Announcer {
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -42,7 +35,7 @@ impl Announcer {
         let thread = std::thread::spawn(move || {
             while !flag.load(Ordering::Relaxed) {
                 if answers(port) {
-                    eprintln!("http://localhost:{port}/ is there; Ctrl-C ends it");
+                    eprintln!("Serving at http://localhost:{port}/ (Ctrl-C to stop)");
                     return;
                 }
                 std::thread::park_timeout(Duration::from_millis(200));

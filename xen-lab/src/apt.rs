@@ -100,7 +100,7 @@ impl Apt {
     fn run(&self, bar: &ProgressBar, args: &[&str]) -> Result<()> {
         let mut command = self.command();
         command.args(["-qq", "-o", "APT::Status-Fd=1", "-o", "APT::Update::Error-Mode=any"]).args(args);
-        super::end_with_parent(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        crate::process::end_with_parent(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let mut child = command.spawn().context("cannot start apt-get")?;
         let stderr = child.stderr.take().expect("stderr is piped");
         let errors = std::thread::spawn(move || {

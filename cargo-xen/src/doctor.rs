@@ -1,4 +1,4 @@
-//! `cargo xen doctor`: what this machine has, what is missing, and the one command that mends it.
+//! `cargo xen doctor`: what this machine has, what is missing, and the one command that fixes it.
 
 use std::fs;
 use std::path::Path;
@@ -6,18 +6,18 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::lab::qemu::Qemu;
-use crate::lab::{self, suite};
-use crate::paths::{cache, which};
+use xen_lab::paths::{cache, which};
+use xen_lab::qemu::Qemu;
+use xen_lab::suite;
 
 /// How a check went.
 enum Finding {
     Good(String),
-    /// Will be mended by itself at the next run.
+    /// Is fixed by itself at the next run.
     Later(String),
     Missing {
         what: String,
-        mend: String,
+        fix: String,
     },
 }
 
@@ -28,9 +28,9 @@ pub fn command() -> Result<()> {
         match finding {
             Finding::Good(text) => println!("  ok       {name:<18} {text}"),
             Finding::Later(text) => println!("  later    {name:<18} {text}"),
-            Finding::Missing { what, mend } => {
+            Finding::Missing { what, fix } => {
                 missing += 1;
-                println!("  MISSING  {name:<18} {what}\n           {:<18} mend it: {mend}", "");
+                println!("  MISSING  {name:<18} {what}\n           {:<18} fix it: {fix}", "");
             }
         }
     }
@@ -62,13 +62,13 @@ fn checks() -> Vec<(&'static str, Finding)> {
     findings.push(("cache", cache_folder()));
     findings.push(("QEMU", qemu()));
     for suite in suite::SUITES {
-        let finding = match lab::is_prepared(suite) {
+        let finding = match xen_lab::is_prepared(suite) {
             Ok(true) => Finding::Good("downloaded; boots offline".into()),
             Ok(false) => Finding::Later(format!(
                 "the first `cargo xen run --suite {}` downloads it (about 150 MB)",
                 suite.codename
             )),
-            Err(error) => Finding::Missing { what: error.to_string(), mend: "set SARAB_CACHE to a folder".into() },
+            Err(error) => Finding::Missing { what: error.to_string(), fix: "set SARAB_CACHE to a folder".into() },
         };
         findings.push((if suite.codename == "bookworm" { "lab, Xen 4.17" } else { "lab, Xen 4.20" }, finding));
     }
@@ -78,12 +78,12 @@ fn checks() -> Vec<(&'static str, Finding)> {
 fn processor() -> Finding {
     match cfg!(target_arch = "x86_64") {
         true => Finding::Good("x86-64; KVM is not needed".into()),
-        false => Finding::Missing { what: "this machine is not x86-64".into(), mend: "use one that is".into() },
+        false => Finding::Missing { what: "this machine is not x86-64".into(), fix: "use one that is".into() },
     }
 }
 
-fn program(name: &str, version: &str, mend: &str) -> Finding {
-    let missing = |what: String| Finding::Missing { what, mend: mend.to_owned() };
+fn program(name: &str, version: &str, fix: &str) -> Finding {
+    let missing = |what: String| Finding::Missing { what, fix: fix.to_owned() };
     if which(name).is_none() {
         return missing(format!("there is no `{name}`"));
     }
@@ -98,7 +98,7 @@ fn program(name: &str, version: &str, mend: &str) -> Finding {
 
 fn cache_folder() -> Finding {
     let missing =
-        |what: String| Finding::Missing { what, mend: "set SARAB_CACHE to a folder that you can write to".into() };
+        |what: String| Finding::Missing { what, fix: "set SARAB_CACHE to a folder that you can write to".into() };
     let path = match cache() {
         Ok(path) => path,
         Err(error) => return missing(error.to_string()),
@@ -122,13 +122,13 @@ fn free_space(path: &Path) -> Option<u64> {
 }
 
 fn qemu() -> Finding {
-    let mend = "unset SARAB_QEMU, or name a QEMU of version 7.2 or newer by it";
+    let fix = "unset SARAB_QEMU, or name a QEMU of version 7.2 or newer by it";
     match Qemu::present() {
         Ok(None) => Finding::Later("the first run downloads it (about 40 MB), for this project alone".into()),
         Ok(Some(qemu)) => match qemu.check().and_then(|()| qemu.version()) {
             Ok(version) => Finding::Good(version),
-            Err(error) => Finding::Missing { what: error.to_string(), mend: mend.into() },
+            Err(error) => Finding::Missing { what: error.to_string(), fix: fix.into() },
         },
-        Err(error) => Finding::Missing { what: error.to_string(), mend: mend.into() },
+        Err(error) => Finding::Missing { what: error.to_string(), fix: fix.into() },
     }
 }

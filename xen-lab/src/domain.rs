@@ -2,37 +2,41 @@
 
 use std::fs::File;
 use std::io::Cursor;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::dom0::Dom0;
-use crate::guest::Guest;
 use crate::lab::Lab;
-use crate::xlcfg::Config;
+use crate::xlfile::Config;
 
 /// What is done with a domain that does not run yet.
 type Before<'a> = Box<dyn FnOnce(&Domain<'a>) -> Result<()> + 'a>;
 
 /// A guest to be created.
 pub struct Builder<'a> {
-    pub(super) lab: &'a Lab,
+    lab: &'a Lab,
     config: Config,
     /// What the kernel's file holds, where it is not in dom0 yet.
-    image: Option<&'a Guest>,
+    image: Option<&'a Path>,
     before: Option<Before<'a>>,
 }
 
-/// Begins a domain of this image.
-pub fn guest<'a>(lab: &'a Lab, image: &'a Guest, name: &str) -> Builder<'a> {
-    let mut config = image.config();
-    config.name = name.to_owned();
-    config.kernel = format!("/tmp/images/{}", image.name);
+/// Begins a domain of an image on this machine, which is copied to dom0 once, by its file's name.
+pub fn guest<'a>(lab: &'a Lab, image: &'a (impl AsRef<Path> + ?Sized), name: &str) -> Builder<'a> {
+    let image = image.as_ref();
+    let file = image.file_name().unwrap_or_default().to_string_lossy();
+    let config = Config::new(name, &format!("/tmp/images/{file}"));
     Builder { lab, config, image: Some(image), before: None }
 }
 
 /// Begins a domain of Linux, of the kernel that dom0 has, which does what the shell script `job` says and ends. It finds
 /// `programs` in its root.
+///
+/// # Errors
+///
+/// Where dom0 cannot be given the files.
 pub fn linux<'a>(lab: &'a Lab, name: &str, job: &str, programs: &[(&str, &[u8])]) -> Result<Builder<'a>> {
     const KERNEL: &str = "/tmp/images/linux";
     const FILES: &str = "/tmp/images/linux.cpio.gz";
@@ -49,29 +53,27 @@ pub fn linux<'a>(lab: &'a Lab, name: &str, job: &str, programs: &[(&str, &[u8])]
     lab.run(&format!(
         "cd /tmp/images/own && chmod +x * && (cat {FILES}; ls | cpio -o -H newc 2>/dev/null | gzip) >{own}"
     ))?;
-    let config = Config {
-        name: name.to_owned(),
-        kernel: KERNEL.to_owned(),
-        memory: 192,
-        command_line: "console=hvc0 quiet".to_owned(),
-        disks: vec![],
-        bridges: vec![],
-        extra: vec![format!("ramdisk = \"{own}\"")],
-    };
+    let mut config = Config::new(name, KERNEL);
+    config.memory = 192;
+    config.command_line = "console=hvc0 quiet".to_owned();
+    config.extra = vec![format!("ramdisk = \"{own}\"")];
     Ok(Builder { lab, config, image: None, before: None })
 }
 
 impl<'a> Builder<'a> {
+    /// Its memory; 16 MiB where this is not called.
     pub fn memory(mut self, mebibytes: u64) -> Self {
         self.config.memory = mebibytes;
         self
     }
 
+    /// Its command line.
     pub fn command_line(mut self, text: impl Into<String>) -> Self {
         self.config.command_line = text.into();
         self
     }
 
+    /// A further line of its xl file.
     pub fn line(mut self, line: &str) -> Self {
         self.config.extra.push(line.to_owned());
         self
@@ -84,6 +86,10 @@ impl<'a> Builder<'a> {
     }
 
     /// Creates the domain. It stays after its end, for its state to be looked at.
+    ///
+    /// # Errors
+    ///
+    /// Where the toolstack cannot create it: with what `xl` printed.
     pub fn create(self) -> Result<Domain<'a>> {
         let (lab, name) = (self.lab, self.config.name.clone());
         let kernel = &self.config.kernel;
@@ -91,7 +97,7 @@ impl<'a> Builder<'a> {
             && lab.try_run(&format!("test -f {kernel}"))?.0 != 0
         {
             lab.run("mkdir -p /tmp/images")?;
-            lab.put(kernel, Box::new(File::open(&image.image)?))?;
+            lab.put(kernel, Box::new(File::open(image).with_context(|| image.display().to_string())?))?;
         }
         let path = format!("/tmp/{name}.cfg");
         lab.put(&path, Box::new(Cursor::new(self.config.text()?)))?;
@@ -114,24 +120,41 @@ impl<'a> Builder<'a> {
 
 /// A domain that was created.
 pub struct Domain<'a> {
-    pub(super) lab: &'a Lab,
+    lab: &'a Lab,
+    /// Its name.
     pub name: String,
+    /// Its number.
     pub id: u32,
-    pub(super) log: String,
+    /// The file in dom0 that its console is written to.
+    pub log: String,
 }
 
 impl<'a> Domain<'a> {
+    /// The lab that it runs in.
     pub fn lab(&self) -> &'a Lab {
         self.lab
     }
 
+    /// The same domain after a restore, which gives it another number.
+    pub fn with_id(self, id: u32) -> Self {
+        Domain { id, ..self }
+    }
+
     /// What it has printed so far, as a console shows it.
+    ///
+    /// # Errors
+    ///
+    /// Where the lab has ended.
     pub fn console(&self) -> Result<String> {
         let (_, text) = self.lab.try_run(&format!("cat {}", self.log))?;
         Ok(text.replace('\r', ""))
     }
 
     /// Waits until its console holds `text`, and returns all of it.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not within so many seconds: with what it printed.
     pub fn wait_for(&self, text: &str, seconds: u64) -> Result<String> {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         loop {
@@ -147,6 +170,10 @@ impl<'a> Domain<'a> {
     }
 
     /// Sends a line to its console.
+    ///
+    /// # Errors
+    ///
+    /// Where the lab has ended.
     pub fn send(&self, line: &str) -> Result<()> {
         self.lab
             .run(&format!(
@@ -158,6 +185,10 @@ impl<'a> Domain<'a> {
     }
 
     /// Its line in `xl list -v`: state letters and shutdown reason.
+    ///
+    /// # Errors
+    ///
+    /// Where it is gone.
     pub fn state(&self) -> Result<(String, String)> {
         let text = self.lab.run(&format!("xl list -v {}", self.id))?;
         let words: Vec<_> = text.lines().nth(1).context("xl list")?.split_whitespace().collect();
@@ -166,6 +197,10 @@ impl<'a> Domain<'a> {
     }
 
     /// Waits until it has ended, and returns state letters, shutdown reason and console.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not within so many seconds: with what it printed.
     pub fn wait_end(&self, seconds: u64) -> Result<(String, String, String)> {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         loop {
@@ -180,7 +215,11 @@ impl<'a> Domain<'a> {
         }
     }
 
-    /// Waits for a probe's end and checks that all its checks passed.
+    /// Waits for the end of a guest that prints `N passed, M failed`, and checks that nothing failed.
+    ///
+    /// # Errors
+    ///
+    /// Where one has failed, or it does not end.
     pub fn wait_passed(&self, seconds: u64) -> Result<String> {
         let (_, reason, mut console) = self.wait_end(seconds)?;
         // A dom0 that is busy takes what was printed from the console's ring only after the domain's end.
@@ -196,6 +235,10 @@ impl<'a> Domain<'a> {
 }
 
 /// Ends everything but dom0.
+///
+/// # Errors
+///
+/// Where a domain cannot be destroyed.
 pub fn destroy_all(lab: &Lab) -> Result<()> {
     lab.run("for id in $(xl list | awk 'NR > 2 { print $2 }'); do xl destroy $id; done").map(drop)
 }

@@ -10,15 +10,16 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::apt::{self, Apt};
-use super::{Partial, Suite, home};
+use crate::Suite;
+use crate::apt::{self, Apt};
+use crate::images::{Partial, home, locked_home};
 
 /// The processor that the lab emulates. `-rdtscp`: with it nested Linux guests die of an instruction that Xen cannot
 /// emulate. Named features rather than `max`, which is slower and less stable under Xen.
 pub const CPU: &str = "qemu64,+svm,+npt,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf_lm,+aes,+pclmulqdq,+rdrand,-rdtscp";
 
 /// The release that the emulator is taken from.
-const SUITE: Suite = super::suite::DEFAULT;
+const SUITE: Suite = crate::suite::DEFAULT;
 
 /// A QEMU that can be started.
 pub struct Qemu {
@@ -30,7 +31,7 @@ pub struct Qemu {
 impl Qemu {
     /// `$SARAB_QEMU`, else the lab's own, which is downloaded where it is not there yet; checked for nested SVM.
     pub fn find() -> Result<Qemu> {
-        let (home, lock) = super::locked_home(SUITE)?;
+        let (home, lock) = locked_home(SUITE)?;
         let qemu = match Self::present()? {
             Some(qemu) => qemu,
             None => {
@@ -112,7 +113,7 @@ impl Qemu {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        super::end_with_parent(&mut command);
+        crate::process::end_with_parent(&mut command);
         let mut child = command.spawn().with_context(|| format!("cannot start {self}"))?;
         // A QEMU that has refused already has closed the pipe: its own words tell more than the write's error.
         let _ = child.stdin.take().expect("stdin is piped").write_all(b"quit\n");

@@ -1,0 +1,420 @@
+//! `cargo xen run`: boots a guest in the lab, on this Xen host or on another one, and shows its console until it ends.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::NamedTempFile;
+use xen_lab::paths::which;
+use xen_lab::xlfile::{Config, argument};
+use xen_lab::{Dom0, Lab, Local, Marker, Options, Publish, Ssh, Suite, suite};
+
+use crate::cli::parse_suite;
+use crate::guest::Guest;
+use crate::interrupt::Interrupt;
+use crate::lab::quote;
+use crate::logs::Decoder;
+use crate::package::Package;
+use crate::sarab::Sarab;
+use crate::site::{self, Announcer};
+
+/// Where the guest runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum On {
+    /// In the emulated lab.
+    Lab,
+    /// On this machine, which is a Xen host.
+    Xl,
+    /// On another Xen host.
+    Ssh(String),
+}
+
+impl std::str::FromStr for On {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<On, String> {
+        match text {
+            "lab" => Ok(On::Lab),
+            "xl" => Ok(On::Xl),
+            _ => match text.strip_prefix("ssh:") {
+                Some(destination) if !destination.is_empty() && !destination.starts_with('-') => {
+                    Ok(On::Ssh(destination.to_owned()))
+                }
+                _ => Err("expected lab, xl, or ssh:DEST such as ssh:root@host".into()),
+            },
+        }
+    }
+}
+
+/// A key of the guest's part of the store, and its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreKey {
+    path: String,
+    value: String,
+}
+
+impl std::str::FromStr for StoreKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<StoreKey, String> {
+        let (path, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as data/mode=quiet")?;
+        // docs/misc/xenstore.txt, and what would leave the domain's own part.
+        let is_good = |part: &str| {
+            !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_@:.+".contains(c)) && part != ".."
+        };
+        match path.split('/').all(is_good) {
+            true if !value.contains(['\0', '\n']) => Ok(StoreKey { path: path.to_owned(), value: value.to_owned() }),
+            true => Err("the value cannot hold a line feed".into()),
+            false => Err(format!("`{path}` is no key below the domain's own path, such as data/mode")),
+        }
+    }
+}
+
+/// What the command line says.
+#[derive(clap::Args)]
+pub struct RunArgs {
+    /// A folder with a Cargo package, an ELF file, or in Sarab's repository an app; the package of this folder where it is
+    /// left out
+    #[arg(value_name = "APP|PATH")]
+    target: Option<String>,
+    /// An argument for the guest's command line; may be given many times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// A key of the store to be written before the guest runs, below its own path, such as data/mode=quiet; may be given
+    /// many times
+    #[arg(long = "store", value_name = "KEY=VALUE")]
+    store: Vec<StoreKey>,
+    /// The guest's memory [default: what its xl file or its Cargo.toml says, else 16]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
+    memory: Option<u64>,
+    /// A raw disk image for the guest; may be given many times
+    #[arg(long = "disk", value_name = "FILE")]
+    disks: Vec<PathBuf>,
+    /// A folder to be packed as a tar archive and given to the guest as its first disk; in the lab its port 80 is
+    /// published [default: `site` of the guest's Cargo.toml, where no --disk is given]
+    #[arg(long, value_name = "FOLDER")]
+    site: Option<PathBuf>,
+    /// Lead a port of this machine to a port of the guest; may be given many times (lab only)
+    #[arg(long = "publish", value_name = "HOSTPORT:GUESTPORT")]
+    publish: Vec<Publish>,
+    /// A bridge that the guest gets a network interface on; in the lab a guest that needs one gets the lab's
+    #[arg(long = "bridge", value_name = "NAME")]
+    bridges: Vec<String>,
+    /// Which Xen the lab boots: bookworm (4.17) or trixie (4.20)
+    #[arg(long, value_name = "SUITE", value_parser = parse_suite)]
+    suite: Option<Suite>,
+    /// Where to run: lab, xl (this machine is a Xen host), or ssh:DEST (DEST is one)
+    #[arg(long, value_name = "lab|xl|ssh:DEST", default_value = "lab")]
+    on: On,
+    /// For an ELF file: the folder of the package that it was built from, with Cargo.toml and xl file
+    #[arg(long, value_name = "FOLDER")]
+    package: Option<PathBuf>,
+}
+
+/// Runs the guest to its end.
+pub fn command(args: RunArgs, sarab: &Sarab) -> Result<ExitCode> {
+    let interrupt = Interrupt::new()?;
+    let outcome = args.boot(sarab, &interrupt);
+    match interrupt.status() {
+        // A guest that Ctrl-C has ended is not one that has failed.
+        Some(status) => Ok(ExitCode::from(status)),
+        None => outcome,
+    }
+}
+
+/// A guest that is to run, and what it is to have.
+struct Run {
+    guest: Guest,
+    config: Config,
+    /// Files of this machine that become its disks.
+    disks: Vec<PathBuf>,
+    publish: Vec<Publish>,
+    store: Vec<StoreKey>,
+    /// The port of this machine that leads to its site.
+    served: Option<u16>,
+    /// Deleted when the guest has ended.
+    packed: Option<NamedTempFile>,
+}
+
+impl RunArgs {
+    fn boot(&self, sarab: &Sarab, interrupt: &Interrupt) -> Result<ExitCode> {
+        self.check()?;
+        let run = self.prepare(sarab)?;
+        if let Some(packed) = run.packed.as_ref().map(|packed| packed.path().to_owned()) {
+            interrupt.clean_up(move || drop(fs::remove_file(&packed)));
+        }
+        let end = match &self.on {
+            On::Lab => run.in_lab(self.suite.unwrap_or(suite::DEFAULT), interrupt),
+            On::Xl => run.here(interrupt),
+            On::Ssh(destination) => run.over_ssh(Ssh { destination: destination.clone() }, interrupt),
+        };
+        Ok(report(&run.guest.name, &end?))
+    }
+
+    /// What can fail at once fails before the build.
+    fn check(&self) -> Result<()> {
+        for word in &self.set {
+            argument(word)?;
+        }
+        for disk in &self.disks {
+            ensure!(disk.is_file(), "--disk {}: there is no such file", disk.display());
+        }
+        if let Some(folder) = &self.site {
+            ensure!(folder.is_dir(), "--site {}: there is no such folder", folder.display());
+        }
+        ensure!(
+            self.on == On::Lab || self.publish.is_empty(),
+            "--publish works in the lab; on a Xen host use --bridge"
+        );
+        ensure!(
+            self.on == On::Lab || self.suite.is_none(),
+            "--suite chooses the lab's Xen, and this run is on a Xen host"
+        );
+        match &self.on {
+            On::Lab => xen_lab::check_ports(&self.publish)?,
+            On::Xl => ensure!(
+                which("xl").is_some() || which("xl.sh").is_some(),
+                "there is no `xl` here: this machine is not a Xen host (without --on the guest runs in the lab)"
+            ),
+            On::Ssh(_) => ensure!(which("ssh").is_some(), "there is no `ssh` here: install the package openssh-client"),
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, sarab: &Sarab) -> Result<Run> {
+        let mut guest = Guest::get(self.target.as_deref(), sarab)?;
+        if let Some(folder) = &self.package {
+            guest.package = Some(Package::read(folder)?);
+        }
+        let needs = guest.needs();
+        let mut config = self.config(&guest)?;
+        guest.check_memory(config.memory)?;
+
+        let folder = self.site.clone().or_else(|| needs.site.clone().filter(|_| self.disks.is_empty()));
+        let packed = folder.as_deref().map(site::pack).transpose()?;
+        let disks: Vec<_> = packed.iter().map(|packed| packed.path().to_owned()).chain(self.disks.clone()).collect();
+        let in_lab = self.on == On::Lab;
+        if in_lab || !disks.is_empty() {
+            config.remove("disk");
+        }
+        ensure!(
+            disks.len() >= needs.disks || config.has("disk"),
+            "{} needs {}: give it {} with --disk FILE",
+            guest.name,
+            if needs.disks == 1 { "a disk".to_owned() } else { format!("{} disks", needs.disks) },
+            if needs.disks == 1 { "one" } else { "them" },
+        );
+
+        let mut publish = self.publish.clone();
+        let guest_port = self.set.iter().rev().find_map(|word| word.strip_prefix("port=")?.parse().ok()).unwrap_or(80);
+        let mut served = None;
+        if in_lab && (needs.site.is_some() || self.site.is_some()) {
+            if publish.is_empty() {
+                publish.push(Publish { host: xen_lab::free_port()?, guest: guest_port });
+            }
+            served = publish.iter().find(|publish| publish.guest == guest_port).map(|publish| publish.host);
+        }
+        if in_lab || !self.bridges.is_empty() {
+            let wanted = needs.net || !publish.is_empty() || config.has("vif");
+            config.remove("vif");
+            config.bridges.clone_from(&self.bridges);
+            if in_lab && wanted && config.bridges.is_empty() {
+                config.bridges.push("xenbr0".to_owned());
+            }
+        } else if needs.net && !config.has("vif") {
+            // The toolstack's own bridge.
+            config.extra.push("vif = [\"\"]".to_owned());
+        }
+        Ok(Run { guest, config, disks, publish, store: self.store.clone(), served, packed })
+    }
+
+    /// The guest's own xl file, where its project has one, with what is asked for.
+    fn config(&self, guest: &Guest) -> Result<Config> {
+        let file = guest.package.as_ref().and_then(|package| package.xl_file(&guest.name));
+        let mut config = match file {
+            Some(path) => fs::read_to_string(&path)
+                .map_err(anyhow::Error::from)
+                .and_then(|text| Config::parse(&text))
+                .with_context(|| path.display().to_string())?,
+            None => {
+                let mut config = Config::new(&guest.name, "");
+                config.memory = guest.needs().memory;
+                config
+            }
+        };
+        if let Some(memory) = self.memory {
+            config.memory = memory;
+        }
+        for word in &self.set {
+            if !config.command_line.is_empty() {
+                config.command_line.push(' ');
+            }
+            config.command_line += &argument(word)?;
+        }
+        Ok(config)
+    }
+}
+
+impl Run {
+    fn in_lab(&self, suite: Suite, interrupt: &Interrupt) -> Result<String> {
+        eprintln!("booting {suite} in the lab …");
+        let disks = self.disks.iter().map(|disk| disk.canonicalize()).collect::<Result<_, _>>()?;
+        let announce = Some(self.guest.name.clone());
+        let options = Options { publish: self.publish.clone(), disks, announce, ..Options::default() };
+        let lab = Lab::boot(suite, &options)?;
+        let _announcer = self.served.map(Announcer::new);
+        interrupt.clean_up(lab.killer());
+        let disks = (0..self.disks.len()).map(|index| lab.disk_path(index)).collect::<Result<_>>()?;
+        self.on(&lab, lab.agent(), disks, "/tmp/guest", interrupt)
+    }
+
+    fn here(&self, interrupt: &Interrupt) -> Result<String> {
+        let dir = tempfile::Builder::new().prefix("sarab-run-").tempdir()?;
+        let absolute = |disk: &PathBuf| Ok(disk.canonicalize()?.display().to_string());
+        let disks = self.disks.iter().map(absolute).collect::<Result<_>>()?;
+        self.on(&Local, Local, disks, &dir.path().display().to_string(), interrupt)
+    }
+
+    fn over_ssh(&self, dom0: Ssh, interrupt: &Interrupt) -> Result<String> {
+        let destination = &dom0.destination;
+        let (status, said) =
+            dom0.try_run("PATH=$PATH:/usr/sbin:/sbin; command -v xl >&2; mktemp -d /tmp/sarab-run-XXXXXX")?;
+        let said = said.trim();
+        ensure!(status != 255, "cannot reach {destination} by ssh:\n{said}");
+        let (path, dir) = said.split_once('\n').unwrap_or(("", said));
+        ensure!(status == 0 && !path.is_empty(), "there is no `xl` at {destination}: it is not a Xen host\n{dir}");
+        let mut disks = Vec::new();
+        for (index, disk) in self.disks.iter().enumerate() {
+            let path = format!("{dir}/disk{index}");
+            dom0.put(&path, Box::new(File::open(disk)?))?;
+            disks.push(path);
+        }
+        self.on(&dom0, dom0.clone(), disks, dir, interrupt)
+    }
+
+    /// Puts image and xl file into `dir` of dom0, runs the domain, and returns how it ended. `disks` are paths in dom0.
+    fn on(
+        &self,
+        dom0: &dyn Dom0,
+        asker: impl Dom0 + Send + 'static,
+        disks: Vec<String>,
+        dir: &str,
+        interrupt: &Interrupt,
+    ) -> Result<String> {
+        let guest = &self.guest;
+        let mut config = self.config.clone();
+        config.disks = disks;
+        config.kernel = format!("{dir}/{}", guest.name);
+        dom0.run(&format!("mkdir -p '{dir}'"))?;
+        dom0.put(&config.kernel, Box::new(File::open(&guest.image)?))?;
+        let file = format!("{dir}/{}.cfg", guest.name);
+        dom0.put(&file, Box::new(io::Cursor::new(config.text()?)))?;
+        let script = script(&config.name, &file, dir, &self.store);
+
+        let mut stream = dom0.stream(&script, Some(Box::new(Lifeline)))?;
+        let name = config.name;
+        interrupt.guest_runs(move || {
+            eprintln!("\nasking {name} to shut down, as `xl shutdown` does; Ctrl-C again destroys it");
+            // Ctrl-C is heard meanwhile.
+            std::thread::spawn(move || {
+                let asked = asker.run(&format!("PATH=$PATH:/usr/sbin:/sbin; xl shutdown {}", quote(&name)));
+                if let Err(error) = asked {
+                    eprintln!("{error:#}");
+                }
+            });
+        });
+        let end = show(stream.as_mut(), &guest.debug);
+        interrupt.guest_has_ended();
+        end
+    }
+}
+
+/// What dom0's shell runs.
+fn script(name: &str, file: &str, dir: &str, store: &[StoreKey]) -> String {
+    let write =
+        |key: &StoreKey| format!("  xenstore-write \"$store\"/{} {} || exit 1\n", quote(&key.path), quote(&key.value));
+    include_str!("run.sh")
+        .replace("@NAME@", name)
+        .replace("@CONFIG@", file)
+        .replace("@DIR@", dir)
+        .replace("@STORE@", &store.iter().map(write).collect::<String>())
+}
+
+/// Shows the console, and returns how the guest ended.
+fn show(stream: &mut dyn xen_lab::Stream, debug: &Path) -> Result<String> {
+    let mut decoder = Decoder::new(Some(debug))?;
+    let mut marker = Marker::new("@sarab-end=");
+    let mut out = io::stdout().lock();
+    while let Some(bytes) = stream.read()? {
+        decoder.feed(&marker.feed(&bytes), &mut out)?;
+        out.flush()?;
+    }
+    decoder.feed(&marker.rest(), &mut out)?;
+    decoder.finish(&mut out)?;
+    out.flush()?;
+    match (marker.value(), stream.status()?) {
+        (Some(end), _) => Ok(end.to_owned()),
+        (None, 130) => bail!("interrupted"),
+        (None, status) => bail!("the guest could not be run (status {status})"),
+    }
+}
+
+/// Prints how a guest ended, where that was not well.
+fn report(name: &str, end: &str) -> ExitCode {
+    let text = match end {
+        "0" => return ExitCode::SUCCESS,
+        "2" => "it suspended itself, and nobody resumes it here",
+        "3" => {
+            eprintln!("{name} crashed");
+            return ExitCode::FAILURE;
+        }
+        "4" => "a watchdog ended it",
+        "gone" => "it was destroyed",
+        "failed" => {
+            eprintln!("the toolstack could not start {name}");
+            return ExitCode::FAILURE;
+        }
+        other => &format!("shutdown reason {other}"),
+    };
+    eprintln!("{name} ended: {text}");
+    ExitCode::FAILURE
+}
+
+/// An input that never ends while this program lives: its end has dom0 end the domain.
+struct Lifeline;
+
+impl Read for Lifeline {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_and_ports_are_read() {
+        assert_eq!("ssh:root@dom0".parse(), Ok(On::Ssh("root@dom0".into())));
+        assert!("ssh:-oProxyCommand=x".parse::<On>().is_err() && "kvm".parse::<On>().is_err());
+        assert_eq!("8080:80".parse(), Ok(Publish { host: 8080, guest: 80 }));
+        let key = StoreKey { path: "data/mode".into(), value: "a=b c".into() };
+        assert_eq!("data/mode=a=b c".parse(), Ok(key.clone()));
+        for bad in ["data", "/data=1", "data//x=1", "../1/data=2", "a b=1", "data/=1", "=1", "a=1\n"] {
+            assert!(bad.parse::<StoreKey>().is_err(), "{bad}");
+        }
+        let script = script("web", "/d/web.cfg", "/d", &[key]);
+        assert!(
+            script.contains("\n  xenstore-write \"$store\"/'data/mode' 'a=b c' || exit 1\n  xl unpause"),
+            "{script}"
+        );
+        assert!(!script.contains("@STORE@") && !script.contains("@NAME@"), "{script}");
+        for bad in ["80", "0:80", "80:x", "70000:1", ":"] {
+            assert!(bad.parse::<Publish>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Commands for the lab's dom0.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::dom0::{Dom0, Stream};
+use crate::marker::Marker;
+
+/// Runs commands in the lab's dom0 over a forwarded port: one connection a command.
+#[derive(Clone)]
+pub struct Agent {
+    pub(crate) port: u16,
+    pub(crate) token: String,
+    /// How long a command may print nothing.
+    pub(crate) patience: Option<Duration>,
+}
+
+impl Dom0 for Agent {
+    fn stream(&self, command: &str, stdin: Option<Box<dyn Read + Send>>) -> Result<Box<dyn Stream>> {
+        use base64::prelude::{BASE64_STANDARD, Engine};
+        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).context("the lab has ended")?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(self.patience)?;
+        writeln!(socket, "{}\n{}", self.token, BASE64_STANDARD.encode(command))?;
+        let mut writer = socket.try_clone()?;
+        if let Some(mut stdin) = stdin {
+            std::thread::spawn(move || {
+                let _ = io::copy(&mut stdin, &mut writer);
+                let _ = writer.shutdown(Shutdown::Write);
+            });
+        }
+        Ok(Box::new(AgentStream { socket, marker: Marker::new("@rc=") }))
+    }
+
+    fn bridge(&self) -> Option<&str> {
+        Some("xenbr0")
+    }
+}
+
+struct AgentStream {
+    socket: TcpStream,
+    marker: Marker,
+}
+
+impl Stream for AgentStream {
+    fn read(&mut self) -> Result<Option<Vec<u8>>> {
+        let mut bytes = [0; 16 << 10];
+        loop {
+            if self.marker.value().is_some() {
+                return Ok(None);
+            }
+            let shown = match self.socket.read(&mut bytes) {
+                Ok(0) => {
+                    let rest = self.marker.rest();
+                    return Ok((!rest.is_empty()).then_some(rest));
+                }
+                Ok(count) => self.marker.feed(&bytes[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => bail!("a command in dom0 is stuck"),
+                Err(error) => return Err(error).context("reading from dom0"),
+            };
+            if !shown.is_empty() {
+                return Ok(Some(shown));
+            }
+        }
+    }
+
+    fn status(&mut self) -> Result<i32> {
+        let status = self.marker.value().context("the connection to dom0 broke: the lab has ended")?;
+        status.parse().with_context(|| format!("dom0's agent reported status {status:?}"))
+    }
+}

@@ -1,0 +1,127 @@
+//! What a boot needs, in the cache: downloaded and built once.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::apt::{self, Apt};
+use crate::paths::cache;
+use crate::qemu::Qemu;
+use crate::{Suite, initramfs, suite};
+
+/// Bump when what [`prepare`] makes from the packages changes.
+const IMAGE_REVISION: &str = "12";
+
+/// Hypervisor, kernel, dom0's base file system and the Linux guest's, and the device model, of one suite.
+pub(crate) struct Images {
+    pub xen: PathBuf,
+    pub kernel: PathBuf,
+    pub base: PathBuf,
+    pub guest: PathBuf,
+    pub device_model: PathBuf,
+}
+
+pub(crate) fn home(suite: Suite) -> Result<PathBuf> {
+    Ok(cache()?.join("lab").join(suite.codename))
+}
+
+/// Whether the suite's images are there, so that a boot needs no network.
+pub fn is_prepared(suite: Suite) -> Result<bool> {
+    let stamp = home(suite)?.join("images/revision");
+    Ok(fs::read_to_string(stamp).is_ok_and(|found| found == IMAGE_REVISION))
+}
+
+/// Downloads and builds what a boot of `suite` needs; at once where it is there already.
+pub fn prepare(suite: Suite) -> Result<Qemu> {
+    let (home, lock) = locked_home(suite)?;
+    if !is_prepared(suite)? {
+        build_images(suite, &home, &home.join("images"))?;
+    }
+    drop(lock);
+    Qemu::find()
+}
+
+/// The suite's folder in the cache, and what keeps others from downloading into it.
+pub(crate) fn locked_home(suite: Suite) -> Result<(PathBuf, File)> {
+    let home = home(suite)?;
+    fs::create_dir_all(&home)
+        .with_context(|| format!("cannot create {} for downloads (SARAB_CACHE names another place)", home.display()))?;
+    let lock = File::create(home.join("lock")).with_context(|| format!("cannot write to {}", home.display()))?;
+    lock.lock().context("cannot lock the lab's cache")?;
+    Ok((home, lock))
+}
+
+/// The folder with Xen's public headers (`xen/io/ring.h` and others), downloaded where it is not there yet. The tests
+/// compare with what they say.
+pub fn headers() -> Result<PathBuf> {
+    let (home, _lock) = locked_home(suite::DEFAULT)?;
+    let folder = home.join("headers");
+    if !folder.exists() {
+        let files =
+            Apt::new(suite::DEFAULT.codename, home.clone())?.download("Xen's headers", &["libxen-dev".to_owned()])?;
+        let is_it =
+            |file: &&PathBuf| file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"libxen-dev_"));
+        let own: Vec<_> = files.iter().filter(is_it).cloned().collect();
+        let partial = Partial::new(home.join("headers.tmp"))?;
+        apt::unpack("Xen's headers", &own, partial.path())?;
+        fs::rename(partial.path(), &folder).context("cannot keep the headers")?;
+    }
+    Ok(folder.join("usr/include"))
+}
+
+pub(crate) fn images(suite: Suite) -> Result<Images> {
+    let dir = home(suite)?.join("images");
+    Ok(Images {
+        xen: dir.join("xen"),
+        kernel: dir.join("vmlinuz"),
+        base: dir.join("base.cpio.gz"),
+        guest: dir.join("guest.cpio.gz"),
+        device_model: dir.join("device-model.cpio.gz"),
+    })
+}
+
+fn build_images(suite: Suite, home: &Path, dir: &Path) -> Result<()> {
+    let files = Apt::new(suite.codename, home.to_owned())?.download(&suite.to_string(), &suite.packages())?;
+    // Both folders are named .tmp until they are whole: an interrupted run leaves nothing that looks finished.
+    let root = Partial::new(home.join("root.tmp"))?;
+    let partial = Partial::new(home.join("images.tmp"))?;
+    let (root, partial) = (root.path(), partial.path());
+    apt::unpack(&suite.to_string(), &files, root)?;
+    initramfs::gunzip(&root.join(format!("boot/xen-{}-amd64.gz", suite.xen)), &partial.join("xen"))?;
+    let kernel = fs::read_dir(root.join("boot"))?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")))
+        .context("the kernel package holds no vmlinuz")?;
+    fs::copy(kernel, partial.join("vmlinuz"))?;
+    initramfs::write_base(suite, root, &partial.join("base.cpio.gz"))?;
+    initramfs::write_guest(root, &partial.join("guest.cpio.gz"))?;
+    if suite.has_device_model() {
+        initramfs::write_device_model(root, &partial.join("device-model.cpio.gz"))?;
+    }
+    fs::write(partial.join("revision"), IMAGE_REVISION)?;
+    let _ = fs::remove_dir_all(dir);
+    fs::rename(partial, dir).context("cannot keep the lab's images")
+}
+
+/// A folder that goes away unless it is renamed to what it is to be.
+pub(crate) struct Partial(PathBuf);
+
+impl Partial {
+    pub fn new(path: PathBuf) -> Result<Partial> {
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Partial(path))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
