@@ -35,6 +35,8 @@ mod disks;
 pub mod guide;
 #[cfg(feature = "net")]
 pub mod network;
+#[cfg(not(feature = "net"))]
+mod no_network;
 
 pub use app::{App, Exit};
 pub use args::{ArgError, Args, FromArg, Size};
