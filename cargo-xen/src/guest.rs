@@ -147,56 +147,99 @@ fn build(package: Package) -> Result<Guest> {
     }
 }
 
-/// What the linker has not found, by the crates that want it.
+/// What the linker has not found, and the crates that call it.
 #[derive(Default)]
-struct Undefined(BTreeMap<String, Vec<String>>);
+struct Undefined(Vec<(String, Vec<User>)>);
+
+/// How a crate was found to use something.
+#[derive(Clone)]
+enum User {
+    /// By a function that uses it, into which that of another crate may have been merged.
+    Function(String),
+    /// By its library.
+    Library(String),
+    /// By its source.
+    Source(String),
+}
 
 impl Undefined {
-    /// Reads what the linker said.
+    /// Reads what the linker said: lld, or GNU ld.
     fn read(&mut self, said: &str) {
-        let mut user = String::new();
+        let mut function = None;
         for line in said.lines() {
-            if let Some((_, function)) = line.split_once("in function `") {
-                user = crate_of(function);
-            }
-            let Some((before, symbol)) = line.split_once("undefined reference to `") else { continue };
-            // One line says both where the object has no function for it.
-            if let Some((_, function)) = before.split_once("in function `") {
-                user = crate_of(function);
-            }
-            let symbols = self.0.entry(user.clone()).or_default();
-            let symbol = symbol.split('\'').next().unwrap_or_default().to_owned();
-            if !symbols.contains(&symbol) {
-                symbols.push(symbol);
+            if let Some((_, symbol)) = line.split_once("error: undefined symbol: ") {
+                self.add(symbol.trim(), None);
+            } else if line.trim_start().starts_with(">>> ") {
+                // lld: `>>> referenced by FILE:LINE (PATH)`, then `>>> OBJECT:(FUNCTION) in archive LIBRARY`.
+                if let Some((_, users)) = self.0.last_mut() {
+                    users.extend(user_of(line));
+                    users.extend(line.split_once(":(").and_then(|(_, name)| crate_of(name)));
+                }
+            } else {
+                // GNU ld: `OBJECT: in function `FUNCTION':`, then `FILE:LINE: undefined reference to `SYMBOL'`; or both at once.
+                if let Some((_, name)) = line.split_once("in function `") {
+                    function = crate_of(name);
+                }
+                if let Some((before, symbol)) = line.split_once("undefined reference to `") {
+                    let symbol = symbol.split('\'').next().unwrap_or_default();
+                    self.add(symbol, user_of(before));
+                    self.add(symbol, function.clone());
+                }
             }
         }
     }
 
+    fn add(&mut self, symbol: &str, user: Option<User>) {
+        match self.0.iter_mut().find(|(known, _)| known == symbol) {
+            Some((_, users)) => users.extend(user),
+            None => self.0.push((symbol.to_owned(), user.into_iter().collect())),
+        }
+    }
+
     fn text(&self) -> Option<String> {
-        let uses = self.0.iter().map(|(user, symbols)| {
-            let symbols: Vec<_> = symbols.iter().map(|symbol| format!("`{symbol}`")).collect();
-            let user = if user.is_empty() { "something" } else { user };
-            format!("{user} calls {}", symbols.join(", "))
-        });
-        let uses: Vec<_> = uses.collect();
+        let mut by_user = BTreeMap::<&str, Vec<String>>::new();
+        for (symbol, users) in &self.0 {
+            let name = match users.iter().max_by_key(|user| match user {
+                User::Function(_) => 0,
+                User::Library(_) => 1,
+                User::Source(_) => 2,
+            }) {
+                Some(User::Function(name) | User::Library(name) | User::Source(name)) => name,
+                None => "something",
+            };
+            by_user.entry(name).or_default().push(format!("`{symbol}`"));
+        }
+        let uses: Vec<_> =
+            by_user.iter().map(|(user, symbols)| format!("{user} uses {}", symbols.join(", "))).collect();
         (!uses.is_empty()).then(|| {
             format!(
-                "{}, which a guest does not have: it has no C library and no operating system. Look for a feature \
-                 of that crate that leaves it out (often `default-features = false`), or for another crate; \
-                 `cargo tree --invert CRATE` shows who uses it",
+                "{}. A guest has no C library and no operating system: look for a feature of that crate that leaves them \
+                 out (often `default-features = false`), or for another crate; `cargo tree --invert CRATE` shows what \
+                 depends on it",
                 uses.join("; ")
             )
         })
     }
 }
 
-/// The crate that a function is of: the first part of its path.
-fn crate_of(function: &str) -> String {
-    let path = function.split('\'').next().unwrap_or_default().trim_start_matches(['<', '&', '*']);
-    match path.split_once("::") {
-        Some((name, _)) => format!("crate {name}"),
-        None => format!("function `{path}`"),
+/// The crate that a path in a line belongs to: a source in Cargo's folder, or a library.
+fn user_of(line: &str) -> Option<User> {
+    if let Some((_, rest)) = line.split_once("/registry/src/") {
+        let package = rest.split('/').nth(1)?;
+        return Some(User::Source(
+            package.rsplit_once('-').map_or_else(|| package.to_owned(), |(name, version)| format!("{name} {version}")),
+        ));
     }
+    let (before, _) = line.split_once(".rlib")?;
+    let file = before.rsplit('/').next()?.strip_prefix("lib")?;
+    Some(User::Library(file.rsplit_once('-').map_or(file, |(name, _)| name).to_owned()))
+}
+
+/// The crate that a function is of: the first part of its path.
+fn crate_of(function: &str) -> Option<User> {
+    let path = function.trim_start_matches(['<', '&', '*', '_']);
+    let end = path.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
+    (end > 0 && path[end..].starts_with("::")).then(|| User::Function(path[..end].to_owned()))
 }
 
 /// Puts image, debug file and xl file into `xen/NAME` of the target folder.
@@ -257,18 +300,27 @@ mod tests {
 
     #[test]
     fn what_does_not_link_is_named_with_its_crate() {
-        let mut undefined = Undefined::default();
-        undefined.read(
-            "= note: /usr/bin/ld: /t/a.o: in function `getrandom::util::errno':\n          /r/util.rs:1:(.text+0x9): \
-             undefined reference to `__errno_location'\n          /usr/bin/ld: /r/util.rs:9: undefined reference to \
-             `getrandom'\n/usr/bin/ld: /t/a.o: in function `<ring::rand::X as ring::Y>::z': /r/x.rs:2: undefined \
-             reference to `syscall'\n",
+        let text = |said: &str| {
+            let mut undefined = Undefined::default();
+            undefined.read(said);
+            undefined.text().map(|text| text.split(". A guest has").next().unwrap().to_owned())
+        };
+        let lld = "  = note: rust-lld: error: undefined symbol: __errno_location\n\
+            >>> referenced by get_errno.rs:28 (/c/registry/src/index.crates.io-19/getrandom-0.4.3/src/x/get_errno.rs:28)\n\
+            >>>               /t/rnd-01.rnd.29-cgu.0.rcgu.o:(async_task::raw::RawTask$LT$F$GT$::run::h96)\n\n\
+            rust-lld: error: undefined symbol: poll\n>>> referenced by use_file.rs:206 (src/use_file.rs:206)\n\
+            >>>               ring-90.ring.67-cgu.0.rcgu.o:(ring::rand::f::h8b) in archive /t/libring-90.rlib\n\n\
+            rust-lld: error: undefined symbol: read\n>>> referenced by x.rs:2 (src/x.rs:2)\n\
+            >>>               /t/rnd-01.rnd.29-cgu.0.rcgu.o:(uuid::rng::f::h1)\n";
+        assert_eq!(
+            text(lld).as_deref(),
+            Some("getrandom 0.4.3 uses `__errno_location`; ring uses `poll`; uuid uses `read`")
         );
-        let text = undefined.text().unwrap();
-        assert!(
-            text.starts_with("crate getrandom calls `__errno_location`, `getrandom`; crate ring calls `syscall`"),
-            "{text}"
-        );
-        assert_eq!(Undefined::default().text(), None);
+        let gnu = "= note: /usr/bin/ld: /t/a.o: in function `getrandom::util::errno':\n          /r/util.rs:1:(.text+0x9): \
+            undefined reference to `__errno_location'\n          /usr/bin/ld: /r/util.rs:9: undefined reference to \
+            `getrandom'\n/usr/bin/ld: /t/a.o: in function `<ring::rand::X as ring::Y>::z': /r/x.rs:2: undefined \
+            reference to `syscall'\n";
+        assert_eq!(text(gnu).as_deref(), Some("getrandom uses `__errno_location`, `getrandom`; ring uses `syscall`"));
+        assert_eq!(text("error: could not compile"), None);
     }
 }
