@@ -1,6 +1,6 @@
 //! The smallest appliance: what `main` gets, how to read the command line, how to print.
 //!
-//! `exit=now` powers the domain off at once; otherwise it stays, using no processor time.
+//! `name=` is whom it greets. `exit=now` powers the domain off at once; otherwise it stays, using no processor time.
 
 #![no_std]
 #![no_main]
@@ -13,10 +13,11 @@ use sarab::{App, ArgError, println};
 #[sarab::main]
 async fn main(app: App) -> Result<(), ArgError> {
     let exit = app.args().choice("exit", &["now", "never"])?;
-    app.args().expect_only(&["exit"])?;
+    let name = app.args().get::<&str>("name")?.unwrap_or("world");
+    app.args().expect_only(&["exit", "name"])?;
 
     let memory = app.memory();
-    println!("Sarab says hello.");
+    println!("Hello, {name}");
     match app.domain_id() {
         Some(domain) => println!("  domain        {domain}"),
         None => println!("  domain        not told by this Xen"),
