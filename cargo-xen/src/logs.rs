@@ -14,24 +14,30 @@ use defmt_decoder::{DecodeError, Locations, Table};
 const BEGIN: &[u8] = b"\x1b^";
 const END: &[u8] = b"\x1b\\";
 /// The longest frame: what is longer is no frame.
-const LONGEST: usize = 64 * 1024;
+const MAX_FRAME: usize = 64 * 1024;
+/// How lines begin that get a name (`platform-xen/src/report.rs`): these are held back until they are whole.
+const NAMED: [&[u8]; 2] = [b"    #", b"CRASH: "];
 
 /// Takes a console apart.
 pub struct Decoder {
     symbols: Symbols,
     /// Bytes that may be the beginning of something.
     pending: Vec<u8>,
+    /// A part of a line has been put out.
+    in_line: bool,
 }
 
 struct Symbols {
     table: Option<(Table, Locations)>,
     loader: Option<Loader>,
+    /// The crash that is being reported is a panic, whose first address is a return address as all others are.
+    panic: bool,
 }
 
 impl Decoder {
     /// Reads strings and debug information from the guest's unstripped file. Without one, frames stay unread.
     pub fn new(elf: Option<&Path>) -> Result<Decoder> {
-        let mut symbols = Symbols { table: None, loader: None };
+        let mut symbols = Symbols { table: None, loader: None, panic: false };
         if let Some(path) = elf {
             let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             if let Some(table) =
@@ -42,7 +48,7 @@ impl Decoder {
             }
             symbols.loader = Loader::new(path).ok();
         }
-        Ok(Decoder { symbols, pending: Vec::new() })
+        Ok(Decoder { symbols, pending: Vec::new(), in_line: false })
     }
 
     /// Takes in what came from the console and puts out what can be shown.
@@ -50,14 +56,7 @@ impl Decoder {
         self.pending.extend(bytes);
         loop {
             let Some(begin) = find(&self.pending, BEGIN) else {
-                // An ESC at the end may be half a beginning; a line that is not whole may still get a name.
-                let text = self.pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-                let text = match text {
-                    0 if !self.pending.starts_with(b"    #") => {
-                        self.pending.len() - usize::from(self.pending.ends_with(b"\x1b"))
-                    }
-                    end => end,
-                };
+                let text = self.pending.len() - self.held_back();
                 let rest = self.pending.split_off(text);
                 self.text(out)?;
                 self.pending = rest;
@@ -65,7 +64,7 @@ impl Decoder {
             };
             let frame = begin + BEGIN.len();
             let Some(len) = find(&self.pending[frame..], END) else {
-                if self.pending.len() - frame > LONGEST {
+                if self.pending.len() - frame > MAX_FRAME {
                     let rest = self.pending.split_off(frame);
                     self.text(out)?;
                     self.pending = rest;
@@ -78,8 +77,22 @@ impl Decoder {
             self.pending.truncate(begin);
             self.text(out)?;
             self.pending = rest;
+            if std::mem::take(&mut self.in_line) {
+                writeln!(out)?;
+            }
             writeln!(out, "{}", self.symbols.frame(&encoded))?;
         }
+    }
+
+    /// How many bytes at the end wait for what follows: half a frame's beginning, or a line that may get a name.
+    fn held_back(&self) -> usize {
+        let line = self.pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let last = &self.pending[line..];
+        let begins_here = line > 0 || !self.in_line;
+        if begins_here && NAMED.iter().any(|named| last.starts_with(named) || named.starts_with(last)) {
+            return last.len();
+        }
+        usize::from(last.ends_with(b"\x1b"))
     }
 
     /// Puts out what is left when the console has ended.
@@ -91,7 +104,9 @@ impl Decoder {
     fn text(&mut self, out: &mut impl Write) -> io::Result<()> {
         for line in std::mem::take(&mut self.pending).split_inclusive(|byte| *byte == b'\n') {
             let clean: Vec<u8> = line.iter().copied().filter(|byte| *byte != b'\r').collect();
-            match self.symbols.name(&clean) {
+            let name = if self.in_line { None } else { self.symbols.name(&clean) };
+            self.in_line = !line.ends_with(b"\n");
+            match name {
                 Some(name) => writeln!(out, "{}  {name}", String::from_utf8_lossy(&clean).trim_end())?,
                 None => out.write_all(&clean)?,
             }
@@ -130,13 +145,17 @@ impl Symbols {
     }
 
     /// The function and place of a line in a crash report, `    #N 0xADDRESS`.
-    fn name(&self, line: &[u8]) -> Option<String> {
+    fn name(&mut self, line: &[u8]) -> Option<String> {
         let line = std::str::from_utf8(line).ok()?;
+        if let Some(crash) = line.strip_prefix("CRASH: ") {
+            self.panic = crash.starts_with("panic");
+        }
         let (number, address) = line.strip_prefix("    #")?.trim_end().split_once(" 0x")?;
         let number: u32 = number.parse().ok()?;
         let address = u64::from_str_radix(address, 16).ok()?;
-        // All but the first are return addresses, which may belong to the line after the call.
-        let probe = if number == 0 { address } else { address.saturating_sub(1) };
+        // Return addresses may belong to the line after the call, or to the function after one that does not return. The
+        // first address of an exception is where it happened.
+        let probe = if number == 0 && !self.panic { address } else { address.saturating_sub(1) };
         let loader = self.loader.as_ref()?;
         let mut names = Vec::new();
         let mut frames = loader.find_frames(probe).ok()?;
@@ -202,6 +221,24 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_line_is_shown_at_once() {
+        let mut decoder = Decoder::new(None).unwrap();
+        let mut out = Vec::new();
+        for (part, shown) in [
+            (&b"one\ntw"[..], "one\ntw"),
+            (b"o    #0 0x1", "one\ntwo    #0 0x1"),
+            (b"\n    #", "one\ntwo    #0 0x1\n"),
+            (b"x", "one\ntwo    #0 0x1\n"),
+            (b"\n? ", "one\ntwo    #0 0x1\n    #x\n? "),
+            (b"\x1b^AAGi\x1b\\", "one\ntwo    #0 0x1\n    #x\n? \n[log: a frame, but no strings"),
+        ] {
+            decoder.feed(part, &mut out).unwrap();
+            assert!(String::from_utf8_lossy(&out).starts_with(shown), "{}", String::from_utf8_lossy(&out));
+        }
+        assert!(out.ends_with(b"]\n"));
+    }
+
+    #[test]
     fn frames_are_taken_out_of_the_text() {
         let text = b"before\r\n\x1b^AAGi\x1b\\after\r\n";
         for cut in 0..text.len() {
@@ -214,7 +251,7 @@ mod tests {
     #[test]
     fn a_frame_without_an_end_does_not_swallow_the_rest() {
         let mut text = b"\x1b^".to_vec();
-        text.resize(LONGEST + 10, b'x');
+        text.resize(MAX_FRAME + 10, b'x');
         text.extend(b"\nend\n");
         assert!(decode(&[&text]).ends_with("xx\nend\n"));
         assert!(decode(&[b"\x1b^abc"]).ends_with("abc"));
@@ -223,7 +260,7 @@ mod tests {
     #[test]
     fn symbols_come_from_the_unstripped_file() {
         let own = std::env::current_exe().unwrap();
-        let decoder = Decoder::new(Some(&own)).unwrap();
+        let mut decoder = Decoder::new(Some(&own)).unwrap();
         // Where the program was loaded does not matter to the file's own addresses: take one from its symbols.
         let data = fs::read(&own).unwrap();
         let file = object::File::parse(&*data).unwrap();
@@ -231,6 +268,11 @@ mod tests {
         let symbol =
             file.symbols().find(|symbol| symbol.name().is_ok_and(|name| name.contains("symbols_come_from"))).unwrap();
         let name = decoder.symbols.name(format!("    #0 {:#x}\n", symbol.address()).as_bytes()).unwrap();
+        assert!(name.contains("symbols_come_from_the_unstripped_file"), "{name}");
+        // A panic's first address is behind the call, which may be the function's last instruction.
+        assert_eq!(decoder.symbols.name(b"CRASH: panic at x.rs:1:1: no\n"), None);
+        let end = symbol.address() + symbol.size();
+        let name = decoder.symbols.name(format!("    #0 {end:#x}\n").as_bytes()).unwrap();
         assert!(name.contains("symbols_come_from_the_unstripped_file"), "{name}");
         assert_eq!(decoder.symbols.name(b"    #x 0x1"), None);
         assert_eq!(decoder.symbols.name(b"    #1 0xzz"), None);

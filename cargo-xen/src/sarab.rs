@@ -39,7 +39,7 @@ impl Sarab {
     /// The folder of an app in the checkout.
     pub fn app(&self, name: &str) -> Option<PathBuf> {
         let folder = self.checkout.as_ref()?.join("apps").join(name);
-        (!name.contains('/') && folder.join("Cargo.toml").is_file()).then_some(folder)
+        (!name.contains('/') && !name.starts_with('.') && folder.join("Cargo.toml").is_file()).then_some(folder)
     }
 
     /// The names of all apps.
@@ -141,5 +141,6 @@ mod tests {
         assert!(!is_checkout(&root.join("apps")) && !is_checkout(&root.join("cargo-xen")));
         assert!(Sarab::at(root.to_owned()).app("hello").is_some());
         assert!(Sarab::at(root.to_owned()).app("nosuch").is_none());
+        assert!(Sarab::at(root.to_owned()).app(".").is_none(), "a folder, not an app");
     }
 }

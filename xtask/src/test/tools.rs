@@ -129,7 +129,7 @@ fn run_hello() -> Result<String> {
     let stdout = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{}", text(&output));
     for expected in
-        ["Sarab says hello.\n", "memory        4096 KiB", "command line  exit=now\n", "INFO  hello is up  (main.rs:"]
+        ["Hello, world\n", "memory        4096 KiB", "command line  exit=now\n", "INFO  hello is up  (main.rs:"]
     {
         ensure!(stdout.contains(expected), "no {expected:?} in:\n{}", text(&output));
     }
@@ -161,7 +161,7 @@ fn new_project() -> Result<String> {
     };
     cargo(&project.join("host"), &["test"])?;
     let said = cargo(&project, &["run", "--release", "--", "--set", "exit=now", "--memory", "4"])?;
-    ensure!(said.contains("Sarab says hello.\n") && said.contains("memory        4096 KiB"), "{said}");
+    ensure!(said.contains("Hello, world\n") && said.contains("memory        4096 KiB"), "{said}");
     let readme = fs::read_to_string(project.join("README.md"))?;
     ensure!(!readme.contains("@NAME@") && readme.starts_with("# my-hello"), "{readme}");
     fails(xen(&["new", &project.display().to_string()])?, "is there already, and not empty")?;

@@ -41,7 +41,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("cargo xen test", Proof::Help),
     ("cargo xen run web --site FOLDER", Proof::Page("a folder of one's own")),
     ("cargo xen new ../my-appliance --template web", Proof::Ends("begins as web")),
-    ("cargo xen run hello", Proof::Prints("Sarab says hello.")),
+    ("cargo xen run hello", Proof::Prints("Hello, world")),
     ("cargo xen new PATH --template APP", Proof::Ends("begins as hello")),
     ("cargo xen build APP", Proof::Ends("/hello")),
     ("cargo xen run APP", Proof::Prints("Sarab says hello.")),
