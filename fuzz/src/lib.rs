@@ -1,7 +1,7 @@
 //! What a peer, the network or the toolstack can write, as functions of bytes: a panic in one of them is a bug.
 //!
 //! `cargo xen fuzz` feeds them with libFuzzer; the tests of this crate feed each for a moment with random bytes, its seeds
-//! and what was ever found, on the ordinary compiler. A target is a file of `src/targets`, and its line in `targets.rs`.
+//! and what was ever found, on the ordinary compiler. A target is a file of `src/targets`, and its `mod` in `targets.rs`.
 
 mod disturb;
 mod frame;

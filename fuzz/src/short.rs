@@ -6,7 +6,7 @@ use std::path::Path;
 
 use fastrand::Rng;
 
-use crate::{TARGETS, Target, target};
+use crate::{Target, target};
 
 /// The longest input of random bytes.
 const LONGEST: usize = 600;
@@ -74,16 +74,4 @@ fn feed_one(target: &Target, input: &[u8]) {
         Err(error) => eprintln!("{name}: {input:?} fails; it could not be written to {}: {error}", path.display()),
     }
     resume_unwind(panic);
-}
-
-/// `cargo xen fuzz` finds the targets by their files.
-#[test]
-fn each_file_is_a_target() {
-    let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/targets")).expect("the targets");
-    let mut files: Vec<String> =
-        files.filter_map(|file| Some(file.ok()?.file_name().to_str()?.strip_suffix(".rs")?.to_owned())).collect();
-    files.sort();
-    let mut names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
-    names.sort();
-    assert_eq!(files, names);
 }
