@@ -24,16 +24,21 @@ use sarab::{App, platform, println};
 
 use checks::Checks;
 
+/// Runs the test that the command line names, or the one that is marked by `_`.
+macro_rules! choose {
+    ($app:expr, { $($name:literal => $run:expr,)* _ $usual:literal => $otherwise:expr $(,)? }) => {{
+        let test = $app.args().choice("test", &[$($name,)* $usual]).map_err(text)?.unwrap_or($usual);
+        match test {
+            $($name => $run,)*
+            _ => $otherwise,
+        }
+    }};
+}
+
 #[sarab::main]
 async fn main(app: App) -> Result<(), String> {
-    const TESTS: &[&str] = &[
-        "panic", "overflow", "readonly", "execute", "null", "opcode", "display", "oom", "self", "timers", "clock",
-        "flood", "module", "suspend", "grants", "ports", "offer", "accept", "reboot", "crash", "error", "echo",
-        "entropy", "count", "names", "bench", "vbd", "vbd-back", "vif", "shutdown", "sysrq", "stubborn", "hostile",
-    ];
-    let test = app.args().choice("test", TESTS).map_err(text)?.unwrap_or("self");
     let mut checks = Checks::new();
-    match test {
+    choose!(app, {
         "panic" => panic!("a panic on purpose"),
         "overflow" => faults::overflow(),
         "readonly" => faults::write_to_read_only(),
@@ -45,10 +50,6 @@ async fn main(app: App) -> Result<(), String> {
         "reboot" => platform::reboot(),
         "crash" => platform::crash(),
         "error" => return Err("an error on purpose".into()),
-        "self" => {
-            memory_functions::run(&mut checks);
-            limits::small_things(app, &mut checks).await;
-        }
         "timers" => timing::timers(app, &mut checks).await,
         "clock" => timing::clock(app).await,
         "flood" => limits::flood(app, &mut checks).await,
@@ -65,25 +66,29 @@ async fn main(app: App) -> Result<(), String> {
         "vif" => vif::interfaces(app).await?,
         "vbd-back" => vbd::backends(app).await?,
         "hostile" => hostile::run(app).await?,
+        "echo" => echo(app).await,
         "shutdown" => {
             println!("shutdown: ready");
             println!("shutdown: asked to {}", app.shutdown().await);
-        }
+        },
         "stubborn" => {
             println!("stubborn: ready");
             println!("stubborn: asked to {}", app.shutdown().await);
             core::future::pending::<()>().await;
-        }
+        },
         "sysrq" => {
             println!("sysrq: ready");
             println!("sysrq: key {}", app.sysrq().await);
-        }
+        },
         "entropy" => match app.entropy() {
             Ok(_) => println!("entropy: there is some"),
             Err(error) => println!("entropy: {error}"),
         },
-        _ => echo(app).await,
-    }
+        _ "self" => {
+            memory_functions::run(&mut checks);
+            limits::small_things(app, &mut checks).await;
+        },
+    });
     checks.finish()
 }
 
