@@ -8,8 +8,9 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use cargo_xen::Sarab;
 
-use super::walk;
+use super::walk::{self, Running};
 use crate::apps::app;
 use crate::paths::repo;
 use xen_lab::Dom0;
@@ -24,8 +25,11 @@ pub const ALL: &[(&str, Check)] = &[
     ("build says where the ELF is", build),
     ("run with a disk and a published port", run_hello),
     ("run of a guest that crashes", run_crash),
+    ("run: a command in dom0 beside a guest, and Ctrl-C once and twice", beside),
     ("the commands of the README and of the quick start, in a clean checkout", walk::walk),
     ("new: a project of one's own, built, tested and booted", new_project),
+    ("the installed program, and a project that takes Sarab from a repository", installed),
+    ("a crate that calls the C library", c_library),
     ("a failed download leaves nothing behind", failed_download),
     ("run --on ssh and --on xl", other_hosts),
 ];
@@ -60,14 +64,16 @@ fn bad_input() -> Result<String> {
         Ok(path.display().to_string())
     };
     let script = file("script", b"#!/bin/sh\n")?;
+    let apps = Sarab::at(repo()).apps()?.join(", ");
     let own = std::env::current_exe()?.display().to_string();
     let holder = TcpListener::bind("127.0.0.1:0")?;
     let taken = format!("{}:80", holder.local_addr()?.port());
     for (args, expected) in [
-        (
-            vec!["run", "nosuch"],
-            "there is no app `nosuch` (there are disk, hello, iperf, probe, store, switch, vault, web)",
-        ),
+        (vec!["run", "nosuch"], &*format!("there is no app `nosuch` (there are {apps})")),
+        (vec!["run"], &*format!("name an app: there are {apps}")),
+        (vec!["run", "disk"], "disk needs a disk: give it one with --disk FILE"),
+        (vec!["run", "hello", "--store", "/data=1"], "`/data` is no key below the domain's own path"),
+        (vec!["lab", "exec", "--lab", "1", "--", "true"], "--lab 1: no "),
         (vec!["run", &script], "it is no ELF file"),
         (vec!["run", &own], "no guest that Xen can boot"),
         (vec!["run", "hello", "--memory", "1"], "1 MiB of memory are too little for hello"),
@@ -115,6 +121,13 @@ fn build() -> Result<String> {
         config.contains("type = \"pvh\"") && config.contains(&format!("kernel = \"{}\"", path.display())),
         "{config}"
     );
+    // The .debug file beside it has the names.
+    let console = tempfile::NamedTempFile::new()?;
+    let entry = cargo_xen::elf::check(path)?.entry;
+    fs::write(console.path(), format!("CRASH: somewhere\n    #0 {entry:#x}\n"))?;
+    let console = console.path().display().to_string();
+    let logs = xen(&["logs", "--elf", &path.display().to_string(), &console])?.output()?;
+    ensure!(text(&logs).contains("sarab_pvh_entry"), "{}", text(&logs));
     let doctor = xen(&["doctor"])?.output()?;
     ensure!(doctor.status.success() && text(&doctor).contains("boots offline"), "{}", text(&doctor));
     Ok(format!("{} bytes", fs::metadata(path)?.len()))
@@ -124,12 +137,13 @@ fn run_hello() -> Result<String> {
     let disk = tempfile::NamedTempFile::new()?;
     disk.as_file().set_len(3 << 20)?;
     let (disk, port) = (disk.path().display().to_string(), format!("{}:80", free_port()?));
-    let args = ["run", "hello", "--set", "exit=now", "--memory", "4", "--disk", &disk, "--publish", &port];
+    let args =
+        ["run", "hello", "--set", "exit=now", "--set", "name=me", "--memory", "4", "--disk", &disk, "--publish", &port];
     let output = xen(&args)?.output()?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{}", text(&output));
     for expected in
-        ["Hello, world\n", "memory        4096 KiB", "command line  exit=now\n", "INFO  hello is up  (main.rs:"]
+        ["Hello, me\n", "memory        4096 KiB", "command line  exit=now name=me\n", "INFO  hello is up  (main.rs:"]
     {
         ensure!(stdout.contains(expected), "no {expected:?} in:\n{}", text(&output));
     }
@@ -143,6 +157,39 @@ fn run_crash() -> Result<String> {
     for expected in ["CRASH: panic at ", "a panic on purpose", "probe crashed", "(main.rs:"] {
         ensure!(all.contains(expected), "no {expected:?} in:\n{all}");
     }
+    let first = all.lines().find(|line| line.starts_with("    #0 ")).context("no backtrace")?;
+    ensure!(first.contains("panic"), "the first frame has no name: {first}");
+    Ok(String::new())
+}
+
+/// With the guest's last line, which has no line feed, as soon as it is there.
+fn beside() -> Result<String> {
+    let (own, temporary) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let start = |args: &[&str]| -> Result<Running> {
+        let mut command = xen(args)?;
+        command.env("XDG_RUNTIME_DIR", own.path()).env("TMPDIR", temporary.path());
+        Running::start(command)
+    };
+    let exec = |args: &[&str]| -> Result<Output> {
+        Ok(xen(&[&["lab", "exec", "--"], args].concat())?.env("XDG_RUNTIME_DIR", own.path()).output()?)
+    };
+    let mut hello = start(&["run", "hello", "--store", "data/greeting=it's me", "--memory", "4"])?;
+    hello.wait_for("INFO  hello is up")?;
+    let read = exec(&["xenstore-read /local/domain/$(xl domid hello)/data/greeting"])?;
+    ensure!(read.status.success() && text(&read) == "it's me\n", "{}", text(&read));
+    let status = exec(&["sh", "-c", "echo 'two  words'; exit 7"])?;
+    ensure!(status.status.code() == Some(7) && text(&status) == "two  words\n", "{}", text(&status));
+    hello.interrupt(temporary.path())?;
+    let left: Vec<_> = fs::read_dir(own.path().join("sarab"))?.flatten().map(|entry| entry.path()).collect();
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    ensure!(text(&exec(&["true"])?).contains("no lab runs"), "a lab is found that has ended");
+
+    let mut stubborn = start(&["run", "probe", "--set", "test=stubborn"])?;
+    stubborn.wait_for("stubborn: ready")?;
+    stubborn.signal();
+    stubborn.wait_for("asking probe to shut down")?;
+    stubborn.wait_for("stubborn: asked to ")?;
+    stubborn.interrupt(temporary.path())?;
     Ok(String::new())
 }
 
@@ -159,14 +206,86 @@ fn new_project() -> Result<String> {
         ensure!(output.status.success(), "cargo {args:?} in {}:\n{}", folder.display(), text(&output));
         Ok(text(&output))
     };
-    cargo(&project.join("host"), &["test"])?;
-    let said = cargo(&project, &["run", "--release", "--", "--set", "exit=now", "--memory", "4"])?;
-    ensure!(said.contains("Hello, world\n") && said.contains("memory        4096 KiB"), "{said}");
+    let git = |args: &[&str]| -> Result<String> {
+        let mut git = Command::new("git");
+        git.args(["-c", "user.name=test", "-c", "user.email=test@test"]).args(args).current_dir(&project);
+        let output = git.output()?;
+        ensure!(output.status.success(), "git {args:?}:\n{}", text(&output));
+        Ok(text(&output))
+    };
+    git(&["init", "--quiet"])?;
+    git(&["add", "."])?;
+    git(&["commit", "--quiet", "--message", "begin"])?;
+    let committed = git(&["grep", "--fixed-strings", "--name-only", &repo().display().to_string()]);
+    ensure!(committed.is_err(), "a path of this machine is committed: {}", committed.unwrap_or_default());
+    cargo(&project.join("host"), &["test", "--locked"])?;
+    cargo(&project, &["test", "--locked"])?;
+    // The project's own xl file, with what the command line says.
+    let file = project.join("my-hello.cfg");
+    let config = fs::read_to_string(&file)?;
+    fs::write(&file, config.replace("memory = 16", "memory = 4").replace("cmdline = \"\"", "cmdline = \"name=file\""))?;
+    let said = cargo(&project, &["run", "--release", "--", "--set", "exit=now"])?;
+    ensure!(said.contains("Hello, file\n") && said.contains("memory        4096 KiB"), "{said}");
+    fs::write(&file, config)?;
+    let changed = git(&["status", "--porcelain"])?;
+    ensure!(changed.is_empty(), "not clean after a build: {changed}");
     let readme = fs::read_to_string(project.join("README.md"))?;
     ensure!(!readme.contains("@NAME@") && readme.starts_with("# my-hello"), "{readme}");
     fails(xen(&["new", &project.display().to_string()])?, "is there already, and not empty")?;
     fails(xen(&["new", "Bad"])?, "`Bad` cannot be a project's name")?;
-    fails(xen(&["new", "x", "--template", "probe"])?, "there are disk, hello, iperf, store, switch, vault, web")?;
+    let templates = Sarab::at(repo()).templates()?.join(", ");
+    fails(xen(&["new", "x", "--template", "probe"])?, &format!("--template probe: there are {templates}"))?;
+    fails(xen(&["new", "x", "--local", "--git", "y"])?, "cannot be used with")?;
+    Ok(String::new())
+}
+
+/// The program as it is installed, where there is no checkout; and a project as another machine has it, which takes Sarab
+/// from a repository.
+fn installed() -> Result<String> {
+    let repository = format!("file://{}", repo().display());
+    if !repo().join(".git").exists() {
+        return Ok("not tried: this is no git checkout".into());
+    }
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--quiet", "--package", "cargo-xen"]).current_dir(repo()).stdin(Stdio::null());
+    let output = build.output()?;
+    ensure!(output.status.success(), "{}", text(&output));
+    let program = repo().join("target/debug/cargo-xen");
+    let dir = tempfile::tempdir()?;
+    let project = dir.path().join("my-store");
+    let run = |folder: &Path, args: &[&str]| -> Result<Output> {
+        let mut command = Command::new(&program);
+        // As Cargo calls it.
+        command.arg("xen").args(args).current_dir(folder).env("CARGO_TARGET_DIR", walk::projects());
+        Ok(command.stdin(Stdio::null()).output()?)
+    };
+    let output = run(dir.path(), &["new", "my-store", "--template", "store", "--git", &repository])?;
+    ensure!(output.status.success(), "{}", text(&output));
+    ensure!(!project.join(".cargo/local.toml").exists(), "it builds from a checkout of this machine");
+    let workflow = fs::read_to_string(project.join(".github/workflows/ci.yml"))?;
+    ensure!(workflow.contains(&format!("cargo install --git {repository} cargo-xen")), "{workflow}");
+    let output = run(&project, &["build"])?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success() && stdout.trim().ends_with("/my-store"), "{}", text(&output));
+    let none = run(dir.path(), &["build"])?;
+    ensure!(text(&none).contains("there is no Cargo package in "), "{}", text(&none));
+    Ok(String::new())
+}
+
+/// A crate that calls the C library does not link, and is named.
+fn c_library() -> Result<String> {
+    let dir = tempfile::tempdir()?;
+    let project = dir.path().join("linux");
+    let output = xen(&["new", &project.display().to_string()])?.output()?;
+    ensure!(output.status.success(), "{}", text(&output));
+    let main = project.join("src/main.rs");
+    let program = fs::read_to_string(&main)?;
+    let call = "\n#[link(name = \"c\")]\nunsafe extern \"C\" {\n    safe fn getpid() -> i32;\n}\n";
+    let program = program.replace("println!(\"Hello, {name}\")", "println!(\"Hello, {name} {}\", getpid())");
+    fs::write(&main, program + call)?;
+    let mut build = xen(&["build", &project.display().to_string()])?;
+    build.env("CARGO_TARGET_DIR", walk::projects());
+    fails(build, "does not link: linux uses `getpid`. A guest has no C library")?;
     Ok(String::new())
 }
 

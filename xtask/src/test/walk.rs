@@ -39,6 +39,7 @@ enum Proof {
 const COMMANDS: &[(&str, Proof)] = &[
     ("cargo xen run web", Proof::Page("<h1>")),
     ("cargo xen test", Proof::Help),
+    ("cargo xen test --quick", Proof::Help),
     ("cargo xen run web --site FOLDER", Proof::Page("a folder of one's own")),
     ("cargo xen new ../my-appliance --template web", Proof::Ends("begins as web")),
     ("cargo xen run hello", Proof::Prints("Hello, world")),
@@ -53,6 +54,8 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("cargo xen bench", Proof::Help),
     ("cargo xen fuzz --minutes N", Proof::Help),
     ("cargo xen lab shell", Proof::Help),
+    ("cargo xen lab exec -- COMMAND", Proof::Help),
+    ("cargo xen --help", Proof::Ends("cargo xen <COMMAND>")),
     ("cargo xen doctor", Proof::Ends("boots offline")),
     ("cargo xen run store --set mode=check", Proof::Ends(" passed, 0 failed")),
     ("cargo xen run disk --disk FILE --set mode=info", Proof::Ends("sectors")),
@@ -163,6 +166,11 @@ impl Walk {
             Some(text) => (folder.join("host"), text),
             None => (folder.to_owned(), text),
         };
+        // What follows `--` is not the program's own.
+        let text = match proof {
+            Proof::Help => text.split(" -- ").next().unwrap_or(text),
+            _ => text,
+        };
         let mut words = text.split(' ').map(|word| match word {
             "FOLDER" => self.site.display().to_string(),
             "FILE" | "[FILE]" => self.file.display().to_string(),
@@ -197,7 +205,8 @@ impl Walk {
             Proof::Page(expected) => {
                 let mut running = Running::start(command)?;
                 let line = running.wait_for("http://localhost:")?;
-                let port = line.trim_start_matches("http://localhost:").split('/').next().unwrap_or_default();
+                let port =
+                    line.split("http://localhost:").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
                 let page = fetch(port.parse().with_context(|| format!("no port in {line:?}"))?)?;
                 ensure!(page.contains(expected), "{page}");
                 running.interrupt(&temporary)?;
@@ -274,14 +283,14 @@ fn ends(command: &mut Command) -> Result<String> {
 }
 
 /// A command that goes on until Ctrl-C.
-struct Running {
+pub struct Running {
     child: Child,
     /// The lines of both of its outputs.
     lines: Receiver<String>,
 }
 
 impl Running {
-    fn start(mut command: Command) -> Result<Running> {
+    pub fn start(mut command: Command) -> Result<Running> {
         let (reader, writer) = std::io::pipe()?;
         let child = command.stdout(writer.try_clone()?).stderr(writer).spawn()?;
         // It holds the pipe's other end, which the thread below waits for.
@@ -295,7 +304,7 @@ impl Running {
     }
 
     /// The line that holds this.
-    fn wait_for(&mut self, expected: &str) -> Result<String> {
+    pub fn wait_for(&mut self, expected: &str) -> Result<String> {
         let mut said = String::new();
         loop {
             match self.lines.recv_timeout(PATIENCE) {
@@ -306,16 +315,21 @@ impl Running {
         }
     }
 
-    /// Ctrl-C, after which nothing of it may be left; cargo has become what it has built.
-    fn interrupt(mut self, temporary: &Path) -> Result<()> {
-        ensure!(!processes(temporary).is_empty(), "no emulator runs");
+    /// Ctrl-C.
+    pub fn signal(&self) {
         // SAFETY: a signal to a child of ours that has not been waited for.
         unsafe { libc::kill(self.child.id() as i32, libc::SIGINT) };
-        let deadline = Instant::now() + Duration::from_secs(10);
+    }
+
+    /// Ctrl-C, after which the guest shuts down and nothing may be left; cargo has become what it has built.
+    pub fn interrupt(mut self, temporary: &Path) -> Result<()> {
+        ensure!(!processes(temporary).is_empty(), "no emulator runs");
+        self.signal();
+        let deadline = Instant::now() + Duration::from_secs(30);
         let status = loop {
             match self.child.try_wait()? {
                 Some(status) => break status,
-                None => ensure!(Instant::now() < deadline, "still runs 10 s after Ctrl-C"),
+                None => ensure!(Instant::now() < deadline, "still runs 30 s after Ctrl-C"),
             }
             std::thread::sleep(Duration::from_millis(20));
         };
