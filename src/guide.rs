@@ -8,6 +8,7 @@
 //! - [The path of a disk request](disk_request)
 //! - [Testing on real Xen without Xen](testing)
 //! - [The security model](security)
+//! - [`cargo xen`](cargo_xen): what a project says of itself, and what works beside a running guest
 //! - [The commands of `cargo xen`](commands)
 
 /// A page of `docs/`. The pages link to each other by labels, which they define at their end as file names; the first
@@ -15,6 +16,7 @@
 macro_rules! page {
     ($name:ident, $file:literal) => {
         #[doc = "[boot]: crate::guide::boot"]
+        #[doc = "[cargo-xen]: crate::guide::cargo_xen"]
         #[doc = "[commands]: crate::guide::commands"]
         #[doc = "[comparison]: crate::guide::comparison"]
         #[doc = "[disk-request]: crate::guide::disk_request"]
@@ -39,4 +41,5 @@ page!(boot, "boot.md");
 page!(disk_request, "disk-request.md");
 page!(testing, "testing.md");
 page!(security, "security.md");
+page!(cargo_xen, "cargo-xen.md");
 page!(commands, "commands.md");
