@@ -123,7 +123,7 @@ fn build(package: Package) -> Result<Guest> {
         .spawn()
         .context("cannot start cargo")?;
     let mut programs = Vec::new();
-    let mut undefined = Undefined::default();
+    let mut undefined = Undefined::new(folder);
     for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines() {
         let message: serde_json::Value = serde_json::from_str(&line?).context("cargo printed something unexpected")?;
         if let Some(executable) = message["executable"].as_str() {
@@ -148,12 +148,19 @@ fn build(package: Package) -> Result<Guest> {
 }
 
 /// What the linker has not found, and the crates that call it.
-#[derive(Default)]
-struct Undefined(Vec<(String, Vec<User>)>);
+struct Undefined<'a> {
+    /// The guest's package.
+    folder: &'a Path,
+    symbols: Vec<(String, Vec<User>)>,
+}
 
-/// How a crate was found to use something.
-#[derive(Clone)]
+/// How a crate was found to use something, the best last.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum User {
+    /// By the executor, into which what it runs has been merged.
+    Executor(String),
+    /// By a file of the package, or one of the same name of a crate that was merged into it.
+    File(String),
     /// By a function that uses it, into which that of another crate may have been merged.
     Function(String),
     /// By its library.
@@ -162,7 +169,11 @@ enum User {
     Source(String),
 }
 
-impl Undefined {
+impl<'a> Undefined<'a> {
+    fn new(folder: &'a Path) -> Self {
+        Undefined { folder, symbols: Vec::new() }
+    }
+
     /// Reads what the linker said: lld, or GNU ld.
     fn read(&mut self, said: &str) {
         let mut function = None;
@@ -171,8 +182,9 @@ impl Undefined {
                 self.add(symbol.trim(), None);
             } else if line.trim_start().starts_with(">>> ") {
                 // lld: `>>> referenced by FILE:LINE (PATH)`, then `>>> OBJECT:(FUNCTION) in archive LIBRARY`.
-                if let Some((_, users)) = self.0.last_mut() {
+                if let Some((_, users)) = self.symbols.last_mut() {
                     users.extend(user_of(line));
+                    users.extend(file_of(line, self.folder));
                     users.extend(line.split_once(":(").and_then(|(_, name)| crate_of(name)));
                 }
             } else {
@@ -190,21 +202,23 @@ impl Undefined {
     }
 
     fn add(&mut self, symbol: &str, user: Option<User>) {
-        match self.0.iter_mut().find(|(known, _)| known == symbol) {
+        match self.symbols.iter_mut().find(|(known, _)| known == symbol) {
             Some((_, users)) => users.extend(user),
-            None => self.0.push((symbol.to_owned(), user.into_iter().collect())),
+            None => self.symbols.push((symbol.to_owned(), user.into_iter().collect())),
         }
     }
 
     fn text(&self) -> Option<String> {
         let mut by_user = BTreeMap::<&str, Vec<String>>::new();
-        for (symbol, users) in &self.0 {
-            let name = match users.iter().max_by_key(|user| match user {
-                User::Function(_) => 0,
-                User::Library(_) => 1,
-                User::Source(_) => 2,
-            }) {
-                Some(User::Function(name) | User::Library(name) | User::Source(name)) => name,
+        for (symbol, users) in &self.symbols {
+            let name = match users.iter().max() {
+                Some(
+                    User::Executor(name)
+                    | User::File(name)
+                    | User::Function(name)
+                    | User::Library(name)
+                    | User::Source(name),
+                ) => name,
                 None => "something",
             };
             by_user.entry(name).or_default().push(format!("`{symbol}`"));
@@ -239,7 +253,16 @@ fn user_of(line: &str) -> Option<User> {
 fn crate_of(function: &str) -> Option<User> {
     let path = function.trim_start_matches(['<', '&', '*', '_']);
     let end = path.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
-    (end > 0 && path[end..].starts_with("::")).then(|| User::Function(path[..end].to_owned()))
+    (end > 0 && path[end..].starts_with("::")).then(|| match &path[..end] {
+        executor @ "async_task" => User::Executor(executor.to_owned()),
+        name => User::Function(name.to_owned()),
+    })
+}
+
+/// The file of the package that lld names: `FILE:LINE (PATH:LINE)`.
+fn file_of(line: &str, folder: &Path) -> Option<User> {
+    let (path, _) = line.split_once(" (")?.1.rsplit_once(':')?;
+    (path.starts_with("src/") && folder.join(path).is_file()).then(|| User::File(path.to_owned()))
 }
 
 /// Puts image, debug file and xl file into `xen/NAME` of the target folder.
@@ -301,7 +324,7 @@ mod tests {
     #[test]
     fn what_does_not_link_is_named_with_its_crate() {
         let text = |said: &str| {
-            let mut undefined = Undefined::default();
+            let mut undefined = Undefined::new(Path::new(env!("CARGO_MANIFEST_DIR")));
             undefined.read(said);
             undefined.text().map(|text| text.split(". A guest has").next().unwrap().to_owned())
         };
@@ -310,11 +333,15 @@ mod tests {
             >>>               /t/rnd-01.rnd.29-cgu.0.rcgu.o:(async_task::raw::RawTask$LT$F$GT$::run::h96)\n\n\
             rust-lld: error: undefined symbol: poll\n>>> referenced by use_file.rs:206 (src/use_file.rs:206)\n\
             >>>               ring-90.ring.67-cgu.0.rcgu.o:(ring::rand::f::h8b) in archive /t/libring-90.rlib\n\n\
+            rust-lld: error: undefined symbol: getpid\n>>> referenced by main.rs:2 (src/main.rs:2)\n\
+            >>>               /t/rnd-01.rnd.29-cgu.0.rcgu.o:(async_task::raw::RawTask$LT$F$GT$::run::h96)\n\n\
             rust-lld: error: undefined symbol: read\n>>> referenced by x.rs:2 (src/x.rs:2)\n\
             >>>               /t/rnd-01.rnd.29-cgu.0.rcgu.o:(uuid::rng::f::h1)\n";
         assert_eq!(
             text(lld).as_deref(),
-            Some("getrandom 0.4.3 uses `__errno_location`; ring uses `poll`; uuid uses `read`")
+            Some(
+                "getrandom 0.4.3 uses `__errno_location`; ring uses `poll`; src/main.rs uses `getpid`; uuid uses `read`"
+            )
         );
         let gnu = "= note: /usr/bin/ld: /t/a.o: in function `getrandom::util::errno':\n          /r/util.rs:1:(.text+0x9): \
             undefined reference to `__errno_location'\n          /usr/bin/ld: /r/util.rs:9: undefined reference to \

@@ -285,7 +285,7 @@ fn c_library() -> Result<String> {
     fs::write(&main, program + call)?;
     let mut build = xen(&["build", &project.display().to_string()])?;
     build.env("CARGO_TARGET_DIR", walk::projects());
-    fails(build, "does not link: linux uses `getpid`. A guest has no C library")?;
+    fails(build, "does not link: src/main.rs uses `getpid`. A guest has no C library")?;
     Ok(String::new())
 }
 
