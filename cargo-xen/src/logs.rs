@@ -84,6 +84,11 @@ impl Decoder {
         }
     }
 
+    /// Whether what was put out ends within a line.
+    pub fn in_line(&self) -> bool {
+        self.in_line
+    }
+
     /// How many bytes at the end wait for what follows: half a frame's beginning, or a line that may get a name.
     fn held_back(&self) -> usize {
         let line = self.pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);

@@ -311,7 +311,8 @@ impl Run {
         dom0.put(&config.kernel, Box::new(File::open(&guest.image)?))?;
         let file = format!("{dir}/{}.cfg", guest.name);
         dom0.put(&file, Box::new(io::Cursor::new(config.text()?)))?;
-        let script = script(&config.name, &file, dir, &self.store);
+        let mark = xen_lab::token()?;
+        let script = script(&config.name, &file, dir, &mark, &self.store);
 
         let mut stream = dom0.stream(&script, Some(Box::new(Lifeline)))?;
         let name = config.name;
@@ -325,27 +326,28 @@ impl Run {
                 }
             });
         });
-        let end = show(stream.as_mut(), &guest.debug);
+        let end = show(stream.as_mut(), &mark, &guest.debug);
         interrupt.guest_has_ended();
         end
     }
 }
 
 /// What dom0's shell runs.
-fn script(name: &str, file: &str, dir: &str, store: &[StoreKey]) -> String {
+fn script(name: &str, file: &str, dir: &str, mark: &str, store: &[StoreKey]) -> String {
     let write =
         |key: &StoreKey| format!("  xenstore-write \"$store\"/{} {} || exit 1\n", quote(&key.path), quote(&key.value));
     include_str!("run.sh")
         .replace("@NAME@", name)
         .replace("@CONFIG@", file)
         .replace("@DIR@", dir)
+        .replace("@MARK@", mark)
         .replace("@STORE@", &store.iter().map(write).collect::<String>())
 }
 
 /// Shows the console, and returns how the guest ended.
-fn show(stream: &mut dyn xen_lab::Stream, debug: &Path) -> Result<String> {
+fn show(stream: &mut dyn xen_lab::Stream, mark: &str, debug: &Path) -> Result<String> {
     let mut decoder = Decoder::new(Some(debug))?;
-    let mut marker = Marker::new("@sarab-end=");
+    let mut marker = Marker::new(mark);
     let mut out = io::stdout().lock();
     while let Some(bytes) = stream.read()? {
         decoder.feed(&marker.feed(&bytes), &mut out)?;
@@ -353,6 +355,9 @@ fn show(stream: &mut dyn xen_lab::Stream, debug: &Path) -> Result<String> {
     }
     decoder.feed(&marker.rest(), &mut out)?;
     decoder.finish(&mut out)?;
+    if decoder.in_line() {
+        writeln!(out)?;
+    }
     out.flush()?;
     match (marker.value(), stream.status()?) {
         (Some(end), _) => Ok(end.to_owned()),
@@ -407,12 +412,15 @@ mod tests {
         for bad in ["data", "/data=1", "data//x=1", "../1/data=2", "a b=1", "data/=1", "=1", "a=1\n"] {
             assert!(bad.parse::<StoreKey>().is_err(), "{bad}");
         }
-        let script = script("web", "/d/web.cfg", "/d", &[key]);
+        let script = script("web", "/d/web.cfg", "/d", "abc", &[key]);
         assert!(
             script.contains("\n  xenstore-write \"$store\"/'data/mode' 'a=b c' || exit 1\n  xl unpause"),
             "{script}"
         );
-        assert!(!script.contains("@STORE@") && !script.contains("@NAME@"), "{script}");
+        assert!(
+            ["@NAME@", "@CONFIG@", "@DIR@", "@MARK@", "@STORE@"].iter().all(|left| !script.contains(left)),
+            "{script}"
+        );
         for bad in ["80", "0:80", "80:x", "70000:1", ":"] {
             assert!(bad.parse::<Publish>().is_err(), "{bad}");
         }

@@ -1,6 +1,6 @@
 # Runs a domain to its end: @NAME@ from the xl file @CONFIG@. Its console comes on standard output. When standard input
-# ends, which is when nobody is there any more, so does the domain. The last line reports how it ended:
-# @sarab-end=REASON, a number of xen/include/public/sched.h, or `failed`.
+# ends, which is when nobody is there any more, so does the domain. At its end stands a mark (SOH, @MARK@, `=`)
+# with how it ended: a number of xen/include/public/sched.h, `gone`, or `failed`.
 export PATH="$PATH:/usr/sbin:/sbin"
 name='@NAME@'
 config='@CONFIG@'
@@ -27,7 +27,7 @@ exec 3<&0
 { cat <&3; kill -TERM $$; } >/dev/null 2>&1 &
 while :; do
   # -e: nobody else reacts to its end. -p: the console is listened to before there is anything to hear.
-  xl create -q -e -p "$config" || { printf '\n@sarab-end=failed\n'; exit 1; }
+  xl create -q -e -p "$config" || { printf '\001@MARK@=failed\n'; exit 1; }
   id=$(xl domid "$name") || exit 1
   # The console's terminal (docs/misc/console.txt).
   tries=100
@@ -52,5 +52,5 @@ while :; do
   [ "$reason" = 1 ] || break
   echo '-- the guest reboots --'
 done
-printf '\n@sarab-end=%s\n' "${reason:-gone}"
+printf '\001@MARK@=%s\n' "${reason:-gone}"
 exit 0

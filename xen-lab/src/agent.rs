@@ -32,7 +32,7 @@ impl Dom0 for Agent {
                 let _ = writer.shutdown(Shutdown::Write);
             });
         }
-        Ok(Box::new(AgentStream { socket, marker: Marker::new("@rc=") }))
+        Ok(Box::new(AgentStream { socket, marker: Marker::new(&self.token) }))
     }
 
     fn bridge(&self) -> Option<&str> {

@@ -346,7 +346,12 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-fn token() -> Result<String> {
+/// A name that nobody guesses.
+///
+/// # Errors
+///
+/// Where this machine has no random numbers.
+pub fn token() -> Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -1,18 +1,17 @@
-//! The end of an output, told by a line of it.
+//! The end of an output, marked in it.
 
-/// Passes an output through until a line that begins with a mark, and keeps the rest of that line.
+/// Passes an output through, at once, until a mark comes, and keeps what stands behind that on its line.
 ///
-/// A part of a line is passed on at once, unless it may be the beginning of the mark.
+/// The mark is an SOH character, a name and `=`. What writes it knows the name, and nothing else does.
 ///
 /// ```
-/// let mut marker = xen_lab::Marker::new("@status=");
+/// let mut marker = xen_lab::Marker::new("status");
 /// assert_eq!(marker.feed(b"half a l"), b"half a l");
-/// assert_eq!(marker.feed(b"ine\n@sta"), b"ine");
+/// assert_eq!(marker.feed(b"ine\n\x01sta"), b"ine\n");
 /// assert_eq!(marker.feed(b"tus=3\n"), b"");
 /// assert_eq!(marker.value(), Some("3"));
 /// ```
 pub struct Marker {
-    /// With the line feed before it.
     mark: Vec<u8>,
     pending: Vec<u8>,
     /// Where `pending` is what follows the mark.
@@ -21,10 +20,9 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// A marker whose lines begin with `mark`. The line feed before it is part of the mark, so what prints it begins with
-    /// one.
-    pub fn new(mark: &str) -> Marker {
-        Marker { mark: format!("\n{mark}").into_bytes(), pending: Vec::new(), found: false, value: None }
+    /// A marker of this name.
+    pub fn new(name: &str) -> Marker {
+        Marker { mark: format!("\x01{name}=").into_bytes(), pending: Vec::new(), found: false, value: None }
     }
 
     /// Takes in bytes; returns those that are to be shown.
@@ -71,13 +69,13 @@ mod tests {
 
     #[test]
     fn the_mark_is_found_however_the_output_is_cut() {
-        let output = b"one\n@en two\n\n@end=7 \nmore";
+        let output = b"one\n\x01en two\n\x01end=7 \nmore";
         for first in 0..output.len() {
             for second in first..output.len() {
-                let mut marker = Marker::new("@end=");
+                let mut marker = Marker::new("end");
                 let parts = [&output[..first], &output[first..second], &output[second..]];
                 let shown: Vec<u8> = parts.into_iter().flat_map(|part| marker.feed(part)).collect();
-                assert_eq!(String::from_utf8_lossy(&shown), "one\n@en two\n");
+                assert_eq!(String::from_utf8_lossy(&shown), "one\n\x01en two\n");
                 assert_eq!((marker.rest(), marker.value()), (Vec::new(), Some("7")));
             }
         }
@@ -85,8 +83,8 @@ mod tests {
 
     #[test]
     fn an_output_without_a_mark_is_shown_whole() {
-        let mut marker = Marker::new("@end=");
-        assert_eq!(marker.feed(b"text\n@e"), b"text");
-        assert_eq!((marker.rest(), marker.value()), (b"\n@e".to_vec(), None));
+        let mut marker = Marker::new("end");
+        assert_eq!(marker.feed(b"text\n\x01e"), b"text\n");
+        assert_eq!((marker.rest(), marker.value()), (b"\x01e".to_vec(), None));
     }
 }

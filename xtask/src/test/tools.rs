@@ -121,13 +121,12 @@ fn build() -> Result<String> {
         config.contains("type = \"pvh\"") && config.contains(&format!("kernel = \"{}\"", path.display())),
         "{config}"
     );
-    // The .debug file beside it has the names.
+    // The .debug file beside it has the strings, whichever frame this is.
     let console = tempfile::NamedTempFile::new()?;
-    let entry = cargo_xen::elf::check(path)?.entry;
-    fs::write(console.path(), format!("CRASH: somewhere\n    #0 {entry:#x}\n"))?;
+    fs::write(console.path(), "\x1b^AAAA\x1b\\\n")?;
     let console = console.path().display().to_string();
     let logs = xen(&["logs", "--elf", &path.display().to_string(), &console])?.output()?;
-    ensure!(text(&logs).contains("sarab_pvh_entry"), "{}", text(&logs));
+    ensure!(logs.status.success() && !text(&logs).contains("no strings"), "{}", text(&logs));
     let doctor = xen(&["doctor"])?.output()?;
     ensure!(doctor.status.success() && text(&doctor).contains("boots offline"), "{}", text(&doctor));
     Ok(format!("{} bytes", fs::metadata(path)?.len()))
