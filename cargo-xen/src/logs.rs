@@ -269,9 +269,12 @@ mod tests {
         // Where the program was loaded does not matter to the file's own addresses: take one from its symbols.
         let data = fs::read(&own).unwrap();
         let file = object::File::parse(&*data).unwrap();
-        use object::{Object, ObjectSymbol};
-        let symbol =
-            file.symbols().find(|symbol| symbol.name().is_ok_and(|name| name.contains("symbols_come_from"))).unwrap();
+        use object::{Object, ObjectSymbol, SymbolKind};
+        let is_it = |symbol: &object::Symbol<'_, '_>| {
+            let is_named = symbol.name().is_ok_and(|name| name.contains("symbols_come_from"));
+            is_named && symbol.kind() == SymbolKind::Text && symbol.size() > 0
+        };
+        let symbol = file.symbols().find(is_it).unwrap();
         let name = decoder.symbols.name(format!("    #0 {:#x}\n", symbol.address()).as_bytes()).unwrap();
         assert!(name.contains("symbols_come_from_the_unstripped_file"), "{name}");
         // A panic's first address is behind the call, which may be the function's last instruction.

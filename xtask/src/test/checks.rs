@@ -103,7 +103,7 @@ fn exit_now(f: &Fixture) -> Result<String> {
 fn bad_argument(f: &Fixture) -> Result<String> {
     for (line, expected) in [
         ("exit=maybe", "error: command line: `exit=maybe`: expected now or never"),
-        ("exti=now", "error: command line: `exti=now`: unknown key; known are exit, name"),
+        ("exti=now", "error: command line: `exti=now`: unknown key; known are exit and name"),
     ] {
         let domain = guest(&f.lab, f.guest("hello")?, "bad").memory(4).command_line(line).create()?;
         let (_, reason, console) = domain.wait_end(20)?;
