@@ -6,10 +6,10 @@ use std::io::Cursor;
 use anyhow::{Context, Result};
 
 use crate::apps::{app, linux_load};
+use crate::test::web::ONE_BY_ONE;
 use xen_lab::Dom0;
 use xen_lab::Lab;
 use xen_lab::domain::{destroy_all, guest};
-use crate::test::web::ONE_BY_ONE;
 
 const ADDRESS: &str = "10.0.2.90";
 const SITE: &str = "/tmp/soak-site.tar";

@@ -200,11 +200,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(net::AT_LENGTH);
             checks.extend(web::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
-            // By name alone, until their limits have been measured.
-            if args.only.is_some() {
-                checks.extend(web::BY_NAME);
-                checks.extend(hostile::AT_LENGTH);
-            }
+            checks.extend(hostile::AT_LENGTH);
         }
         checks.retain(|(name, _)| named(name));
         (!checks.is_empty()).then_some(Series::Boot { suite: *suite, server, checks })

@@ -17,12 +17,9 @@ pub const ALL: &[(&str, Check)] = &[
     ("web: a disk that is taken away while it serves", no_disk_any_more),
 ];
 
-/// What takes longer than a command in dom0 may: by name alone, until it is done in parts.
-pub const BY_NAME: [(&str, Check); 1] =
-    [("web: many requests and segments of one byte leave the memory as it was", soak)];
-
 /// What is done for one Xen alone, for its time.
-pub const AT_LENGTH: [(&str, Check); 3] = [
+pub const AT_LENGTH: [(&str, Check); 4] = [
+    ("web: many requests and segments of one byte leave the memory as it was", soak),
     ("web: entity tags, compressed files, folders and pages of its own", answers),
     ("web: requests that are none, and clients that hold on", hostile),
     ("web: no site, and what is wrong with it", wrong),
