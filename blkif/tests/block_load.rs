@@ -257,6 +257,25 @@ fn a_full_address_space_keeps_no_guest_out() {
     });
 }
 
+/// Pages that stay mapped may have taken the last of the address space when a guest comes.
+#[test]
+fn pages_that_stay_mapped_make_way_for_rings() {
+    check("last page", 4, |xen| {
+        let vault = Vault::new(xen, Limits::default());
+        xen.run(async move {
+            let (one, disks) = vault.guest(1).await;
+            exercise(&disks[0], 100, 1).await;
+            let kept = one.in_use().mapped;
+            assert!(kept >= 100, "{kept} pages");
+            vault.back.set_address_space(vault.back.mapped_pages());
+            let (_two, others) = vault.guest(1).await;
+            assert!(one.in_use().mapped < kept);
+            join_all(disks.iter().chain(&others).map(|disk| exercise(disk, 60, 2))).await;
+        });
+        xen.end();
+    });
+}
+
 /// A disk whose requests take time, and that counts the bytes of those that it has.
 struct Counting {
     disk: RamDisk<Domain>,
