@@ -3,6 +3,8 @@
 mod allocation;
 mod check;
 mod clock;
+#[cfg(feature = "defmt")]
+mod defmt;
 mod domain;
 #[cfg(feature = "embassy-time")]
 mod embassy_time;

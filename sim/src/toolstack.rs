@@ -34,9 +34,20 @@ pub struct Toolstack {
 
 impl Toolstack {
     pub(crate) fn new(xen: &Xen) -> Toolstack {
-        let dom0 = xen.dom0();
-        let store = dom0.store();
-        Toolstack { dom0, store }
+        // dom0 has one connection to the store, however often it is asked for.
+        let known = xen.0.toolstack.borrow().clone();
+        known.unwrap_or_else(|| {
+            let dom0 = xen.dom0();
+            let store = dom0.store();
+            let toolstack = Toolstack { dom0, store };
+            xen.0.toolstack.replace(Some(toolstack.clone()));
+            toolstack
+        })
+    }
+
+    /// dom0.
+    pub fn domain(&self) -> &Domain {
+        &self.dom0
     }
 
     /// dom0's handle on the store.

@@ -51,6 +51,7 @@ pub(crate) struct World {
     steps: Cell<u64>,
     pub(crate) faults: RefCell<Faults>,
     pub(crate) server: Rc<RefCell<Server>>,
+    pub(crate) toolstack: RefCell<Option<Toolstack>>,
     pub(crate) deferred: Cell<usize>,
     pub(crate) processors: Processors,
     budgets: Cell<Budgets>,
@@ -96,6 +97,7 @@ impl Xen {
             steps: Cell::new(0),
             faults: RefCell::default(),
             server: Rc::new(RefCell::new(Server::new())),
+            toolstack: RefCell::default(),
             deferred: Cell::new(0),
             processors: Processors::default(),
             budgets: Cell::default(),
@@ -133,7 +135,7 @@ impl Xen {
         self.by_id(DomId::DOM0)
     }
 
-    /// What the toolstack does.
+    /// The toolstack in dom0; the same each time. It has dom0's connection to the store.
     pub fn toolstack(&self) -> Toolstack {
         Toolstack::new(self)
     }
@@ -283,7 +285,7 @@ impl Drop for World {
 impl World {
     /// Drops everything that can wake a task, and then the tasks.
     fn clear(&self) {
-        let left = (self.domains.take(), self.timers.take());
+        let left = (self.domains.take(), self.timers.take(), self.toolstack.take());
         drop(left);
         *self.server.borrow_mut() = Server::new();
         // A task that nothing can wake is scheduled once more, to drop its future; that may drop others' wakers.

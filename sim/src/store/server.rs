@@ -402,6 +402,7 @@ impl Server {
             }
             Request::GetDomainPath { domain } => nothing(format!("/local/domain/{}\0", domain.0).into_bytes()),
             Request::IsDomainIntroduced { domain } => {
+                privileged()?;
                 let known = self.connections.contains_key(&domain.0);
                 nothing(if known { b"T\0".to_vec() } else { b"F\0".to_vec() })
             }
