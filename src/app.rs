@@ -4,21 +4,18 @@ use core::cell::OnceCell;
 use core::fmt;
 use core::future::Future;
 
-#[cfg(feature = "guest")]
-use alloc::boxed::Box;
-
-use platform_xen::{
-    Console, Entropy, EntropyError, MemoryInfo, Resumed, Task, XenClock, XenEventChannels, XenGrantTable, XenPlatform,
-    XenStoreChannel, XenVersion,
-};
 use xen_hal::DomId;
 use xenstore_client::control::Shutdown;
 use xenstore_client::{Broken, Store};
 
 use crate::args::Args;
-#[cfg(all(feature = "guest", feature = "control"))]
+#[cfg(all(any(feature = "guest", feature = "sim"), feature = "control"))]
 use crate::control;
 use crate::control::{SuspendError, Wishes};
+use crate::machine::{
+    self, Console, Entropy, EntropyError, MemoryInfo, Own, Resumed, Task, XenClock, XenEventChannels, XenGrantTable,
+    XenPlatform, XenVersion,
+};
 
 /// The domain that the application runs in: everything that it did not make itself.
 ///
@@ -26,14 +23,15 @@ use crate::control::{SuspendError, Wishes};
 #[derive(Clone, Copy)]
 pub struct App {
     args: Args,
-    domain: &'static Domain,
+    own: Own,
 }
 
 /// What there is once in a domain.
-struct Domain {
+#[derive(Default)]
+pub(crate) struct Domain {
     /// The connection to the store, or why there is none; made at its first use.
     store: OnceCell<Result<Store, Broken>>,
-    wishes: Wishes,
+    pub(crate) wishes: Wishes,
 }
 
 impl App {
@@ -44,27 +42,27 @@ impl App {
 
     /// The domain's console. [`println!`](crate::println) prints there too.
     pub fn console(&self) -> Console {
-        platform_xen::console_handle()
+        self.own.console()
     }
 
     /// The clock: time since the start, the wall clock, and waiting.
     pub fn clock(&self) -> XenClock {
-        XenClock
+        self.own.clock()
     }
 
     /// All that a driver needs of the platform, in one value: grant table, pages, event channels and clock.
     pub fn xen(&self) -> XenPlatform {
-        XenPlatform
+        self.own.xen()
     }
 
     /// Event channels.
     pub fn event_channels(&self) -> XenEventChannels {
-        XenEventChannels
+        self.own.event_channels()
     }
 
     /// The grant table, and pages that can be granted.
     pub fn grant_table(&self) -> XenGrantTable {
-        XenGrantTable
+        self.own.grant_table()
     }
 
     /// The store. The handle and its clones share one connection.
@@ -74,11 +72,11 @@ impl App {
     /// Where the toolstack has made no connection for this domain.
     pub fn store(&self) -> Result<Store, Broken> {
         let connect = || {
-            let (store, runner) = xenstore_client::connect(XenStoreChannel)?;
-            platform_xen::spawn(runner.run()).detach();
+            let (store, runner) = xenstore_client::connect(self.own.store_channel())?;
+            self.spawn(runner.run()).detach();
             Ok(store)
         };
-        self.domain.store.get_or_init(connect).clone()
+        self.own.domain().store.get_or_init(connect).clone()
     }
 
     /// Waits until the toolstack asks the domain to end: `xl shutdown`, `xl reboot`.
@@ -109,7 +107,7 @@ impl App {
     /// }
     /// ```
     pub async fn shutdown(&self) -> Shutdown {
-        self.domain.wishes.shutdown().await
+        self.own.domain().wishes.shutdown().await
     }
 
     /// Waits for a key of `xl sysrq`. From the first call on keys are the application's; until then `b`, `o`, `c`, `m`,
@@ -119,13 +117,13 @@ impl App {
     ///
     /// May be dropped at any time.
     pub async fn sysrq(&self) -> char {
-        self.domain.wishes.sysrq().await
+        self.own.domain().wishes.sysrq().await
     }
 
     /// Adds rings to those that `xl sysrq DOMAIN r` prints, for a driver that was not made with a method of `App`. `show`
     /// prints them, and returns whether they still exist.
     pub fn show_rings(&self, show: impl Fn() -> bool + 'static) {
-        self.domain.wishes.add_rings(show);
+        self.own.domain().wishes.add_rings(show);
     }
 
     /// Suspends the domain, for the toolstack to save or to move it. `xl save` and `xl migrate` do that by themselves;
@@ -140,7 +138,7 @@ impl App {
     /// May be dropped before the domain is suspended.
     pub async fn suspend(&self) -> Result<Resumed, SuspendError> {
         let store = self.store().map_err(SuspendError::Store)?;
-        self.domain.wishes.suspend(&store).await
+        self.own.domain().wishes.suspend(&store).await
     }
 
     /// Waits until the domain has been suspended and runs again, and says how: on another host, perhaps, and under
@@ -150,7 +148,7 @@ impl App {
     ///
     /// May be dropped at any time; a resume before the call does not count.
     pub async fn resumed(&self) -> Resumed {
-        self.domain.wishes.resumed().await
+        self.own.domain().wishes.resumed().await
     }
 
     /// The processor's random numbers.
@@ -159,7 +157,7 @@ impl App {
     ///
     /// Where the processor offers the domain none.
     pub fn entropy(&self) -> Result<Entropy, EntropyError> {
-        Entropy::new()
+        self.own.entropy()
     }
 
     /// Starts a task beside the caller. Dropping what is returned cancels the task; `detach` lets it run on.
@@ -178,22 +176,22 @@ impl App {
     /// }
     /// ```
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
-        platform_xen::spawn(future)
+        self.own.spawn(future)
     }
 
     /// This domain's number, where Xen tells it. Restoring the domain may change it.
     pub fn domain_id(&self) -> Option<DomId> {
-        platform_xen::domain_id()
+        self.own.domain_id()
     }
 
     /// The hypervisor's version.
     pub fn xen_version(&self) -> XenVersion {
-        platform_xen::xen_version()
+        self.own.xen_version()
     }
 
     /// How much memory there is and how much is free.
     pub fn memory(&self) -> MemoryInfo {
-        platform_xen::memory()
+        self.own.memory()
     }
 }
 
@@ -214,7 +212,7 @@ impl<T: Exit, E: fmt::Display> Exit for Result<T, E> {
         match self {
             Ok(value) => value.report(),
             Err(error) => {
-                platform_xen::println!("error: {error}");
+                machine::println!("error: {error}");
                 false
             }
         }
@@ -228,21 +226,8 @@ where
     F: Future<Output = O> + 'static,
     O: Exit + 'static,
 {
-    // One for the domain's whole life.
-    let domain: &'static Domain = Box::leak(Box::new(Domain { store: OnceCell::new(), wishes: Wishes::default() }));
-    let app = App { args: Args::new(platform_xen::command_line()), domain };
-    platform_xen::spawn(async move {
-        match main(app).await.report() {
-            true => platform_xen::shutdown(domain.wishes.reason()),
-            false => platform_xen::crash(),
-        }
-    })
-    .detach();
-    // After main's task, so that main is the first to run.
-    #[cfg(feature = "control")]
-    if let Ok(store) = app.store() {
-        platform_xen::spawn(control::listen(store, &domain.wishes)).detach();
-    }
+    let own = Own::new(Domain::default());
+    begin(own, own.args(), main);
 }
 
 /// Checks the types of the application's main, and does nothing: only a guest has a platform to start it on. It lets
@@ -253,4 +238,26 @@ where
     F: Future<Output = O> + 'static,
     O: Exit + 'static,
 {
+}
+
+/// Spawns main, and what listens to the toolstack.
+#[cfg(any(feature = "guest", feature = "sim"))]
+pub(crate) fn begin<F, O>(own: Own, args: Args, main: impl FnOnce(App) -> F + 'static)
+where
+    F: Future<Output = O> + 'static,
+    O: Exit + 'static,
+{
+    let app = App { args, own };
+    app.spawn(async move {
+        match main(app).await.report() {
+            true => machine::shutdown(own.domain().wishes.reason()),
+            false => machine::crash(),
+        }
+    })
+    .detach();
+    // After main's task, so that main is the first to run.
+    #[cfg(feature = "control")]
+    if let Ok(store) = app.store() {
+        app.spawn(control::listen(store, own)).detach();
+    }
 }

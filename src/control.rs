@@ -6,11 +6,12 @@ use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
-use platform_xen::{Resumed, ShutdownReason, println};
 use xen_hal::Errno;
 use xen_ring::WaitQueue;
 use xenstore_client::control::{Control, Request, Shutdown};
 use xenstore_client::{Broken, Restart, Store};
+
+use crate::machine::{self, Own, Resumed, ShutdownReason, println};
 
 /// What the application knows of the toolstack's wishes.
 #[derive(Default)]
@@ -86,7 +87,7 @@ impl Wishes {
     pub(crate) async fn suspend(&self, store: &Store) -> Result<Resumed, SuspendError> {
         let quiet = store.quiesce().await.map_err(SuspendError::Store)?;
         // Where it is refused, dropping `quiet` lets the store go on.
-        let resumed = platform_xen::suspend().map_err(SuspendError::Refused)?;
+        let resumed = machine::suspend().map_err(SuspendError::Refused)?;
         quiet.go_on(match resumed {
             Resumed::Cancelled => Restart::Same,
             Resumed::Restored => Restart::New,
@@ -100,7 +101,7 @@ impl Wishes {
         // Asked for the second time, or where nobody listens: the application has had its chance.
         let first = self.shutdown.replace(Some(request)).is_none();
         if !first || !self.heard.get() {
-            platform_xen::shutdown(self.reason());
+            machine::shutdown(self.reason());
         }
         self.waiting.wake_all();
     }
@@ -128,19 +129,19 @@ impl Wishes {
 }
 
 /// Does what the toolstack asks for, until the store fails.
-pub(crate) async fn listen(store: Store, wishes: &'static Wishes) {
+pub(crate) async fn listen(store: Store, own: Own) {
     let outcome = async {
         let mut control = Control::new(&store).await?;
         loop {
             match control.next().await? {
-                Request::Shutdown(Shutdown::Crash) => platform_xen::crash(),
+                Request::Shutdown(Shutdown::Crash) => machine::crash(),
                 Request::Shutdown(Shutdown::Suspend) => {
-                    if let Err(error) = wishes.suspend(&store).await {
+                    if let Err(error) = own.domain().wishes.suspend(&store).await {
                         println!("suspend: {error}");
                     }
                 }
-                Request::Shutdown(request) => wishes.request(request),
-                Request::Sysrq(key) => wishes.press(key),
+                Request::Shutdown(request) => own.domain().wishes.request(request),
+                Request::Sysrq(key) => own.domain().wishes.press(key),
             }
         }
     };
@@ -177,11 +178,11 @@ impl core::error::Error for SuspendError {
 
 fn default_key(key: char) {
     match key {
-        'b' => platform_xen::reboot(),
-        'o' => platform_xen::poweroff(),
-        'c' => platform_xen::crash(),
+        'b' => machine::reboot(),
+        'o' => machine::poweroff(),
+        'c' => machine::crash(),
         'm' => {
-            let memory = platform_xen::memory();
+            let memory = machine::memory();
             println!(
                 "sysrq: memory {} KiB, {} KiB free, {} KiB at the least",
                 memory.total / 1024,
@@ -190,7 +191,7 @@ fn default_key(key: char) {
             );
         }
         't' => {
-            let counters = platform_xen::counters();
+            let counters = machine::counters();
             println!(
                 "sysrq: {} polls, {} sleeps, {} events, {} notifications, {} hypercalls",
                 counters.polls, counters.sleeps, counters.events, counters.notifications, counters.hypercalls

@@ -5,11 +5,11 @@ use alloc::format;
 use alloc::string::String;
 use core::fmt;
 
-use platform_xen::XenPlatform;
 use xen_blkif::front;
 use xenstore_client::{Broken, Error};
 
 use crate::App;
+use crate::machine::XenPlatform;
 
 /// A disk that another domain serves; see [`xen_blkif::front::Disk`].
 pub type Disk = front::Disk<XenPlatform>;
@@ -72,7 +72,7 @@ impl From<Error> for DiskError {
 }
 
 /// The number of a disk's name (docs/man/xen-vbd-interface.7.pandoc): a number stands for itself.
-fn number(name: &str) -> Option<u32> {
+pub(crate) fn number(name: &str) -> Option<u32> {
     if let Ok(number) = name.parse() {
         return Some(number);
     }

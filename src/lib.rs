@@ -23,9 +23,18 @@
 //! - `control` (default): the domain acts on `xl shutdown`, `reboot`, `save` and `sysrq`.
 //! - `net`: network interfaces, and a TCP/IP stack on them.
 //! - `guest`: the entry point, allocator and panic handler; for the final program only.
+//! - `sim`: `App` is of a simulated domain, and `testing` runs a whole `main` in `cargo test`; for tests on the host only.
 #![no_std]
 
 extern crate alloc;
+#[cfg(feature = "sim")]
+extern crate std;
+
+#[cfg(all(feature = "guest", feature = "sim"))]
+compile_error!(
+    "`guest` is for the program that boots, `sim` for its tests on the host: let the tests depend on the app without its \
+     default features"
+);
 
 mod app;
 mod args;
@@ -33,17 +42,26 @@ mod args;
 mod control;
 mod disks;
 pub mod guide;
+#[cfg_attr(not(feature = "sim"), path = "machine/xen.rs")]
+#[cfg_attr(feature = "sim", path = "machine/sim.rs")]
+mod machine;
 #[cfg(feature = "net")]
 pub mod network;
 #[cfg(not(feature = "net"))]
 mod no_network;
+#[cfg(feature = "sim")]
+pub mod testing;
 
 pub use app::{App, Exit};
 pub use args::{ArgError, Args, FromArg, Size};
 pub use control::SuspendError;
 pub use disks::{Disk, DiskError, DiskOptions};
 pub use embassy_time as time;
+#[cfg(feature = "sim")]
+pub use machine::{Console, Entropy, Task, XenClock, platform};
+#[cfg(not(feature = "sim"))]
 pub use platform_xen as platform;
+#[cfg(not(feature = "sim"))]
 pub use platform_xen::{Console, Entropy, Task, XenClock, print, println};
 pub use sarab_macros::main;
 pub use xen_blkif as block;
@@ -60,4 +78,6 @@ struct Readme;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::app::start;
+    #[cfg(feature = "sim")]
+    pub use crate::machine::print_text;
 }

@@ -11,12 +11,12 @@ use core::convert::Infallible;
 use core::fmt;
 
 use embassy_net::StackResources;
-use platform_xen::{XenPlatform, println};
 use xen_hal::{Clock, Errno};
 use xen_netif::front::Gone;
 use xenbus::Failure;
 use xenstore_client::{Broken, Error};
 
+use crate::machine::{XenPlatform, println};
 use crate::{App, ArgError};
 
 #[doc(hidden)]

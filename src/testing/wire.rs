@@ -1,0 +1,69 @@
+//! The other end of a guest's network interface.
+
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use core::cell::RefCell;
+
+use embassy_net::{Config, Ipv4Cidr, StackResources, StaticConfigV4};
+use xen_netif::back;
+use xen_ring::WaitQueue;
+use xen_sim::Domain;
+
+use super::Running;
+use crate::network::Stack;
+
+/// What the backend makes when the guest's interface appears.
+#[derive(Default)]
+pub(super) struct Port {
+    opened: RefCell<Option<back::Port>>,
+    changed: WaitQueue,
+}
+
+/// Its address.
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+pub(super) fn serve(backend: &Domain, store: xenstore_client::Store, port: Rc<Port>) {
+    let domain = backend.clone();
+    backend
+        .spawn(async move {
+            let opened = |opened| {
+                port.opened.replace(Some(opened));
+                port.changed.wake_all();
+                Ok(())
+            };
+            drop(back::serve(&store, domain, Default::default(), opened).await);
+        })
+        .detach();
+}
+
+impl Running {
+    /// A TCP/IP stack for so many sockets on a host with this address (`10.0.0.1/24`), at the other end of the guest's wire.
+    /// To be called once.
+    ///
+    /// # Panics
+    ///
+    /// Where the guest has no network, or the address is none.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn peer<const SOCKETS: usize>(&self, address: &str) -> Stack {
+        let backend = self.devices.backend.clone().filter(|_| self.devices.attached.contains(&("vif", 0)));
+        let backend = backend.expect("the guest has no network: Guest::network");
+        let port = self.port.changed.wait_until(|| self.port.opened.take()).await;
+        let parsed = address.split_once('/').and_then(|(ip, bits)| {
+            Some(Ipv4Cidr::new(ip.parse().ok()?, bits.parse().ok().filter(|bits| *bits <= 32)?))
+        });
+        let address = parsed.unwrap_or_else(|| panic!("{address}: expected an address as 10.0.0.1/24"));
+        let config = Config::ipv4_static(StaticConfigV4 { address, gateway: None, dns_servers: Default::default() });
+        let resources = Box::leak(Box::new(StackResources::<SOCKETS>::new()));
+        let (stack, mut runner) = embassy_net::new(port.device(MAC, 1500), config, resources, 1);
+        let run = async move {
+            // For as long as it is kept there is an interface.
+            let _port = port;
+            runner.run().await
+        };
+        backend.spawn(run).detach();
+        stack
+    }
+}
