@@ -128,16 +128,21 @@ impl Project<'_> {
         let from = format!("apps/{}", self.template);
         for file in self.sarab.files(&from)? {
             let below = file.strip_prefix(&from).unwrap_or(&file).trim_start_matches('/');
-            if below != "Cargo.toml" && !below.starts_with("host/Cargo.") {
+            if below == "src/main.rs" || below == "host/tests/sim.rs" {
+                put(&to.join(below), renamed(&self.sarab.text(&file)?, self.template, self.name).as_bytes())?;
+            } else if below != "Cargo.toml" && !below.starts_with("host/Cargo.") {
                 put(&to.join(below), &self.sarab.read(&file)?)?;
             }
         }
         let guest = self.guest_manifest()?;
         let host = self.host_manifest(&guest)?;
         put(&to.join("host/src/lib.rs"), b"//! Nothing of its own: the tests are in `tests/`.\n")?;
-        // The versions that Sarab is tested with, and that are on this machine already.
-        self.write_package(to, guest, "apps/Cargo.lock")?;
-        self.write_package(&to.join("host"), host, "Cargo.lock")?;
+        // The versions that Sarab is tested with, and that are on this machine already. The tests may depend on the guest, so
+        // that both manifests name the same places while the lock files are made.
+        self.lock(to, &guest, "apps/Cargo.lock")?;
+        self.lock(&to.join("host"), &host, "Cargo.lock")?;
+        self.write_manifest(to, guest)?;
+        self.write_manifest(&to.join("host"), host)?;
 
         put(&to.join(".cargo/config.toml"), self.configuration()?.as_bytes())?;
         put(
@@ -183,6 +188,13 @@ impl Project<'_> {
         Needs::parse(&table.map_or(Ok(Json::Null), json)?, Path::new("."))
     }
 
+    /// Where the program is: in a library, for its tests, or in what boots.
+    fn program(&self) -> Result<&'static str> {
+        let folder = format!("apps/{}", self.template);
+        let is_library = self.sarab.files(&folder)?.contains(&format!("{folder}/src/lib.rs"));
+        Ok(if is_library { "src/lib.rs" } else { "src/main.rs" })
+    }
+
     /// The template's manifest with the project's name, and with what the apps' workspace says.
     fn guest_manifest(&self) -> Result<Manifest> {
         let mut own = self.sarab.manifest(&format!("apps/{}/Cargo.toml", self.template))?;
@@ -220,6 +232,10 @@ impl Project<'_> {
             }
         }
         let folders = folders(&mut own, "dev-dependencies", "")?;
+        if self.program()? == "src/lib.rs" {
+            let entry = [("path", Value::from("..")), ("default-features", Value::from(false))];
+            own["dev-dependencies"][self.name] = value(InlineTable::from_iter(entry));
+        }
         Ok(Manifest { text: own, section: "dev-dependencies", folders })
     }
 
@@ -238,29 +254,31 @@ impl Project<'_> {
         Ok(text)
     }
 
-    /// Writes manifest and lock file, and what has this machine build it from a checkout.
-    fn write_package(&self, to: &Path, manifest: Manifest, lock: &str) -> Result<()> {
+    /// Writes the lock file, and a manifest for it.
+    fn lock(&self, to: &Path, manifest: &Manifest, lock: &str) -> Result<()> {
         put(&to.join("Cargo.lock"), &self.sarab.read(lock)?)?;
         let path = to.join("Cargo.toml");
-        let version = self.version()?;
-        let (checkout, offline) = match &self.source {
-            Source::Git { url, checkout: None } => {
-                put(&path, manifest.with(|_| ("git", url.clone()), None)?.as_bytes())?;
-                return lock_file(to, false);
+        let (text, offline) = match &self.source {
+            Source::Git { url, checkout: None } => (manifest.with(|_| ("git", url.clone()), None)?, false),
+            // A crate that is taken from elsewhere than the manifest says stands in the lock file as one of a path.
+            Source::Git { checkout: Some(checkout), .. } | Source::Path(checkout) => {
+                (manifest.with(|folder| ("path", in_checkout(checkout, folder)), Some(&self.version()?))?, true)
             }
-            Source::Git { checkout: Some(checkout), .. } | Source::Path(checkout) => (checkout, true),
         };
-        let in_checkout = |folder: &str| checkout.join(folder).display().to_string().trim_end_matches('/').to_owned();
-        // A crate that is taken from elsewhere than the manifest says stands in the lock file as one of a path.
-        put(&path, manifest.with(|folder| ("path", in_checkout(folder)), Some(&version))?.as_bytes())?;
-        lock_file(to, offline)?;
-        let Source::Git { url, .. } = &self.source else { return Ok(()) };
-        put(&path, manifest.with(|_| ("git", url.clone()), None)?.as_bytes())?;
+        put(&path, text.as_bytes())?;
+        lock_file(to, offline)
+    }
+
+    /// Writes the manifest as it is to be committed, and what has this machine build it from a checkout.
+    fn write_manifest(&self, to: &Path, manifest: Manifest) -> Result<()> {
+        let Source::Git { url, checkout: Some(checkout) } = &self.source else { return Ok(()) };
+        put(&to.join("Cargo.toml"), manifest.with(|_| ("git", url.clone()), None)?.as_bytes())?;
         let mut local = DocumentMut::new();
         for (name, folder) in &manifest.folders {
             // What is said for the guest holds in the folders below it.
             if manifest.section == "dependencies" || !self.guest_manifest()?.folders.contains_key(name) {
-                local["patch"][url.as_str()][name] = value(InlineTable::from_iter([("path", in_checkout(folder))]));
+                let place = InlineTable::from_iter([("path", in_checkout(checkout, folder))]);
+                local["patch"][url.as_str()][name] = value(place);
             }
         }
         if let Some(patch) = local.get_mut("patch").and_then(Item::as_table_mut) {
@@ -314,6 +332,7 @@ impl Project<'_> {
             .replace("@NAME@", self.name)
             .replace("@TEMPLATE@", self.template)
             .replace("@PURPOSE@", &self.purpose()?)
+            .replace("@PROGRAM@", self.program()?)
             .replace("@GIT@", self.git())
             .replace("@CI@\n", ci)
             .replace("@SOURCE@", &source))
@@ -321,10 +340,30 @@ impl Project<'_> {
 
     /// The first paragraph of what the template says of itself.
     fn purpose(&self) -> Result<String> {
-        let main = self.sarab.text(&format!("apps/{}/src/main.rs", self.template))?;
+        let main = self.sarab.text(&format!("apps/{}/{}", self.template, self.program()?))?;
         let lines = main.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
         Ok(lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" "))
     }
+}
+
+/// A crate's folder in a checkout.
+fn in_checkout(checkout: &Path, folder: &str) -> String {
+    checkout.join(folder).display().to_string().trim_end_matches('/').to_owned()
+}
+
+/// The text with the crate of that name renamed, as Rust writes it.
+fn renamed(text: &str, from: &str, to: &str) -> String {
+    let (from, to) = (format!("{}::", from.replace('-', "_")), format!("{}::", to.replace('-', "_")));
+    let mut new = String::new();
+    for (index, part) in text.split(&from).enumerate() {
+        // The end of a longer path or name is another one.
+        let whole = !new.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+        if index > 0 {
+            new += if whole { &to } else { &from };
+        }
+        new += part;
+    }
+    new
 }
 
 /// A manifest, and which of its dependencies are Sarab's own.
@@ -379,7 +418,7 @@ fn folders(manifest: &mut DocumentMut, section: &str, root: &str) -> Result<BTre
 /// Has the tables that were added stand behind the others.
 fn sort(manifest: &mut DocumentMut) {
     let mut position = 0;
-    let order = ["package", "bin", "dependencies", "lints", "profile", "workspace"];
+    let order = ["package", "lib", "bin", "features", "dependencies", "lints", "profile", "workspace"];
     for key in order {
         if let Some(item) = manifest.get_mut(key) {
             place(item, &mut position);
@@ -490,10 +529,18 @@ mod tests {
             assert!(!text.contains("path = \"..") && !text.contains("workspace = true"), "{text}");
             let host = project.host_manifest(&guest).unwrap();
             let text = host.with(|_| ("git", "https://test/sarab".into()), None).unwrap();
-            assert!(!text.contains("path ="), "{text}");
+            assert!(!text.replace("path = \"..\"", "").contains("path ="), "{text}");
             assert!(guest.folders.keys().all(|name| host.folders.contains_key(name)), "{text}");
+            assert_eq!(text.contains("mine = { path = \"..\""), project.program().unwrap() == "src/lib.rs", "{text}");
             project.needs().unwrap();
         }
+    }
+
+    #[test]
+    fn a_library_is_renamed_where_it_is_named() {
+        let text = "use store::main; sarab::store::Store; restore::main; run(store::main)";
+        let expected = "use my_store::main; sarab::store::Store; restore::main; run(my_store::main)";
+        assert_eq!(renamed(text, "store", "my-store"), expected);
     }
 
     #[test]

@@ -142,7 +142,7 @@ fn run_hello() -> Result<String> {
     let stdout = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{}", text(&output));
     for expected in
-        ["Hello, me\n", "memory        4096 KiB", "command line  exit=now name=me\n", "INFO  hello is up  (main.rs:"]
+        ["Hello, me\n", "memory        4096 KiB", "command line  exit=now name=me\n", "INFO  hello is up  (lib.rs:"]
     {
         ensure!(stdout.contains(expected), "no {expected:?} in:\n{}", text(&output));
     }
@@ -277,14 +277,14 @@ fn c_library() -> Result<String> {
     let project = dir.path().join("linux");
     let output = xen(&["new", &project.display().to_string()])?.output()?;
     ensure!(output.status.success(), "{}", text(&output));
-    let main = project.join("src/main.rs");
+    let main = project.join("src/lib.rs");
     let program = fs::read_to_string(&main)?;
     let call = "\n#[link(name = \"c\")]\nunsafe extern \"C\" {\n    safe fn getpid() -> i32;\n}\n";
     let program = program.replace("println!(\"Hello, {name}\")", "println!(\"Hello, {name} {}\", getpid())");
     fs::write(&main, program + call)?;
     let mut build = xen(&["build", &project.display().to_string()])?;
     build.env("CARGO_TARGET_DIR", walk::projects());
-    fails(build, "does not link: src/main.rs uses `getpid`. A guest has no C library")?;
+    fails(build, "does not link: src/lib.rs uses `getpid`. A guest has no C library")?;
     Ok(String::new())
 }
 

@@ -1,35 +1,43 @@
-//! The program's own logic on this machine, in a simulated Xen: domains, a store and a clock, and faults where they are
-//! asked for. Each run has a seed; where one fails, its seed is printed.
+//! The whole guest on this machine, in a simulated Xen: the test is its toolstack. Each run has a seed; where one fails, its
+//! seed is printed.
 
 use std::time::Duration;
 
-use xen_hal::Clock;
-use xen_sim::check;
+use sarab::testing::{End, Guest, check};
 
 #[test]
-fn a_task_wakes_when_it_should() {
-    check("timers", 20, |xen| {
-        let domain = xen.domain();
+fn it_greets_whom_it_is_told_to() {
+    check("a greeting", 20, |xen| {
+        let ended = Guest::new(xen).command_line("name=me exit=now").memory(4).run(hello::main);
+        assert_eq!(ended.how(), End::PowerOff);
+        assert!(ended.console().starts_with("Hello, me\n"), "{}", ended.console());
+        for line in ["  memory        4096 KiB, ", "  command line  name=me exit=now\n"] {
+            assert!(ended.console().contains(line), "no {line:?} in:\n{}", ended.console());
+        }
+    });
+}
+
+#[test]
+fn it_stays_until_it_is_shut_down() {
+    check("a shutdown", 20, |xen| {
+        let guest = Guest::new(xen);
         xen.run(async move {
-            let start = domain.now();
-            domain.sleep(Duration::from_secs(60)).await;
-            // Simulated: a minute takes no time.
-            assert!(domain.now() - start >= Duration::from_secs(60));
+            let running = guest.start(hello::main).await;
+            running.wait_for("Hello, world\n").await;
+            // Simulated: an hour takes no time.
+            running.sleep(Duration::from_secs(3600)).await;
+            assert!(running.domain().is_alive());
+            running.shutdown().await;
+            assert_eq!(running.ended().await.how(), End::PowerOff);
         });
     });
 }
 
 #[test]
-fn what_one_domain_writes_another_may_not_read() {
-    check("permissions", 20, |xen| {
-        let (one, other) = (xen.domain(), xen.domain());
-        xen.run(async move {
-            let path = format!("/local/domain/{}/data/greeting", one.id().0);
-            let store = one.store();
-            store.set(&path, "hello").await.unwrap();
-            assert_eq!(store.get::<String>(&path).await.unwrap().as_deref(), Some("hello"));
-            // Its permissions say that only the owner may.
-            assert!(other.store().read(&path).await.is_err());
-        });
+fn a_wrong_argument_is_named() {
+    check("arguments", 5, |xen| {
+        let ended = Guest::new(xen).command_line("nmae=me").run(hello::main);
+        assert_eq!(ended.how(), End::Crash);
+        assert!(ended.console().starts_with("error: ") && ended.console().contains("nmae"), "{}", ended.console());
     });
 }
