@@ -99,6 +99,7 @@ pub struct Guest {
     command_line: String,
     memory: u64,
     disks: Vec<Image>,
+    foreign: Vec<Foreign>,
     keys: Vec<(String, String)>,
     #[cfg(feature = "net")]
     network: bool,
@@ -110,6 +111,12 @@ struct Image {
     writable: bool,
 }
 
+struct Foreign {
+    name: String,
+    server: Domain,
+    target: String,
+}
+
 impl Guest {
     /// One with 16 MiB and without arguments and devices.
     pub fn new(xen: &Xen) -> Guest {
@@ -118,6 +125,7 @@ impl Guest {
             command_line: String::new(),
             memory: 16,
             disks: Vec::new(),
+            foreign: Vec::new(),
             keys: Vec::new(),
             #[cfg(feature = "net")]
             network: false,
@@ -145,6 +153,13 @@ impl Guest {
     /// A disk that can only be read.
     pub fn read_only_disk(mut self, name: &str, content: impl Into<Vec<u8>>) -> Guest {
         self.disks.push(Image { name: name.into(), content: content.into(), writable: false });
+        self
+    }
+
+    /// A disk that another guest serves, which knows it by `target`: `backend=…,target=…` in an xl file.
+    pub fn disk_of(mut self, name: &str, server: &Running, target: &str) -> Guest {
+        let server = server.machine.domain.clone();
+        self.foreign.push(Foreign { name: name.into(), server, target: target.into() });
         self
     }
 
@@ -189,14 +204,15 @@ impl Guest {
         F: Future<Output = O> + 'static,
         O: Exit + 'static,
     {
-        let Guest { xen, command_line, memory, disks: images, keys, .. } = self;
+        let Guest { xen, command_line, memory, disks: images, foreign, keys, .. } = self;
         let (toolstack, domain) = (xen.toolstack(), xen.domain());
         let mut devices = Devices::default();
         let mut disks = Vec::new();
         for image in images {
-            let number = number(&image.name).unwrap_or_else(|| panic!("`{}` is no disk's name", image.name));
+            let number = device(&image.name);
             let backend = devices.backend(&xen);
-            let disk = RamDisk::new(backend, (image.content.len() as u64).div_ceil(512)).expect("memory for the disk");
+            let disk =
+                RamDisk::new(backend.clone(), (image.content.len() as u64).div_ceil(512)).expect("memory for the disk");
             for (sector, bytes) in (0..).step_by(CHUNK / 512).zip(image.content.chunks(CHUNK)) {
                 if bytes.iter().any(|byte| *byte != 0) {
                     let mut bytes = bytes.to_vec();
@@ -205,7 +221,7 @@ impl Guest {
                 }
             }
             let disk = if image.writable { disk } else { disk.read_only() };
-            devices.attached.push(("vbd", number));
+            devices.attached.push(("vbd", number, backend.clone()));
             disks.push(Disk { name: image.name, number, writable: image.writable, disk });
         }
         let disks: Rc<[Disk]> = disks.into();
@@ -214,8 +230,8 @@ impl Guest {
         #[cfg(not(feature = "net"))]
         let network = false;
         if network {
-            devices.backend(&xen);
-            devices.attached.push(("vif", 0));
+            let backend = devices.backend(&xen);
+            devices.attached.push(("vif", 0, backend));
         }
         #[cfg(feature = "net")]
         let port = Rc::<wire::Port>::default();
@@ -239,6 +255,12 @@ impl Guest {
                 let (front, _) = Toolstack::paths("vif", domain.id(), backend.id(), 0);
                 toolstack.store().set(&format!("{front}/mac"), MAC).await.expect("the store takes the address");
             }
+        }
+        for Foreign { name, server, target } in foreign {
+            let nodes = [("params", target.as_str()), ("mode", "w")];
+            let attached = toolstack.attach_with("vbd", domain.id(), server.id(), device(&name), &nodes).await;
+            attached.expect("the store takes the device");
+            devices.attached.push(("vbd", device(&name), server));
         }
         let seed = xen.random(u64::MAX);
         let machine = Machine::new(domain, &command_line, memory << 20, seed);
@@ -266,11 +288,17 @@ const CHUNK: usize = 64 << 10;
 /// The guest's address on its network.
 const MAC: &str = "00:16:3e:00:00:02";
 
-/// Devices, and the domain that serves them, if there are any.
+/// The number of a disk's name.
+fn device(name: &str) -> u32 {
+    number(name).unwrap_or_else(|| panic!("`{name}` is no disk's name"))
+}
+
+/// Devices with their backends' domains.
 #[derive(Default)]
 struct Devices {
+    /// The domain that serves what no other guest serves.
     backend: Option<Domain>,
-    attached: Vec<(&'static str, u32)>,
+    attached: Vec<(&'static str, u32, Domain)>,
 }
 
 impl Devices {
@@ -458,16 +486,12 @@ impl Running {
         let how = self.wait(|| self.machine.end.borrow().clone()).await;
         let how = how.unwrap_or_else(|| panic!("the guest has not ended after {LIMIT:?}:\n{}", self.console()));
         let domain = &self.machine.domain;
-        if let Some(backend) = &self.devices.backend
-            && backend.is_alive()
-        {
-            for (class, number) in &self.devices.attached {
-                // As libxl does where nobody answers any more: the backend is not to wait for the frontend.
-                let (front, _) = Toolstack::paths(class, domain.id(), backend.id(), *number);
-                self.toolstack.store().remove(&front).await.expect("the store removes the device");
-                let detached = self.toolstack.detach(class, domain.id(), backend.id(), *number).await;
-                assert!(detached.expect("the store answers"), "the backend of {class} {number} does not close");
-            }
+        for (class, number, backend) in self.devices.attached.iter().filter(|(.., backend)| backend.is_alive()) {
+            // As libxl does where nobody answers any more: the backend is not to wait for the frontend.
+            let (front, _) = Toolstack::paths(class, domain.id(), backend.id(), *number);
+            self.toolstack.store().remove(&front).await.expect("the store removes the device");
+            let detached = self.toolstack.detach(class, domain.id(), backend.id(), *number).await;
+            assert!(detached.expect("the store answers"), "the backend of {class} {number} does not close");
         }
         let mut disks = Vec::new();
         for disk in self.disks.iter() {

@@ -48,8 +48,8 @@ impl Running {
     ///
     /// May be dropped at any time.
     pub async fn peer<const SOCKETS: usize>(&self, address: &str) -> Stack {
-        let backend = self.devices.backend.clone().filter(|_| self.devices.attached.contains(&("vif", 0)));
-        let backend = backend.expect("the guest has no network: Guest::network");
+        let vif = self.devices.attached.iter().find(|(class, ..)| *class == "vif");
+        let (.., backend) = vif.expect("the guest has no network: Guest::network");
         let port = self.port.changed.wait_until(|| self.port.opened.take()).await;
         let parsed = address.split_once('/').and_then(|(ip, bits)| {
             Some(Ipv4Cidr::new(ip.parse().ok()?, bits.parse().ok().filter(|bits| *bits <= 32)?))
