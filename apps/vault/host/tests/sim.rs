@@ -1,55 +1,67 @@
-//! A disk in one domain's memory, served to another, on this machine.
+//! The whole driver domain on this machine, in a simulated Xen, and guests with disks of it. Each run has a seed; where one fails,
+//! its seed is printed.
 
-use std::time::Duration;
+use sarab::block::BlockDevice;
+use sarab::testing::{End, Faults, Guest, check};
+use sarab::{App, println};
 
-use xen_blkif::BlockDevice;
-use xen_blkif::back::{self, Attach, Limits};
-use xen_blkif::front;
-use xen_blkif::ramdisk::RamDisk;
-use xen_hal::{Clock, Errno};
-use xen_sim::{Faults, check};
-use xenbus::Failure;
-
-const DEVICE: u32 = 51712;
+/// A guest that counts its starts on its disk.
+async fn counting(app: App) -> Result<(), Box<dyn core::error::Error>> {
+    let disk = app.disk("xvda").await?;
+    let mut found = [0; 1024];
+    disk.read_bytes(9, &mut found).await?;
+    disk.write_bytes(9, &[found[0] + 1; 1024]).await?;
+    disk.flush().await?;
+    println!("{} {}", found[0], found[1023]);
+    Ok(())
+}
 
 #[test]
 fn a_guest_finds_again_what_it_has_written() {
-    check("vault", 10, |xen| {
+    check("ramdisk=", 10, |xen| {
         xen.set_faults(Faults { spurious_events: 10, eagain: 10, ..Faults::default() });
-        let (toolstack, vault, guest) = (xen.toolstack(), xen.domain(), xen.domain());
-        let (store, domain) = (vault.store(), vault.clone());
-        vault
-            .spawn(async move {
-                let disk = RamDisk::new(domain.clone(), 128).unwrap();
-                let open = async |attach: &Attach| match attach.params.as_str() {
-                    "ram" => Ok(disk.clone()),
-                    other => Err(Failure::new(Errno::ENOENT, format!("target={other}: there is no such disk"))),
-                };
-                let limits = Limits::default();
-                drop(back::serve(&store, domain, limits, open, |_, _| ()).await);
-            })
-            .detach();
-        xen.run(async move {
-            let store = guest.store();
+        let guest = Guest::new(xen).command_line("ramdisk=64K");
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ram: 128 sectors\nvault: ready\n").await;
             // The disk stays what it is while guests come and go.
-            for byte in [0, 1] {
-                let nodes = [("params", "ram"), ("mode", "w")];
-                toolstack.attach_with("vbd", guest.id(), vault.id(), DEVICE, &nodes).await.unwrap();
-                let path = format!("device/vbd/{DEVICE}");
-                let own = guest.clone();
-                let (disk, runner) = front::connect(&store, own, &path, Default::default());
-                guest.spawn(async move { drop(runner.await) }).detach();
-                disk.ready().await.unwrap();
-                let mut found = [0; 1024];
-                disk.read_bytes(9, &mut found).await.unwrap();
-                assert_eq!(found, [byte; 1024]);
-                disk.write_bytes(9, &[byte + 1; 1024]).await.unwrap();
-                disk.flush().await.unwrap();
-                drop(disk);
-                assert!(toolstack.detach("vbd", guest.id(), vault.id(), DEVICE).await.unwrap(), "closed in time");
-                guest.sleep(Duration::from_secs(1)).await;
+            for expected in ["0 0\n", "1 1\n"] {
+                let ended = Guest::new(&xen).disk_of("xvda", &vault, "ram").start(counting).await.ended().await;
+                assert_eq!((ended.how(), ended.console()), (End::PowerOff, expected));
             }
+            vault.wait_for(": 1 reads (1024 bytes), 1 writes (1024 bytes), 1 flushes").await;
+            vault.shutdown().await;
+            let ended = vault.ended().await;
+            assert_eq!(ended.how(), End::PowerOff);
+            assert!(ended.console().ends_with("vault: asked to poweroff\n"), "{}", ended.console());
         });
-        xen.end();
+    });
+}
+
+#[test]
+fn a_disk_of_its_own_is_passed_on() {
+    check("pass=", 10, |xen| {
+        let guest = Guest::new(xen).command_line("pass=xvda").disk("xvda", vec![0; 64 << 10]);
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            let ended = Guest::new(&xen).disk_of("xvda", &vault, "xvda").start(counting).await.ended().await;
+            assert_eq!((ended.how(), ended.console()), (End::PowerOff, "0 0\n"));
+            vault.shutdown().await;
+            let ended = vault.ended().await;
+            assert_eq!(ended.how(), End::PowerOff);
+            assert_eq!(ended.disk("xvda")[9 * 512..11 * 512], [1; 1024]);
+        });
+    });
+}
+
+#[test]
+fn what_there_is_nothing_to_serve_of_is_an_error() {
+    check("nothing", 5, |xen| {
+        let ended = Guest::new(xen).run(vault::main);
+        assert_eq!(ended.how(), End::Crash);
+        assert_eq!(ended.console(), "error: nothing to serve: give ramdisk=SIZE, pass=DISK or both\n");
     });
 }

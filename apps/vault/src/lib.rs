@@ -1,0 +1,127 @@
+//! A storage driver domain: it serves disks to other guests, which name it in their xl files.
+//!
+//! `ramdisk=16M` serves memory, as `target=ram`; `pass=xvda` serves a disk of its own, as `target=xvda`. A guest gets one by
+//! `disk = ["format=raw,vdev=xvda,access=rw,backendtype=phy,backend=vault,target=ram"]`; the vault's own xl file says
+//! `driver_domain = 1`. It ends when the toolstack asks it to.
+
+#![no_std]
+
+extern crate alloc;
+
+use core::fmt;
+
+use futures_util::future::{Either, select};
+use sarab::block::back::{self, Attach, Limits};
+use sarab::block::ramdisk::RamDisk;
+use sarab::block::{BlockDevice, Error};
+use sarab::hal::Errno;
+use sarab::store::Broken;
+use sarab::xenbus::Failure as Refusal;
+use sarab::{App, ArgError, DiskError, Size, println};
+
+/// What the guest does.
+pub async fn main(app: App) -> Result<(), Failure> {
+    let args = app.args();
+    args.expect_only(&["ramdisk", "pass"])?;
+    let ram = match args.get::<Size>("ramdisk")? {
+        Some(size) => Some(RamDisk::new(app.grant_table(), size.0 / 512)?),
+        None => None,
+    };
+    let pass = match args.get::<&str>("pass")? {
+        Some(name) => Some((name, app.disk(name).await?)),
+        None => None,
+    };
+    if ram.is_none() && pass.is_none() {
+        return Err(Failure::Nothing);
+    }
+    let open = async |attach: &Attach| match (attach.params.as_str(), &ram, &pass) {
+        ("ram", Some(disk), _) => Ok(Either::Left(disk.clone())),
+        (name, _, Some((own, disk))) if name == *own => Ok(Either::Right(disk.clone())),
+        (name, ..) => {
+            let text = alloc::format!(
+                "target={name}: there is no such disk here; `ram` is the ramdisk, `xvda` a disk that is passed on"
+            );
+            Err(Refusal::new(Errno::ENOENT, text))
+        }
+    };
+    let ended = |attach: &Attach, did: back::Statistics| {
+        println!(
+            "vault: {} of {}: {} reads ({} bytes), {} writes ({} bytes), {} flushes, {} discards, {} merged, {} failed",
+            attach.device,
+            attach.domain,
+            did.reads,
+            did.read_bytes,
+            did.writes,
+            did.written_bytes,
+            did.flushes,
+            did.discards,
+            did.merged,
+            did.failures
+        );
+    };
+    for (name, sectors) in [
+        ("ram", ram.as_ref().map(|disk| disk.geometry().sectors)),
+        ("pass", pass.as_ref().map(|(_, disk)| disk.geometry().sectors)),
+    ] {
+        if let Some(sectors) = sectors {
+            println!("vault: {name}: {sectors} sectors");
+        }
+    }
+    println!("vault: ready");
+    let store = app.store()?;
+    let serving = back::serve(&store, app.xen(), Limits::default(), open, ended);
+    match select(core::pin::pin!(serving), core::pin::pin!(app.shutdown())).await {
+        Either::Left((Err(error), _)) => Err(error.into()),
+        Either::Right((request, _)) => {
+            println!("vault: asked to {request}");
+            if let Some((_, disk)) = &pass
+                && disk.geometry().flush
+            {
+                disk.flush().await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Why the guest ends with an error.
+#[derive(Debug)]
+pub enum Failure {
+    Nothing,
+    Argument(ArgError),
+    Broken(Broken),
+    Store(sarab::store::Error),
+    Disk(DiskError),
+    Request(Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Nothing => f.write_str("nothing to serve: give ramdisk=SIZE, pass=DISK or both"),
+            Failure::Argument(error) => error.fmt(f),
+            Failure::Broken(error) => write!(f, "store: {error}"),
+            Failure::Store(error) => write!(f, "store: {error}"),
+            Failure::Disk(error) => error.fmt(f),
+            Failure::Request(error) => write!(f, "disk: {error}"),
+        }
+    }
+}
+
+macro_rules! from {
+    ($($error:ty => $variant:ident;)*) => {
+        $(impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Failure::$variant(error)
+            }
+        })*
+    };
+}
+
+from! {
+    ArgError => Argument;
+    Broken => Broken;
+    sarab::store::Error => Store;
+    DiskError => Disk;
+    Error => Request;
+}
