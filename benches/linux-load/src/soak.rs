@@ -23,9 +23,9 @@ const REQUESTS: [(&str, &str, &str); 6] = [
 /// Connections after which a client makes a new one, so that these are many as well.
 const PER_CONNECTION: u64 = 100;
 
-/// Bytes that are written one after the other, each of which Linux sends as a segment of its own: fewer than may be on
-/// their way in a new connection.
-const AT_ONCE: usize = 8;
+/// Bytes that are written one after the other, each of which Linux sends as a segment of its own: of more, it joins those
+/// that wait for the first two to leave the machine.
+const AT_ONCE: usize = 2;
 
 /// How often progress is printed.
 const PROGRESS: Duration = Duration::from_secs(10);
