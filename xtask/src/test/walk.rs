@@ -45,7 +45,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("cargo xen run hello --set name=me", Proof::Prints("Hello, me")),
     ("cargo xen new PATH --template APP", Proof::Ends("begins as hello")),
     ("cargo xen build APP", Proof::Ends("/hello")),
-    ("cargo xen run APP", Proof::Prints("Sarab says hello.")),
+    ("cargo xen run APP", Proof::Prints("Hello, world")),
     ("cargo xen run APP --on xl", Proof::Help),
     ("cargo xen run APP --on ssh:root@host", Proof::Help),
     ("cargo xen run APP --suite bookworm", Proof::Prints("Xen           4.17")),
