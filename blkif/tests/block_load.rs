@@ -19,23 +19,10 @@ use xen_blkif::{BlockDevice, Buffer, Completed, Error, Geometry};
 use xen_hal::{Access, Clock, DomId, GrantRef, Pages};
 use xen_ring::LentPage;
 use xen_sim::{Domain, Faults, Script, SimGrant, SimPage, Toolstack, Xen, check, keep_log, take_log};
-use xenbus::{State, frontend};
+use xenbus::{State, frontend, yield_now};
 
 use support::backend::{against_frontend, against_frontend_with, okay, read};
 use support::block::{DEVICE, Guest, How, SECTORS, Scripted, against_backend, answered};
-
-/// Lets other tasks run.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| match std::mem::replace(&mut yielded, true) {
-        true => Poll::Ready(()),
-        false => {
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        }
-    })
-    .await;
-}
 
 /// Pages that a guest lends to its backend.
 async fn lend(guest: &Guest, count: usize) -> Vec<LentPage<SimGrant>> {

@@ -43,7 +43,7 @@ const START: Duration = Duration::from_secs(1_767_225_600);
 pub mod platform {
     pub use super::{
         Console, Entropy, Task, XenClock, XenVersion, console_handle, counters, crash, domain_id, memory, poweroff,
-        reboot, shutdown, spawn, suspend, xen_version, yield_now,
+        reboot, shutdown, spawn, suspend, xen_version,
     };
     pub use crate::{print, println};
     pub use platform_xen::{Counters, EntropyError, MemoryInfo, Resumed, ShutdownReason};
@@ -55,6 +55,7 @@ pub mod platform {
         SimEventChannelError as XenEventChannelError, SimGrant as XenGrant, SimGrantError as XenGrantError,
         SimMapping as XenMapping, SimPort as XenPort,
     };
+    pub use xenbus::yield_now;
 }
 
 /// A guest in the simulation: what there is once in it.
@@ -307,23 +308,6 @@ impl Own {
 /// Starts a task; as [`App::spawn`](crate::App::spawn).
 pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
     here().own().spawn(future)
-}
-
-/// Lets other tasks run.
-///
-/// # Cancellation
-///
-/// May be dropped at any time.
-pub async fn yield_now() {
-    let mut asked = false;
-    core::future::poll_fn(|cx| {
-        if core::mem::replace(&mut asked, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Ends the domain.
