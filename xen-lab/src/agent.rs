@@ -18,6 +18,14 @@ pub struct Agent {
     pub(crate) patience: Option<Duration>,
 }
 
+impl Agent {
+    /// The same, with a bound on how long a command may print nothing.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Agent {
+        Agent { patience: Some(patience), ..self }
+    }
+}
+
 impl Dom0 for Agent {
     fn stream(&self, command: &str, stdin: Option<Box<dyn Read + Send>>) -> Result<Box<dyn Stream>> {
         use base64::prelude::{BASE64_STANDARD, Engine};

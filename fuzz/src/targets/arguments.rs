@@ -19,9 +19,9 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
 }
 
 pub(super) fn run(data: &[u8]) {
-    // A guest's line is there for as long as it runs. Each key is looked for in all of it.
+    // A guest's line is there for as long as it runs. Each key is looked for in all of it, so few are enough.
     let args = Args::new(data[..data.len().min(512)].to_vec().leak());
-    for (key, value) in args.iter() {
+    for (key, value) in args.iter().take(16) {
         assert!(!key.contains(char::is_whitespace) || key.contains('"'));
         get::<&str>(&args, key);
         get::<bool>(&args, key);

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use cargo_xen::{Guest, Sarab, parse_suite};
-use xen_lab::{Lab, Options, StoreServer, Suite, suite};
+use xen_lab::{Dom0, Lab, Options, StoreServer, Suite, suite};
 
 use self::checks::Check;
 use crate::apps::app;
@@ -244,12 +244,28 @@ impl Series {
         let fixture = Fixture { lab, suite, guests };
         for (check_name, check) in checks {
             tally.step(&format!("{name}: {check_name}"), || {
-                let outcome = check(&fixture);
+                let outcome = check(&fixture).map_err(|error| {
+                    let dom0 = dom0_state(&fixture.lab).unwrap_or_else(|error| format!("{error:#}"));
+                    error.context(format!("dom0 afterwards:\n{}\n", dom0.trim_end()))
+                });
                 xen_lab::domain::destroy_all(&fixture.lab)?;
                 outcome
             });
         }
     }
+}
+
+/// What dom0's programs do, those in the kernel with where they wait there, and the kernel's last words: a check that
+/// failed because something stood still says here what.
+fn dom0_state(lab: &Lab) -> Result<String> {
+    let agent = lab.agent().with_patience(Duration::from_secs(30));
+    agent.run(
+        "for p in /proc/[0-9]*; do
+           name=$(tr '\\0' ' ' <$p/cmdline 2>/dev/null); state=$(sed -n 's/^State:.//p' $p/status 2>/dev/null)
+           case \"$name$state\" in D*) name=$(cat $p/comm) ;; esac
+           [ -n \"$name\" ] && echo \"${p#/proc/} $state $name: $(head -n 4 $p/stack 2>/dev/null | sed 's/.*] //; s/+.*//' | tr '\\n' ' ')\"
+         done; cat /proc/loadavg; dmesg | tail -n 15",
+    )
 }
 
 #[cfg(test)]
