@@ -548,7 +548,7 @@ mod tests {
         let sarab = checkout();
         let project = project(&sarab, "web", Source::Path("/sarab".into()));
         let guest = project.guest_manifest().unwrap();
-        assert_eq!(guest.folders["sarab-http"], "http");
+        assert_eq!(guest.folders["sarab-http"], "sarab-http");
         let text = guest.with(|folder| ("path", format!("/sarab/{folder}")), Some("0.1.0")).unwrap();
         assert!(text.contains("sarab-http = { version = \"0.1.0\", path = \"/sarab/http\" }"), "{text}");
         assert!(project.readme().unwrap().contains("on this machine"));

@@ -8,7 +8,7 @@
 //! - A router advertisement's prefix of more than 128 bits ends at one in `Ipv6Cidr::new`, a multicast prefix in
 //!   `check_ip_addrs`. That is where smoltcp's own `ConfigV6::Slaac` is used, which `ip6=auto` has nothing to do with.
 //!
-//! A new version of smoltcp is to be checked for these: the tests (`sim/tests/strangers.rs`) show that they are needed.
+//! A new version of smoltcp is to be checked for these: the tests (`xen-sim/tests/strangers.rs`) show that they are needed.
 
 use core::net::Ipv4Addr;
 use core::task::Context;

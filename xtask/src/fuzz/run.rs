@@ -166,11 +166,11 @@ mod tests {
     #[test]
     fn a_panic_is_named_with_its_input() {
         let said = "#2\tINITED cov: 3 ft: 4 corp: 1/1b exec/s: 0 rss: 30Mb\n\
-            thread '<unnamed>' (7) panicked at netif/src/back/rings.rs:226:17:\nthey were counted\nstack backtrace:\n\
+            thread '<unnamed>' (7) panicked at xen-netif/src/back/rings.rs:226:17:\nthey were counted\nstack backtrace:\n\
             ==9== ERROR: libFuzzer: deadly signal\nartifact_prefix='a/'; Test unit written to a/crash-77\n\
             stat::number_of_executed_units: 41\n";
         let finding = report(said, false).finding.expect("a finding");
-        assert_eq!(finding.what, "netif/src/back/rings.rs:226:17: they were counted");
+        assert_eq!(finding.what, "xen-netif/src/back/rings.rs:226:17: they were counted");
         assert_eq!(finding.input, Some("a/crash-77".into()));
     }
 

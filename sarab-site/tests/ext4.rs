@@ -612,7 +612,7 @@ proptest! {
     }
 }
 
-/// Small images, of which the fuzz target and the tests of damage begin: `site/tests/images`. Made anew by
+/// Small images, of which the fuzz target and the tests of damage begin: `sarab-site/tests/images`. Made anew by
 /// `cargo test -p sarab-site --test ext4 images -- --ignored`.
 #[test]
 #[ignore = "writes into the source tree"]

@@ -1,9 +1,9 @@
 //! Advisories that no single driver's tests stand for: what outlives a device, what a connection that fails leaves, and
 //! batches of copies. Each test names the advisory; docs/security.md lists them all.
 
-#[path = "../../blkif/tests/support/mod.rs"]
+#[path = "../../xen-blkif/tests/support/mod.rs"]
 mod blkif;
-#[path = "../../netif/tests/support/mod.rs"]
+#[path = "../../xen-netif/tests/support/mod.rs"]
 mod netif;
 
 use std::cell::{Cell, RefCell};

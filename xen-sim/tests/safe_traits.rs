@@ -1,5 +1,5 @@
 //! What safe code can implement cannot have xen-ring touch memory that is not its own. (What it cannot implement:
-//! `hal/tests/unsafe_traits.rs`.)
+//! `xen-hal/tests/unsafe_traits.rs`.)
 
 #![forbid(unsafe_code)]
 
