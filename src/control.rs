@@ -167,14 +167,7 @@ impl core::fmt::Display for SuspendError {
     }
 }
 
-impl core::error::Error for SuspendError {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        match self {
-            SuspendError::Store(error) => Some(error),
-            SuspendError::Refused(errno) => Some(errno),
-        }
-    }
-}
+impl core::error::Error for SuspendError {}
 
 fn default_key(key: char) {
     match key {

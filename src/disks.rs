@@ -49,15 +49,7 @@ impl fmt::Display for DiskError {
     }
 }
 
-impl core::error::Error for DiskError {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        match self {
-            DiskError::NoStore(error) => Some(error),
-            DiskError::Store(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+impl core::error::Error for DiskError {}
 
 impl From<Broken> for DiskError {
     fn from(error: Broken) -> Self {

@@ -75,16 +75,7 @@ impl fmt::Display for NetworkError {
     }
 }
 
-impl core::error::Error for NetworkError {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        match self {
-            NetworkError::Argument(error) => Some(error),
-            NetworkError::NoStore(error) => Some(error),
-            NetworkError::Store(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+impl core::error::Error for NetworkError {}
 
 impl From<ArgError> for NetworkError {
     fn from(error: ArgError) -> Self {

@@ -198,11 +198,7 @@ impl fmt::Display for XenEventChannelError {
     }
 }
 
-impl core::error::Error for XenEventChannelError {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        Some(&self.errno)
-    }
-}
+impl core::error::Error for XenEventChannelError {}
 
 /// An open port; dropping it closes it.
 ///

@@ -76,15 +76,7 @@ impl fmt::Display for OpenError {
     }
 }
 
-impl core::error::Error for OpenError {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        match self {
-            OpenError::Disk(error) => Some(error),
-            OpenError::Ext4(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+impl core::error::Error for OpenError {}
 
 impl From<ext4::Failure> for OpenError {
     fn from(failure: ext4::Failure) -> Self {
@@ -120,14 +112,7 @@ impl fmt::Display for ReadError {
     }
 }
 
-impl core::error::Error for ReadError {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        match self {
-            ReadError::Disk(error) => Some(error),
-            ReadError::Ext4(error) => Some(error),
-        }
-    }
-}
+impl core::error::Error for ReadError {}
 
 impl From<ext4::Failure> for ReadError {
     fn from(failure: ext4::Failure) -> Self {

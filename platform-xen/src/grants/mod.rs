@@ -97,14 +97,7 @@ impl fmt::Display for XenGrantError {
     }
 }
 
-impl core::error::Error for XenGrantError {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        match self {
-            XenGrantError::Hypervisor(errno) => Some(errno),
-            _ => None,
-        }
-    }
-}
+impl core::error::Error for XenGrantError {}
 
 /// How often an operation is tried whose page the hypervisor has to fetch first (GNTST_eagain).
 const TRIES: usize = 64;

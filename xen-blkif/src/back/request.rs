@@ -64,14 +64,7 @@ impl fmt::Display for BadRequest {
     }
 }
 
-impl core::error::Error for BadRequest {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        match self {
-            BadRequest::Device(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+impl core::error::Error for BadRequest {}
 
 /// What is to be done, on the device's sectors.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -116,14 +116,7 @@ impl fmt::Display for Broken {
     }
 }
 
-impl core::error::Error for Broken {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        match self {
-            Broken::Server(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+impl core::error::Error for Broken {}
 
 impl Error {
     /// An error of whoever asks the store for something, in the words of its own errors.
@@ -170,17 +163,7 @@ impl fmt::Display for Error {
     }
 }
 
-impl core::error::Error for Error {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        match &self.kind {
-            ErrorKind::Request(error) => Some(error),
-            ErrorKind::Refused(error) => Some(error),
-            ErrorKind::Malformed(error) => Some(error),
-            ErrorKind::Broken(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+impl core::error::Error for Error {}
 
 impl From<RequestError> for ErrorKind {
     fn from(error: RequestError) -> Self {

@@ -111,11 +111,7 @@ impl fmt::Display for ServerError {
     }
 }
 
-impl core::error::Error for ServerError {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        self.unknown.is_none().then_some(&self.errno as &dyn core::error::Error)
-    }
-}
+impl core::error::Error for ServerError {}
 
 /// A change under a watched path.
 #[derive(Clone, Debug, PartialEq, Eq)]

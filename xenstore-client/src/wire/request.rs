@@ -103,14 +103,7 @@ impl fmt::Display for RequestError {
     }
 }
 
-impl core::error::Error for RequestError {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        match self {
-            RequestError::Path(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+impl core::error::Error for RequestError {}
 
 impl From<PathError> for RequestError {
     fn from(error: PathError) -> Self {
