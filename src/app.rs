@@ -195,7 +195,7 @@ impl App {
     }
 }
 
-/// What main may return: how the domain ends.
+/// What main may return: how the domain ends. Mostly that is nothing, or [`sarab::Result`](crate::Result).
 pub trait Exit {
     /// Prints what there is to print, and returns whether the domain ends well.
     fn report(self) -> bool;
@@ -212,7 +212,8 @@ impl<T: Exit, E: fmt::Display> Exit for Result<T, E> {
         match self {
             Ok(value) => value.report(),
             Err(error) => {
-                machine::println!("error: {error}");
+                // The alternate form of `Error` has its causes too.
+                machine::println!("error: {error:#}");
                 false
             }
         }

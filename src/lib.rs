@@ -5,10 +5,10 @@
 //! #![no_std]
 //! #![no_main]
 //!
-//! use sarab::{App, ArgError, println};
+//! use sarab::{App, println};
 //!
 //! #[sarab::main]
-//! async fn main(app: App) -> Result<(), ArgError> {
+//! async fn main(app: App) -> sarab::Result {
 //!     let name = app.args().get::<&str>("name")?.unwrap_or("world");
 //!     println!("Hello, {name}");
 //!     Ok(())
@@ -41,6 +41,7 @@ mod args;
 #[cfg_attr(not(all(feature = "guest", feature = "control")), allow(dead_code))]
 mod control;
 mod disks;
+mod error;
 pub mod guide;
 #[cfg_attr(not(feature = "sim"), path = "machine/xen.rs")]
 #[cfg_attr(feature = "sim", path = "machine/sim.rs")]
@@ -57,6 +58,7 @@ pub use args::{ArgError, Args, FromArg, Size};
 pub use control::SuspendError;
 pub use disks::{Disk, DiskError, DiskOptions};
 pub use embassy_time as time;
+pub use error::{Context, Error, Result, bail, ensure, format_err};
 #[cfg(feature = "sim")]
 pub use machine::{Console, Entropy, Task, XenClock, platform};
 #[cfg(not(feature = "sim"))]

@@ -6,9 +6,9 @@
 //!
 //! ```
 //! use sarab::testing::{End, Guest, check};
-//! use sarab::{App, ArgError, println};
+//! use sarab::{App, println};
 //!
-//! async fn greet(app: App) -> Result<(), ArgError> {
+//! async fn greet(app: App) -> sarab::Result {
 //!     let name = app.args().get::<&str>("name")?.unwrap_or("world");
 //!     println!("Hello, {name}");
 //!     Ok(())

@@ -12,7 +12,7 @@ use sarab::hal::Clock;
 use sarab::network::stack::Ipv4Address;
 use sarab::network::stack::tcp::TcpSocket;
 use sarab::testing::{End, Faults, Guest, check};
-use sarab::{App, ArgError, platform, println};
+use sarab::{App, format_err, platform, println};
 
 const SEEDS: u64 = 10;
 
@@ -22,7 +22,7 @@ fn the_command_line_is_what_the_guest_was_given() {
         for (line, expected) in [("count=3", "count 3\n"), ("", "count 1\n")] {
             let ended = Guest::new(xen).command_line(line).run(async |app: App| {
                 println!("count {}", app.args().get_or("count", 1)?);
-                Ok::<(), ArgError>(())
+                Ok::<(), sarab::Error>(())
             });
             assert_eq!((ended.how(), ended.console()), (End::PowerOff, expected));
         }
@@ -34,7 +34,7 @@ fn an_error_is_printed_and_ends_the_domain_as_crashed() {
     check("error", SEEDS, |xen| {
         let ended = Guest::new(xen).command_line("count=many").run(async |app: App| {
             app.args().get::<u32>("count")?;
-            Ok::<(), ArgError>(())
+            Ok::<(), sarab::Error>(())
         });
         assert_eq!(ended.how(), End::Crash);
         assert_eq!(ended.console(), "error: command line: `count=many`: expected a number\n");
@@ -99,7 +99,7 @@ fn nothing_of_a_guest_runs_after_its_end() {
 }
 
 /// Counts starts in the store, and on the first sector of its disk.
-async fn counting(app: App) -> Result<(), Box<dyn std::error::Error>> {
+async fn counting(app: App) -> sarab::Result {
     let disk = app.disk("xvda").await?;
     let mut sector = [0; 512];
     disk.read_bytes(0, &mut sector).await?;
@@ -190,7 +190,7 @@ fn a_guest_is_saved_and_restored() {
     check("restore", SEEDS, |xen| {
         let guest = Guest::new(xen).disk("xvda", vec![1; 512]);
         xen.run(async move {
-            let main = async |app: App| -> Result<(), Box<dyn std::error::Error>> {
+            let main = async |app: App| -> sarab::Result {
                 let disk = app.first_disk().await?;
                 println!("up");
                 println!("{:?}", app.resumed().await);
@@ -215,7 +215,7 @@ fn two_guests_have_consoles_of_their_own() {
     check("two", SEEDS, |xen| {
         let guests = [Guest::new(xen).command_line("name=a"), Guest::new(xen).command_line("name=b")];
         xen.run(async move {
-            let main = async |app: App| -> Result<(), ArgError> {
+            let main = async |app: App| -> sarab::Result {
                 let name = app.args().require::<&str>("name")?;
                 for _ in 0..10 {
                     sarab::time::Timer::after(sarab::time::Duration::from_millis(1)).await;
@@ -243,16 +243,16 @@ fn a_guest_answers_on_its_network() {
     check("network", 5, |xen| {
         let guest = Guest::new(xen).network().command_line("ip=10.0.0.2/24");
         xen.run(async move {
-            let main = async |app: App| -> Result<(), Box<dyn std::error::Error>> {
+            let main = async |app: App| -> sarab::Result {
                 let network = app.network::<4>().await?;
                 let (mut incoming, mut outgoing) = ([0; 2048], [0; 2048]);
                 let mut socket = TcpSocket::new(network.stack, &mut incoming, &mut outgoing);
                 println!("listening");
-                socket.accept(7).await.map_err(|error| format!("{error:?}"))?;
+                socket.accept(7).await.map_err(|error| format_err!("no connection: {error:?}"))?;
                 let mut bytes = [0; 64];
-                let len = socket.read(&mut bytes).await.map_err(|error| format!("{error:?}"))?;
-                socket.write_all(&bytes[..len]).await.map_err(|error| format!("{error:?}"))?;
-                socket.flush().await.map_err(|error| format!("{error:?}"))?;
+                let len = socket.read(&mut bytes).await?;
+                socket.write_all(&bytes[..len]).await?;
+                socket.flush().await?;
                 println!("asked to {}", app.shutdown().await);
                 Ok(())
             };

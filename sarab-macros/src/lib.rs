@@ -7,7 +7,7 @@ use syn::{Error, FnArg, ItemFn, parse_macro_input};
 
 /// Makes an `async fn main(app: sarab::App)` the start of a guest.
 ///
-/// Its output is `()` or a `Result<(), E>` where `E: Display`. When it returns, the domain is powered off; an error is
+/// Its output is `()`, `sarab::Result`, or another `Result<(), E>` where `E: Display`. When it returns, the domain is powered off; an error is
 /// printed and ends the domain as crashed.
 ///
 /// ```no_run
@@ -15,7 +15,7 @@ use syn::{Error, FnArg, ItemFn, parse_macro_input};
 /// #![no_main]
 ///
 /// #[sarab::main]
-/// async fn main(app: sarab::App) -> Result<(), sarab::ArgError> {
+/// async fn main(app: sarab::App) -> sarab::Result {
 ///     let name = app.args().get::<&str>("name")?.unwrap_or("world");
 ///     sarab::println!("Hello, {name}");
 ///     Ok(())

@@ -7,10 +7,10 @@
 use core::future::pending;
 
 use sarab::hal::Clock;
-use sarab::{App, ArgError, println};
+use sarab::{App, println};
 
 /// What the guest does.
-pub async fn main(app: App) -> Result<(), ArgError> {
+pub async fn main(app: App) -> sarab::Result {
     let exit = app.args().choice("exit", &["now", "never"])?;
     let name = app.args().get::<&str>("name")?.unwrap_or("world");
     app.args().expect_only(&["exit", "name"])?;

@@ -4,6 +4,6 @@
 #![no_main]
 
 #[sarab::main]
-async fn main(app: sarab::App) -> Result<(), sarab::ArgError> {
+async fn main(app: sarab::App) -> sarab::Result {
     hello::main(app).await
 }

@@ -10,14 +10,12 @@ extern crate alloc;
 mod check;
 mod list;
 
-use core::fmt;
-
 use futures_util::future::{Either, select};
-use sarab::store::{Broken, Error};
-use sarab::{App, ArgError, println};
+use sarab::store::Broken;
+use sarab::{App, bail, println};
 
 /// What the guest does.
-pub async fn main(app: App) -> Result<(), Failure> {
+pub async fn main(app: App) -> sarab::Result {
     let args = app.args();
     args.expect_only(&["mode", "path", "perms"])?;
     let mode = args.choice("mode", &["ls", "watch", "check"])?.unwrap_or("ls");
@@ -32,14 +30,14 @@ pub async fn main(app: App) -> Result<(), Failure> {
         "watch" => watch(app, path.unwrap_or("data")).await?,
         _ => match check::run(&store).await {
             0 => {}
-            failed => return Err(Failure::Checks(failed)),
+            failed => bail!("{failed} checks failed"),
         },
     }
     Ok(())
 }
 
 /// Prints what changes, until the toolstack asks the domain to end.
-async fn watch(app: App, path: &str) -> Result<(), Failure> {
+async fn watch(app: App, path: &str) -> sarab::Result {
     let store = app.store()?;
     let mut watch = store.watch(path).await?;
     let mut shutdown = core::pin::pin!(app.shutdown());
@@ -58,43 +56,5 @@ async fn watch(app: App, path: &str) -> Result<(), Failure> {
             Ok(None) => println!("{} is gone", event.path),
             Err(error) => println!("{}: {error}", event.path),
         }
-    }
-}
-
-/// Why the guest ends early.
-#[derive(Debug)]
-pub enum Failure {
-    Argument(ArgError),
-    Store(Error),
-    Broken(Broken),
-    Checks(u32),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Argument(error) => error.fmt(f),
-            Failure::Store(error) => error.fmt(f),
-            Failure::Broken(broken) => write!(f, "store: {broken}"),
-            Failure::Checks(failed) => write!(f, "{failed} checks failed"),
-        }
-    }
-}
-
-impl From<ArgError> for Failure {
-    fn from(error: ArgError) -> Self {
-        Failure::Argument(error)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Failure::Store(error)
-    }
-}
-
-impl From<Broken> for Failure {
-    fn from(broken: Broken) -> Self {
-        Failure::Broken(broken)
     }
 }

@@ -8,23 +8,22 @@
 
 extern crate alloc;
 
-use core::fmt;
+use alloc::format;
 
 use futures_util::future::{Either, select};
+use sarab::block::BlockDevice;
 use sarab::block::back::{self, Attach, Limits};
 use sarab::block::ramdisk::RamDisk;
-use sarab::block::{BlockDevice, Error};
 use sarab::hal::Errno;
-use sarab::store::Broken;
 use sarab::xenbus::Failure as Refusal;
-use sarab::{App, ArgError, DiskError, Size, println};
+use sarab::{App, Context, Size, bail, println};
 
 /// What the guest does.
-pub async fn main(app: App) -> Result<(), Failure> {
+pub async fn main(app: App) -> sarab::Result {
     let args = app.args();
     args.expect_only(&["ramdisk", "pass"])?;
     let ram = match args.get::<Size>("ramdisk")? {
-        Some(size) => Some(RamDisk::new(app.grant_table(), size.0 / 512)?),
+        Some(size) => Some(RamDisk::new(app.grant_table(), size.0 / 512).context("ramdisk")?),
         None => None,
     };
     let pass = match args.get::<&str>("pass")? {
@@ -32,13 +31,13 @@ pub async fn main(app: App) -> Result<(), Failure> {
         None => None,
     };
     if ram.is_none() && pass.is_none() {
-        return Err(Failure::Nothing);
+        bail!("nothing to serve: give ramdisk=SIZE, pass=DISK or both");
     }
     let open = async |attach: &Attach| match (attach.params.as_str(), &ram, &pass) {
         ("ram", Some(disk), _) => Ok(Either::Left(disk.clone())),
         (name, _, Some((own, disk))) if name == *own => Ok(Either::Right(disk.clone())),
         (name, ..) => {
-            let text = alloc::format!(
+            let text = format!(
                 "target={name}: there is no such disk here; `ram` is the ramdisk, `xvda` a disk that is passed on"
             );
             Err(Refusal::new(Errno::ENOENT, text))
@@ -74,54 +73,12 @@ pub async fn main(app: App) -> Result<(), Failure> {
         Either::Left((Err(error), _)) => Err(error.into()),
         Either::Right((request, _)) => {
             println!("vault: asked to {request}");
-            if let Some((_, disk)) = &pass
+            if let Some((name, disk)) = &pass
                 && disk.geometry().flush
             {
-                disk.flush().await?;
+                disk.flush().await.with_context(|| format!("disk {name}"))?;
             }
             Ok(())
         }
     }
-}
-
-/// Why the guest ends with an error.
-#[derive(Debug)]
-pub enum Failure {
-    Nothing,
-    Argument(ArgError),
-    Broken(Broken),
-    Store(sarab::store::Error),
-    Disk(DiskError),
-    Request(Error),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Nothing => f.write_str("nothing to serve: give ramdisk=SIZE, pass=DISK or both"),
-            Failure::Argument(error) => error.fmt(f),
-            Failure::Broken(error) => write!(f, "store: {error}"),
-            Failure::Store(error) => write!(f, "store: {error}"),
-            Failure::Disk(error) => error.fmt(f),
-            Failure::Request(error) => write!(f, "disk: {error}"),
-        }
-    }
-}
-
-macro_rules! from {
-    ($($error:ty => $variant:ident;)*) => {
-        $(impl From<$error> for Failure {
-            fn from(error: $error) -> Self {
-                Failure::$variant(error)
-            }
-        })*
-    };
-}
-
-from! {
-    ArgError => Argument;
-    Broken => Broken;
-    sarab::store::Error => Store;
-    DiskError => Disk;
-    Error => Request;
 }

@@ -4,6 +4,6 @@
 #![no_main]
 
 #[sarab::main]
-async fn main(app: sarab::App) -> Result<(), vault::Failure> {
+async fn main(app: sarab::App) -> sarab::Result {
     vault::main(app).await
 }

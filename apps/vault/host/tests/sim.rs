@@ -6,7 +6,7 @@ use sarab::testing::{End, Faults, Guest, check};
 use sarab::{App, println};
 
 /// A guest that counts its starts on its disk.
-async fn counting(app: App) -> Result<(), Box<dyn core::error::Error>> {
+async fn counting(app: App) -> sarab::Result {
     let disk = app.disk("xvda").await?;
     let mut found = [0; 1024];
     disk.read_bytes(9, &mut found).await?;
