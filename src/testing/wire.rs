@@ -7,9 +7,9 @@ use core::cell::RefCell;
 use embassy_net::{Config, Ipv4Cidr, StackResources, StaticConfigV4};
 use xen_netif::back;
 use xen_ring::WaitQueue;
-use xen_sim::Domain;
 
 use super::Running;
+use super::guest::Backend;
 use crate::network::Stack;
 
 /// What the backend makes when the guest's interface appears.
@@ -22,9 +22,10 @@ pub(super) struct Port {
 /// Its address.
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-pub(super) fn serve(backend: &Domain, store: xenstore_client::Store, port: Rc<Port>) {
-    let domain = backend.clone();
+pub(super) fn serve(backend: &Backend, port: Rc<Port>) {
+    let Backend { domain, store } = backend.clone();
     backend
+        .domain
         .spawn(async move {
             let opened = |opened| {
                 port.opened.replace(Some(opened));
@@ -48,13 +49,11 @@ impl Running {
     ///
     /// May be dropped at any time.
     pub async fn peer<const SOCKETS: usize>(&self, address: &str) -> Stack {
-        let vif = self.devices.attached.iter().find(|(class, ..)| *class == "vif");
-        let (.., backend) = vif.expect("the guest has no network: Guest::network");
-        let port = self.port.changed.wait_until(|| self.port.opened.take()).await;
-        let parsed = address.split_once('/').and_then(|(ip, bits)| {
-            Some(Ipv4Cidr::new(ip.parse().ok()?, bits.parse().ok().filter(|bits| *bits <= 32)?))
-        });
-        let address = parsed.unwrap_or_else(|| panic!("{address}: expected an address as 10.0.0.1/24"));
+        let address = cidr(address);
+        let (Some(wire), Some(backend)) = (&self.port, &self.devices.backend) else {
+            panic!("the guest has no peer: Guest::network")
+        };
+        let port = wire.changed.wait_until(|| wire.opened.take()).await;
         let config = Config::ipv4_static(StaticConfigV4 { address, gateway: None, dns_servers: Default::default() });
         let resources = Box::leak(Box::new(StackResources::<SOCKETS>::new()));
         let (stack, mut runner) = embassy_net::new(port.device(MAC, 1500), config, resources, 1);
@@ -63,7 +62,15 @@ impl Running {
             let _port = port;
             runner.run().await
         };
-        backend.spawn(run).detach();
+        backend.domain.spawn(run).detach();
         stack
     }
+}
+
+/// An address with its prefix.
+pub(super) fn cidr(text: &str) -> Ipv4Cidr {
+    let parsed = text
+        .split_once('/')
+        .and_then(|(ip, bits)| Some(Ipv4Cidr::new(ip.parse().ok()?, bits.parse().ok().filter(|bits| *bits <= 32)?)));
+    parsed.unwrap_or_else(|| panic!("{text}: expected an address with its prefix, such as 10.0.0.1/24"))
 }

@@ -1,0 +1,288 @@
+//! A guest that is to be started, with its devices.
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use xen_blkif::BlockDevice;
+use xen_blkif::back::{self, Attach};
+use xen_blkif::ramdisk::RamDisk;
+use xen_hal::Errno;
+use xen_sim::{Domain, Toolstack, Xen};
+use xenbus::Failure;
+use xenstore_client::Store;
+
+use super::running::{Ended, Running};
+#[cfg(feature = "net")]
+use super::wire;
+use crate::app::{self, App, Exit};
+use crate::disks::number;
+use crate::machine::Machine;
+
+/// A guest that is to be started: what an xl file says.
+pub struct Guest {
+    xen: Xen,
+    command_line: String,
+    memory: u64,
+    disks: Vec<Image>,
+    foreign: Vec<Foreign>,
+    keys: Vec<(String, String)>,
+    network: Option<Network>,
+}
+
+/// Who is at the other end of the guest's wire.
+#[cfg_attr(not(feature = "net"), allow(dead_code))]
+enum Network {
+    /// The test.
+    Peer,
+    /// Another guest.
+    Of(Domain),
+}
+
+struct Image {
+    name: String,
+    content: Vec<u8>,
+    writable: bool,
+}
+
+struct Foreign {
+    name: String,
+    server: Domain,
+    target: String,
+}
+
+impl Guest {
+    /// One with 16 MiB and without arguments and devices.
+    pub fn new(xen: &Xen) -> Guest {
+        Guest {
+            xen: xen.clone(),
+            command_line: String::new(),
+            memory: 16,
+            disks: Vec::new(),
+            foreign: Vec::new(),
+            keys: Vec::new(),
+            network: None,
+        }
+    }
+
+    /// Its command line: `cmdline=` in an xl file.
+    pub fn command_line(mut self, text: &str) -> Guest {
+        self.command_line = text.into();
+        self
+    }
+
+    /// So many MiB, which [`App::memory`] tells; nothing bounds what it uses.
+    pub fn memory(mut self, mib: u64) -> Guest {
+        self.memory = mib;
+        self
+    }
+
+    /// A disk with this content, filled up to whole sectors of 512 bytes. Its backend is in a driver domain.
+    pub fn disk(mut self, name: &str, content: impl Into<Vec<u8>>) -> Guest {
+        self.disks.push(Image { name: name.into(), content: content.into(), writable: true });
+        self
+    }
+
+    /// A disk that can only be read.
+    pub fn read_only_disk(mut self, name: &str, content: impl Into<Vec<u8>>) -> Guest {
+        self.disks.push(Image { name: name.into(), content: content.into(), writable: false });
+        self
+    }
+
+    /// A disk that another guest serves, which knows it by `target`: `backend=…,target=…` in an xl file.
+    pub fn disk_of(mut self, name: &str, server: &Running, target: &str) -> Guest {
+        let server = server.machine.domain.clone();
+        self.foreign.push(Foreign { name: name.into(), server, target: target.into() });
+        self
+    }
+
+    /// A network interface. [`Running::peer`] is a host on its wire, which can [serve DHCP](Running::lease); or the command
+    /// line has an address for the guest, `ip=10.0.0.2/24`.
+    #[cfg(feature = "net")]
+    pub fn network(mut self) -> Guest {
+        self.network = Some(Network::Peer);
+        self
+    }
+
+    /// A network interface that another guest serves: `backend=…` in an xl file.
+    #[cfg(feature = "net")]
+    pub fn network_of(mut self, server: &Running) -> Guest {
+        self.network = Some(Network::Of(server.machine.domain.clone()));
+        self
+    }
+
+    /// A key in the guest's directory of the store, written before it starts: `data/config`.
+    pub fn key(mut self, path: &str, value: &str) -> Guest {
+        self.keys.push((path.into(), value.into()));
+        self
+    }
+
+    /// Starts it, and waits until it ends.
+    ///
+    /// # Panics
+    ///
+    /// Where half a day of simulated time does not bring its end.
+    pub fn run<F, O>(self, main: impl FnOnce(App) -> F + 'static) -> Ended
+    where
+        F: Future<Output = O> + 'static,
+        O: Exit + 'static,
+    {
+        let xen = self.xen.clone();
+        xen.run(async move { self.start(main).await.ended().await })
+    }
+
+    /// Starts it, with its devices attached: in [`Xen::run`].
+    ///
+    /// # Panics
+    ///
+    /// Where a disk's name is none, or the store refuses a key.
+    ///
+    /// # Cancellation
+    ///
+    /// What was made of it stays.
+    pub async fn start<F, O>(self, main: impl FnOnce(App) -> F + 'static) -> Running
+    where
+        F: Future<Output = O> + 'static,
+        O: Exit + 'static,
+    {
+        let Guest { xen, command_line, memory, disks: images, foreign, keys, network } = self;
+        let (toolstack, domain) = (xen.toolstack(), xen.domain());
+        let mut devices = Devices::default();
+        let mut disks = Vec::new();
+        for image in images {
+            disks.push(image.disk(devices.backend(&xen).domain).await);
+        }
+        let disks: Rc<[Disk]> = disks.into();
+        if !disks.is_empty() {
+            serve_disks(&devices.backend(&xen), disks.clone());
+        }
+        for disk in disks.iter() {
+            let nodes = [("params", disk.name.as_str()), ("mode", if disk.writable { "w" } else { "r" })];
+            let backend = devices.backend(&xen);
+            devices.attach(&toolstack, &domain, ("vbd", disk.number), backend.domain, &nodes).await;
+        }
+        for Foreign { name, server, target } in foreign {
+            let nodes = [("params", target.as_str()), ("mode", "w")];
+            devices.attach(&toolstack, &domain, ("vbd", device(&name)), server, &nodes).await;
+        }
+        #[cfg(feature = "net")]
+        let mut port: Option<Rc<wire::Port>> = None;
+        if let Some(network) = network {
+            let backend = match network {
+                Network::Peer => {
+                    let backend = devices.backend(&xen);
+                    #[cfg(feature = "net")]
+                    wire::serve(&backend, port.insert(Rc::default()).clone());
+                    backend.domain
+                }
+                Network::Of(server) => server,
+            };
+            // Each guest's own, in the block of addresses that xl takes them from.
+            let [high, low] = domain.id().0.to_be_bytes();
+            let mac = format!("00:16:3e:00:{high:02x}:{low:02x}");
+            let (front, _) = Toolstack::paths("vif", domain.id(), backend.id(), 0);
+            devices.attach(&toolstack, &domain, ("vif", 0), backend, &[("mac", &mac)]).await;
+            toolstack.store().set(&format!("{front}/mac"), mac.as_str()).await.expect("the store takes the address");
+        }
+        let seed = xen.random(u64::MAX);
+        let machine = Machine::new(domain, &command_line, memory << 20, seed);
+        let running = Running {
+            machine,
+            toolstack,
+            devices: Rc::new(devices),
+            disks,
+            #[cfg(feature = "net")]
+            port,
+        };
+        for (path, value) in keys {
+            running.set(&path, &value).await;
+        }
+        let own = running.machine.own();
+        app::begin(own, own.args(), main);
+        running
+    }
+}
+
+/// How much of an image is written at a time.
+const CHUNK: usize = 64 << 10;
+/// The number of a disk's name.
+fn device(name: &str) -> u32 {
+    number(name).unwrap_or_else(|| panic!("`{name}` is no disk's name"))
+}
+
+/// The domain that serves what no other guest serves.
+#[derive(Clone)]
+pub(super) struct Backend {
+    pub(super) domain: Domain,
+    pub(super) store: Store,
+}
+
+/// Devices with their backends' domains.
+#[derive(Default)]
+pub(super) struct Devices {
+    pub(super) backend: Option<Backend>,
+    pub(super) attached: Vec<(&'static str, u32, Domain)>,
+}
+
+impl Devices {
+    fn backend(&mut self, xen: &Xen) -> Backend {
+        let backend = self.backend.get_or_insert_with(|| {
+            let domain = xen.domain();
+            Backend { store: domain.store(), domain }
+        });
+        backend.clone()
+    }
+
+    async fn attach(
+        &mut self,
+        toolstack: &Toolstack,
+        guest: &Domain,
+        (class, number): (&'static str, u32),
+        backend: Domain,
+        nodes: &[(&str, &str)],
+    ) {
+        let attached = toolstack.attach_with(class, guest.id(), backend.id(), number, nodes).await;
+        attached.expect("the store takes the device");
+        self.attached.push((class, number, backend));
+    }
+}
+
+pub(super) struct Disk {
+    pub(super) name: String,
+    number: u32,
+    writable: bool,
+    pub(super) disk: RamDisk<Domain>,
+}
+
+impl Image {
+    /// The disk in the backend's memory.
+    async fn disk(self, backend: Domain) -> Disk {
+        let Image { name, content, writable } = self;
+        let number = device(&name);
+        let disk = RamDisk::new(backend, (content.len() as u64).div_ceil(512)).expect("memory for the disk");
+        for (sector, bytes) in (0..).step_by(CHUNK / 512).zip(content.chunks(CHUNK)) {
+            if bytes.iter().any(|byte| *byte != 0) {
+                let mut bytes = bytes.to_vec();
+                bytes.resize(bytes.len().next_multiple_of(512), 0);
+                disk.write_bytes(sector, &bytes).await.expect("the disk is written");
+            }
+        }
+        let disk = if writable { disk } else { disk.read_only() };
+        Disk { name, number, writable, disk }
+    }
+}
+
+fn serve_disks(backend: &Backend, disks: Rc<[Disk]>) {
+    let Backend { domain, store } = backend.clone();
+    backend
+        .domain
+        .spawn(async move {
+            let open = async |attach: &Attach| match disks.iter().find(|disk| disk.name == attach.params) {
+                Some(disk) => Ok(disk.disk.clone()),
+                None => Err(Failure::new(Errno::ENOENT, format_args!("target={}: no such disk", attach.params))),
+            };
+            drop(back::serve(&store, domain, Default::default(), open, |_, _| ()).await);
+        })
+        .detach();
+}
