@@ -1,0 +1,130 @@
+//! A web server whose site is on its first disk: a tar archive, or an ext4 file system.
+//!
+//! What it teaches: a disk, a network and the store used together by many tasks; components of others on top of them (a
+//! TCP/IP stack, HTTP, a site's files) that know nothing of Xen; and ending in good order.
+//!
+//! `ip=dhcp` is usual; `ip=10.0.0.2/24 gw=10.0.0.1 dns=10.0.0.1`, `ip6=auto` or `ip6=fd00::2/64` say otherwise. `port=8080`
+//! listens elsewhere than on 80, and `connections=256` are served at once. `/metrics` has counters in Prometheus' form.
+//! `xl shutdown` lets answers in flight finish for two seconds.
+
+#![no_std]
+
+extern crate alloc;
+
+mod connection;
+pub mod content;
+pub mod counters;
+mod metrics;
+pub mod pages;
+pub mod ratelimit;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::rc::Rc;
+
+use async_lock::Semaphore;
+use futures_util::future::join_all;
+use sarab::block::BlockDevice;
+use sarab::hal::Clock;
+use sarab::time::{Duration, with_timeout};
+use sarab::{App, Context, Disk, DiskError, FromArg, format_err, println};
+use sarab_http::{Limits, Pool, Stop};
+use sarab_site::Site;
+
+use connection::{INCOMING, REQUEST, Server};
+use content::{CHUNK, TRANSFER};
+use metrics::Machine;
+use pages::Pages;
+use ratelimit::Ratelimit;
+
+/// Connections that may be asked for, and what DHCP and names need.
+const MOST_CONNECTIONS: usize = 256;
+const SOCKETS: usize = MOST_CONNECTIONS + 4;
+/// What is said where there is nothing to serve.
+const NO_DISK: &str =
+    "the domain has no disk; its xl file gives it one (disk = ['format=raw,vdev=xvda,target=/site.tar'])";
+
+/// What the guest does.
+pub async fn main(app: App) -> sarab::Result {
+    app.args().expect_only(&["ip", "gw", "dns", "ip6", "port", "connections"])?;
+    let Port(port) = app.args().get_or("port", Port(80))?;
+    let connections = app.args().get_or("connections", MOST_CONNECTIONS)?.clamp(1, MOST_CONNECTIONS);
+
+    // Without a site it goes on: a page tells what is missing.
+    let (disk, site) = match app.first_disk().await {
+        // What it has to know of the site may take a quarter of the memory.
+        Ok(disk) => (Some(disk.clone()), open(&disk, app.memory().free as usize / 4).await.context("the first disk")),
+        Err(DiskError::None) => (None, Err(format_err!(NO_DISK))),
+        Err(error) => (None, Err(error.into())),
+    };
+    if let Err(why) = &site {
+        println!("web: no site: {why:#}");
+    }
+
+    let network = app.network::<SOCKETS>().await?;
+    // A third of what is free for what is on its way, and a third for what is read.
+    let share = app.memory().free as usize / 3;
+    let piece = (share / connections).saturating_sub(TRANSFER).clamp(16 << 10, 64 << 10);
+    let mut limits = Limits::default();
+    limits.piece = CHUNK;
+    let server = Rc::new(Server {
+        app,
+        network: network.clone(),
+        pages: Pages {
+            site: site.map(|site| site.with_pieces_of(piece)).map_err(|why| format!("{why:#}")),
+            transfers: Semaphore::new((share / (TRANSFER + piece)).clamp(1, connections)),
+            counters: Default::default(),
+            messages: Ratelimit::default(),
+            host: Box::new(Machine { app, network, disk }),
+        },
+        pool: Pool::new(connections),
+        stop: Stop::new(),
+        limits,
+        port,
+        outgoing: (share / connections).saturating_sub(REQUEST + INCOMING).clamp(2048, 64 << 10),
+    });
+    let tasks: alloc::vec::Vec<_> = (0..connections).map(|_| app.spawn(connection::serve(server.clone()))).collect();
+    let for_others = server.clone();
+    app.spawn(async move { for_others.pool.make_room(&app.clock()).await }).detach();
+    println!("web: ready on port {port}");
+
+    let request = app.shutdown().await;
+    let start = app.clock().now();
+    server.stop.set();
+    let patience = Duration::from_millis(server.limits.stop.as_millis() as u64 + 500);
+    let ended = with_timeout(patience, join_all(tasks)).await.is_ok();
+    // The last packets have to leave before the interface goes.
+    app.clock().sleep(core::time::Duration::from_millis(20)).await;
+    println!(
+        "web: asked to {request}; {} after {} ms; {}",
+        if ended { "all connections ended" } else { "some connections were cut" },
+        (app.clock().now() - start).as_millis(),
+        server.pages.counters.summary()
+    );
+    Ok(())
+}
+
+/// A port that can be listened on.
+struct Port(u16);
+
+impl FromArg for Port {
+    const EXPECTED: &'static str = "a port from 1 to 65535";
+
+    fn from_arg(value: Option<&'static str>) -> Option<Self> {
+        u16::from_arg(value).filter(|port| *port > 0).map(Port)
+    }
+}
+
+/// Finds out what is on the disk, and tells of it.
+async fn open(disk: &Disk, memory: usize) -> sarab::Result<Site<Disk>> {
+    let site = Site::new(disk.clone(), memory).await?;
+    println!("web: {} on a disk of {} KiB", site.format(), disk.geometry().sectors / 2);
+    let (warnings, count) = site.warnings();
+    for warning in warnings {
+        println!("web: {warning}");
+    }
+    if count > warnings.len() {
+        println!("web: and {} more of the kind", count - warnings.len());
+    }
+    Ok(site)
+}
