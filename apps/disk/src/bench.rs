@@ -9,10 +9,8 @@ use sarab::block::{BlockDevice, Buffer};
 use sarab::hal::Clock;
 use sarab::{App, Disk, println};
 
-use crate::Failure;
-
 /// Measures reads, and writes where `write` says so, each for `ms` milliseconds.
-pub async fn run(app: App, disk: &Disk, write: bool, ms: u64) -> Result<(), Failure> {
+pub async fn run(app: App, disk: &Disk, write: bool, ms: u64) -> sarab::Result {
     for writes in [false, true] {
         if writes && !write {
             continue;
@@ -38,7 +36,7 @@ struct Load {
     depth: usize,
 }
 
-async fn measure(app: App, disk: &Disk, load: Load, time: Duration) -> Result<(), Failure> {
+async fn measure(app: App, disk: &Disk, load: Load, time: Duration) -> sarab::Result {
     let Load { writes, random, size, depth } = load;
     let places = disk.geometry().sectors / (size / 512) as u64;
     let (next, state) = (Cell::new(0_u64), Cell::new(0x2545_f491_4f6c_dd1d_u64));

@@ -2,13 +2,12 @@
 //! middle or left from an earlier run does not pass for the one that belongs there.
 
 use alloc::vec;
-use core::fmt;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use sarab::block::{BlockDevice, Buffer};
-use sarab::{Disk, println};
+use sarab::{Disk, bail, println};
 
-use crate::{AT_ONCE, Failure, steps};
+use crate::{AT_ONCE, steps};
 
 const SECTOR: usize = 512;
 
@@ -33,7 +32,7 @@ fn expected(seed: u64, sector: u64, bytes: &mut [u8]) {
 }
 
 /// Writes the pattern over the whole disk and brings it to the medium.
-pub async fn fill(disk: &Disk, seed: u64) -> Result<(), Failure> {
+pub async fn fill(disk: &Disk, seed: u64) -> sarab::Result {
     let writes = stream::iter(steps(disk)).map(|(sector, len)| async move {
         let mut bytes = vec![0; len];
         expected(seed, sector, &mut bytes);
@@ -49,7 +48,7 @@ pub async fn fill(disk: &Disk, seed: u64) -> Result<(), Failure> {
 }
 
 /// Compares the whole disk with the pattern.
-pub async fn verify(disk: &Disk, seed: u64) -> Result<(), Failure> {
+pub async fn verify(disk: &Disk, seed: u64) -> sarab::Result {
     let mut reads = stream::iter(steps(disk))
         .map(|(sector, len)| async move {
             let (buffer, outcome) = disk.read(sector, disk.buffer(len)?).await;
@@ -66,25 +65,11 @@ pub async fn verify(disk: &Disk, seed: u64) -> Result<(), Failure> {
             expected(seed, sector, &mut wanted[..len]);
             if let Some(at) = found[..len].iter().zip(&wanted[..len]).position(|(found, wanted)| found != wanted) {
                 let sector = sector + (at / SECTOR) as u64;
-                return Err(Mismatch { sector, offset: at % SECTOR, found: found[at], expected: wanted[at] }.into());
+                let (at, found, wanted) = (at % SECTOR, found[at], wanted[at]);
+                bail!("verify: byte {at} of sector {sector} is {found:#04x}, expected {wanted:#04x}");
             }
         }
     }
     println!("verify: {} sectors with seed {seed}", disk.geometry().sectors);
     Ok(())
-}
-
-/// The first byte that is not as it was written.
-pub struct Mismatch {
-    sector: u64,
-    offset: usize,
-    found: u8,
-    expected: u8,
-}
-
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Mismatch { sector, offset, found, expected } = self;
-        write!(f, "byte {offset} of sector {sector} is {found:#04x}, expected {expected:#04x}")
-    }
 }

@@ -1,0 +1,107 @@
+//! A disk from inside a guest: what it is like, what is on it, whether it keeps what it is given, and how fast it is.
+//!
+//! `mode=info` prints geometry and features; `mode=hash` the SHA-256 of the whole disk; `mode=fill seed=N` writes a
+//! pattern over all of it, which `mode=verify seed=N` looks for; `mode=bench` measures, with `write=yes` writing too.
+//! `disk=xvdb` takes another disk than the first, `ring=0` to `ring=4` says how many pages its ring has, as a power of
+//! two.
+
+#![no_std]
+
+extern crate alloc;
+
+mod bench;
+mod pattern;
+
+use alloc::format;
+
+use futures_util::stream::{self, StreamExt};
+use sarab::block::{BlockDevice, Buffer};
+use sarab::{App, Context, Disk, DiskOptions, println};
+use sha2::{Digest, Sha256};
+
+/// Bytes of one read or write, and how many of them are on their way at once.
+const STEP: usize = 256 << 10;
+const AT_ONCE: usize = 4;
+
+/// What the guest does.
+pub async fn main(app: App) -> sarab::Result {
+    let args = app.args();
+    args.expect_only(&["mode", "disk", "seed", "write", "ms", "ring"])?;
+    let mode = args.choice("mode", &["info", "hash", "fill", "verify", "bench"])?.unwrap_or("info");
+    let seed = args.get_or("seed", 0_u64)?;
+    let usual = DiskOptions::default();
+    let options = usual.with_most_ring_order(args.get_or("ring", usual.most_ring_order)?);
+    let name = match args.get::<&str>("disk")? {
+        Some(name) => name.into(),
+        None => app.first_disk_name().await?,
+    };
+    let disk = app.disk_with(&name, options).await?;
+    work(app, mode, &disk, seed).await.with_context(|| format!("disk {name}"))
+}
+
+async fn work(app: App, mode: &str, disk: &Disk, seed: u64) -> sarab::Result {
+    let args = app.args();
+    match mode {
+        "info" => info(disk),
+        "hash" => hash(disk).await?,
+        "fill" => pattern::fill(disk, seed).await?,
+        "verify" => pattern::verify(disk, seed).await?,
+        _ => bench::run(app, disk, args.get_or("write", false)?, args.get_or("ms", 500_u64)?).await?,
+    }
+    Ok(())
+}
+
+/// One line of JSON.
+fn info(disk: &Disk) {
+    let g = disk.geometry();
+    let (granularity, secure) = g.discard.map_or((0, false), |discard| (discard.granularity, discard.secure));
+    println!(
+        "{{\"disk\":\"{}\",\"bytes\":{},\"sectors\":{},\"sector_size\":{},\"physical_sector_size\":{},\
+         \"read_only\":{},\"removable\":{},\"cdrom\":{},\"flush\":{},\"discard\":{},\"discard_granularity\":{},\
+         \"discard_secure\":{},\"ring_slots\":{}}}",
+        disk.name(),
+        g.bytes(),
+        g.sectors,
+        g.sector_size,
+        g.physical_sector_size,
+        g.read_only,
+        g.removable,
+        g.cdrom,
+        g.flush,
+        g.discard.is_some(),
+        granularity,
+        secure,
+        disk.statistics().ring_slots
+    );
+}
+
+/// The pieces of a disk, in order: sector and length.
+fn steps(disk: &Disk) -> impl Iterator<Item = (u64, usize)> + use<> {
+    let sectors = disk.geometry().sectors;
+    let step = (STEP / 512) as u64;
+    (0..sectors.div_ceil(step)).map(move |index| (index * step, (sectors - index * step).min(step) as usize * 512))
+}
+
+async fn hash(disk: &Disk) -> sarab::Result {
+    // Reads overlap; what they bring is taken in order.
+    let mut reads = stream::iter(steps(disk))
+        .map(|(sector, len)| async move {
+            let (buffer, outcome) = disk.read(sector, disk.buffer(len)?).await;
+            outcome.map(|()| buffer)
+        })
+        .buffered(AT_ONCE);
+    let mut sum = Sha256::new();
+    let mut bytes = 0;
+    let mut page = [0; 4096];
+    while let Some(buffer) = reads.next().await {
+        let buffer = buffer?;
+        for offset in (0..buffer.len()).step_by(page.len()) {
+            let part = &mut page[..(buffer.len() - offset).min(4096)];
+            buffer.read(offset, part);
+            sum.update(&*part);
+        }
+        bytes += buffer.len();
+    }
+    println!("sha256 {:x} {bytes}", sum.finalize());
+    Ok(())
+}
