@@ -16,6 +16,9 @@ use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, Value, 
 use crate::package::{Needs, cargo};
 use crate::sarab::Sarab;
 
+/// Where a template's program is; what boots hands over to it, and so do the tests.
+const PROGRAM: &str = "src/lib.rs";
+
 /// What the command line says.
 #[derive(clap::Args)]
 pub struct NewArgs {
@@ -128,7 +131,7 @@ impl Project<'_> {
         let from = format!("apps/{}", self.template);
         for file in self.sarab.files(&from)? {
             let below = file.strip_prefix(&from).unwrap_or(&file).trim_start_matches('/');
-            if below == "src/main.rs" || below == "host/tests/sim.rs" {
+            if below == "src/main.rs" || is_test(below) {
                 put(&to.join(below), renamed(&self.sarab.text(&file)?, self.template, self.name).as_bytes())?;
             } else if below != "Cargo.toml" && !below.starts_with("host/Cargo.") {
                 put(&to.join(below), &self.sarab.read(&file)?)?;
@@ -188,13 +191,6 @@ impl Project<'_> {
         Needs::parse(&table.map_or(Ok(Json::Null), json)?, Path::new("."))
     }
 
-    /// Where the program is: in a library, for its tests, or in what boots.
-    fn program(&self) -> Result<&'static str> {
-        let folder = format!("apps/{}", self.template);
-        let is_library = self.sarab.files(&folder)?.contains(&format!("{folder}/src/lib.rs"));
-        Ok(if is_library { "src/lib.rs" } else { "src/main.rs" })
-    }
-
     /// The template's manifest with the project's name, and with what the apps' workspace says.
     fn guest_manifest(&self) -> Result<Manifest> {
         let mut own = self.sarab.manifest(&format!("apps/{}/Cargo.toml", self.template))?;
@@ -232,26 +228,16 @@ impl Project<'_> {
             }
         }
         let folders = folders(&mut own, "dev-dependencies", "")?;
-        if self.program()? == "src/lib.rs" {
-            let entry = [("path", Value::from("..")), ("default-features", Value::from(false))];
-            own["dev-dependencies"][self.name] = value(InlineTable::from_iter(entry));
-        }
+        let entry = [("path", Value::from("..")), ("default-features", Value::from(false))];
+        own["dev-dependencies"][self.name] = value(InlineTable::from_iter(entry));
         Ok(Manifest { text: own, section: "dev-dependencies", folders })
     }
 
-    /// The host tests' text, with that of the program's modules that they take in.
+    /// The host tests' text.
     fn test_sources(&self) -> Result<String> {
         let folder = format!("apps/{}/", self.template);
-        let mut text = self.sarab.text(&format!("{folder}host/tests/sim.rs"))?;
-        let modules: Vec<_> = text
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("#[path = \"../../")?.strip_suffix("\"]"))
-            .map(|path| format!("{folder}{path}"))
-            .collect();
-        for module in modules {
-            text += &self.sarab.text(&module)?;
-        }
-        Ok(text)
+        let files = self.sarab.files(&format!("{folder}host/tests"))?;
+        files.iter().filter(|file| is_test(&file[folder.len()..])).map(|file| self.sarab.text(file)).collect()
     }
 
     /// Writes the lock file, and a manifest for it.
@@ -332,7 +318,6 @@ impl Project<'_> {
             .replace("@NAME@", self.name)
             .replace("@TEMPLATE@", self.template)
             .replace("@PURPOSE@", &self.purpose()?)
-            .replace("@PROGRAM@", self.program()?)
             .replace("@GIT@", self.git())
             .replace("@CI@\n", ci)
             .replace("@SOURCE@", &source))
@@ -340,7 +325,7 @@ impl Project<'_> {
 
     /// The first paragraph of what the template says of itself.
     fn purpose(&self) -> Result<String> {
-        let main = self.sarab.text(&format!("apps/{}/{}", self.template, self.program()?))?;
+        let main = self.sarab.text(&format!("apps/{}/{PROGRAM}", self.template))?;
         let lines = main.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
         Ok(lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" "))
     }
@@ -349,6 +334,11 @@ impl Project<'_> {
 /// A crate's folder in a checkout.
 fn in_checkout(checkout: &Path, folder: &str) -> String {
     checkout.join(folder).display().to_string().trim_end_matches('/').to_owned()
+}
+
+/// Whether a template's file is one of its tests.
+fn is_test(path: &str) -> bool {
+    path.strip_prefix("host/tests/").is_some_and(|name| name.ends_with(".rs"))
 }
 
 /// The text with the crate of that name renamed, as Rust writes it.
@@ -531,7 +521,7 @@ mod tests {
             let text = host.with(|_| ("git", "https://test/sarab".into()), None).unwrap();
             assert!(!text.replace("path = \"..\"", "").contains("path ="), "{text}");
             assert!(guest.folders.keys().all(|name| host.folders.contains_key(name)), "{text}");
-            assert_eq!(text.contains("mine = { path = \"..\""), project.program().unwrap() == "src/lib.rs", "{text}");
+            assert!(text.contains("mine = { path = \"..\""), "{text}");
             project.needs().unwrap();
         }
     }
@@ -550,7 +540,7 @@ mod tests {
         let guest = project.guest_manifest().unwrap();
         assert_eq!(guest.folders["sarab-http"], "sarab-http");
         let text = guest.with(|folder| ("path", format!("/sarab/{folder}")), Some("0.1.0")).unwrap();
-        assert!(text.contains("sarab-http = { version = \"0.1.0\", path = \"/sarab/http\" }"), "{text}");
+        assert!(text.contains("sarab-http = { version = \"0.1.0\", path = \"/sarab/sarab-http\" }"), "{text}");
         assert!(project.readme().unwrap().contains("on this machine"));
     }
 }
