@@ -13,6 +13,9 @@ use defmt_decoder::{DecodeError, Locations, Table};
 /// A log frame stands between these (`ESC ^ … ESC \`, see `platform-xen/src/log.rs`).
 const BEGIN: &[u8] = b"\x1b^";
 const END: &[u8] = b"\x1b\\";
+/// The same where something between has taken the escapes out (Qubes OS does): believed where it is a frame of this guest.
+const BARE_BEGIN: u8 = b'^';
+const BARE_END: u8 = b'\\';
 /// The longest frame: what is longer is no frame.
 const MAX_FRAME: usize = 64 * 1024;
 /// How lines begin that get a name (`platform-xen/src/report.rs`): these are held back until they are whole.
@@ -97,7 +100,10 @@ impl Decoder {
         if begins_here && NAMED.iter().any(|named| last.starts_with(named) || named.starts_with(last)) {
             return last.len();
         }
-        usize::from(last.ends_with(b"\x1b"))
+        match bare(last) {
+            Some((begin, None)) if self.symbols.table.is_some() => last.len() - begin,
+            _ => usize::from(last.ends_with(b"\x1b")),
+        }
     }
 
     /// Puts out what is left when the console has ended.
@@ -108,6 +114,19 @@ impl Decoder {
     /// Puts out the pending bytes as text.
     fn text(&mut self, out: &mut impl Write) -> io::Result<()> {
         for line in std::mem::take(&mut self.pending).split_inclusive(|byte| *byte == b'\n') {
+            let mut line = line;
+            while let Some((begin, Some(end))) = bare(line) {
+                let Some(text) = self.symbols.bare_frame(&line[begin + 1..end]) else { break };
+                out.write_all(&line[..begin])?;
+                if std::mem::take(&mut self.in_line) || begin > 0 {
+                    writeln!(out)?;
+                }
+                writeln!(out, "{text}")?;
+                line = &line[end + 1..];
+            }
+            if line.is_empty() {
+                continue;
+            }
             let clean: Vec<u8> = line.iter().copied().filter(|byte| *byte != b'\r').collect();
             let name = if self.in_line { None } else { self.symbols.name(&clean) };
             self.in_line = !line.ends_with(b"\n");
@@ -124,21 +143,42 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
+/// Where a frame without its escapes begins, and, if it does in this line, ends.
+fn bare(line: &[u8]) -> Option<(usize, Option<usize>)> {
+    let mut from = 0;
+    while let Some(begin) = line[from..].iter().position(|byte| *byte == BARE_BEGIN).map(|at| from + at) {
+        let rest = &line[begin + 1..];
+        match rest.iter().position(|byte| !byte.is_ascii_alphanumeric() && !b"+/".contains(byte)) {
+            None if rest.len() < MAX_FRAME => return Some((begin, None)),
+            Some(len) if len > 0 && rest[len] == BARE_END => return Some((begin, Some(begin + 1 + len))),
+            _ => from = begin + 1,
+        }
+    }
+    None
+}
+
 impl Symbols {
     /// A log frame as a line: time, level, message, place.
     fn frame(&self, encoded: &[u8]) -> String {
+        self.decode(encoded).unwrap_or_else(|why| format!("[log: {why}]"))
+    }
+
+    /// The same, where only the frame itself tells that it is one.
+    fn bare_frame(&self, encoded: &[u8]) -> Option<String> {
+        self.decode(encoded).ok()
+    }
+
+    fn decode(&self, encoded: &[u8]) -> Result<String, &'static str> {
         let Some((table, locations)) = &self.table else {
-            return "[log: a frame, but no strings to read it with: name the guest's unstripped ELF with --elf]".into();
+            return Err("a frame, but no strings to read it with: name the guest's unstripped ELF with --elf");
         };
-        let Ok(bytes) = BASE64_STANDARD_NO_PAD.decode(encoded) else {
-            return "[log: a damaged frame]".into();
-        };
+        let bytes = BASE64_STANDARD_NO_PAD.decode(encoded).map_err(|_| "a damaged frame")?;
         let mut decoder = table.new_stream_decoder();
         decoder.received(&bytes);
         let frame = match decoder.decode() {
             Ok(frame) => frame,
-            Err(DecodeError::UnexpectedEof) => return "[log: an incomplete frame]".into(),
-            Err(DecodeError::Malformed) => return "[log: a frame that is not from this build of the guest]".into(),
+            Err(DecodeError::UnexpectedEof) => return Err("an incomplete frame"),
+            Err(DecodeError::Malformed) => return Err("a frame that is not from this build of the guest"),
         };
         let time = frame.display_timestamp().map(|time| format!("[{time}] ")).unwrap_or_default();
         let level = frame.level().map_or("", |level| level.as_str()).to_uppercase();
@@ -146,7 +186,7 @@ impl Symbols {
             let file = at.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             format!("  ({file}:{})", at.line)
         });
-        format!("{time}{level:<5} {}{}", frame.display_message(), place.unwrap_or_default())
+        Ok(format!("{time}{level:<5} {}{}", frame.display_message(), place.unwrap_or_default()))
     }
 
     /// The function and place of a line in a crash report, `    #N 0xADDRESS`.
@@ -183,6 +223,19 @@ fn short(name: &str) -> String {
         Some((path, hash)) if hash.len() == 16 && hash.chars().all(|c| c.is_ascii_hexdigit()) => path.to_owned(),
         _ => name.to_owned(),
     }
+}
+
+/// What a console printed, as `cargo xen logs` shows it.
+///
+/// # Errors
+///
+/// Where the unstripped file cannot be read.
+pub fn decoded(elf: &Path, console: &[u8]) -> Result<String> {
+    let mut decoder = Decoder::new(Some(elf))?;
+    let mut out = Vec::new();
+    decoder.feed(console, &mut out)?;
+    decoder.finish(&mut out)?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
 /// `cargo xen logs`.

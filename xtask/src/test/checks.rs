@@ -75,6 +75,11 @@ fn hello(f: &Fixture) -> Result<String> {
             .with_context(|| format!("no {key} in:\n{banner}"))?;
         ensure!(line.contains(&value), "expected {value} in `{line}`");
     }
+    // Qubes OS takes escapes out of what it keeps of a console.
+    let console = domain.console()?;
+    let read = |text: &str| cargo_xen::logs::decoded(&f.guest("hello")?.debug, text.as_bytes());
+    let (whole, bare) = (read(&console)?, read(&console.replace('\x1b', ""))?);
+    ensure!(whole == bare && whole.contains("INFO  hello is up"), "{whole}\nwithout escapes:\n{bare}");
     let micros =
         banner.lines().find_map(|line| line.trim().strip_prefix("time")?.trim().split(' ').next()?.parse::<u64>().ok());
     ensure!(micros.is_some_and(|micros| micros > 0 && micros < 5_000_000), "time since start: {micros:?} us");
