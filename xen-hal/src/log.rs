@@ -5,15 +5,15 @@
 
 /// Logs a warning. Arguments are shown by their `Display`.
 ///
-/// The calling crate has features `defmt` and `log`, which add the crate of that name. With both, `defmt` is used; without
-/// either nothing is logged.
+/// The calling crate has features `defmt` and `log`, which add the crate of that name. With both, `log` is used: guests have
+/// `defmt` on, and their author asks for text by `log`. Without either nothing is logged.
 #[macro_export]
 #[collapse_debuginfo(yes)]
 macro_rules! warning {
     ($text:literal $(, $argument:expr)* $(,)?) => {{
-        #[cfg(feature = "defmt")]
+        #[cfg(all(feature = "defmt", not(feature = "log")))]
         ::defmt::warn!($text $(, ::defmt::Display2Format(&$argument))*);
-        #[cfg(all(feature = "log", not(feature = "defmt")))]
+        #[cfg(feature = "log")]
         ::log::warn!($text $(, $argument)*);
         #[cfg(not(any(feature = "defmt", feature = "log")))]
         { $(let _ = &$argument;)* }
@@ -25,9 +25,9 @@ macro_rules! warning {
 #[collapse_debuginfo(yes)]
 macro_rules! information {
     ($text:literal $(, $argument:expr)* $(,)?) => {{
-        #[cfg(feature = "defmt")]
+        #[cfg(all(feature = "defmt", not(feature = "log")))]
         ::defmt::info!($text $(, ::defmt::Display2Format(&$argument))*);
-        #[cfg(all(feature = "log", not(feature = "defmt")))]
+        #[cfg(feature = "log")]
         ::log::info!($text $(, $argument)*);
         #[cfg(not(any(feature = "defmt", feature = "log")))]
         { $(let _ = &$argument;)* }
