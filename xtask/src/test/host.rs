@@ -1,5 +1,6 @@
 //! What needs no Xen.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -21,6 +22,8 @@ pub fn run(tally: &Tally) {
                 .concat(),
         )
     });
+    tally.step("log, defmt, and neither", || drivers_logging(&root));
+    tally.step("the stated compiler is enough", oldest_compiler);
     tally.step("clippy of the guests", || {
         cargo(&apps, &["clippy", "--quiet", "--release", "--workspace", "--", "-D", "warnings"])
     });
@@ -69,6 +72,55 @@ pub fn quick(tally: &Tally) {
         let skip = ["--", "--skip", "targets::tests"];
         cargo(&repo(), &[&["test", "--workspace", "--lib", "--bins", "--features", "sarab/net"], &skip[..]].concat())
     });
+}
+
+/// The crates whose log lines go through what their user turns on.
+const LOGGING: [&str; 4] = ["xenstore-client", "xenbus", "xen-blkif", "xen-netif"];
+
+fn drivers_logging(root: &Path) -> Result<String> {
+    for features in [&[][..], &["log"], &["defmt"], &["log", "defmt"]] {
+        let features: Vec<_> =
+            LOGGING.iter().flat_map(|name| features.iter().map(move |feature| format!("{name}/{feature}"))).collect();
+        let packages = LOGGING.iter().flat_map(|name| ["--package", name]);
+        let mut check = command(root, &["clippy", "--quiet"]);
+        check.args(packages).args(["--features", &features.join(","), "--", "-D", "warnings"]);
+        finish(&mut check)?;
+    }
+    Ok(String::new())
+}
+
+/// No dependency of a published crate needs a newer compiler than the workspace states. (What the crates themselves use of
+/// the standard library is clippy's to watch, `incompatible_msrv`.)
+fn oldest_compiler() -> Result<String> {
+    let metadata = command(&repo(), &["metadata", "--format-version", "1", "--locked"]).output()?;
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).context("cargo metadata")?;
+    let packages = metadata["packages"].as_array().context("no packages")?;
+    let nodes = metadata["resolve"]["nodes"].as_array().context("no dependencies")?;
+    let stated = packages.iter().find(|package| package["name"] == "sarab").context("no package sarab")?;
+    let stated = version(stated)?;
+    let published = packages.iter().filter(|package| package["source"].is_null() && package["publish"].is_null());
+    let mut waiting: Vec<_> = published.filter_map(|package| package["id"].as_str()).collect();
+    let mut seen = BTreeSet::new();
+    while let Some(id) = waiting.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        let package = packages.iter().find(|package| package["id"] == id).context("an unknown package")?;
+        let needed = version(package)?;
+        ensure!(needed <= stated, "{id} needs Rust {needed:?}, the workspace states {stated:?}");
+        let node = nodes.iter().find(|node| node["id"] == id).context("a package without dependencies")?;
+        let used = node["deps"].as_array().into_iter().flatten().filter(|dependency| {
+            dependency["dep_kinds"].as_array().into_iter().flatten().any(|kind| kind["kind"] != "dev")
+        });
+        waiting.extend(used.filter_map(|dependency| dependency["pkg"].as_str()));
+    }
+    Ok(format!("{} packages, Rust {}.{}", seen.len(), stated[0], stated[1]))
+}
+
+/// The compiler that a package says it needs; none is the oldest.
+fn version(package: &serde_json::Value) -> Result<Vec<u32>> {
+    let text = package["rust_version"].as_str().unwrap_or("0");
+    text.split('.').take(2).map(|part| part.parse().with_context(|| format!("rust-version = {text:?}"))).collect()
 }
 
 fn command(dir: &Path, args: &[&str]) -> Command {
