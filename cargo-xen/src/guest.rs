@@ -226,8 +226,13 @@ impl<'a> Undefined<'a> {
         let uses: Vec<_> =
             by_user.iter().map(|(user, symbols)| format!("{user} uses {}", symbols.join(", "))).collect();
         (!uses.is_empty()).then(|| {
+            let hint = match by_user.keys().any(|user| user.starts_with("getrandom 0.3") || user.starts_with("getrandom 0.4")) {
+                true => "A guest's own source of random numbers is used where rustflags in .cargo/config.toml hold \
+                         --cfg=getrandom_backend=\"custom\". ",
+                false => "",
+            };
             format!(
-                "{}. A guest has no C library and no operating system: look for a feature of that crate that leaves them \
+                "{}. {hint}A guest has no C library and no operating system: look for a feature of that crate that leaves them \
                  out (often `default-features = false`), or for another crate; `cargo tree --invert CRATE` shows what \
                  depends on it",
                 uses.join("; ")
@@ -326,7 +331,7 @@ mod tests {
         let text = |said: &str| {
             let mut undefined = Undefined::new(Path::new(env!("CARGO_MANIFEST_DIR")));
             undefined.read(said);
-            undefined.text().map(|text| text.split(". A guest has").next().unwrap().to_owned())
+            undefined.text().map(|text| text.split(". A guest").next().unwrap().to_owned())
         };
         let lld = "  = note: rust-lld: error: undefined symbol: __errno_location\n\
             >>> referenced by get_errno.rs:28 (/c/registry/src/index.crates.io-19/getrandom-0.4.3/src/x/get_errno.rs:28)\n\
@@ -349,5 +354,9 @@ mod tests {
             reference to `syscall'\n";
         assert_eq!(text(gnu).as_deref(), Some("getrandom uses `__errno_location`, `getrandom`; ring uses `syscall`"));
         assert_eq!(text("error: could not compile"), None);
+        // Whose flags are older than the backend.
+        let mut undefined = Undefined::new(Path::new("/"));
+        undefined.read(lld);
+        assert!(undefined.text().unwrap().contains("--cfg=getrandom_backend=\"custom\""));
     }
 }

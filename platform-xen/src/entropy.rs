@@ -97,3 +97,74 @@ impl TryRng for Entropy {
 }
 
 impl TryCryptoRng for Entropy {}
+
+/// Of `rand_core` 0.9.
+impl rand_core_0_9::TryRngCore for Entropy {
+    type Error = EntropyError;
+
+    fn try_next_u32(&mut self) -> Result<u32, EntropyError> {
+        TryRng::try_next_u32(self)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, EntropyError> {
+        TryRng::try_next_u64(self)
+    }
+
+    fn try_fill_bytes(&mut self, dst: &mut [u8]) -> Result<(), EntropyError> {
+        TryRng::try_fill_bytes(self, dst)
+    }
+}
+
+impl rand_core_0_9::TryCryptoRng for Entropy {}
+
+/// Of `rand_core` 0.6.
+///
+/// # Panics
+///
+/// All but `try_fill_bytes` panic where the processor's generator delivers nothing: this version has no errors for them.
+impl rand_core_0_6::RngCore for Entropy {
+    fn next_u32(&mut self) -> u32 {
+        TryRng::try_next_u32(self).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        TryRng::try_next_u64(self).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn fill_bytes(&mut self, dst: &mut [u8]) {
+        TryRng::try_fill_bytes(self, dst).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    fn try_fill_bytes(&mut self, dst: &mut [u8]) -> Result<(), rand_core_0_6::Error> {
+        let code = rand_core_0_6::Error::CUSTOM_START;
+        TryRng::try_fill_bytes(self, dst)
+            .map_err(|error| core::num::NonZeroU32::MIN.saturating_add(code - 1 + error as u32).into())
+    }
+}
+
+impl rand_core_0_6::CryptoRng for Entropy {}
+
+/// The source of the crate `getrandom`, 0.3 and 0.4, for guests that are compiled with
+/// `--cfg getrandom_backend="custom"`.
+#[cfg(feature = "guest")]
+mod custom {
+    use getrandom::Error;
+
+    use super::*;
+
+    /// # Safety
+    ///
+    /// `len` bytes at `dest` can be written; they may be uninitialized.
+    // SAFETY: the name is getrandom's for this function, with this signature (getrandom 0.4, "Custom backend"; 0.3 has
+    // the same, with an error of the same layout).
+    #[unsafe(no_mangle)]
+    unsafe extern "Rust" fn __getrandom_v03_custom(dest: *mut u8, len: usize) -> Result<(), Error> {
+        // SAFETY: as the caller promises; zeroed first, since a slice is of initialized bytes.
+        let bytes = unsafe {
+            dest.write_bytes(0, len);
+            core::slice::from_raw_parts_mut(dest, len)
+        };
+        let mut entropy = Entropy::new().map_err(|_| Error::UNSUPPORTED)?;
+        entropy.try_fill_bytes(bytes).map_err(|_| Error::UNEXPECTED)
+    }
+}

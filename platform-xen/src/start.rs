@@ -7,7 +7,7 @@ use crate::cell::Global;
 use crate::memory::map::{self, MemoryMap};
 use crate::memory::{address_space, paging};
 use crate::start_info::{PhysicalMemory, RESERVED, StartInfo};
-use crate::{console, domain, events, executor, hypercall, image, memory, shared_info, time, traps};
+use crate::{console, domain, events, executor, hypercall, image, log, memory, shared_info, time, traps};
 
 static BOOT: Global<Boot> = Global::new(Boot { command_line: b"", modules: &[] });
 
@@ -68,6 +68,7 @@ pub(crate) extern "C" fn sarab_start(start_info: u32) -> ! {
     events::init().expect("event channels");
     console::init();
     console::start();
+    log::text::init();
     // SAFETY: `#[sarab::main]` has made it with this signature.
     unsafe { sarab_application() };
     executor::run()

@@ -33,6 +33,8 @@ pub async fn small_things(app: App, checks: &mut Checks) {
         "random bytes fill everything",
     );
 
+    others_entropy(app, checks);
+
     tasks(app, checks).await;
 
     let before = app.memory();
@@ -58,6 +60,29 @@ pub async fn small_things(app: App, checks: &mut Checks) {
     let second = platform::XenStoreChannel.open_store();
     checks.check(store.is_ok() && second.is_none(), "the store's page has one owner");
     checks.check(counters().hypercalls > 0 && counters().polls > 0, "counters count");
+}
+
+/// What crates ask that know nothing of Sarab.
+fn others_entropy(app: App, checks: &mut Checks) {
+    let mut entropy = app.entropy().expect("the lab's processor has RDRAND");
+    let mut all = [[0; 32]; 4];
+    let [newest, before, oldest, core] = &mut all;
+    checks.check(getrandom::fill(newest).is_ok(), "getrandom 0.4 has a source");
+    checks.check(getrandom_0_3::fill(before).is_ok(), "getrandom 0.3 has a source");
+    checks.check(
+        rand_core_0_6::RngCore::try_fill_bytes(&mut entropy, oldest).is_ok(),
+        "the entropy is a generator of rand_core 0.6",
+    );
+    checks.check(
+        rand_core_0_9::TryRngCore::try_fill_bytes(&mut entropy, core).is_ok(),
+        "the entropy is a generator of rand_core 0.9",
+    );
+    checks.check(
+        all.iter().all(|bytes| all.iter().filter(|other| *other == bytes).count() == 1 && bytes[24..] != [0; 8]),
+        "they differ",
+    );
+    log::info!("a line of the crate log, {} of 1", 1);
+    log::debug!("not shown by default");
 }
 
 async fn tasks(app: App, checks: &mut Checks) {
