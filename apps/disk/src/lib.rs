@@ -1,8 +1,8 @@
 //! A disk from inside a guest: what it is like, what is on it, whether it keeps what it is given, and how fast it is.
 //!
 //! `mode=info` prints geometry and features; `mode=hash` the SHA-256 of the whole disk; `mode=fill seed=N` writes a
-//! pattern over all of it, which `mode=verify seed=N` looks for; `mode=bench` measures, with `write=yes` writing too.
-//! `disk=xvdb` takes another disk than the first, `ring=0` to `ring=4` says how many pages its ring has, as a power of
+//! pattern over all of it, which `mode=verify seed=N` looks for; `mode=bench` measures, with `write=yes` writing too, and
+//! with `again=yes` again and again until the guest is asked to shut down. `disk=xvdb` takes another disk than the first, `ring=0` to `ring=4` says how many pages its ring has, as a power of
 //! two.
 
 #![no_std]
@@ -13,7 +13,9 @@ mod bench;
 mod pattern;
 
 use alloc::format;
+use core::pin::pin;
 
+use futures_util::future::{Either, select};
 use futures_util::stream::{self, StreamExt};
 use sarab::block::{BlockDevice, Buffer};
 use sarab::{App, Context, Disk, DiskOptions, println};
@@ -26,7 +28,7 @@ const AT_ONCE: usize = 4;
 /// What the guest does.
 pub async fn main(app: App) -> sarab::Result {
     let args = app.args();
-    args.expect_only(&["mode", "disk", "seed", "write", "ms", "ring"])?;
+    args.expect_only(&["mode", "disk", "seed", "write", "again", "ms", "ring"])?;
     let mode = args.choice("mode", &["info", "hash", "fill", "verify", "bench"])?.unwrap_or("info");
     let seed = args.get_or("seed", 0_u64)?;
     let usual = DiskOptions::default();
@@ -42,13 +44,30 @@ pub async fn main(app: App) -> sarab::Result {
 async fn work(app: App, mode: &str, disk: &Disk, seed: u64) -> sarab::Result {
     let args = app.args();
     match mode {
-        "info" => info(disk),
-        "hash" => hash(disk).await?,
-        "fill" => pattern::fill(disk, seed).await?,
-        "verify" => pattern::verify(disk, seed).await?,
-        _ => bench::run(app, disk, args.get_or("write", false)?, args.get_or("ms", 500_u64)?).await?,
+        "info" => {
+            info(disk);
+            Ok(())
+        }
+        "hash" => hash(disk).await,
+        "fill" => pattern::fill(disk, seed).await,
+        "verify" => pattern::verify(disk, seed).await,
+        _ => {
+            let (write, ms) = (args.get_or("write", false)?, args.get_or("ms", 500_u64)?);
+            let again = args.get_or("again", false)?;
+            if !again {
+                return bench::run(app, disk, write, ms).await;
+            }
+            let load = async {
+                loop {
+                    bench::run(app, disk, write, ms).await?;
+                }
+            };
+            match select(pin!(load), pin!(app.shutdown())).await {
+                Either::Left((outcome, _)) => outcome,
+                Either::Right(_) => Ok(()),
+            }
+        }
     }
-    Ok(())
 }
 
 /// One line of JSON.

@@ -153,3 +153,20 @@ fn a_disk_that_is_not_there_is_an_error() {
         }
     });
 }
+
+#[test]
+fn it_measures_again_until_it_is_asked_to_end() {
+    check("again", 2, |xen| {
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let guest = Guest::new(&xen).command_line("mode=bench ms=1 again=yes").disk("xvda", vec![0; 60 << 10]);
+            let guest = guest.start(disk::main).await;
+            // Four in all without `again`.
+            while guest.console().lines().count() < 6 {
+                guest.sleep(std::time::Duration::from_millis(1)).await;
+            }
+            guest.shutdown().await;
+            assert_eq!(guest.ended().await.how(), End::PowerOff);
+        });
+    });
+}
