@@ -11,6 +11,7 @@ pub mod device;
 mod either;
 pub mod faulty;
 pub mod front;
+mod pointers;
 pub mod protocol;
 pub mod ramdisk;
 pub mod slice;

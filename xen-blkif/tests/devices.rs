@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aligned::Aligned;
@@ -282,6 +283,33 @@ fn the_largest_device_has_an_end() {
             assert!(Slice::new(huge(), 8, sectors).is_err());
             let slice = Slice::new(huge(), 8, sectors / 8 * 8 - 8).unwrap();
             assert!(matches!(slice.read_bytes(u64::MAX - 7, &mut [0; 4096]).await, Err(Error::OutOfRange { .. })));
+        });
+    });
+}
+
+#[test]
+fn a_pointer_to_a_device_is_the_device() {
+    check("pointers", 1, |xen| {
+        let domain = xen.domain();
+        xen.run(async move {
+            async fn writes(device: impl BlockDevice, byte: u8) {
+                device.write_bytes(3, &[byte; 512]).await.unwrap();
+                let (buffer, outcome) = device.read(3, device.buffer(512).unwrap()).await;
+                outcome.unwrap();
+                let mut bytes = [0; 512];
+                xen_blkif::Buffer::read(&buffer, 0, &mut bytes);
+                assert_eq!(bytes, [byte; 512]);
+                device.discard(3, 1, false).await.unwrap();
+                device.flush().await.unwrap();
+                assert_eq!(device.geometry().sectors, 8);
+            }
+            let disk = RamDisk::new(domain, 8).unwrap();
+            writes(&disk, 1).await;
+            writes(&&disk, 2).await;
+            writes(Rc::new(disk.clone()), 3).await;
+            // As a library for any executor has it.
+            #[allow(clippy::arc_with_non_send_sync)]
+            writes(Arc::new(disk), 4).await;
         });
     });
 }
