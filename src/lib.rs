@@ -22,6 +22,7 @@
 //!
 //! - `control` (default): the domain acts on `xl shutdown`, `reboot`, `save` and `sysrq`.
 //! - `net`: network interfaces, and a TCP/IP stack on them.
+//! - `embedded-storage-async`: a disk as flash memory ([`block::adapters`]).
 //! - `guest`: the entry point, allocator and panic handler; for the final program only.
 //! - `log`: the drivers' log lines are text, not defmt's frames.
 //! - `sim`: `App` is of a simulated domain, and `testing` runs a whole `main` in `cargo test`; for tests on the host only.

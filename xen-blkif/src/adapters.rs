@@ -6,6 +6,12 @@ use embedded_io_async::{ErrorKind, ErrorType, Read, Seek, SeekFrom, Write};
 use crate::device::{BlockDevice, Error};
 use crate::protocol::SECTOR_SIZE;
 
+#[cfg(feature = "embedded-storage-async")]
+mod flash;
+
+#[cfg(feature = "embedded-storage-async")]
+pub use flash::{Flash, FlashError};
+
 /// A device for [`block_device_driver`], with blocks of `SIZE` bytes, a multiple of 512. It reaches no further than that
 /// crate's numbers of 32 bits do.
 #[derive(Clone, Debug)]
