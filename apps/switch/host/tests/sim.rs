@@ -47,7 +47,10 @@ async fn station(app: App) -> sarab::Result {
         let addresses = line.split_once(' ').and_then(|(to, from)| Some([mac(to)?, mac(from)?].concat()));
         let frame = [addresses.expect("two addresses"), [0x88, 0xb5].into(), vec![7; 50]].concat();
         poll_fn(|cx| match device.borrow_mut().transmit(cx) {
-            Some(token) => Poll::Ready(token.consume(frame.len(), |bytes| bytes.copy_from_slice(&frame))),
+            Some(token) => {
+                token.consume(frame.len(), |bytes| bytes.copy_from_slice(&frame));
+                Poll::Ready(())
+            }
             None => Poll::Pending,
         })
         .await;
