@@ -2,11 +2,11 @@
 
 use xen_hal::{Access, EventChannels, Port as _};
 use xen_netif::back::{self, Limits, Packet};
-use xen_ring::LentPage;
+use xen_ring::GrantablePage;
 use xen_sim::{Domain, SimGrant, SimPort, Xen};
 
 use crate::disturb::INDICES;
-use crate::peer::{attach, lend, until_state, write};
+use crate::peer::{attach, grant_page, until_state, write};
 
 pub(crate) const MAC: &str = "00:16:3e:01:02:03";
 
@@ -24,8 +24,8 @@ pub(crate) const FEATURES: [&str; 7] = [
 pub(crate) struct Guest {
     pub(crate) domain: Domain,
     pub(crate) server: Domain,
-    pub(crate) tx: LentPage<SimGrant>,
-    pub(crate) rx: LentPage<SimGrant>,
+    pub(crate) tx: GrantablePage<SimGrant>,
+    pub(crate) rx: GrantablePage<SimGrant>,
     pub(crate) port: SimPort,
 }
 
@@ -53,8 +53,8 @@ pub(crate) fn connect(xen: &Xen, features: u8, packets: impl Fn(Packet) -> Vec<P
         })
         .detach();
     let (front, back) = attach(xen, "vif", (&domain, &server), 0, &[("mac", MAC)]);
-    let lend = || lend(&domain, server.id(), Access::ReadWrite);
-    let (tx, rx) = (lend(), lend());
+    let grant = || grant_page(&domain, server.id(), Access::ReadWrite);
+    let (tx, rx) = (grant(), grant());
     for index in [1, 3] {
         tx.store(INDICES[index], 1);
         rx.store(INDICES[index], 1);
@@ -62,8 +62,8 @@ pub(crate) fn connect(xen: &Xen, features: u8, packets: impl Fn(Packet) -> Vec<P
     let port = domain.alloc_unbound(server.id()).expect("a port");
     until_state(xen, &back, 2);
     let write = |key: &str, value: u32| write(xen, domain.id(), &format!("{front}/{key}"), value);
-    write("tx-ring-ref", tx.reference().expect("it is lent").0);
-    write("rx-ring-ref", rx.reference().expect("it is lent").0);
+    write("tx-ring-ref", tx.reference().expect("it is granted").0);
+    write("rx-ring-ref", rx.reference().expect("it is granted").0);
     write("event-channel", port.number().0);
     write("request-rx-copy", 1);
     for (bit, key) in FEATURES.into_iter().enumerate() {

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use xen_hal::{Access, Clock, DomId, Errno, GrantRef, GrantTable, MapRequest, Pages};
-use xen_ring::{LentPage, SharedMapping};
+use xen_ring::{GrantablePage, SharedMapping};
 use xen_sim::{Domain, SimGrant, SimMapping, Toolstack, Xen};
 use xenstore_client::wire::Request;
 use xenstore_client::{Access as Allows, FromValue, Permission};
@@ -79,15 +79,15 @@ pub(crate) fn until_state(xen: &Xen, path: &str, wanted: u32) {
     panic!("{path} is {:?}, expected {wanted}", read::<u32>(xen, &path));
 }
 
-/// Maps a page that the frontend lends.
+/// Maps a page that the frontend grants.
 pub(crate) fn map(domain: &Domain, peer: DomId, reference: GrantRef) -> SharedMapping<SimMapping> {
     let request = MapRequest { peer, reference, access: Access::ReadWrite };
-    SharedMapping::new(domain.map(&[request]).expect("a mapping")).expect("the frontend lends it")
+    SharedMapping::new(domain.map(&[request]).expect("a mapping")).expect("the frontend grants it")
 }
 
-/// A page lent to a peer.
-pub(crate) fn lend(domain: &Domain, peer: DomId, access: Access) -> LentPage<SimGrant> {
-    let mut page = LentPage::new(domain.alloc_page().expect("a page"));
-    page.lend(domain, peer, access).expect("a grant");
+/// A page granted to a peer.
+pub(crate) fn grant_page(domain: &Domain, peer: DomId, access: Access) -> GrantablePage<SimGrant> {
+    let mut page = GrantablePage::new(domain.alloc_page().expect("a page"));
+    page.grant(domain, peer, access).expect("a grant");
     page
 }

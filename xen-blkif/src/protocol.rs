@@ -83,7 +83,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// A segment of the page that `reference` lends.
+    /// A segment of the page that `reference` grants.
     pub const fn new(reference: GrantRef, first: u8, last: u8) -> Segment {
         Segment { reference: reference.0, first, last }
     }

@@ -258,9 +258,9 @@ fn what_was_written_is_read() {
     });
 }
 
-/// More buffers than pages that a backend keeps mapped: the rest is copied, and nothing but what is kept stays lent.
+/// More buffers than pages that a backend keeps mapped: the rest is copied, and nothing but what is kept stays granted.
 #[test]
-fn more_pages_than_stay_lent() {
+fn more_pages_than_stay_granted() {
     const PAGES: usize = 128;
     check("many pages", 4, |xen| {
         let bench =
@@ -297,7 +297,7 @@ fn more_pages_than_stay_lent() {
             join_all(users).await;
             assert!(disk.statistics().bounced > 0);
             let grants = bench.front.in_use().grants;
-            assert!((512..=1056 + 2).contains(&grants), "{grants} pages stay lent, the ring's included");
+            assert!((512..=1056 + 2).contains(&grants), "{grants} pages stay granted, the ring's included");
             assert!(bench.detach().await, "closed in time");
             assert_eq!(ended.await, Ended::Removed);
             assert_eq!(bench.front.in_use().grants, 0);

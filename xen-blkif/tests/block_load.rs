@@ -17,19 +17,19 @@ use xen_blkif::protocol::{Body, Operation, Request, Segment, Status};
 use xen_blkif::ramdisk::{PageBuffer, RamDisk};
 use xen_blkif::{BlockDevice, Buffer, Completed, Error, Geometry};
 use xen_hal::{Access, Clock, DomId, GrantRef, Pages};
-use xen_ring::LentPage;
+use xen_ring::GrantablePage;
 use xen_sim::{Domain, Faults, Script, SimGrant, SimPage, Toolstack, Xen, check, keep_log, take_log};
 use xenbus::{State, frontend, yield_now};
 
 use support::backend::{against_frontend, against_frontend_with, okay, read};
 use support::block::{DEVICE, Guest, How, SECTORS, Scripted, against_backend, answered};
 
-/// Pages that a guest lends to its backend.
-async fn lend(guest: &Guest, count: usize) -> Vec<LentPage<SimGrant>> {
+/// Pages that a guest grants to its backend.
+async fn grant_pages(guest: &Guest, count: usize) -> Vec<GrantablePage<SimGrant>> {
     let back: DomId = guest.store.read_as(&format!("{}/backend-id", guest.path)).await.unwrap();
     let page = |_| {
-        let mut page = LentPage::<SimGrant>::new(guest.domain.alloc_page().unwrap());
-        page.lend(&guest.domain, back, Access::ReadWrite).unwrap();
+        let mut page = GrantablePage::<SimGrant>::new(guest.domain.alloc_page().unwrap());
+        page.grant(&guest.domain, back, Access::ReadWrite).unwrap();
         page
     };
     (0..count).map(page).collect()
@@ -51,7 +51,7 @@ fn pages_that_stay_mapped_have_a_bound() {
     check("persistent", 2, |xen| {
         let how = How { persistent: true, ..How::default() };
         against_backend(xen, how, async |guest| {
-            let pages = lend(guest, 1500).await;
+            let pages = grant_pages(guest, 1500).await;
             let refs: Vec<GrantRef> = pages.iter().map(|page| page.reference().unwrap()).collect();
             let (keepers, fillers) = refs.split_at(400);
             let read = async |refs: &[GrantRef]| {
@@ -88,7 +88,7 @@ fn requests_that_need_more_pages_than_stay_mapped() {
     check("burst", 4, |xen| {
         let how = How { persistent: true, queues: 4, ..How::default() };
         against_backend(xen, how, async |guest| {
-            let pages = lend(guest, 4 * 32 * 11).await;
+            let pages = grant_pages(guest, 4 * 32 * 11).await;
             let refs: Vec<GrantRef> = pages.iter().map(|page| page.reference().unwrap()).collect();
             guest.data[0].write(0, &[9; 4096]);
             for sector in [0, 8] {

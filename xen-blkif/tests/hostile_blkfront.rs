@@ -29,7 +29,7 @@ fn xsa_155_a_request_is_judged_by_a_copy_and_refused_where_it_makes_no_sense() {
                 (Write, 0, Segment::new(own, 7, 0)),
                 (Read, 0, Segment::new(GrantRef(9999), 0, 7)),
                 (Write, 0, Segment::new(GrantRef(u32::MAX), 0, 7)),
-                // A page that is lent for reading takes no data.
+                // A page that is granted for reading takes no data.
                 (Read, 0, Segment::new(guest.reference(3), 0, 7)),
             ] {
                 let request = guest.direct(operation, sector, segment);

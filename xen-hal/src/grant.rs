@@ -106,10 +106,10 @@ pub trait GrantError: fmt::Debug + fmt::Display {
 /// # Safety
 ///
 /// Callers keep pointers into pages that they have granted, and go on using them until the grant gives the page back
-/// (xen-ring's `LentPage`, `LentRun` and `LentPages`). So an implementor promises that
+/// (xen-ring's `GrantablePage`, `GrantableRun` and `GrantedPages`). So an implementor promises that
 /// - [`grant`](GrantTable::grant) moves the very page that it was given into the [`Grant`] or into the
 ///   [`Refused`]: it never drops it, nor changes it for another;
-/// - a peer that was given [`Access::ReadOnly`] cannot write to the page through this grant: `LentRun::bytes_mut` makes
+/// - a peer that was given [`Access::ReadOnly`] cannot write to the page through this grant: `GrantableRun::bytes_mut` makes
 ///   references on the strength of it;
 /// - [`copy`](GrantTable::copy) touches no memory of this domain but the [`byte_count`](CopyOp::byte_count) bytes at
 ///   [`local`](CopyOp::local) of each operation, writes to them only where the operation is no
@@ -218,7 +218,7 @@ impl<T: GrantTable + Pages<Page = <T as GrantTable>::Page> + Clone + 'static> Me
 ///
 /// # Safety
 ///
-/// xen-ring's `LentPage` reads and writes the page's bytes for as long as it holds the grant, and its `LentRun` makes
+/// xen-ring's `GrantablePage` reads and writes the page's bytes for as long as it holds the grant, and its `GrantableRun` makes
 /// references to them once the page is back. So an implementor promises that
 /// - the value owns the page that [`GrantTable::grant`] was given: [`page`](Grant::page) is that page for as long as the
 ///   value lives, wherever it is moved, and its bytes are used by nobody else in this domain;

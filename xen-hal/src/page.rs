@@ -21,7 +21,7 @@ pub const PAGE_SIZE: usize = 4096;
 ///   this domain;
 /// - [`frame`](Page::frame) is the guest frame of exactly these bytes;
 /// - whoever owns several pages of this type that lie side by side may reach them all through the pointer to the first
-///   (xen-ring's `LentRun`).
+///   (xen-ring's `GrantableRun`).
 pub unsafe trait Page {
     /// Where the page's bytes are.
     fn as_ptr(&self) -> NonNull<u8>;
@@ -64,7 +64,7 @@ pub trait Pages {
     ///
     /// # Implementors
     ///
-    /// Implementing this takes no `unsafe`, so callers check what they need: `LentRun` counts the pages, and looks at
+    /// Implementing this takes no `unsafe`, so callers check what they need: `GrantableRun` counts the pages, and looks at
     /// where they lie.
     fn alloc_run(&self, count: usize, take: &mut dyn FnMut(Self::Page)) -> Result<(), OutOfPages>;
 }

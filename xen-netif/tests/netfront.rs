@@ -458,7 +458,7 @@ fn xsa_405_a_refused_frame_between_others_is_dropped_alone() {
 /// What was in the domain's memory before (XSA-403): each page that the backend can see holds frames of this interface, and
 /// zeros.
 #[test]
-fn xsa_403_pages_lent_to_a_backend_hold_frames_alone() {
+fn xsa_403_pages_granted_to_a_backend_hold_frames_alone() {
     check("clean pages", 5, |xen| {
         let error = against(
             xen,
@@ -489,7 +489,7 @@ fn xsa_403_pages_lent_to_a_backend_hold_frames_alone() {
     });
 }
 
-/// A backend that goes on mapping a page which it was lent (XSA-396): the frame reaches the stack by a copy that the backend
+/// A backend that goes on mapping a page which it was granted (XSA-396): the frame reaches the stack by a copy that the backend
 /// cannot change, the interface closes, and nobody is given the page until the backend has let go.
 #[test]
 fn xsa_396_a_page_that_a_backend_keeps_is_given_to_nobody() {

@@ -49,7 +49,7 @@ fn with(name: &str, script: impl AsyncFn(&Guest, &Port) + Send + Sync + 'static)
 }
 
 impl Guest {
-    /// A slot with these bytes, at this place of one of the pages that are lent for reading.
+    /// A slot with these bytes, at this place of one of the pages that are granted for reading.
     fn filled(&self, page: usize, offset: usize, bytes: &[u8], size: usize, flags: u16) -> TxSlot {
         let index = page * 2 + 1;
         self.data[index].write(offset, bytes);

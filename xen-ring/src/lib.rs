@@ -6,16 +6,16 @@ extern crate alloc;
 extern crate std;
 
 mod bytes;
+mod granted;
 mod handshake;
 #[cfg(feature = "hook")]
 pub mod hook;
-mod lent;
 mod shared;
 mod slots;
 mod wait;
 
 pub use bytes::{BadIndex, ByteReader, ByteRing, ByteWriter, Moved};
-pub use lent::{LendError, LentPage, LentPages, LentRun};
+pub use granted::{GrantPagesError, GrantablePage, GrantableRun, GrantedPages};
 pub use shared::{ReadOnlyMapping, SharedMapping, SharedMemory, SharedPage};
 pub use slots::{BackRing, BadProducer, FrontRing, Full, Indices, Protocol, slots};
 pub use wait::WaitQueue;

@@ -239,11 +239,11 @@ impl<P> core::ops::Deref for SharedPage<P> {
 ///
 /// ```
 /// use xen_hal::{Access, GrantTable, MapRequest};
-/// use xen_ring::{LentPages, SharedMapping};
+/// use xen_ring::{GrantedPages, SharedMapping};
 ///
 /// let xen = xen_sim::Xen::new(1);
 /// let (front, back) = (xen.domain(), xen.domain());
-/// let own = LentPages::lend(&front, 2, back.id(), Access::ReadWrite).unwrap();
+/// let own = GrantedPages::grant(&front, 2, back.id(), Access::ReadWrite).unwrap();
 ///
 /// let map = |reference| MapRequest { peer: front.id(), reference, access: Access::ReadWrite };
 /// let requests: Vec<_> = own.references().map(map).collect();

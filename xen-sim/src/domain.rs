@@ -39,7 +39,7 @@ pub(crate) struct DomainState {
 pub struct Use {
     /// Open ports.
     pub ports: usize,
-    /// Pages that are lent, those included whose end had to be put off.
+    /// Pages that are granted, those included whose end had to be put off.
     pub grants: usize,
     /// How often peers have these mapped.
     pub mapped: usize,
@@ -133,7 +133,7 @@ impl Domain {
         self.world().domains.borrow().contains_key(&self.id.0)
     }
 
-    /// Ends the domain at once, whatever it is doing: what it has lent stays until its peers let go of it, and its
+    /// Ends the domain at once, whatever it is doing: what it has granted stays until its peers let go of it, and its
     /// nodes in the store stay until the toolstack removes them.
     pub fn destroy(&self) {
         let world = self.world();

@@ -32,7 +32,7 @@ impl GrantState {
 
 impl World {
     /// The page that a reference leads `id` to.
-    fn lent(&self, id: DomId, peer: DomId, reference: GrantRef, access: Access) -> Result<Frame, GrantStatus> {
+    fn granted(&self, id: DomId, peer: DomId, reference: GrantRef, access: Access) -> Result<Frame, GrantStatus> {
         let domains = self.domains.borrow();
         let domain = domains.get(&peer.0).ok_or(GrantStatus::BadDomain)?;
         let grant = domain.grants.get(&reference.0).ok_or(GrantStatus::BadGrantRef)?;
@@ -99,8 +99,8 @@ unsafe impl GrantTable for Domain {
         };
         let reference = domain.next_grant;
         domain.next_grant += 1;
-        let lent = world.memory.alias(page.frame());
-        domain.grants.insert(reference, GrantState { page: lent, peer, access, mapped: 0, ended: false });
+        let granted = world.memory.alias(page.frame());
+        domain.grants.insert(reference, GrantState { page: granted, peer, access, mapped: 0, ended: false });
         drop(domains);
         Ok(SimGrant { world: Rc::downgrade(&world), id: self.id, reference, page: Some(page) })
     }
@@ -120,7 +120,7 @@ unsafe impl GrantTable for Domain {
                 if world.chance(percent) {
                     return Err(GrantStatus::NoSpace);
                 }
-                world.lent(self.id, request.peer, request.reference, request.access)
+                world.granted(self.id, request.peer, request.reference, request.access)
             })
             .collect();
         let pages: Vec<_> = outcomes
@@ -143,7 +143,7 @@ unsafe impl GrantTable for Domain {
             world.count_work();
             let remote = operation.remote();
             let access = if operation.is_write() { Access::ReadWrite } else { Access::ReadOnly };
-            let outcome = world.lent(self.id, remote.peer, remote.reference, access).map(|frame| {
+            let outcome = world.granted(self.id, remote.peer, remote.reference, access).map(|frame| {
                 let page = world.memory.alias(frame);
                 let (local, len) = (operation.local(), usize::from(operation.byte_count()));
                 // SAFETY: `CopyOp` has checked that both sides stay within their pages, and its borrow keeps the local
@@ -162,7 +162,7 @@ unsafe impl GrantTable for Domain {
     }
 }
 
-/// A page lent to a peer.
+/// A page granted to a peer.
 pub struct SimGrant {
     world: Weak<World>,
     id: DomId,

@@ -20,7 +20,7 @@ use xen_hal::{Access, Clock, DomId, EventChannels, Pages, Port as _};
 use xen_netif::back::{Limits, Packet, Port, Refused, Sum};
 use xen_netif::front::{self as netfront, Interface, Options};
 use xen_netif::protocol::{TxSlot, TxStatus, tx_flags};
-use xen_ring::LentPage;
+use xen_ring::GrantablePage;
 use xen_sim::{Domain, SimGrant, Toolstack, check};
 use xenstore_client::{Restart, Store};
 
@@ -108,9 +108,9 @@ fn xsa_526_and_cve_2026_45890_99286_and_99287_an_interface_that_cannot_be_connec
                         }
                     }
                 });
-                let offered = (lent(guest, back.id()), lent(guest, back.id()));
+                let offered = (granted(guest, back.id()), granted(guest, back.id()));
                 let bell = guest.alloc_unbound(back.id()).unwrap();
-                let reference = |page: &LentPage<SimGrant>| page.reference().unwrap().0;
+                let reference = |page: &GrantablePage<SimGrant>| page.reference().unwrap().0;
                 let rings = Rings { tx: reference(&offered.0), rx: reference(&offered.1), port: bell.number().0 };
                 for (key, value) in keys(&rings) {
                     store.set(&format!("device/vif/0/{key}"), value.as_str()).await.unwrap();
@@ -159,9 +159,9 @@ async fn connect(bench: &Bench, store: &Store, options: Options) -> Interface<Do
     interface
 }
 
-fn lent(domain: &Domain, peer: DomId) -> LentPage<SimGrant> {
-    let mut page = LentPage::<SimGrant>::new(domain.alloc_page().unwrap());
-    page.lend(domain, peer, Access::ReadWrite).unwrap();
+fn granted(domain: &Domain, peer: DomId) -> GrantablePage<SimGrant> {
+    let mut page = GrantablePage::<SimGrant>::new(domain.alloc_page().unwrap());
+    page.grant(domain, peer, Access::ReadWrite).unwrap();
     page
 }
 

@@ -87,11 +87,11 @@ impl Bench {
 
     /// Publishes rings, and says that they are.
     async fn publish(&self) -> Result<Rings, Error> {
-        let lend = || {
+        let grant = || {
             let page = self.guest.alloc_page().unwrap();
             self.guest.grant(page, self.back.id(), Access::ReadWrite).unwrap()
         };
-        let grants = vec![lend(), lend()];
+        let grants = vec![grant(), grant()];
         let port = self.guest.alloc_unbound(self.back.id()).unwrap();
         let references: Vec<String> = grants.iter().map(|grant: &SimGrant| grant.reference().0.to_string()).collect();
         let number = port.number().0.to_string();

@@ -5,12 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use xen_hal::{Access, Pages as _};
-use xen_ring::LentPage;
+use xen_ring::GrantablePage;
 use xen_sim::{Domain, SimGrant, Xen, check};
 
-fn page(owner: &Domain, peer: &Domain) -> LentPage<SimGrant> {
-    let mut page = LentPage::new(owner.alloc_page().unwrap());
-    page.lend(owner, peer.id(), Access::ReadWrite).unwrap();
+fn page(owner: &Domain, peer: &Domain) -> GrantablePage<SimGrant> {
+    let mut page = GrantablePage::new(owner.alloc_page().unwrap());
+    page.grant(owner, peer.id(), Access::ReadWrite).unwrap();
     page
 }
 

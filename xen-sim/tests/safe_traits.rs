@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use xen_hal::{Access, DomId, Grant, GrantStatus, GrantTable, MapRequest, OutOfPages, Pages};
-use xen_ring::{LentRun, ReadOnlyMapping, SharedMapping};
+use xen_ring::{GrantableRun, ReadOnlyMapping, SharedMapping};
 use xen_sim::{Domain, SimGrant, SimPage, Xen};
 
 /// An allocator that hands out other pages than it was asked for.
@@ -43,7 +43,7 @@ fn an_allocator_that_lies_gets_no_memory() {
     let domain = xen.domain();
     let run = |give, skip| {
         let liar = Liar { domain: &domain, give, skip };
-        catch_unwind(AssertUnwindSafe(|| LentRun::<SimGrant>::new(&liar, 4).map(|run| run.len())))
+        catch_unwind(AssertUnwindSafe(|| GrantableRun::<SimGrant>::new(&liar, 4).map(|run| run.len())))
     };
     assert_eq!(run(|count| count, None).unwrap(), Ok(4 * 4096), "an honest one");
     assert!(run(|count| count - 1, None).is_err(), "one page less: the run's end would be somebody else's");

@@ -11,7 +11,7 @@
 //! use std::cell::Cell;
 //! use std::rc::Rc;
 //! use xen_hal::{Clock, Errno, GrantRef, Port, PortNumber, Xen};
-//! use xen_ring::{BackRing, BadProducer, FrontRing, LentPages, SharedMapping};
+//! use xen_ring::{BackRing, BadProducer, FrontRing, GrantedPages, SharedMapping};
 //! use xenbus::{
 //!     Backend, Device, EventThrottle, Failure, Frontend, Keys, Signals, State, attach_ring, backend, frontend,
 //! };
@@ -39,7 +39,7 @@
 //!
 //! impl<X: Xen> Frontend for Front<X> {
 //!     const PUBLISHED: State = State::Initialised;
-//!     type Link = (LentPages<X::Grant>, FrontRing<Doubling>, X::Port);
+//!     type Link = (GrantedPages<X::Grant>, FrontRing<Doubling>, X::Port);
 //!
 //!     async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure> {
 //!         let memory = device.grant_ring(&self.xen, "ring", 1)?;

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use xen_hal::{Access, Errno, EventChannels, GrantRef, GrantTable, MapRequest, Memory, PortNumber};
-use xen_ring::{BackRing, LentPages, Protocol, SharedMapping, SharedMemory};
+use xen_ring::{BackRing, GrantedPages, Protocol, SharedMapping, SharedMemory};
 
 use crate::device::Device;
 use crate::failure::Failure;
@@ -19,8 +19,8 @@ impl Device {
         memory: &M,
         name: &str,
         pages: usize,
-    ) -> Result<LentPages<<M as GrantTable>::Grant>, Failure> {
-        LentPages::lend(memory, pages, self.other_domain(), Access::ReadWrite)
+    ) -> Result<GrantedPages<<M as GrantTable>::Grant>, Failure> {
+        GrantedPages::grant(memory, pages, self.other_domain(), Access::ReadWrite)
             .map_err(|error| Failure::new(Errno::ENOSPC, format_args!("{name}: {error}")))
     }
 

@@ -11,7 +11,7 @@ use xenbus::Failure;
 
 use crate::disturb::{BLOCK_SLOTS, INDICES, disturb};
 use crate::input::Input;
-use crate::peer::{attach, lend, until_state, write};
+use crate::peer::{attach, grant_page, until_state, write};
 use crate::second::second_processor;
 
 const DEVICE: u32 = 51712;
@@ -39,20 +39,20 @@ pub(super) fn run(data: &[u8]) {
         })
         .detach();
     let (front, back) = attach(&xen, "vbd", (&guest, &server), DEVICE, &[("mode", "w")]);
-    let lend = |access| lend(&guest, server.id(), access);
-    let (ring, data) = (lend(Access::ReadWrite), [lend(Access::ReadWrite), lend(Access::ReadOnly)]);
+    let grant = |access| grant_page(&guest, server.id(), access);
+    let (ring, data) = (grant(Access::ReadWrite), [grant(Access::ReadWrite), grant(Access::ReadOnly)]);
     for index in [1, 3] {
         ring.store(INDICES[index], 1);
     }
     let port = guest.alloc_unbound(server.id()).expect("a port");
     until_state(&xen, &back, 2);
     let write = |key: &str, value: &dyn Display| write(&xen, guest.id(), &format!("{front}/{key}"), value);
-    write("ring-ref", &ring.reference().expect("it is lent").0);
+    write("ring-ref", &ring.reference().expect("it is granted").0);
     write("event-channel", &port.number().0);
     write("protocol", &abi.name());
     write("state", &3);
     until_state(&xen, &back, 4);
-    let references = [data[0].reference(), data[1].reference()].map(|reference| reference.expect("it is lent"));
+    let references = [data[0].reference(), data[1].reference()].map(|reference| reference.expect("it is granted"));
     second_processor(&guest, &mut input);
     disturb(&xen, &mut input, &[&ring], BLOCK_SLOTS, &port, &references);
     guest.one_processor();

@@ -7,7 +7,7 @@ use xen_sim::Xen;
 use crate::disturb::{TX_SLOTS, disturb};
 use crate::input::Input;
 use crate::net::{Guest, connect};
-use crate::peer::lend;
+use crate::peer::grant_page;
 use crate::second::second_processor;
 
 pub(super) const SHORT: u32 = 60;
@@ -25,7 +25,7 @@ pub(super) fn run(data: &[u8]) {
     let packets = |packet: Packet| vec![Packet { sum: Sum::Blank, ..packet.clone() }, packet];
     let features = input.byte();
     let Guest { domain, server, tx, rx, port } = connect(&xen, features, packets);
-    let data = [Access::ReadWrite, Access::ReadOnly].map(|access| lend(&domain, server.id(), access));
+    let data = [Access::ReadWrite, Access::ReadOnly].map(|access| grant_page(&domain, server.id(), access));
     second_processor(&domain, &mut input);
     // Something that looks like a packet, as far as it goes.
     for (page, bytes) in data.iter().zip([&[0x45_u8, 0, 0, 60][..], &[0x60, 0, 0, 0, 0, 40, 6]]) {
@@ -33,7 +33,7 @@ pub(super) fn run(data: &[u8]) {
         page.write(12, if bytes[0] == 0x45 { &[8, 0] } else { &[0x86, 0xdd] });
         page.write(23, &[6]);
     }
-    let references = [data[0].reference(), data[1].reference()].map(|reference| reference.expect("it is lent"));
+    let references = [data[0].reference(), data[1].reference()].map(|reference| reference.expect("it is granted"));
     disturb(&xen, &mut input, &[&tx, &rx], TX_SLOTS, &port, &references);
     domain.one_processor();
     drop((tx, rx, data, port));

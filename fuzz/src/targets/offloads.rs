@@ -12,13 +12,13 @@ use xen_netif::headers::{Headers, TCP, UDP};
 use xen_netif::protocol::{
     Extra, Gso, RxProtocol, RxRequest, RxSlot, TxProtocol, TxRequest, TxSlot, rx_flags, tx_flags,
 };
-use xen_ring::{FrontRing, LentPage};
+use xen_ring::{FrontRing, GrantablePage};
 use xen_sim::{SimGrant, Xen};
 
 use crate::frame::{Checksum, frame};
 use crate::input::Input;
 use crate::net::{Guest, connect};
-use crate::peer::{lend, pause};
+use crate::peer::{grant_page, pause};
 
 pub(super) const SHORT: u32 = 60;
 
@@ -79,8 +79,8 @@ pub(super) fn run(data: &[u8]) {
     // Without groups: all that is sent comes back.
     let negotiated = Negotiated(input.byte() & 0x3f);
     let guest = connect(&xen, negotiated.0, |packet: Packet| vec![packet]);
-    let pages = |count| -> Vec<LentPage<SimGrant>> {
-        (0..count).map(|_| lend(&guest.domain, guest.server.id(), Access::ReadWrite)).collect()
+    let pages = |count| -> Vec<GrantablePage<SimGrant>> {
+        (0..count).map(|_| grant_page(&guest.domain, guest.server.id(), Access::ReadWrite)).collect()
     };
     let (tx_pages, rx_pages) = (pages(TX_PAGES), pages(RX_PAGES));
     let mut receiver =
@@ -113,7 +113,12 @@ pub(super) fn run(data: &[u8]) {
 }
 
 /// Puts a frame into pages, and says what is asked for it.
-fn slots(input: &mut Input<'_>, bytes: &[u8], checksum: Checksum, pages: &[LentPage<SimGrant>]) -> (Vec<TxSlot>, Sent) {
+fn slots(
+    input: &mut Input<'_>,
+    bytes: &[u8],
+    checksum: Checksum,
+    pages: &[GrantablePage<SimGrant>],
+) -> (Vec<TxSlot>, Sent) {
     let asked = input.byte();
     let gso = (asked & 0x80 != 0).then(|| {
         let protocol = if asked & 1 == 0 { Gso::TcpV4 } else { Gso::TcpV6 };
@@ -136,7 +141,7 @@ fn slots(input: &mut Input<'_>, bytes: &[u8], checksum: Checksum, pages: &[LentP
             flags |= if gso.is_some() { tx_flags::EXTRA_INFO } else { 0 };
         }
         let size = if index == 0 { bytes.len() } else { chunk.len() } as u16;
-        let reference = page.reference().expect("it is lent");
+        let reference = page.reference().expect("it is granted");
         slots.push(TxRequest { reference, offset: offset as u16, flags, id: index as u16, size }.into());
         if index == 0
             && let Some((protocol, size)) = gso
@@ -149,7 +154,7 @@ fn slots(input: &mut Input<'_>, bytes: &[u8], checksum: Checksum, pages: &[LentP
 
 struct Receiver {
     ring: FrontRing<RxProtocol>,
-    pages: Vec<LentPage<SimGrant>>,
+    pages: Vec<GrantablePage<SimGrant>>,
     /// Which pages are in the ring, in order.
     posted: VecDeque<u16>,
     negotiated: Negotiated,
@@ -158,7 +163,7 @@ struct Receiver {
 impl Receiver {
     fn post(&mut self, guest: &Guest, ids: impl IntoIterator<Item = u16>) {
         for id in ids {
-            let reference: GrantRef = self.pages[usize::from(id)].reference().expect("it is lent");
+            let reference: GrantRef = self.pages[usize::from(id)].reference().expect("it is granted");
             self.ring.push(&guest.rx, &RxRequest { id, reference }).expect("fewer pages than slots");
             self.posted.push_back(id);
         }

@@ -10,7 +10,7 @@ use xenstore_client::wire::Request;
 
 use crate::input::Input;
 use crate::net::MAC;
-use crate::peer::{attach, lend, pause, write, write_bytes};
+use crate::peer::{attach, grant_page, pause, write, write_bytes};
 
 pub(super) const SHORT: u32 = 50;
 
@@ -113,9 +113,9 @@ pub(super) fn run(data: &[u8]) {
     let online = format!("{back_path}/online");
     let path = if under_test_is_back { front_path } else { back_path };
     // What a good peer would name.
-    let rings = [lend(&peer, own.id(), Access::ReadWrite), lend(&peer, own.id(), Access::ReadWrite)];
+    let rings = [grant_page(&peer, own.id(), Access::ReadWrite), grant_page(&peer, own.id(), Access::ReadWrite)];
     let port = peer.alloc_unbound(own.id()).expect("a port");
-    let reference = |index: usize| rings[index].reference().expect("it is lent").0;
+    let reference = |index: usize| rings[index].reference().expect("it is granted").0;
     let good = [reference(0), reference(1), port.number().0];
     let put = |key: &str, value: &[u8]| {
         // What the store refuses, such as a value that is too long, is not written.

@@ -1,4 +1,4 @@
-//! This domain's entries: lending pages, and getting them back.
+//! This domain's entries: granting pages, and getting them back.
 
 use alloc::vec::Vec;
 use core::mem::ManuallyDrop;
@@ -54,7 +54,7 @@ pub(crate) fn resume() {
 /// How far the table is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrantUse {
-    /// Entries that are lent.
+    /// Entries that are granted.
     pub in_use: usize,
     /// Entries that were ended while the peer still mapped the page.
     pub deferred: usize,
@@ -175,7 +175,7 @@ pub(crate) fn grant(page: RamPage, peer: DomId, access: Access) -> Result<XenGra
     Ok(XenGrant { reference, page: ManuallyDrop::new(page), generation: table.generation })
 }
 
-/// A page lent to a peer; dropping it ends that, or has it ended as soon as the peer lets go.
+/// A page granted to a peer; dropping it ends that, or has it ended as soon as the peer lets go.
 #[derive(Debug)]
 pub struct XenGrant {
     reference: GrantRef,

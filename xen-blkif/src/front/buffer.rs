@@ -1,4 +1,4 @@
-//! Memory that a backend sees: pages that are lent to it once and used again and again, where it keeps them mapped.
+//! Memory that a backend sees: pages that are granted to it once and used again and again, where it keeps them mapped.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -6,14 +6,14 @@ use core::cell::{Cell, RefCell};
 use core::fmt;
 
 use xen_hal::{Access, DomId, GrantRef, Memory, PAGE_SIZE};
-use xen_ring::{LentPage, SharedMemory};
+use xen_ring::{GrantablePage, SharedMemory};
 
 use crate::device::{self, Error};
 
-/// Pages of buffers that stay lent to a backend which keeps them mapped. With [`MOST_BOUNCES`] they are no more than
+/// Pages of buffers that stay granted to a backend which keeps them mapped. With [`MOST_BOUNCES`] they are no more than
 /// Linux's backend keeps for a ring, 1056: it maps and unmaps what is beyond with each request.
 const MOST_DIRECT: usize = 512;
-/// Pages that stay lent for the data of buffers beyond those, and for lists of segments.
+/// Pages that stay granted for the data of buffers beyond those, and for lists of segments.
 const MOST_BOUNCES: usize = 544;
 /// Pages that nobody has and that stay for the next buffer.
 const MOST_KEPT: usize = 512;
@@ -21,22 +21,22 @@ const MOST_KEPT: usize = 512;
 /// Where buffers take pages from and where they leave them.
 pub(super) struct Pool<G: Memory> {
     pub(super) memory: G,
-    /// Pages that stay lent. Last in, first out: the backend has those mapped that were used last.
-    lent: RefCell<Vec<PooledPage<G>>>,
+    /// Pages that stay granted. Last in, first out: the backend has those mapped that were used last.
+    granted: RefCell<Vec<PooledPage<G>>>,
     plain: RefCell<Vec<PooledPage<G>>>,
     bounces: RefCell<Vec<PooledPage<G>>>,
-    /// Pages of buffers and others that were lent to stay in this connection, wherever they are.
+    /// Pages of buffers and others that were granted to stay in this connection, wherever they are.
     direct_count: Cell<usize>,
     bounce_count: Cell<usize>,
-    /// Counts connections: what was lent in an earlier one is lent to nobody who knows it now.
+    /// Counts connections: what was granted in an earlier one is granted to nobody who knows it now.
     epoch: Cell<u32>,
     /// Whether the backend of this connection keeps pages mapped.
     persistent: Cell<bool>,
 }
 
-/// A page, and in which connection it was lent.
+/// A page, and in which connection it was granted.
 pub(super) struct PooledPage<G: Memory> {
-    page: LentPage<G::Grant>,
+    page: GrantablePage<G::Grant>,
     epoch: u32,
 }
 
@@ -44,7 +44,7 @@ impl<G: Memory> Pool<G> {
     pub(super) fn new(memory: G) -> Pool<G> {
         Pool {
             memory,
-            lent: RefCell::default(),
+            granted: RefCell::default(),
             plain: RefCell::default(),
             bounces: RefCell::default(),
             direct_count: Cell::new(0),
@@ -59,15 +59,15 @@ impl<G: Memory> Pool<G> {
         self.persistent.set(persistent);
     }
 
-    /// Ends a connection: nothing is lent any more, as far as the peer lets go.
+    /// Ends a connection: nothing is granted any more, as far as the peer lets go.
     pub(super) fn end(&self) {
         self.epoch.set(self.epoch.get().wrapping_add(1));
         self.direct_count.set(0);
         self.bounce_count.set(0);
         self.bounces.borrow_mut().clear();
         let mut plain = self.plain.borrow_mut();
-        for mut page in self.lent.borrow_mut().drain(..) {
-            if page.page.take_back() && plain.len() < MOST_KEPT {
+        for mut page in self.granted.borrow_mut().drain(..) {
+            if page.page.revoke() && plain.len() < MOST_KEPT {
                 plain.push(page);
             }
         }
@@ -75,18 +75,18 @@ impl<G: Memory> Pool<G> {
 
     fn fresh(&self) -> Result<PooledPage<G>, Error> {
         let page = self.memory.alloc_page().map_err(|_| Error::OutOfMemory)?;
-        Ok(PooledPage { page: LentPage::new(page), epoch: self.epoch.get() })
+        Ok(PooledPage { page: GrantablePage::new(page), epoch: self.epoch.get() })
     }
 
     /// A page that nobody uses; it holds zeroes or what was on this disk, and nothing else (XSA-403).
     pub(super) fn take(&self) -> Result<PooledPage<G>, Error> {
-        let kept = self.lent.borrow_mut().pop().or_else(|| self.plain.borrow_mut().pop());
+        let kept = self.granted.borrow_mut().pop().or_else(|| self.plain.borrow_mut().pop());
         kept.map_or_else(|| self.fresh(), Ok)
     }
 
     pub(super) fn give(&self, page: PooledPage<G>) {
-        if self.stays_lent(&page) {
-            self.lent.borrow_mut().push(page);
+        if self.stays_granted(&page) {
+            self.granted.borrow_mut().push(page);
         } else if page.page.reference().is_none() {
             let mut plain = self.plain.borrow_mut();
             if plain.len() < MOST_KEPT {
@@ -96,15 +96,15 @@ impl<G: Memory> Pool<G> {
     }
 
     /// Whether the backend keeps the page mapped for the next request with it.
-    fn stays_lent(&self, page: &PooledPage<G>) -> bool {
+    fn stays_granted(&self, page: &PooledPage<G>) -> bool {
         self.persistent.get() && page.epoch == self.epoch.get() && page.page.reference().is_some()
     }
 
-    /// How many of these pages cannot be lent themselves, since so many are lent that the backend would not keep them.
+    /// How many of these pages cannot be granted themselves, since so many are granted that the backend would not keep them.
     pub(super) fn beyond(&self, pages: &[PooledPage<G>]) -> usize {
         match self.persistent.get() {
             true => {
-                let new = pages.iter().filter(|page| !self.stays_lent(page)).count();
+                let new = pages.iter().filter(|page| !self.stays_granted(page)).count();
                 new.saturating_sub(MOST_DIRECT.saturating_sub(self.direct_count.get()))
             }
             false => 0,
@@ -116,7 +116,7 @@ impl<G: Memory> Pool<G> {
         (self.bounces.borrow().len() + MOST_BOUNCES).saturating_sub(self.bounce_count.get())
     }
 
-    /// A page that takes the place of one of a buffer's, or holds a list, for one request. Of those that stay lent
+    /// A page that takes the place of one of a buffer's, or holds a list, for one request. Of those that stay granted
     /// there are [`bounces_left`](Pool::bounces_left).
     pub(super) fn take_bounce(&self) -> Result<PooledPage<G>, Error> {
         if !self.persistent.get() {
@@ -141,46 +141,51 @@ impl<G: Memory> Pool<G> {
         }
     }
 
-    /// Lends a page of a buffer for a request; `None` where it is [`beyond`](Pool::beyond).
-    pub(super) fn lend(
+    /// Grants a page of a buffer for a request; `None` where it is [`beyond`](Pool::beyond).
+    pub(super) fn grant(
         &self,
         page: &mut PooledPage<G>,
         peer: DomId,
         access: Access,
     ) -> Result<Option<GrantRef>, Error> {
-        if self.persistent.get() && !self.stays_lent(page) {
+        if self.persistent.get() && !self.stays_granted(page) {
             if self.direct_count.get() >= MOST_DIRECT {
                 return Ok(None);
             }
-            let reference = self.lend_bounce(page, peer, access)?;
+            let reference = self.grant_bounce(page, peer, access)?;
             self.direct_count.set(self.direct_count.get() + 1);
             return Ok(Some(reference));
         }
-        self.lend_bounce(page, peer, access).map(Some)
+        self.grant_bounce(page, peer, access).map(Some)
     }
 
-    /// Lends a page that was taken for one request.
-    pub(super) fn lend_bounce(&self, page: &mut PooledPage<G>, peer: DomId, access: Access) -> Result<GrantRef, Error> {
+    /// Grants a page that was taken for one request.
+    pub(super) fn grant_bounce(
+        &self,
+        page: &mut PooledPage<G>,
+        peer: DomId,
+        access: Access,
+    ) -> Result<GrantRef, Error> {
         if page.epoch != self.epoch.get() {
             self.reclaim(page)?;
             page.epoch = self.epoch.get();
         }
         // Whoever keeps it mapped has to be able to write to it the next time.
         let access = if self.persistent.get() { Access::ReadWrite } else { access };
-        page.page.lend(&self.memory, peer, access).map_err(|_| Error::OutOfMemory)
+        page.page.grant(&self.memory, peer, access).map_err(|_| Error::OutOfMemory)
     }
 
     /// After a request: ends the peer's access, unless it keeps the page mapped for the next.
     pub(super) fn settle(&self, page: &mut PooledPage<G>) -> Result<(), Error> {
-        if self.stays_lent(page) { Ok(()) } else { self.reclaim(page) }
+        if self.stays_granted(page) { Ok(()) } else { self.reclaim(page) }
     }
 
     /// Makes a page this domain's alone. A peer that does not let go keeps the old page, and a copy takes its place.
     fn reclaim(&self, page: &mut PooledPage<G>) -> Result<(), Error> {
-        if page.page.take_back() {
+        if page.page.revoke() {
             return Ok(());
         }
-        let fresh = LentPage::<G::Grant>::new(self.memory.alloc_page().map_err(|_| Error::OutOfMemory)?);
+        let fresh = GrantablePage::<G::Grant>::new(self.memory.alloc_page().map_err(|_| Error::OutOfMemory)?);
         let mut bytes = [0; PAGE_SIZE];
         page.page.read(0, &mut bytes);
         fresh.write(0, &bytes);

@@ -3,7 +3,7 @@
 use alloc::string::String;
 
 use xen_hal::Memory;
-use xen_ring::{FrontRing, LentPages};
+use xen_ring::{FrontRing, GrantedPages};
 use xenbus::{Failure, Peer};
 
 use crate::device::{Discard, Geometry};
@@ -12,7 +12,7 @@ use crate::protocol::{Abi, SECTOR_SIZE};
 /// What a backend is granted: the ring and its event channel.
 pub(super) struct Link<G: Memory, P> {
     pub(super) ring: FrontRing<Abi>,
-    pub(super) memory: LentPages<G::Grant>,
+    pub(super) memory: GrantedPages<G::Grant>,
     /// Whether the ring's keys are numbered, as those of several pages are.
     pub(super) numbered: bool,
     pub(super) port: P,

@@ -91,16 +91,16 @@ impl<M: Memory> Maker<'_, M> {
             return Ok(None);
         }
         let mut bounces = Vec::new();
-        let mut lend = || {
+        let mut grant = || {
             let mut segments = Vec::with_capacity(count);
             for (index, page) in (first..).zip(&mut *pages) {
-                let reference = self.lend(page, access, operation, &mut bounces, index)?;
+                let reference = self.grant(page, access, operation, &mut bounces, index)?;
                 let rest = sectors - index * usize::from(SECTORS_PER_PAGE);
                 segments.push(Segment::new(reference, 0, rest.min(SECTORS_PER_PAGE.into()) as u8 - 1));
             }
             self.body(operation, &segments)
         };
-        let (body, indirect) = match lend() {
+        let (body, indirect) = match grant() {
             Ok(made) => made,
             Err(error) => {
                 // The backend was told of none of them, but could guess.
@@ -116,8 +116,8 @@ impl<M: Memory> Maker<'_, M> {
         Ok(Some(Made { body, sector, in_flight, last }))
     }
 
-    /// Lends a page of a buffer, or a bounce in its place.
-    fn lend(
+    /// Grants a page of a buffer, or a bounce in its place.
+    fn grant(
         &self,
         page: &mut PooledPage<M>,
         access: Access,
@@ -126,16 +126,16 @@ impl<M: Memory> Maker<'_, M> {
         index: usize,
     ) -> Result<GrantRef, Error> {
         let pool = self.pool;
-        if let Some(reference) = pool.lend(page, self.peer, access)? {
+        if let Some(reference) = pool.grant(page, self.peer, access)? {
             return Ok(reference);
         }
         let mut bounce = pool.take_bounce()?;
-        let lent = pool.lend_bounce(&mut bounce, self.peer, access);
+        let granted = pool.grant_bounce(&mut bounce, self.peer, access);
         if operation == Operation::Write {
             page.copy(0, PAGE_SIZE, &bounce, 0);
         }
         bounces.push((index, bounce));
-        lent
+        granted
     }
 
     /// A read or write of these segments, and the page that holds them where they are many.
@@ -147,7 +147,7 @@ impl<M: Memory> Maker<'_, M> {
         }
         let pool = self.pool;
         let mut page = pool.take_bounce()?;
-        let reference = match pool.lend_bounce(&mut page, self.peer, Access::ReadOnly) {
+        let reference = match pool.grant_bounce(&mut page, self.peer, Access::ReadOnly) {
             Ok(reference) => reference,
             Err(error) => {
                 pool.give_bounce(page);

@@ -11,7 +11,7 @@ use xen_blkif::front;
 use xen_blkif::protocol::{Abi, Body, Operation, Request, Response, Segment, Status};
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, Pages, Port};
-use xen_ring::{FrontRing, LentPage, SharedMemory};
+use xen_ring::{FrontRing, GrantablePage, SharedMemory};
 use xen_sim::{Domain, Script, SimGrant, SimPort, Xen, script};
 use xenbus::{Device, Failure, Frontend, Keys, Signals, State, frontend};
 use xenstore_client::{Error as StoreError, Store};
@@ -28,8 +28,8 @@ pub struct Guest {
     pub domain: Domain,
     /// Its queues, of which most tests have one.
     pub lanes: Vec<Lane>,
-    /// Pages for data, lent to the backend.
-    pub data: Vec<LentPage<SimGrant>>,
+    /// Pages for data, granted to the backend.
+    pub data: Vec<GrantablePage<SimGrant>>,
     /// Its directory in the store, and the store.
     pub path: String,
     pub store: Store,
@@ -47,7 +47,7 @@ impl Deref for Guest {
 pub struct Lane {
     pub domain: Domain,
     pub ring: RefCell<FrontRing<Abi>>,
-    pub page: LentPage<SimGrant>,
+    pub page: GrantablePage<SimGrant>,
     pub port: SimPort,
 }
 
@@ -115,7 +115,7 @@ pub struct How {
     pub limits: Limits,
     pub queues: usize,
     pub persistent: bool,
-    /// This queue's ring is a page that nobody lends.
+    /// This queue's ring is a page that is not granted.
     pub bad_ring: Option<usize>,
 }
 
@@ -131,12 +131,12 @@ impl Frontend for Scripted {
 
     async fn connect(&mut self, device: &Device) -> Result<Guest, Failure> {
         let peer = device.other_domain();
-        let page = || LentPage::<SimGrant>::new(self.domain.alloc_page().unwrap());
+        let page = || GrantablePage::<SimGrant>::new(self.domain.alloc_page().unwrap());
         let mut lanes = Vec::new();
         for _ in 0..self.how.queues {
             let mut ring_page = page();
             let ring = RefCell::new(FrontRing::new(self.how.abi, &ring_page));
-            ring_page.lend(&self.domain, peer, Access::ReadWrite).map_err(failure)?;
+            ring_page.grant(&self.domain, peer, Access::ReadWrite).map_err(failure)?;
             let port = self.domain.alloc_unbound(peer).map_err(failure)?;
             lanes.push(Lane { domain: self.domain.clone(), ring, page: ring_page, port });
         }
@@ -144,7 +144,7 @@ impl Frontend for Scripted {
         for (index, page) in data.iter_mut().enumerate() {
             // The last one is for reading alone.
             let access = if index == 3 { Access::ReadOnly } else { Access::ReadWrite };
-            page.lend(&self.domain, peer, access).map_err(failure)?;
+            page.grant(&self.domain, peer, access).map_err(failure)?;
         }
         let (path, store) = (device.path().to_owned(), device.store().clone());
         Ok(Guest { domain: self.domain.clone(), lanes, data, path, store })

@@ -71,7 +71,7 @@ impl<X: Xen> Frontend for Driver<X> {
     }
 
     async fn publish(&mut self, keys: &Keys<'_>, link: &Self::Link) -> Result<(), StoreError> {
-        let reference = |memory: &xen_ring::LentPages<X::Grant>| memory.references().next().expect("one page");
+        let reference = |memory: &xen_ring::GrantedPages<X::Grant>| memory.references().next().expect("one page");
         keys.set("tx-ring-ref", &reference(link.tx.memory())).await?;
         keys.set("rx-ring-ref", &reference(link.rx.memory())).await?;
         match &link.rx_port {

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use xen_hal::{Access, DomId, Errno, Memory, PAGE_SIZE};
-use xen_ring::{BadProducer, FrontRing, LentPages, LentRun};
+use xen_ring::{BadProducer, FrontRing, GrantableRun, GrantedPages};
 use xenbus::{Device, Failure};
 
 use crate::protocol::{Extra, Gso, MOST_SLOTS, RxProtocol, RxRequest, RxSlot, rx_flags};
@@ -19,10 +19,10 @@ const MOST_EXTRAS: u32 = 4;
 const NAME: &str = "the receive ring";
 
 pub(super) struct Rx<G: Memory> {
-    memory: LentPages<G::Grant>,
+    memory: GrantedPages<G::Grant>,
     ring: FrontRing<RxProtocol>,
     /// Slot `n` of the ring, wherever its index has come to, uses page `n` modulo their number.
-    area: LentRun<G::Grant>,
+    area: GrantableRun<G::Grant>,
     /// How many requests were made, and how many responses were taken and made requests of again.
     posted: u32,
     taken: u32,
@@ -71,10 +71,10 @@ pub(super) struct Frame<'a> {
 }
 
 impl<G: Memory> Rx<G> {
-    /// Lends all pages, for a backend that is to come.
+    /// Grants all pages, for a backend that is to come.
     pub(super) fn new(memory: &G, device: &Device, pages: usize) -> Result<Rx<G>, Failure> {
         let ring_memory = device.grant_ring(memory, NAME, 1)?;
-        let area = LentRun::new(memory, pages)
+        let area = GrantableRun::new(memory, pages)
             .map_err(|error| Failure::new(Errno::ENOSPC, format_args!("{NAME}: {error}")))?;
         let peer = device.other_domain();
         let mut rx = Rx {
@@ -95,15 +95,15 @@ impl<G: Memory> Rx<G> {
         Ok(rx)
     }
 
-    pub(super) fn memory(&self) -> &LentPages<G::Grant> {
+    pub(super) fn memory(&self) -> &GrantedPages<G::Grant> {
         &self.memory
     }
 
     /// Gives the backend the page of the next slot.
     fn post(&mut self, memory: &G, peer: DomId) -> Result<(), Failure> {
         let index = self.posted as usize % self.area.count();
-        let lent = self.area.page_mut(index).lend(memory, peer, Access::ReadWrite);
-        let reference = lent.map_err(|error| Failure::new(Errno::ENOSPC, format_args!("{NAME}: {error}")))?;
+        let granted = self.area.page_mut(index).grant(memory, peer, Access::ReadWrite);
+        let reference = granted.map_err(|error| Failure::new(Errno::ENOSPC, format_args!("{NAME}: {error}")))?;
         let request = RxRequest { id: index as u16, reference };
         self.ring.push(&self.memory, &request).expect("there are no more pages than slots");
         self.posted = self.posted.wrapping_add(1);
@@ -144,7 +144,7 @@ impl<G: Memory> Rx<G> {
         // Only what the backend cannot change any more may be looked at in place.
         let mut own = true;
         for (start, _) in &self.packet.parts {
-            own &= self.area.page_mut(start / PAGE_SIZE).take_back();
+            own &= self.area.page_mut(start / PAGE_SIZE).revoke();
         }
         if own {
             self.close_gap();
@@ -179,7 +179,7 @@ impl<G: Memory> Rx<G> {
     fn close_gap(&mut self) {
         let [(first, len), (second, _), ..] = self.packet.parts[..] else { return };
         let gap = first / PAGE_SIZE + 1;
-        if second != (gap + 1) * PAGE_SIZE || !self.area.page_mut(gap).take_back() {
+        if second != (gap + 1) * PAGE_SIZE || !self.area.page_mut(gap).revoke() {
             return;
         }
         let place = second - len;

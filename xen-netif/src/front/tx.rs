@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use xen_hal::{Access, Errno, Memory, PAGE_SIZE};
-use xen_ring::{BadProducer, FrontRing, LentPages, LentRun};
+use xen_ring::{BadProducer, FrontRing, GrantableRun, GrantedPages};
 use xenbus::{Device, Failure};
 
 use crate::protocol::{Extra, SLOTS, TxProtocol, TxRequest, TxSlot, TxStatus, tx_flags};
@@ -15,9 +15,9 @@ const NAME: &str = "the transmit ring";
 
 pub(super) struct Tx<G: Memory> {
     ring: FrontRing<TxProtocol>,
-    memory: LentPages<G::Grant>,
-    /// Lent for reading as long as it is there.
-    area: LentRun<G::Grant>,
+    memory: GrantedPages<G::Grant>,
+    /// Granted for reading as long as it is there.
+    area: GrantableRun<G::Grant>,
     /// The next page to be used, and how many are in use before it.
     head: usize,
     used: usize,
@@ -57,9 +57,9 @@ impl<G: Memory> Tx<G> {
         let full = |error: &dyn fmt::Display| Failure::new(Errno::ENOSPC, format_args!("{NAME}: {error}"));
         let peer = device.other_domain();
         let ring_memory = device.grant_ring(memory, NAME, 1)?;
-        let mut area = LentRun::new(memory, pages).map_err(|error| full(&error))?;
+        let mut area = GrantableRun::new(memory, pages).map_err(|error| full(&error))?;
         for index in 0..pages {
-            area.page_mut(index).lend(memory, peer, Access::ReadOnly).map_err(|error| full(&error))?;
+            area.page_mut(index).grant(memory, peer, Access::ReadOnly).map_err(|error| full(&error))?;
         }
         Ok(Tx {
             ring: FrontRing::new(TxProtocol, &ring_memory),
@@ -74,7 +74,7 @@ impl<G: Memory> Tx<G> {
         })
     }
 
-    pub(super) fn memory(&self) -> &LentPages<G::Grant> {
+    pub(super) fn memory(&self) -> &GrantedPages<G::Grant> {
         &self.memory
     }
 
@@ -97,7 +97,7 @@ impl<G: Memory> Tx<G> {
 
     /// The bytes of a place.
     pub(super) fn bytes(&mut self, place: Place) -> &mut [u8] {
-        self.area.bytes_mut(place.page * PAGE_SIZE, place.len).expect("lent for reading alone")
+        self.area.bytes_mut(place.page * PAGE_SIZE, place.len).expect("granted for reading alone")
     }
 
     /// Sends the frame in a place that was just found.
@@ -107,7 +107,7 @@ impl<G: Memory> Tx<G> {
         for index in 0..pages {
             let id = self.free_ids.pop().expect("there was room for it");
             self.owners[usize::from(id)] = Some(number);
-            let reference = self.area.reference(place.page + index).expect("lent as long as it is there");
+            let reference = self.area.reference(place.page + index).expect("granted as long as it is there");
             let (first, last) = (index == 0, index + 1 == pages);
             let own = (place.len - index * PAGE_SIZE).min(PAGE_SIZE);
             let mut slot_flags = if first { flags } else { 0 };
@@ -135,7 +135,7 @@ impl<G: Memory> Tx<G> {
         }
         let Some(id) = self.free_ids.pop() else { return false };
         self.owners[usize::from(id)] = Some(self.first.wrapping_add(self.packets.len() as u32));
-        let reference = self.area.reference(0).expect("lent as long as it is there");
+        let reference = self.area.reference(0).expect("granted as long as it is there");
         self.push(TxRequest { reference, offset: 0, flags: tx_flags::EXTRA_INFO, id, size: 0 }.into());
         self.push((extra, false).into());
         self.packets.push_back(Packet { pages: 0, unanswered: 1 });

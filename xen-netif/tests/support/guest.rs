@@ -9,7 +9,7 @@ use xen_netif::back::{self, Limits, Port};
 use xen_netif::protocol::{
     Extra, Gso, RxProtocol, RxRequest, TxProtocol, TxRequest, TxResponse, TxSlot, rx_flags, tx_flags,
 };
-use xen_ring::{FrontRing, LentPage};
+use xen_ring::{FrontRing, GrantablePage};
 use xen_sim::{Domain, Script, SimGrant, SimPort, Xen};
 use xenbus::{Device, Failure, Frontend, Keys, Signals, State, frontend};
 use xenstore_client::Error as StoreError;
@@ -26,11 +26,11 @@ fn failure(error: impl std::fmt::Display) -> Failure {
 pub struct Guest {
     pub domain: Domain,
     pub tx: RefCell<FrontRing<TxProtocol>>,
-    pub tx_page: LentPage<SimGrant>,
+    pub tx_page: GrantablePage<SimGrant>,
     pub rx: RefCell<FrontRing<RxProtocol>>,
-    pub rx_page: LentPage<SimGrant>,
-    /// Lent for writing, lent for reading alone, and more of each in turn.
-    pub data: Vec<LentPage<SimGrant>>,
+    pub rx_page: GrantablePage<SimGrant>,
+    /// Granted for writing, granted for reading alone, and more of each in turn.
+    pub data: Vec<GrantablePage<SimGrant>>,
     pub port: SimPort,
     refilled: Cell<usize>,
 }
@@ -75,7 +75,7 @@ impl Guest {
         self.port.notify();
     }
 
-    /// Sends a packet in pages that are lent for reading, with as much in each as it takes.
+    /// Sends a packet in pages that are granted for reading, with as much in each as it takes.
     pub fn send_packet(&self, bytes: &[u8], flags: u16, gso: Option<(Gso, u16)>) {
         let mut slots: Vec<TxSlot> = Vec::new();
         let last = bytes.len().div_ceil(4096) - 1;
@@ -160,19 +160,19 @@ impl Frontend for Scripted {
 
     async fn connect(&mut self, device: &Device) -> Result<Guest, Failure> {
         let peer = device.other_domain();
-        let lend = |access| {
-            let mut page = LentPage::<SimGrant>::new(self.domain.alloc_page().unwrap());
-            page.lend(&self.domain, peer, access).map_err(failure)?;
+        let grant = |access| {
+            let mut page = GrantablePage::<SimGrant>::new(self.domain.alloc_page().unwrap());
+            page.grant(&self.domain, peer, access).map_err(failure)?;
             Ok::<_, Failure>(page)
         };
-        let (tx_page, rx_page) = (lend(Access::ReadWrite)?, lend(Access::ReadWrite)?);
+        let (tx_page, rx_page) = (grant(Access::ReadWrite)?, grant(Access::ReadWrite)?);
         Ok(Guest {
             domain: self.domain.clone(),
             tx: RefCell::new(FrontRing::new(TxProtocol, &tx_page)),
             rx: RefCell::new(FrontRing::new(RxProtocol, &rx_page)),
             tx_page,
             rx_page,
-            data: [Access::ReadWrite, Access::ReadOnly].repeat(6).into_iter().map(lend).collect::<Result<_, _>>()?,
+            data: [Access::ReadWrite, Access::ReadOnly].repeat(6).into_iter().map(grant).collect::<Result<_, _>>()?,
             port: self.domain.alloc_unbound(peer).map_err(failure)?,
             refilled: Cell::new(0),
         })

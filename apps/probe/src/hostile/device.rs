@@ -11,7 +11,7 @@ use sarab::hal::{Access, Clock, DomId, EventChannels, GrantRef, Port};
 use sarab::platform::{XenGrant, XenPort};
 use sarab::store::Store;
 use sarab::{App, platform};
-use xen_ring::LentPages;
+use xen_ring::GrantedPages;
 
 use crate::text;
 
@@ -115,8 +115,8 @@ impl Device {
         Ok(())
     }
 
-    pub fn pages(&self, count: usize, access: Access) -> Result<LentPages<XenGrant>, String> {
-        LentPages::lend(&self.app.grant_table(), count, self.peer, access).map_err(text)
+    pub fn pages(&self, count: usize, access: Access) -> Result<GrantedPages<XenGrant>, String> {
+        GrantedPages::grant(&self.app.grant_table(), count, self.peer, access).map_err(text)
     }
 
     pub fn summary(&self) -> String {
@@ -135,7 +135,7 @@ impl Device {
 /// A front end's ring, without any of the cares of one.
 pub struct Ring<'a> {
     device: &'a Device,
-    memory: LentPages<XenGrant>,
+    memory: GrantedPages<XenGrant>,
     size: u32,
     slot: usize,
     produced: u32,
