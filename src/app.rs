@@ -11,7 +11,7 @@ use xenstore_client::{Broken, Store};
 use crate::args::Args;
 #[cfg(all(any(feature = "guest", feature = "sim"), feature = "control"))]
 use crate::control;
-use crate::control::{SuspendError, Wishes};
+use crate::control::{SuspendError, ToolstackRequests};
 use crate::machine::{
     self, Console, Entropy, EntropyError, MemoryInfo, Own, Resumed, Task, XenClock, XenEventChannels, XenGrantTable,
     XenPlatform, XenVersion,
@@ -31,7 +31,7 @@ pub struct App {
 pub(crate) struct Domain {
     /// The connection to the store, or why there is none; made at its first use.
     store: OnceCell<Result<Store, Broken>>,
-    pub(crate) wishes: Wishes,
+    pub(crate) requests: ToolstackRequests,
 }
 
 impl App {
@@ -107,7 +107,7 @@ impl App {
     /// }
     /// ```
     pub async fn shutdown(&self) -> Shutdown {
-        self.own.domain().wishes.shutdown().await
+        self.own.domain().requests.shutdown().await
     }
 
     /// Waits for a key of `xl sysrq`. From the first call on keys are the application's; until then `b`, `o`, `c`, `m`,
@@ -117,13 +117,13 @@ impl App {
     ///
     /// May be dropped at any time.
     pub async fn sysrq(&self) -> char {
-        self.own.domain().wishes.sysrq().await
+        self.own.domain().requests.sysrq().await
     }
 
     /// Adds rings to those that `xl sysrq DOMAIN r` prints, for a driver that was not made with a method of `App`. `show`
     /// prints them, and returns whether they still exist.
     pub fn show_rings(&self, show: impl Fn() -> bool + 'static) {
-        self.own.domain().wishes.add_rings(show);
+        self.own.domain().requests.add_rings(show);
     }
 
     /// Suspends the domain, for the toolstack to save or to move it. `xl save` and `xl migrate` do that by themselves;
@@ -138,7 +138,7 @@ impl App {
     /// May be dropped before the domain is suspended.
     pub async fn suspend(&self) -> Result<Resumed, SuspendError> {
         let store = self.store().map_err(SuspendError::Store)?;
-        self.own.domain().wishes.suspend(&store).await
+        self.own.domain().requests.suspend(&store).await
     }
 
     /// Waits until the domain has been suspended and runs again, and says how: on another host, perhaps, and under
@@ -148,7 +148,7 @@ impl App {
     ///
     /// May be dropped at any time; a resume before the call does not count.
     pub async fn resumed(&self) -> Resumed {
-        self.own.domain().wishes.resumed().await
+        self.own.domain().requests.resumed().await
     }
 
     /// The processor's random numbers.
@@ -251,7 +251,7 @@ where
     let app = App { args, own };
     app.spawn(async move {
         match main(app).await.report() {
-            true => machine::shutdown(own.domain().wishes.reason()),
+            true => machine::shutdown(own.domain().requests.reason()),
             false => machine::crash(),
         }
     })

@@ -46,7 +46,7 @@ impl Args {
 
     /// Keys and values in order; an argument without `=` has no value.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, Option<&'static str>)> + use<> {
-        Words { rest: self.as_str() }
+        Arguments { rest: self.as_str() }
     }
 
     fn find(&self, key: &str) -> Option<(&'static str, Option<&'static str>)> {
@@ -134,11 +134,11 @@ impl Args {
     }
 }
 
-struct Words {
+struct Arguments {
     rest: &'static str,
 }
 
-impl Iterator for Words {
+impl Iterator for Arguments {
     type Item = (&'static str, Option<&'static str>);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -353,7 +353,7 @@ mod tests {
     use alloc::vec::Vec;
 
     #[test]
-    fn words_are_split_at_spaces_outside_quotes() {
+    fn arguments_are_split_at_spaces_outside_quotes() {
         let args = Args::new(b"  a=1 b  c=\"x y\"\td=e=f g= \"h i\" j=\"k");
         let words: Vec<_> = args.iter().collect();
         let expected = [
@@ -369,14 +369,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_counts() {
+    fn the_last_value_counts() {
         let args = Args::new(b"n=1 n=0x10");
         assert_eq!(args.get::<u8>("n"), Ok(Some(16)));
         assert_eq!(args.get::<u8>("m"), Ok(None));
     }
 
     #[test]
-    fn errors_name_the_word_and_what_was_expected() {
+    fn errors_name_the_argument_and_what_was_expected() {
         let line = Args::new(b"n=300 when=5 size=4X ip=10.0.0 mode=x empty");
         let text = |error: ArgError| error.to_string();
         assert_eq!(text(line.get::<u8>("n").unwrap_err()), "command line: `n=300`: expected a number");

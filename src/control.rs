@@ -15,7 +15,7 @@ use crate::machine::{self, Own, Resumed, ShutdownReason, println};
 
 /// What the application knows of the toolstack's wishes.
 #[derive(Default)]
-pub(crate) struct Wishes {
+pub(crate) struct ToolstackRequests {
     /// The latest request to end.
     shutdown: Cell<Option<Shutdown>>,
     /// Whether the application has ever asked for one: from then on ending is its business.
@@ -29,7 +29,7 @@ pub(crate) struct Wishes {
     keys: RefCell<Option<(Vec<char>, Option<Waker>)>>,
 }
 
-impl Wishes {
+impl ToolstackRequests {
     pub(crate) async fn shutdown(&self) -> Shutdown {
         self.heard.set(true);
         self.waiting.wait_until(|| self.shutdown.get()).await
@@ -85,10 +85,10 @@ impl Wishes {
 
     /// Brings the store to rest, suspends, and goes on with the store that there is then.
     pub(crate) async fn suspend(&self, store: &Store) -> Result<Resumed, SuspendError> {
-        let quiet = store.quiesce().await.map_err(SuspendError::Store)?;
-        // Where it is refused, dropping `quiet` lets the store go on.
+        let quiesced = store.quiesce().await.map_err(SuspendError::Store)?;
+        // Where it is refused, dropping `quiesced` lets the store go on.
         let resumed = machine::suspend().map_err(SuspendError::Refused)?;
-        quiet.go_on(match resumed {
+        quiesced.resume(match resumed {
             Resumed::Cancelled => Restart::Same,
             Resumed::Restored => Restart::New,
         });
@@ -136,12 +136,12 @@ pub(crate) async fn listen(store: Store, own: Own) {
             match control.next().await? {
                 Request::Shutdown(Shutdown::Crash) => machine::crash(),
                 Request::Shutdown(Shutdown::Suspend) => {
-                    if let Err(error) = own.domain().wishes.suspend(&store).await {
+                    if let Err(error) = own.domain().requests.suspend(&store).await {
                         println!("suspend: {error}");
                     }
                 }
-                Request::Shutdown(request) => own.domain().wishes.request(request),
-                Request::Sysrq(key) => own.domain().wishes.press(key),
+                Request::Shutdown(request) => own.domain().requests.request(request),
+                Request::Sysrq(key) => own.domain().requests.press(key),
             }
         }
     };

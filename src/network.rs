@@ -20,7 +20,7 @@ use crate::machine::{XenPlatform, println};
 use crate::{App, ArgError};
 
 #[doc(hidden)]
-pub use auto::{Autoconfiguration, Heard, Listening, new_stack};
+pub use auto::{Autoconfiguration, SlaacDriver, SlaacRxToken, new_stack};
 #[doc(hidden)]
 pub use config::{config, configured};
 pub use embassy_net as stack;
@@ -122,7 +122,7 @@ impl App {
         let shown = path.clone();
         self.show_rings(move || {
             println!("sysrq: {shown}: {rings}");
-            rings.is_there()
+            rings.is_alive()
         });
         match interface.ready().await {
             Ok(_) => Ok(interface),
@@ -147,10 +147,10 @@ impl App {
     ) -> Result<Infallible, NetworkError> {
         let store = self.store()?;
         let opened = |port: back::Port| {
-            let (rings, attach) = (port.rings(), port.attach().clone());
+            let (rings, attach) = (port.rings(), port.attachment().clone());
             self.show_rings(move || {
                 println!("sysrq: interface {} of {}: {rings}", attach.device, attach.domain);
-                rings.is_there()
+                rings.is_alive()
             });
             opened(port)
         };

@@ -21,7 +21,7 @@ pub struct Image {
 
 impl Image {
     /// The least memory that it can run in, in MiB: what is loaded, and 640 KiB to start with.
-    pub fn least_memory(&self) -> u64 {
+    pub fn min_memory(&self) -> u64 {
         (self.end + 640 * 1024).div_ceil(1 << 20)
     }
 }
@@ -118,7 +118,7 @@ mod tests {
     fn a_pvh_image_is_recognised() {
         let image = image(2, 62, &note(18, &0x10_0010_u64.to_le_bytes()));
         assert_eq!(parse(&image).unwrap(), Image { entry: 0x10_0010, end: 0x12_0000 });
-        assert_eq!(Image { entry: 0, end: 0x12_0000 }.least_memory(), 2);
+        assert_eq!(Image { entry: 0, end: 0x12_0000 }.min_memory(), 2);
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Guest {
 
     /// Checks an amount of memory, in MiB.
     pub(crate) fn check_memory(&self, memory: u64) -> Result<()> {
-        let least = self.info.least_memory();
+        let least = self.info.min_memory();
         ensure!(
             memory >= least,
             "{memory} MiB of memory are too little for {}: its image alone reaches to {} KiB, so it needs at least {least} MiB",

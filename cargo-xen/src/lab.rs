@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_argument_is_a_line_and_several_are_words() {
+    fn one_argument_is_a_line_and_several_are_arguments() {
         let words = |words: &[&str]| line(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
         assert_eq!(words(&["xl list | wc -l"]), "xl list | wc -l");
         assert_eq!(words(&["echo", "it's", "a  b"]), r"'echo' 'it'\''s' 'a  b'");

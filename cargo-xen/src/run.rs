@@ -22,7 +22,7 @@ use crate::site::{self, Announcer};
 
 /// Where the guest runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum On {
+pub enum Target {
     /// In the emulated lab.
     Lab,
     /// On this machine, which is a Xen host.
@@ -31,16 +31,16 @@ pub enum On {
     Ssh(String),
 }
 
-impl std::str::FromStr for On {
+impl std::str::FromStr for Target {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<On, String> {
+    fn from_str(text: &str) -> Result<Target, String> {
         match text {
-            "lab" => Ok(On::Lab),
-            "xl" => Ok(On::Xl),
+            "lab" => Ok(Target::Lab),
+            "xl" => Ok(Target::Xl),
             _ => match text.strip_prefix("ssh:") {
                 Some(destination) if !destination.is_empty() && !destination.starts_with('-') => {
-                    Ok(On::Ssh(destination.to_owned()))
+                    Ok(Target::Ssh(destination.to_owned()))
                 }
                 _ => Err("expected lab, xl, or ssh:DEST such as ssh:root@host".into()),
             },
@@ -107,7 +107,7 @@ pub struct RunArgs {
     suite: Option<Suite>,
     /// Where to run: lab, xl (this machine is a Xen host), or ssh:DEST (DEST is one)
     #[arg(long, value_name = "lab|xl|ssh:DEST", default_value = "lab")]
-    on: On,
+    on: Target,
     /// For an ELF file: the folder of the package that it was built from, with Cargo.toml and xl file
     #[arg(long, value_name = "FOLDER")]
     package: Option<PathBuf>,
@@ -146,9 +146,9 @@ impl RunArgs {
             interrupt.clean_up(move || drop(fs::remove_file(&packed)));
         }
         let end = match &self.on {
-            On::Lab => run.in_lab(self.suite.unwrap_or(suite::DEFAULT), interrupt),
-            On::Xl => run.here(interrupt),
-            On::Ssh(destination) => run.over_ssh(Ssh { destination: destination.clone() }, interrupt),
+            Target::Lab => run.in_lab(self.suite.unwrap_or(suite::DEFAULT), interrupt),
+            Target::Xl => run.here(interrupt),
+            Target::Ssh(destination) => run.over_ssh(Ssh { destination: destination.clone() }, interrupt),
         };
         Ok(report(&run.guest.name, &end?))
     }
@@ -165,20 +165,22 @@ impl RunArgs {
             ensure!(folder.is_dir(), "--site {}: there is no such folder", folder.display());
         }
         ensure!(
-            self.on == On::Lab || self.publish.is_empty(),
+            self.on == Target::Lab || self.publish.is_empty(),
             "--publish works in the lab; on a Xen host use --bridge"
         );
         ensure!(
-            self.on == On::Lab || self.suite.is_none(),
+            self.on == Target::Lab || self.suite.is_none(),
             "--suite chooses the lab's Xen, and this run is on a Xen host"
         );
         match &self.on {
-            On::Lab => xen_lab::check_ports(&self.publish)?,
-            On::Xl => ensure!(
+            Target::Lab => xen_lab::check_ports(&self.publish)?,
+            Target::Xl => ensure!(
                 which("xl").is_some() || which("xl.sh").is_some(),
                 "there is no `xl` here: this machine is not a Xen host (without --on the guest runs in the lab)"
             ),
-            On::Ssh(_) => ensure!(which("ssh").is_some(), "there is no `ssh` here: install the package openssh-client"),
+            Target::Ssh(_) => {
+                ensure!(which("ssh").is_some(), "there is no `ssh` here: install the package openssh-client")
+            }
         }
         Ok(())
     }
@@ -195,7 +197,7 @@ impl RunArgs {
         let folder = self.site.clone().or_else(|| needs.site.clone().filter(|_| self.disks.is_empty()));
         let packed = folder.as_deref().map(site::pack).transpose()?;
         let disks: Vec<_> = packed.iter().map(|packed| packed.path().to_owned()).chain(self.disks.clone()).collect();
-        let in_lab = self.on == On::Lab;
+        let in_lab = self.on == Target::Lab;
         if in_lab || !disks.is_empty() {
             config.remove("disk");
         }
@@ -404,8 +406,8 @@ mod tests {
 
     #[test]
     fn places_and_ports_are_read() {
-        assert_eq!("ssh:root@dom0".parse(), Ok(On::Ssh("root@dom0".into())));
-        assert!("ssh:-oProxyCommand=x".parse::<On>().is_err() && "kvm".parse::<On>().is_err());
+        assert_eq!("ssh:root@dom0".parse(), Ok(Target::Ssh("root@dom0".into())));
+        assert!("ssh:-oProxyCommand=x".parse::<Target>().is_err() && "kvm".parse::<Target>().is_err());
         assert_eq!("8080:80".parse(), Ok(Publish { host: 8080, guest: 80 }));
         let key = StoreKey { path: "data/mode".into(), value: "a=b c".into() };
         assert_eq!("data/mode=a=b c".parse(), Ok(key.clone()));

@@ -57,10 +57,10 @@ impl Drop for Announcer {
 
 fn answers(port: u16) -> bool {
     let ask = || -> std::io::Result<bool> {
-        let patience = Duration::from_secs(2);
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), patience)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
+        let timeout = Duration::from_secs(2);
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), timeout)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
         stream.write_all(b"HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut begin = [0; 5];
         stream.read_exact(&mut begin)?;

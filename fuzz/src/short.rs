@@ -9,7 +9,7 @@ use fastrand::Rng;
 use crate::{Target, target};
 
 /// The longest input of random bytes.
-const LONGEST: usize = 600;
+const MAX_LEN: usize = 600;
 
 pub(crate) fn feed(name: &str) {
     let target = target(name).expect("it is in the table");
@@ -25,7 +25,7 @@ pub(crate) fn feed(name: &str) {
     for _ in 0..target.short {
         let input = match random.choice(&seeds).filter(|_| random.bool()) {
             Some(seed) => mutated(seed, &mut random),
-            None => (0..random.usize(0..LONGEST)).map(|_| random.u8(..)).collect(),
+            None => (0..random.usize(0..MAX_LEN)).map(|_| random.u8(..)).collect(),
         };
         feed_one(target, &input);
     }

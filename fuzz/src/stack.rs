@@ -9,7 +9,7 @@ use futures_util::future::{Either, join, select};
 use sarab::Args;
 use sarab::network::{config, configured, new_stack};
 use xen_hal::Clock;
-use xen_netif::back::{Packet, Sum};
+use xen_netif::back::{Checksum, Packet};
 use xen_netif::checksum;
 use xen_netif::fuzzing::Wire;
 use xen_netif::headers::Headers;
@@ -40,7 +40,7 @@ impl Network {
         if let Some(headers) = Headers::parse(&bytes).filter(|headers| !headers.v6) {
             checksum::complete_ipv4(&mut bytes, &headers);
         }
-        self.wire.deliver(Packet { bytes, sum: Sum::Good, gso: None });
+        self.wire.deliver(Packet { bytes, checksum: Checksum::Valid, gso: None });
     }
 
     pub(crate) async fn pause(&self, time: Duration) {

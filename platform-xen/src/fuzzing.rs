@@ -85,7 +85,7 @@ pub fn console(data: &[u8]) {
                     assert!(read.bytes <= wanted && read.bytes <= 1024);
                 }
             }
-            (4, Some(ring)) => assert!(ring.untaken() <= 2048),
+            (4, Some(ring)) => assert!(ring.unread() <= 2048),
             // A resume takes the page over as it is.
             _ => {
                 ring = new().ok();

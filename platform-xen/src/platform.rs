@@ -4,7 +4,7 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 
 use xen_hal::{
-    Access, Clock, CopyOp, DomId, EventChannels, GrantTable, MapRequest, OutOfPages, Pages, PortNumber, Refused,
+    Access, Clock, CopyOp, DomId, EventChannels, GrantTable, MapRequest, OutOfPages, Pages, PortNumber, RefusedGrant,
 };
 
 use crate::events::{XenEventChannelError, XenEventChannels, XenPort};
@@ -24,7 +24,12 @@ unsafe impl GrantTable for XenPlatform {
     type Grant = XenGrant;
     type Mapping = XenMapping;
 
-    fn grant(&self, page: RamPage, peer: DomId, access: Access) -> Result<XenGrant, Refused<RamPage, XenGrantError>> {
+    fn grant(
+        &self,
+        page: RamPage,
+        peer: DomId,
+        access: Access,
+    ) -> Result<XenGrant, RefusedGrant<RamPage, XenGrantError>> {
         XenGrantTable.grant(page, peer, access)
     }
 

@@ -11,7 +11,7 @@ static REPORTING: AtomicBool = AtomicBool::new(false);
 
 /// A report in the making. Each line goes out at once, in case the next cannot be made.
 pub(crate) struct Report {
-    console: Option<console::LastWords>,
+    console: Option<console::FinalOutput>,
 }
 
 impl Report {
@@ -22,7 +22,7 @@ impl Report {
             domain::shutdown_now(ShutdownReason::Crash)
         }
         // SAFETY: a report ends the domain.
-        Report { console: unsafe { console::last_words() } }
+        Report { console: unsafe { console::final_output() } }
     }
 
     pub(crate) fn line(&mut self, text: fmt::Arguments<'_>) {
@@ -32,7 +32,7 @@ impl Report {
     /// Prints return addresses: along the chain of frame pointers where there is one, else whatever on the stack looks
     /// like a return address.
     pub(crate) fn backtrace(&mut self, rip: Option<u64>, rbp: u64, rsp: u64) {
-        const MOST: usize = 24;
+        const MAX_FRAMES: usize = 24;
         let text = image::text();
         let stack = image::stack();
         self.line(format_args!("  backtrace (`cargo xen logs` names the functions):"));
@@ -40,7 +40,7 @@ impl Report {
         let mut print = |report: &mut Report, address: u64| {
             report.line(format_args!("    #{index} {address:#x}"));
             index += 1;
-            index < MOST
+            index < MAX_FRAMES
         };
         if let Some(rip) = rip
             && !print(self, rip)

@@ -7,7 +7,7 @@ use embedded_io_async::{Read, Write};
 use xen_hal::Clock;
 
 use crate::wait::{before, by};
-use crate::{Content, Method, Refusal, Request, Response, Scanner, Seat, Stop};
+use crate::{Content, Method, PoolGuard, Refusal, Request, Response, Scanner, Stop};
 
 /// What a client may take of time and memory.
 #[derive(Clone, Debug)]
@@ -101,7 +101,7 @@ pub struct Connection<'a, S, C> {
     /// What time it is.
     pub clock: C,
     /// Its place among others.
-    pub seat: &'a Seat<'a>,
+    pub seat: &'a PoolGuard<'a>,
     /// When to stop.
     pub stop: &'a Stop,
     /// What the client may take.
@@ -144,7 +144,7 @@ impl<S: Stream, C: Clock> Connection<'_, S, C> {
 struct Client<'a, S, C> {
     stream: &'a mut S,
     clock: &'a C,
-    seat: &'a Seat<'a>,
+    seat: &'a PoolGuard<'a>,
     stop: &'a Stop,
     limits: &'a Limits,
 }
@@ -161,9 +161,9 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
     async fn requests(&mut self, buffer: &mut [u8], service: &impl Service) -> End {
         // Bytes that have come and were not used.
         let mut filled = 0;
-        let mut patience = self.limits.first;
+        let mut timeout = self.limits.first;
         loop {
-            let head = match self.head(buffer, &mut filled, patience).await {
+            let head = match self.head(buffer, &mut filled, timeout).await {
                 Ok(head) => head,
                 Err(end) => return end,
             };
@@ -175,14 +175,14 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
                 }
                 Err(end) => return end,
             }
-            patience = self.limits.idle;
+            timeout = self.limits.idle;
         }
     }
 
     /// A whole head in the buffer.
-    async fn head(&mut self, buffer: &mut [u8], filled: &mut usize, patience: Duration) -> Result<Range<usize>, End> {
+    async fn head(&mut self, buffer: &mut [u8], filled: &mut usize, timeout: Duration) -> Result<Range<usize>, End> {
         let mut since = self.clock.now();
-        let mut deadline = since + if *filled > 0 { self.limits.request } else { patience };
+        let mut deadline = since + if *filled > 0 { self.limits.request } else { timeout };
         let mut scanner = Scanner::new();
         loop {
             if let Some(head) = scanner.scan(&buffer[..*filled]).map_err(End::Refused)? {
@@ -235,10 +235,10 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
             self.discard(request.content - content).await?;
         }
         let form = Form { content: request.method != Method::Head, keep_alive, is_1_0: request.is_1_0 };
-        let (stop, clock, patience) = (self.stop, self.clock, self.limits.stop);
+        let (stop, clock, timeout) = (self.stop, self.clock, self.limits.stop);
         let stop = async {
             stop.wait().await;
-            clock.sleep(patience).await;
+            clock.sleep(timeout).await;
         };
         let answer = async { self.send(service.answer(&request).await, form).await };
         before(stop, answer).await.unwrap_or(Err(End::Abort))?;

@@ -19,7 +19,7 @@ mod wait;
 
 pub use connection::{Connection, Limits, Service, Stream};
 pub use head::Scanner;
-pub use pool::{Pool, Seat};
+pub use pool::{Pool, PoolGuard};
 pub use refusal::Refusal;
 pub use request::{Fields, Method, Request};
 pub use response::{Content, Nothing, Response, Text};

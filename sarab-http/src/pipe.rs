@@ -70,32 +70,32 @@ pub fn pipe(capacity: usize) -> (Server, Client) {
 
 /// The connection was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut;
+pub struct Aborted;
 
-impl core::fmt::Display for Cut {
+impl core::fmt::Display for Aborted {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("the connection was cut")
     }
 }
 
-impl core::error::Error for Cut {}
+impl core::error::Error for Aborted {}
 
-impl embedded_io_async::Error for Cut {
+impl embedded_io_async::Error for Aborted {
     fn kind(&self) -> ErrorKind {
         ErrorKind::ConnectionReset
     }
 }
 
 impl ErrorType for Server {
-    type Error = Cut;
+    type Error = Aborted;
 }
 
 impl Read for Server {
-    async fn read(&mut self, to: &mut [u8]) -> Result<usize, Cut> {
+    async fn read(&mut self, to: &mut [u8]) -> Result<usize, Aborted> {
         poll_fn(|cx| {
             let mut state = self.0.borrow_mut();
             if state.end == End::Aborted {
-                return Poll::Ready(Err(Cut));
+                return Poll::Ready(Err(Aborted));
             }
             if state.to_server.is_empty() && !state.client_closed && !to.is_empty() {
                 return state.wait(cx);
@@ -110,7 +110,7 @@ impl Read for Server {
 }
 
 impl Write for Server {
-    async fn write(&mut self, bytes: &[u8]) -> Result<usize, Cut> {
+    async fn write(&mut self, bytes: &[u8]) -> Result<usize, Aborted> {
         let room = self.room(1).await?.min(bytes.len());
         let mut state = self.0.borrow_mut();
         state.to_client.extend(&bytes[..room]);
@@ -118,7 +118,7 @@ impl Write for Server {
         Ok(room)
     }
 
-    async fn flush(&mut self) -> Result<(), Cut> {
+    async fn flush(&mut self) -> Result<(), Aborted> {
         poll_fn(|cx| {
             let mut state = self.0.borrow_mut();
             match state.end != End::Aborted && !state.to_client.is_empty() {
@@ -131,11 +131,11 @@ impl Write for Server {
 }
 
 impl Stream for Server {
-    async fn room(&mut self, wished: usize) -> Result<usize, Cut> {
+    async fn room(&mut self, wished: usize) -> Result<usize, Aborted> {
         poll_fn(|cx| {
             let mut state = self.0.borrow_mut();
             if state.end != End::Open {
-                return Poll::Ready(Err(Cut));
+                return Poll::Ready(Err(Aborted));
             }
             let room = state.capacity - state.to_client.len();
             match room > 0 && room >= wished.min(state.capacity / 2) {

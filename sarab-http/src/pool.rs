@@ -12,7 +12,7 @@ use xen_hal::Clock;
 use crate::wait::before;
 
 /// A client may take so long for its part, however many others want to be served.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// So many connections.
 ///
@@ -52,7 +52,7 @@ impl Pool {
     }
 
     /// A place for a connection, if there is one.
-    pub fn enter(&self) -> Option<Seat<'_>> {
+    pub fn enter(&self) -> Option<PoolGuard<'_>> {
         let place = self.places.iter().find(|place| !place.taken.get())?;
         place.taken.set(true);
         place.evicted.set(false);
@@ -62,7 +62,7 @@ impl Pool {
         {
             watcher.wake();
         }
-        Some(Seat { pool: self, place })
+        Some(PoolGuard { pool: self, place })
     }
 
     /// Places that are free.
@@ -91,7 +91,7 @@ impl Pool {
             let longest =
                 waiting.filter_map(|place| Some((place.waiting.get()?, place))).min_by_key(|(since, _)| *since);
             match longest {
-                Some((since, place)) if now >= since + PATIENCE => {
+                Some((since, place)) if now >= since + TIMEOUT => {
                     place.evicted.set(true);
                     if let Some(waker) = place.waker.take() {
                         waker.wake();
@@ -99,8 +99,8 @@ impl Pool {
                     // It has to go before the next one is looked for.
                     clock.sleep(Duration::from_millis(10)).await;
                 }
-                Some((since, _)) => clock.until(since + PATIENCE).await,
-                None => clock.sleep(PATIENCE).await,
+                Some((since, _)) => clock.sleep_until(since + TIMEOUT).await,
+                None => clock.sleep(TIMEOUT).await,
             }
         }
     }
@@ -108,12 +108,12 @@ impl Pool {
 
 /// A connection's place, which is free again once this is dropped.
 #[derive(Debug)]
-pub struct Seat<'a> {
+pub struct PoolGuard<'a> {
     pool: &'a Pool,
     place: &'a Place,
 }
 
-impl Seat<'_> {
+impl PoolGuard<'_> {
     /// Waits for the client to do its part since `since`; nothing where others need the place more.
     pub(crate) async fn wait_since<T>(&self, since: Duration, future: impl Future<Output = T>) -> Option<T> {
         let evicted = poll_fn(|cx| match self.place.evicted.get() {
@@ -133,7 +133,7 @@ impl Seat<'_> {
     }
 }
 
-impl Drop for Seat<'_> {
+impl Drop for PoolGuard<'_> {
     fn drop(&mut self) {
         self.place.taken.set(false);
         self.pool.free.set(self.pool.free.get() + 1);

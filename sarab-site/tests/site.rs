@@ -10,7 +10,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 use sarab_site::fuzzing::{self, Memory};
 use sarab_site::{Format, OpenError, ReadError, Site, Warning};
-use xen_blkif::faulty::{Ask, Faulty};
+use xen_blkif::faulty::{DeviceRequest, Faulty};
 use xen_blkif::ramdisk::RamDisk;
 use xen_blkif::{BlockDevice, Error};
 use xen_sim::{Domain, Xen};
@@ -199,7 +199,7 @@ fn a_disk_that_fails() {
     });
     on(bytes, async |disk| {
         let failing = Faulty::new(disk, async |ask| match ask {
-            Ask::Read(sector, count) if (sector..sector + count).contains(&100) => {
+            DeviceRequest::Read(sector, count) if (sector..sector + count).contains(&100) => {
                 Err(Error::Failed { operation: "read", sector: 100 })
             }
             _ => Ok(()),
@@ -223,7 +223,7 @@ fn files_are_read_in_pieces_up_to_their_end() {
         let asked = Rc::new(RefCell::new(Vec::new()));
         for (pieces, sectors, requests) in [(1, 8, 74), (10_000, 16, 37), (16 << 10, 32, 19), (64 << 10, 128, 5)] {
             let counted = Faulty::new(disk.clone(), async |ask| {
-                if let Ask::Read(_, count) = ask {
+                if let DeviceRequest::Read(_, count) = ask {
                     asked.borrow_mut().push(count);
                 }
                 Ok(())

@@ -17,9 +17,9 @@ use super::guard::Guarded;
 use super::slaac::Slaac;
 
 /// The shortest time between two configurations of the stack: each has it forget its neighbours.
-const LEAST_STAY: Duration = Duration::from_secs(1);
+const MIN_CHANGE_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two lines on the console.
-const LEAST_SILENCE: Duration = Duration::from_secs(10);
+const MIN_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A stack on a device that is configured as `asked`, what runs it, and what configures it as routers say.
 #[doc(hidden)]
@@ -28,7 +28,7 @@ pub fn new_stack<'d, D: Driver, const SOCKETS: usize>(
     asked: &Config,
     resources: &'d mut StackResources<SOCKETS>,
     seed: u64,
-) -> (Stack<'d>, Runner<'d, Guarded<Listening<D>>>, Autoconfiguration<'d>) {
+) -> (Stack<'d>, Runner<'d, Guarded<SlaacDriver<D>>>, Autoconfiguration<'d>) {
     let mut config = asked.clone();
     let mut shared = None;
     if let (ConfigV6::Slaac, HardwareAddress::Ethernet(mac)) = (&asked.ipv6, device.hardware_address()) {
@@ -36,7 +36,7 @@ pub fn new_stack<'d, D: Driver, const SOCKETS: usize>(
         let slaac = Slaac::new(mac, seed);
         shared = Some(Rc::new(RefCell::new(Shared { slaac, stack: Waker::noop().clone(), task: None })));
     }
-    let device = Guarded(Listening { device, shared: shared.clone() });
+    let device = Guarded(SlaacDriver { device, shared: shared.clone() });
     let (stack, runner) = embassy_net::new(device, config, resources, seed);
     // The one name server that the stack asks is that of the command line, where there is one.
     let takes_servers = !matches!(&asked.ipv4, ConfigV4::Static(config) if !config.dns_servers.is_empty());
@@ -62,12 +62,12 @@ fn now() -> Duration {
 }
 
 /// A device that router advertisements are read from, and solicitations are sent on.
-pub struct Listening<D> {
+pub struct SlaacDriver<D> {
     device: D,
     shared: Option<Rc<RefCell<Shared>>>,
 }
 
-impl<D: Driver> Listening<D> {
+impl<D: Driver> SlaacDriver<D> {
     fn solicit(&mut self, cx: &mut Context<'_>) {
         let Some(shared) = &self.shared else { return };
         let mut shared = shared.borrow_mut();
@@ -86,18 +86,18 @@ impl<D: Driver> Listening<D> {
     }
 }
 
-/// A frame of a [`Listening`] device.
-pub struct Heard<'a, T> {
+/// A frame of a [`SlaacDriver`] device.
+pub struct SlaacRxToken<'a, T> {
     frame: T,
     shared: Option<&'a RefCell<Shared>>,
 }
 
-impl<T: RxToken> RxToken for Heard<'_, T> {
+impl<T: RxToken> RxToken for SlaacRxToken<'_, T> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, read: F) -> R {
         self.frame.consume(|frame| {
             if let Some(shared) = self.shared {
                 let mut shared = shared.borrow_mut();
-                if shared.slaac.hear(frame, now) {
+                if shared.slaac.process(frame, now) {
                     shared.changed();
                 }
             }
@@ -106,9 +106,9 @@ impl<T: RxToken> RxToken for Heard<'_, T> {
     }
 }
 
-impl<D: Driver> Driver for Listening<D> {
+impl<D: Driver> Driver for SlaacDriver<D> {
     type RxToken<'a>
-        = Heard<'a, D::RxToken<'a>>
+        = SlaacRxToken<'a, D::RxToken<'a>>
     where
         Self: 'a;
     type TxToken<'a>
@@ -119,7 +119,7 @@ impl<D: Driver> Driver for Listening<D> {
     fn receive(&mut self, cx: &mut Context<'_>) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         self.solicit(cx);
         let shared = self.shared.as_deref();
-        self.device.receive(cx).map(|(frame, answer)| (Heard { frame, shared }, answer))
+        self.device.receive(cx).map(|(frame, answer)| (SlaacRxToken { frame, shared }, answer))
     }
 
     fn transmit(&mut self, cx: &mut Context<'_>) -> Option<Self::TxToken<'_>> {
@@ -174,7 +174,7 @@ impl Autoconfiguration<'_> {
                 // It tells its new groups.
                 shared.borrow().stack.wake_by_ref();
                 given = config;
-                give_at = now + LEAST_STAY;
+                give_at = now + MIN_CHANGE_INTERVAL;
                 sooner(&mut wake_at, give_at);
             }
             let shown =
@@ -183,7 +183,7 @@ impl Autoconfiguration<'_> {
                 if say_at <= now {
                     say(format_args!("network: {}", Shown(given.as_ref())));
                     said.clone_from(&given);
-                    say_at = now + LEAST_SILENCE;
+                    say_at = now + MIN_LOG_INTERVAL;
                 } else {
                     sooner(&mut wake_at, say_at);
                 }

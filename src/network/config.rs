@@ -15,7 +15,7 @@ use super::guard;
 use crate::{ArgError, Args, FromArg};
 
 /// How long an address may take before the console tells of it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the network is left alone after it has offered what cannot be used.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -132,8 +132,8 @@ pub async fn configured(
     loop {
         {
             let up = pin!(stack.wait_config_up());
-            if let Either::Right(((), up)) = select(up, pin!(clock.sleep(PATIENCE))).await {
-                say(format_args!("network: no address after {} s; is there a DHCP server?", PATIENCE.as_secs()));
+            if let Either::Right(((), up)) = select(up, pin!(clock.sleep(TIMEOUT))).await {
+                say(format_args!("network: no address after {} s; is there a DHCP server?", TIMEOUT.as_secs()));
                 up.await;
             }
         }

@@ -22,9 +22,9 @@ use smoltcp::wire::{
 };
 
 /// How many prefixes, and how many routers, are remembered.
-const MOST: usize = 4;
+const MAX_ENTRIES: usize = 4;
 /// How many name servers are. The stack's configuration has room for three.
-const MOST_SERVERS: usize = 3;
+const MAX_SERVERS: usize = 3;
 /// A lifetime without an end (RFC 4861, section 4.6.2).
 const INFINITE: Duration = Duration::from_secs(u32::MAX as u64);
 /// What a stranger cannot shorten a prefix's lifetime below (RFC 4862, section 5.5.3).
@@ -48,15 +48,15 @@ const SOLICIT: NdiscRepr<'static> = NdiscRepr::RouterSolicit { lladdr: None };
 pub(super) const SOLICITATION: usize = 14 + 40 + SOLICIT.buffer_len() + 8;
 
 /// Something that is advertised.
-struct Known<T> {
+struct Advertised<T> {
     /// A prefix's network, or a router.
     address: Ipv6Addr,
     what: T,
-    seen: Seen,
+    seen: LastSeen,
 }
 
 /// When something was last advertised.
-struct Seen {
+struct LastSeen {
     at: Duration,
     /// Not since the link was down: it may be another network now.
     is_stale: bool,
@@ -82,8 +82,8 @@ pub(super) struct Slaac {
     mac: EthernetAddress,
     random: u64,
     is_up: bool,
-    prefixes: Vec<Known<Prefix>>,
-    routers: Vec<Known<Router>>,
+    prefixes: Vec<Advertised<Prefix>>,
+    routers: Vec<Advertised<Router>>,
     servers: Vec<Server>,
     /// What the stack was last given.
     prefix: Option<Ipv6Addr>,
@@ -101,9 +101,9 @@ impl Slaac {
             mac: EthernetAddress(mac),
             random: seed,
             is_up: false,
-            prefixes: Vec::with_capacity(MOST),
-            routers: Vec::with_capacity(MOST),
-            servers: Vec::with_capacity(MOST_SERVERS),
+            prefixes: Vec::with_capacity(MAX_ENTRIES),
+            routers: Vec::with_capacity(MAX_ENTRIES),
+            servers: Vec::with_capacity(MAX_SERVERS),
             prefix: None,
             router: None,
             solicit_at: None,
@@ -187,7 +187,7 @@ impl Slaac {
     }
 
     /// Takes what a frame says, and tells whether that was an advertisement. Few are: the clock is not read for others.
-    pub(super) fn hear(&mut self, frame: &[u8], now: impl FnOnce() -> Duration) -> bool {
+    pub(super) fn process(&mut self, frame: &[u8], now: impl FnOnce() -> Duration) -> bool {
         let Some(Advertisement { router, lifetime, options }) = advertisement(frame, self.address(LINK_LOCAL)) else {
             return false;
         };
@@ -197,19 +197,19 @@ impl Slaac {
             match option.option_type() {
                 NdiscOptionType::PrefixInformation => {
                     if let Ok(NdiscOptionRepr::PrefixInformation(prefix)) = NdiscOptionRepr::parse(&option) {
-                        self.hear_prefix(&prefix, now);
+                        self.process_prefix(&prefix, now);
                     }
                 }
-                NdiscOptionType::Unknown(NAME_SERVERS) => self.hear_servers(option.data(), now),
+                NdiscOptionType::Unknown(NAME_SERVERS) => self.process_servers(option.data(), now),
                 _ => {}
             }
         }
-        self.hear_router(router, lifetime, now);
+        self.process_router(router, lifetime, now);
         true
     }
 
     /// RFC 4862, section 5.5.3.
-    fn hear_prefix(&mut self, option: &NdiscPrefixInformation, now: Duration) {
+    fn process_prefix(&mut self, option: &NdiscPrefixInformation, now: Duration) {
         let flags = option.flags;
         let (valid, preferred) = (option.valid_lifetime.into(), option.preferred_lifetime.into());
         // The address's other half is 64 bits long.
@@ -222,7 +222,7 @@ impl Slaac {
         }
         let is_on_link = flags.contains(NdiscPrefixInfoFlags::ON_LINK);
         let preferred_until = end(now, preferred);
-        let seen = Seen { at: now, is_stale: false };
+        let seen = LastSeen { at: now, is_stale: false };
         if let Some(known) = self.prefixes.iter_mut().find(|known| known.address == network) {
             let prefix = &mut known.what;
             let left = prefix.valid_until.saturating_sub(now);
@@ -238,16 +238,16 @@ impl Slaac {
         } else if !valid.is_zero() {
             make_room(&mut self.prefixes, self.prefix);
             let what = Prefix { is_on_link, preferred_until, valid_until: end(now, valid) };
-            self.prefixes.push(Known { address: network, what, seen });
+            self.prefixes.push(Advertised { address: network, what, seen });
         }
     }
 
-    fn hear_router(&mut self, address: Ipv6Addr, lifetime: Duration, now: Duration) {
+    fn process_router(&mut self, address: Ipv6Addr, lifetime: Duration, now: Duration) {
         self.routers.retain(|router| router.address != address);
         if !lifetime.is_zero() {
             make_room(&mut self.routers, self.router);
-            let seen = Seen { at: now, is_stale: false };
-            self.routers.push(Known { address, what: Router { until: now + lifetime }, seen });
+            let seen = LastSeen { at: now, is_stale: false };
+            self.routers.push(Advertised { address, what: Router { until: now + lifetime }, seen });
             self.solicit_at = None;
         }
         self.solicit_without_router(now);
@@ -260,7 +260,7 @@ impl Slaac {
     }
 
     /// RFC 8106, section 5.1.
-    fn hear_servers(&mut self, data: &[u8], now: Duration) {
+    fn process_servers(&mut self, data: &[u8], now: Duration) {
         let Some((&[_, _, lifetime @ ..], addresses)) = data.split_first_chunk::<6>() else { return };
         let lifetime = Duration::from_secs(u32::from_be_bytes(lifetime).into());
         for &address in addresses.as_chunks::<16>().0 {
@@ -268,7 +268,7 @@ impl Slaac {
             if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
                 continue;
             }
-            let is_full = self.servers.len() == MOST_SERVERS;
+            let is_full = self.servers.len() == MAX_SERVERS;
             match self.servers.iter_mut().find(|server| server.address == address) {
                 Some(server) => server.until = end(now, lifetime),
                 None if !is_full && !lifetime.is_zero() => {
@@ -291,7 +291,7 @@ impl Slaac {
     /// take its place.
     pub(super) fn configuration(&mut self, now: Duration) -> Option<StaticConfigV6> {
         self.expire(now);
-        let rank = |seen: &Seen, is_used: bool| (!seen.is_stale, is_used, seen.at);
+        let rank = |seen: &LastSeen, is_used: bool| (!seen.is_stale, is_used, seen.at);
         let prefix = self.prefixes.iter().max_by_key(|known| {
             (known.what.preferred_until > now, rank(&known.seen, self.prefix == Some(known.address)))
         });
@@ -314,8 +314,8 @@ impl Slaac {
 }
 
 /// Has one more find room: of what the stack does not use, that goes which was not advertised for the longest time.
-fn make_room<T>(known: &mut Vec<Known<T>>, used: Option<Ipv6Addr>) {
-    if known.len() < MOST {
+fn make_room<T>(known: &mut Vec<Advertised<T>>, used: Option<Ipv6Addr>) {
+    if known.len() < MAX_ENTRIES {
         return;
     }
     let oldest = (0..known.len()).min_by_key(|&at| (used == Some(known[at].address), known[at].seen.at));
@@ -453,7 +453,7 @@ mod tests {
 
     impl Slaac {
         fn tell(&mut self, router: Ipv6Addr, lifetime: u16, options: &[Vec<u8>], now: u64) {
-            assert!(self.hear(&frame(router, &message(lifetime, options)), || secs(now)));
+            assert!(self.process(&frame(router, &message(lifetime, options)), || secs(now)));
         }
 
         /// The address, and the gateway.
@@ -591,10 +591,10 @@ mod tests {
         let good = frame(A, &message(1800, &[usual(NET)]));
         let refuses = |what: &str, frame: &[u8]| {
             let mut slaac = up();
-            assert!(!slaac.hear(frame, || secs(0)), "{what}");
+            assert!(!slaac.process(frame, || secs(0)), "{what}");
             assert_eq!((slaac.now(0), slaac.routers.len()), (None, 0), "{what}");
         };
-        assert!(up().hear(&good, || secs(0)));
+        assert!(up().process(&good, || secs(0)));
         for (what, at, value) in [
             ("another protocol", 12, 8),
             ("another version", 14, 0x40),
@@ -625,7 +625,7 @@ mod tests {
         let mut to_us = good.clone();
         to_us[38..54].copy_from_slice(&OWN.octets());
         sum(&mut to_us);
-        assert!(up().hear(&to_us, || secs(0)));
+        assert!(up().process(&to_us, || secs(0)));
     }
 
     #[test]
@@ -655,7 +655,11 @@ mod tests {
             let server = Ipv6Addr::from_bits(network);
             slaac.tell(router.into(), 9000, &[usual(network.into()), servers(9000, &[server])], number);
             assert_eq!(slaac.now(number), Some((address(NET), Some(A))), "{number}");
-            assert!(slaac.prefixes.len() <= MOST && slaac.routers.len() <= MOST && slaac.servers.len() <= MOST_SERVERS);
+            assert!(
+                slaac.prefixes.len() <= MAX_ENTRIES
+                    && slaac.routers.len() <= MAX_ENTRIES
+                    && slaac.servers.len() <= MAX_SERVERS
+            );
         }
         let newest = Ipv6Addr::from_bits(B.to_bits() | 999 << 16);
         assert_eq!(slaac.now(1800), Some((address(NET), Some(newest))));
@@ -665,16 +669,17 @@ mod tests {
     fn who_was_silent_for_the_longest_time_makes_room() {
         let network = |number: u64| Ipv6Addr::from_bits(NET.to_bits() | u128::from(number) << 64);
         let mut slaac = up();
-        for number in 0..MOST as u64 {
+        for number in 0..MAX_ENTRIES as u64 {
             slaac.tell(A, 0, &[usual(network(number))], number);
         }
         slaac.now(4);
         let used = slaac.prefix.expect("one is used");
-        let others: Vec<_> = (0..MOST as u64).filter(|number| network(*number) != used).collect();
+        let others: Vec<_> = (0..MAX_ENTRIES as u64).filter(|number| network(*number) != used).collect();
         slaac.tell(A, 0, &[usual(network(others[0]))], 5);
         slaac.tell(A, 0, &[prefix(OTHER, 64, AUTO, 0, 0)], 6);
-        let all =
-            |slaac: &Slaac| (0..MOST as u64).all(|at| slaac.prefixes.iter().any(|known| known.address == network(at)));
+        let all = |slaac: &Slaac| {
+            (0..MAX_ENTRIES as u64).all(|at| slaac.prefixes.iter().any(|known| known.address == network(at)))
+        };
         assert!(all(&slaac), "what is not valid takes nobody's place");
         slaac.tell(A, 0, &[usual(OTHER)], 7);
         let knows = |network: Ipv6Addr| slaac.prefixes.iter().any(|known| known.address == network);
@@ -732,7 +737,7 @@ mod tests {
                 slaac.link(true, now);
             }
             for lifetime in [1800, 0] {
-                slaac.hear(&frame(A, &message(lifetime, &[])), || now);
+                slaac.process(&frame(A, &message(lifetime, &[])), || now);
             }
             if slaac.solicit_at().is_some_and(|at| at <= now) {
                 slaac.solicit(now);
@@ -775,7 +780,7 @@ mod tests {
             if bytes.len() > 58 {
                 sum(&mut bytes);
             }
-            slaac.hear(&bytes, || secs(now));
+            slaac.process(&bytes, || secs(now));
             slaac.configuration(secs(now));
         }
     }

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use xen_blkif::BlockDevice;
-use xen_blkif::back::{self, Attach};
+use xen_blkif::back::{self, Attachment};
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::Errno;
 use xen_sim::{Domain, Toolstack, Xen};
@@ -278,7 +278,7 @@ fn serve_disks(backend: &Backend, disks: Rc<[Disk]>) {
     backend
         .domain
         .spawn(async move {
-            let open = async |attach: &Attach| match disks.iter().find(|disk| disk.name == attach.params) {
+            let open = async |attach: &Attachment| match disks.iter().find(|disk| disk.name == attach.params) {
                 Some(disk) => Ok(disk.disk.clone()),
                 None => Err(Failure::new(Errno::ENOENT, format_args!("target={}: no such disk", attach.params))),
             };

@@ -94,9 +94,9 @@ impl<D: BlockDevice> Stream<D> {
     /// The whole sectors around the bytes from here on, at most `len` of them and 64 KiB: the first, how many bytes they
     /// have, where in them the bytes begin, and how many those are.
     fn around(&self, len: usize) -> (u64, usize, usize, usize) {
-        const MOST: u64 = 64 << 10;
+        const MAX_PIECE: u64 = 64 << 10;
         let unit = u64::from(self.device.geometry().sector_size).max(1);
-        let count = (len as u64).min(self.end().saturating_sub(self.position)).min(MOST);
+        let count = (len as u64).min(self.end().saturating_sub(self.position)).min(MAX_PIECE);
         if count == 0 {
             return (0, 0, 0, 0);
         }

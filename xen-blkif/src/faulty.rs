@@ -5,7 +5,7 @@ use crate::protocol::SECTOR_SIZE;
 
 /// What a device is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum DeviceRequest {
     /// To read sectors: the first, and how many.
     Read(u64, u64),
     /// To write sectors.
@@ -22,7 +22,7 @@ pub enum Ask {
 /// # Examples
 ///
 /// ```
-/// use xen_blkif::faulty::{Ask, Faulty};
+/// use xen_blkif::faulty::{DeviceRequest, Faulty};
 /// use xen_blkif::ramdisk::RamDisk;
 /// use xen_blkif::{BlockDevice, Error};
 ///
@@ -31,7 +31,7 @@ pub enum Ask {
 /// # xen.run(async move {
 /// let bad = Error::Failed { operation: "read", sector: 7 };
 /// let disk = Faulty::new(RamDisk::new(domain, 64)?, async |ask| match ask {
-///     Ask::Read(first, count) if (first..first + count).contains(&7) => Err(bad),
+///     DeviceRequest::Read(first, count) if (first..first + count).contains(&7) => Err(bad),
 ///     _ => Ok(()),
 /// });
 /// let mut bytes = [0; 1024];
@@ -47,14 +47,14 @@ pub struct Faulty<D, F> {
     judge: F,
 }
 
-impl<D: BlockDevice, F: AsyncFn(Ask) -> Result<(), Error>> Faulty<D, F> {
+impl<D: BlockDevice, F: AsyncFn(DeviceRequest) -> Result<(), Error>> Faulty<D, F> {
     /// Puts `judge` before the device.
     pub fn new(device: D, judge: F) -> Faulty<D, F> {
         Faulty { device, judge }
     }
 }
 
-impl<D: BlockDevice, F: AsyncFn(Ask) -> Result<(), Error>> BlockDevice for Faulty<D, F> {
+impl<D: BlockDevice, F: AsyncFn(DeviceRequest) -> Result<(), Error>> BlockDevice for Faulty<D, F> {
     type Buffer = D::Buffer;
 
     fn geometry(&self) -> Geometry {
@@ -66,26 +66,26 @@ impl<D: BlockDevice, F: AsyncFn(Ask) -> Result<(), Error>> BlockDevice for Fault
     }
 
     async fn read(&self, sector: u64, buffer: D::Buffer) -> Completed<D::Buffer> {
-        match (self.judge)(Ask::Read(sector, (buffer.len() / SECTOR_SIZE) as u64)).await {
+        match (self.judge)(DeviceRequest::Read(sector, (buffer.len() / SECTOR_SIZE) as u64)).await {
             Ok(()) => self.device.read(sector, buffer).await,
             Err(error) => (buffer, Err(error)),
         }
     }
 
     async fn write(&self, sector: u64, buffer: D::Buffer) -> Completed<D::Buffer> {
-        match (self.judge)(Ask::Write(sector, (buffer.len() / SECTOR_SIZE) as u64)).await {
+        match (self.judge)(DeviceRequest::Write(sector, (buffer.len() / SECTOR_SIZE) as u64)).await {
             Ok(()) => self.device.write(sector, buffer).await,
             Err(error) => (buffer, Err(error)),
         }
     }
 
     async fn flush(&self) -> Result<(), Error> {
-        (self.judge)(Ask::Flush).await?;
+        (self.judge)(DeviceRequest::Flush).await?;
         self.device.flush().await
     }
 
     async fn discard(&self, sector: u64, count: u64, secure: bool) -> Result<(), Error> {
-        (self.judge)(Ask::Discard(sector, count)).await?;
+        (self.judge)(DeviceRequest::Discard(sector, count)).await?;
         self.device.discard(sector, count, secure).await
     }
 

@@ -12,11 +12,11 @@ pub const SECTOR_SIZE: usize = 512;
 /// Sectors in a page.
 pub const SECTORS_PER_PAGE: u8 = 8;
 /// Most segments of a request that holds them itself.
-pub const MOST_SEGMENTS: usize = 11;
+pub const MAX_SEGMENTS: usize = 11;
 /// Largest ring, as the power of two of its pages: 16 pages, 512 requests.
-pub const MOST_RING_ORDER: u32 = 4;
+pub const MAX_RING_ORDER: u32 = 4;
 /// Most pages of segments of an indirect request.
-pub const MOST_INDIRECT_PAGES: usize = 8;
+pub const MAX_INDIRECT_PAGES: usize = 8;
 /// Segments in a page of an indirect request.
 pub const SEGMENTS_PER_PAGE: usize = 512;
 /// Bytes of a segment.
@@ -136,7 +136,7 @@ pub enum Body {
         /// How many segments.
         count: u8,
         /// The segments.
-        segments: [Segment; MOST_SEGMENTS],
+        segments: [Segment; MAX_SEGMENTS],
     },
     /// Read or write with segments in pages of their own. `count` is not checked.
     Indirect {
@@ -145,7 +145,7 @@ pub enum Body {
         /// How many segments.
         count: u16,
         /// The references of the pages.
-        pages: [u32; MOST_INDIRECT_PAGES],
+        pages: [u32; MAX_INDIRECT_PAGES],
     },
     /// Discard.
     Discard {
@@ -178,7 +178,7 @@ impl Request {
     }
 
     /// What its response has to name: of an indirect request the inner operation, as Linux and its frontends have it.
-    pub fn answered_operation(&self) -> Operation {
+    pub fn response_operation(&self) -> Operation {
         match self.body {
             Body::Direct { operation, .. } | Body::Indirect { operation, .. } => operation,
             Body::Discard { .. } => Operation::Discard,
@@ -315,7 +315,7 @@ impl Protocol for Abi {
         let short = u16::from_le_bytes([slot[2], slot[3]]);
         let (handle, body) = match Operation::from_number(slot[0]) {
             Operation::Indirect => {
-                let mut pages = [0; MOST_INDIRECT_PAGES];
+                let mut pages = [0; MAX_INDIRECT_PAGES];
                 for (index, page) in pages.iter_mut().enumerate() {
                     *page = word(rest, 4 + 4 * index);
                 }
@@ -324,7 +324,7 @@ impl Protocol for Abi {
             }
             Operation::Discard => (short, Body::Discard { secure: slot[1] & 1 != 0, sectors: long(rest, 0) }),
             operation => {
-                let mut segments = [Segment::default(); MOST_SEGMENTS];
+                let mut segments = [Segment::default(); MAX_SEGMENTS];
                 for (segment, from) in segments.iter_mut().zip(rest.chunks_exact(SEGMENT_SIZE)) {
                     *segment = Segment::decode(from);
                 }
@@ -365,7 +365,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn write(count: u8) -> Request {
-        let mut segments = [Segment::default(); MOST_SEGMENTS];
+        let mut segments = [Segment::default(); MAX_SEGMENTS];
         for (index, segment) in segments.iter_mut().take(count.into()).enumerate() {
             *segment = Segment::new(GrantRef(0x100 + index as u32), 1, 6);
         }
@@ -421,11 +421,11 @@ mod tests {
             slot.truncate(abi.slot_size());
             slot[0] = operation;
             let request = abi.decode_request(&slot);
-            let count_fits = !matches!(request.body, Body::Direct { count, .. } if usize::from(count) < MOST_SEGMENTS);
+            let count_fits = !matches!(request.body, Body::Direct { count, .. } if usize::from(count) < MAX_SEGMENTS);
             if count_fits {
                 prop_assert_eq!(abi.decode_request(&encoded(abi, &request)), request);
             }
-            let _ = request.answered_operation();
+            let _ = request.response_operation();
         }
     }
 

@@ -5,13 +5,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use xen_blkif::back::{self, Attach, Limits, Statistics};
+use xen_blkif::back::{self, Attachment, Limits, Statistics};
 use xen_blkif::front::{self, Disk};
 use xen_blkif::ramdisk::{PageBuffer, RamDisk};
 use xen_blkif::{BlockDevice, Buffer, Completed, Error, Geometry};
 use xen_hal::{Clock, Errno};
 use xen_sim::{Domain, Faults, SimPage, Toolstack, Xen, check};
-use xenbus::{Ended, Failure};
+use xenbus::{EndReason, Failure};
 use xenstore_client::{Restart, Store};
 
 const SECTOR: usize = 512;
@@ -135,11 +135,11 @@ fn bench(xen: &Xen, disk: impl Fn(&Domain) -> Slow) -> Bench {
 fn start_backend(back: &Domain, disk: Slow, served: Rc<RefCell<Vec<Statistics>>>) {
     let (store, domain) = (back.store(), back.clone());
     back.spawn(async move {
-        let open = async |attach: &Attach| match attach.params.as_str() {
+        let open = async |attachment: &Attachment| match attachment.params.as_str() {
             "disk" => Ok(disk.clone()),
             other => Err(Failure::new(Errno::ENOENT, format!("params = {other}: there is no such disk"))),
         };
-        let ended = |_: &Attach, statistics| served.borrow_mut().push(statistics);
+        let ended = |_: &Attachment, statistics| served.borrow_mut().push(statistics);
         let limits = Limits::default().with_in_flight(64 << 10);
         drop(back::serve(&store, domain, limits, open, ended).await);
     })
@@ -153,7 +153,7 @@ impl Bench {
     }
 
     /// Begins to drive the frontend; the future tells how it ended.
-    fn connect(&self, options: front::Options) -> (Disk<Domain>, impl Future<Output = Ended> + use<>) {
+    fn connect(&self, options: front::Options) -> (Disk<Domain>, impl Future<Output = EndReason> + use<>) {
         let domain = self.front.clone();
         let path = format!("device/vbd/{DEVICE}");
         let (disk, runner) = front::connect(&self.store, domain.clone(), &path, options);
@@ -217,8 +217,8 @@ async fn user(disk: Disk<Domain>, model: Model, mut random: u64, first: u64, sec
 fn options(seed: u64) -> front::Options {
     front::Options::default()
         .with_persistent(seed.is_multiple_of(2))
-        .with_most_segments([256, 11, 20][seed as usize % 3])
-        .with_most_ring_order((seed / 6 % 6) as u8)
+        .with_max_segments([256, 11, 20][seed as usize % 3])
+        .with_max_ring_order((seed / 6 % 6) as u8)
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn what_was_written_is_read() {
             let statistics = disk.statistics();
             assert_eq!((statistics.failures, statistics.connections), (0, 1));
             assert!(bench.detach().await, "closed in time");
-            assert_eq!(ended.await, Ended::Removed);
+            assert_eq!(ended.await, EndReason::Removed);
             assert_eq!(disk.flush().await, Err(Error::Gone));
             drop(disk);
             bench.dom0.sleep(Duration::from_secs(1)).await;
@@ -299,7 +299,7 @@ fn more_pages_than_stay_granted() {
             let grants = bench.front.in_use().grants;
             assert!((512..=1056 + 2).contains(&grants), "{grants} pages stay granted, the ring's included");
             assert!(bench.detach().await, "closed in time");
-            assert_eq!(ended.await, Ended::Removed);
+            assert_eq!(ended.await, EndReason::Removed);
             assert_eq!(bench.front.in_use().grants, 0);
         });
         xen.end();
@@ -316,14 +316,14 @@ fn the_last_handle_closes_the_disk() {
             let (disk, ended) = bench.connect(options(seed));
             disk.write_bytes(0, &[7; SECTOR]).await.unwrap();
             drop(disk);
-            assert_eq!(ended.await, Ended::Stopped);
+            assert_eq!(ended.await, EndReason::Stopped);
             // Another driver of the same guest finds it as it was.
             let (disk, ended) = bench.connect(options(seed));
             let mut bytes = [0; SECTOR];
             disk.read_bytes(0, &mut bytes).await.unwrap();
             assert_eq!(bytes, [7; SECTOR]);
             assert!(bench.detach().await);
-            assert_eq!(ended.await, Ended::Removed);
+            assert_eq!(ended.await, EndReason::Removed);
         });
     });
 }
@@ -449,7 +449,7 @@ fn a_backend_domain_that_dies_under_load() {
                 toolstack.store().remove(&at_front).await.unwrap();
             };
             futures_util::future::join(readers, killer).await;
-            assert_eq!(ended.await, Ended::Removed);
+            assert_eq!(ended.await, EndReason::Removed);
         });
         xen.settle();
     });
@@ -479,7 +479,7 @@ fn a_restored_guest_goes_on_with_its_disk() {
                     bench.toolstack.store().remove(&at_front).await.unwrap();
                     bench.attach().await;
                     bench.front.suspend_and_restore();
-                    quiet.go_on(Restart::New);
+                    quiet.resume(Restart::New);
                 }
             };
             futures_util::future::join(join_all(users), restores).await;
@@ -489,7 +489,7 @@ fn a_restored_guest_goes_on_with_its_disk() {
             assert!(bytes == *model.0.borrow());
             assert!((2..=4).contains(&disk.statistics().connections));
             assert!(bench.detach().await, "closed in time");
-            assert_eq!(ended.await, Ended::Removed);
+            assert_eq!(ended.await, EndReason::Removed);
         });
     });
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{join_all, select};
-use xen_blkif::back::{self, Attach, Limits, Statistics};
+use xen_blkif::back::{self, Attachment, Limits, Statistics};
 use xen_blkif::front::{self, Disk};
 use xen_blkif::protocol::{Body, Operation, Request, Segment, Status};
 use xen_blkif::ramdisk::{PageBuffer, RamDisk};
@@ -136,8 +136,8 @@ impl Vault {
         let (toolstack, back) = (xen.toolstack(), xen.domain());
         let (store, domain) = (back.store(), back.clone());
         back.spawn(async move {
-            let open = async |_: &Attach| Ok(disk(&domain));
-            let ended = |_: &Attach, _: Statistics| {};
+            let open = async |_: &Attachment| Ok(disk(&domain));
+            let ended = |_: &Attachment, _: Statistics| {};
             drop(back::serve(&store, domain.clone(), limits, open, ended).await);
         })
         .detach();
@@ -430,10 +430,10 @@ fn a_busy_guest_leaves_the_others_their_turn() {
         let feed = Rc::<RefCell<Option<Box<dyn Fn()>>>>::default();
         let fed = feed.clone();
         back.spawn(async move {
-            let open = async |_: &Attach| {
+            let open = async |_: &Attachment| {
                 Ok(Feeding { disk: RamDisk::new(domain.clone(), SECTORS).unwrap(), feed: fed.clone() })
             };
-            let ended = |_: &Attach, _: Statistics| {};
+            let ended = |_: &Attachment, _: Statistics| {};
             let limits = Limits::default();
             drop(back::serve(&store, domain.clone(), limits, open, ended).await);
         })

@@ -12,7 +12,7 @@ use embedded_io_async::{Read, Seek, SeekFrom, Write};
 use futures_util::future::{Either, join_all};
 use xen_blkif::adapters::{Blocks, Stream};
 use xen_blkif::cache::Cache;
-use xen_blkif::faulty::{Ask, Faulty};
+use xen_blkif::faulty::{DeviceRequest, Faulty};
 use xen_blkif::ramdisk::PageBuffer;
 use xen_blkif::ramdisk::RamDisk;
 use xen_blkif::slice::Slice;
@@ -65,7 +65,7 @@ fn a_cache_gives_what_is_on_the_device_whoever_writes_meanwhile() {
         let mut next = random(xen);
         xen.run(async move {
             let clock = domain.clone();
-            let slow = Faulty::new(RamDisk::new(domain.clone(), 64).unwrap(), async move |_: Ask| {
+            let slow = Faulty::new(RamDisk::new(domain.clone(), 64).unwrap(), async move |_: DeviceRequest| {
                 let pause = delays.borrow_mut()(200);
                 clock.sleep(Duration::from_micros(pause)).await;
                 Ok(())
@@ -109,7 +109,7 @@ fn a_faulty_device_fails_as_it_is_told() {
         xen.run(async move {
             let error = Error::Failed { operation: "write", sector: 3 };
             let disk = Faulty::new(RamDisk::new(domain, 8).unwrap(), async |ask| match ask {
-                Ask::Write(sector, count) if (sector..sector + count).contains(&3) => Err(error),
+                DeviceRequest::Write(sector, count) if (sector..sector + count).contains(&3) => Err(error),
                 _ => Ok(()),
             });
             assert_eq!(disk.write_bytes(2, &[0; 2 * SECTOR]).await, Err(error));

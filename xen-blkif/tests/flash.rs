@@ -6,8 +6,8 @@ use embedded_storage_async::nor_flash::{NorFlash, NorFlashError, NorFlashErrorKi
 use sequential_storage::cache::Cache;
 use sequential_storage::map::{MapConfig, MapStorage};
 use xen_blkif::adapters::{Flash, FlashError};
-use xen_blkif::back::{self, Attach};
-use xen_blkif::faulty::{Ask, Faulty};
+use xen_blkif::back::{self, Attachment};
+use xen_blkif::faulty::{DeviceRequest, Faulty};
 use xen_blkif::front::{self, Disk};
 use xen_blkif::ramdisk::RamDisk;
 use xen_blkif::{BlockDevice, Error};
@@ -100,7 +100,7 @@ fn what_cannot_be_is_refused() {
             assert_eq!(read_only.write(0, &[0]).await, Err(FlashError::Device(Error::ReadOnly)));
             let failed = Error::Failed { operation: "read", sector: 3 };
             let mut faulty = Flash::<_>::new(Faulty::new(ram, async move |ask| match ask {
-                Ask::Read(..) => Err(failed),
+                DeviceRequest::Read(..) => Err(failed),
                 _ => Ok(()),
             }))
             .unwrap();
@@ -118,7 +118,7 @@ async fn served(xen: &Xen) -> Disk<Domain> {
     let (store, domain) = (back.store(), back.clone());
     let ram = RamDisk::new(back.clone(), (BYTES / 512) as u64).unwrap();
     back.spawn(async move {
-        let open = async |_: &Attach| Ok::<_, Failure>(ram.clone());
+        let open = async |_: &Attachment| Ok::<_, Failure>(ram.clone());
         drop(back::serve(&store, domain, Default::default(), open, |_, _| ()).await);
     })
     .detach();

@@ -108,7 +108,7 @@ fn a_feature_that_is_no_number_is_not_offered() {
                 &nodes,
                 async |served| {
                     let request = served.request().await;
-                    let operation = request.answered_operation();
+                    let operation = request.response_operation();
                     served.answer(Response { id: request.id, operation, status: Status::Okay });
                 },
                 async |disk| {
@@ -137,7 +137,7 @@ fn xsa_391_events_without_end_from_a_backend() {
                     served.port.notify();
                     served.domain.sleep(Duration::from_micros(2)).await;
                 }
-                let operation = request.answered_operation();
+                let operation = request.response_operation();
                 served.answer(Response { id: request.id, operation, status: Status::Okay });
             },
             async |disk| assert_eq!(read(disk).await, Ok(())),
@@ -162,12 +162,12 @@ fn xsa_396_and_403_pages_that_a_backend_keeps_are_given_to_nobody_and_hold_nothi
                 let mut bytes = [0xff; 4096];
                 kept.read(0, &mut bytes);
                 assert!(bytes.iter().all(|byte| *byte == 0));
-                let operation = request.answered_operation();
+                let operation = request.response_operation();
                 served.answer(Response { id: request.id, operation, status: Status::Okay });
                 let next = served.request().await;
                 let Body::Direct { segments, .. } = next.body else { panic!("one page is not indirect") };
                 assert!(segments[0].reference != 0);
-                served.answer(Response { id: next.id, operation: next.answered_operation(), status: Status::Okay });
+                served.answer(Response { id: next.id, operation: next.response_operation(), status: Status::Okay });
                 drop(kept);
             },
             async |disk| {
@@ -248,7 +248,7 @@ fn xsa_465_a_restore_after_which_there_is_no_ring() {
                     let run = async |served: &Served| {
                         loop {
                             let request = served.request().await;
-                            let operation = request.answered_operation();
+                            let operation = request.response_operation();
                             served.answer(Response { id: request.id, operation, status: Status::Okay });
                         }
                     };
@@ -278,7 +278,7 @@ fn xsa_465_a_restore_after_which_there_is_no_ring() {
                 attach().await;
                 driver = start_backend(sectors);
                 front.suspend_and_restore();
-                quiet.go_on(Restart::New);
+                quiet.resume(Restart::New);
                 // The driver hears of the restore a moment later.
                 dom0.sleep(Duration::from_secs(1)).await;
                 assert_eq!(read(&disk).await, expected, "{sectors} sectors");
@@ -295,7 +295,7 @@ fn what_a_backend_cannot_do_after_all_degrades() {
             async |served| {
                 loop {
                     let request = served.request().await;
-                    let operation = request.answered_operation();
+                    let operation = request.response_operation();
                     let status = match operation {
                         Operation::Flush | Operation::Discard => Status::Unsupported,
                         _ => Status::Okay,
@@ -368,7 +368,7 @@ fn a_restore_does_not_wait_for_the_old_backend() {
                 let driver = start_backend(true);
                 front.suspend_and_restore();
                 let start = dom0.now();
-                quiet.go_on(Restart::New);
+                quiet.resume(Restart::New);
                 assert!(reading.await.into_iter().all(|outcome| outcome == Ok(())));
                 let took = dom0.now() - start;
                 driver.cancel().await;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use xen_blkif::BlockDevice;
-use xen_blkif::back::{self, Attach, Limits, Statistics};
+use xen_blkif::back::{self, Attachment, Limits, Statistics};
 use xen_blkif::front;
 use xen_blkif::protocol::{Operation, Segment, Status};
 use xen_blkif::ramdisk::RamDisk;
@@ -21,8 +21,8 @@ use support::block::{DEVICE, How, SECTORS, Scripted, against_backend, answered};
 fn serve_disks(back: &Domain) {
     let (store, domain) = (back.store(), back.clone());
     back.spawn(async move {
-        let open = async |_: &Attach| Ok(RamDisk::new(domain.clone(), SECTORS).unwrap());
-        let ended = |_: &Attach, _: Statistics| {};
+        let open = async |_: &Attachment| Ok(RamDisk::new(domain.clone(), SECTORS).unwrap());
+        let ended = |_: &Attachment, _: Statistics| {};
         let limits = Limits::default();
         drop(back::serve(&store, domain.clone(), limits, open, ended).await);
     })

@@ -43,17 +43,17 @@ pub trait Clock {
     /// # Cancellation
     ///
     /// May be dropped at any time; the task may still be woken once at the deadline.
-    fn until(&self, deadline: Duration) -> Until<'_, Self> {
-        Until { clock: self, deadline }
+    fn sleep_until(&self, deadline: Duration) -> SleepUntil<'_, Self> {
+        SleepUntil { clock: self, deadline }
     }
 
     /// Waits for `duration` from now.
     ///
     /// # Cancellation
     ///
-    /// As [`until`](Clock::until).
-    fn sleep(&self, duration: Duration) -> Until<'_, Self> {
-        self.until(self.now().saturating_add(duration))
+    /// As [`sleep_until`](Clock::sleep_until).
+    fn sleep(&self, duration: Duration) -> SleepUntil<'_, Self> {
+        self.sleep_until(self.now().saturating_add(duration))
     }
 }
 
@@ -67,14 +67,14 @@ impl<T: Clock + ?Sized> Clock for &T {
     }
 }
 
-/// The future of [`Clock::until`].
+/// The future of [`Clock::sleep_until`].
 #[must_use = "futures do nothing unless awaited"]
-pub struct Until<'a, C: ?Sized> {
+pub struct SleepUntil<'a, C: ?Sized> {
     clock: &'a C,
     deadline: Duration,
 }
 
-impl<C: Clock + ?Sized> Future for Until<'_, C> {
+impl<C: Clock + ?Sized> Future for SleepUntil<'_, C> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

@@ -108,7 +108,7 @@ pub trait GrantError: fmt::Debug + fmt::Display {
 /// Callers keep pointers into pages that they have granted, and go on using them until the grant gives the page back
 /// (xen-ring's `GrantablePage`, `GrantableRun` and `GrantedPages`). So an implementor promises that
 /// - [`grant`](GrantTable::grant) moves the very page that it was given into the [`Grant`] or into the
-///   [`Refused`]: it never drops it, nor changes it for another;
+///   [`RefusedGrant`]: it never drops it, nor changes it for another;
 /// - a peer that was given [`Access::ReadOnly`] cannot write to the page through this grant: `GrantableRun::bytes_mut` makes
 ///   references on the strength of it;
 /// - [`copy`](GrantTable::copy) touches no memory of this domain but the [`byte_count`](CopyOp::byte_count) bytes at
@@ -160,7 +160,7 @@ pub unsafe trait GrantTable {
         page: Self::Page,
         peer: DomId,
         access: Access,
-    ) -> Result<Self::Grant, Refused<Self::Page, Self::Error>>;
+    ) -> Result<Self::Grant, RefusedGrant<Self::Page, Self::Error>>;
 
     /// Maps pages of peers side by side, in one call to the hypervisor.
     ///
@@ -193,7 +193,7 @@ unsafe impl<T: GrantTable + ?Sized> GrantTable for &T {
         page: Self::Page,
         peer: DomId,
         access: Access,
-    ) -> Result<Self::Grant, Refused<Self::Page, Self::Error>> {
+    ) -> Result<Self::Grant, RefusedGrant<Self::Page, Self::Error>> {
         (**self).grant(page, peer, access)
     }
 
@@ -244,26 +244,26 @@ pub unsafe trait Grant: Sized {
 }
 
 /// A page that could not be granted, and why.
-pub struct Refused<P, E> {
+pub struct RefusedGrant<P, E> {
     /// The page, unchanged.
     pub page: P,
     /// Why it was not granted.
     pub error: E,
 }
 
-impl<P, E: fmt::Debug> fmt::Debug for Refused<P, E> {
+impl<P, E: fmt::Debug> fmt::Debug for RefusedGrant<P, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Refused").field("error", &self.error).finish_non_exhaustive()
+        f.debug_struct("RefusedGrant").field("error", &self.error).finish_non_exhaustive()
     }
 }
 
-impl<P, E: fmt::Display> fmt::Display for Refused<P, E> {
+impl<P, E: fmt::Display> fmt::Display for RefusedGrant<P, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
     }
 }
 
-impl<P, E: fmt::Debug + fmt::Display> core::error::Error for Refused<P, E> {}
+impl<P, E: fmt::Debug + fmt::Display> core::error::Error for RefusedGrant<P, E> {}
 
 /// A page of a peer to be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

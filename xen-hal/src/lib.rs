@@ -11,12 +11,12 @@ mod page;
 mod store;
 mod xen;
 
-pub use clock::{Clock, Until};
+pub use clock::{Clock, SleepUntil};
 pub use errno::Errno;
 pub use event::{EventChannelError, EventChannelErrorKind, EventChannels, Port, Wait};
 pub use grant::{
-    Access, CopyOp, Grant, GrantError, GrantErrorKind, GrantStatus, GrantTable, MapRequest, Mapping, Memory, Refused,
-    Remote,
+    Access, CopyOp, Grant, GrantError, GrantErrorKind, GrantStatus, GrantTable, MapRequest, Mapping, Memory,
+    RefusedGrant, Remote,
 };
 pub use ids::{DomId, Frame, GrantRef, PortNumber};
 pub use page::{OutOfPages, PAGE_SIZE, Page, Pages};

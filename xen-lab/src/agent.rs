@@ -15,14 +15,14 @@ pub struct Agent {
     pub(crate) port: u16,
     pub(crate) token: String,
     /// How long a command may print nothing.
-    pub(crate) patience: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
 }
 
 impl Agent {
     /// The same, with a bound on how long a command may print nothing.
     #[must_use]
-    pub fn with_patience(self, patience: Duration) -> Agent {
-        Agent { patience: Some(patience), ..self }
+    pub fn with_timeout(self, timeout: Duration) -> Agent {
+        Agent { timeout: Some(timeout), ..self }
     }
 }
 
@@ -31,7 +31,7 @@ impl Dom0 for Agent {
         use base64::prelude::{BASE64_STANDARD, Engine};
         let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).context("the lab has ended")?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(self.patience)?;
+        socket.set_read_timeout(self.timeout)?;
         writeln!(socket, "{}\n{}", self.token, BASE64_STANDARD.encode(command))?;
         let mut writer = socket.try_clone()?;
         if let Some(mut stdin) = stdin {

@@ -67,7 +67,7 @@ pub trait Stream {
     ///
     /// # Errors
     ///
-    /// Where the connection breaks, or nothing comes for longer than the lab's patience.
+    /// Where the connection breaks, or nothing comes for longer than the lab's timeout.
     fn read(&mut self) -> Result<Option<Vec<u8>>>;
 
     /// The exit status, once [`Stream::read`] has returned `None`.

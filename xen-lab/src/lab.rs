@@ -53,7 +53,7 @@ pub struct Options {
     /// Files that dom0 gets as block devices; see [`Lab::disk_path`].
     pub disks: Vec<PathBuf>,
     /// How long a command in dom0 may print nothing before it counts as stuck; for ever where it is not set.
-    pub patience: Option<Duration>,
+    pub timeout: Option<Duration>,
     /// Nothing in the lab reaches beyond it; ports that are published do.
     pub isolated: bool,
     /// The name by which [`running`](crate::running) finds this lab; where it is not set, none does.
@@ -108,7 +108,7 @@ impl Lab {
         let images = images(suite)?;
         check_ports(&options.publish)?;
         let scratch = tempfile::Builder::new().prefix("sarab-lab-").tempdir()?;
-        let agent = Agent { port: free_port()?, token: token()?, patience: options.patience };
+        let agent = Agent { port: free_port()?, token: token()?, timeout: options.timeout };
         let (command, serial) = command(suite, options, &qemu, &images, scratch.path(), &agent, false)?;
         let child = Arc::new(Mutex::new(spawn(command, &serial)?));
         let mut lab = Lab { child, agent, serial, scratch, images, announcement: None };
@@ -126,7 +126,7 @@ impl Lab {
         let qemu = prepare(suite)?;
         let images = images(suite)?;
         let scratch = tempfile::Builder::new().prefix("sarab-lab-").tempdir()?;
-        let agent = Agent { port: free_port()?, token: token()?, patience: None };
+        let agent = Agent { port: free_port()?, token: token()?, timeout: None };
         let options = Options::default();
         let (mut command, _) = command(suite, &options, &qemu, &images, scratch.path(), &agent, true)?;
         let _announcement = Announcement::new("shell", &agent)?;
@@ -162,9 +162,9 @@ impl Lab {
         Ok(())
     }
 
-    /// Runs commands in dom0 from another thread, with as much patience as they take.
+    /// Runs commands in dom0 from another thread, without a timeout.
     pub fn agent(&self) -> Agent {
-        Agent { patience: None, ..self.agent.clone() }
+        Agent { timeout: None, ..self.agent.clone() }
     }
 
     /// The block device in dom0 that is file `index` of [`Options::disks`].

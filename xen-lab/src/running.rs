@@ -63,7 +63,7 @@ fn parse(path: &Path) -> Option<(std::time::SystemTime, Running)> {
     let mut words = text.split_whitespace();
     let (port, token, name) = (words.next()?.parse().ok()?, words.next()?.to_owned(), words.next()?.to_owned());
     let modified = fs::metadata(path).ok()?.modified().ok()?;
-    Some((modified, Running { process, name, agent: Agent { port, token, patience: None } }))
+    Some((modified, Running { process, name, agent: Agent { port, token, timeout: None } }))
 }
 
 /// The file of a lab of this process. It goes away with this.
@@ -110,7 +110,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("sarab");
         assert!(read(&folder).unwrap().is_empty());
-        let agent = Agent { port: 7, token: "secret".into(), patience: None };
+        let agent = Agent { port: 7, token: "secret".into(), timeout: None };
         let announcement = Announcement::in_folder(&folder, "web", &agent).unwrap();
         assert_eq!(fs::metadata(announcement.path()).unwrap().permissions().mode() & 0o777, 0o600);
         // Of a process that there cannot be.

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn words_with_spaces_get_quotes() {
+    fn arguments_with_spaces_get_quotes() {
         assert_eq!(argument("a=b").unwrap(), "a=b");
         assert_eq!(argument("a=b c").unwrap(), "a=\"b c\"");
         assert_eq!(argument("flag").unwrap(), "flag");

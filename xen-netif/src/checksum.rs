@@ -18,7 +18,7 @@ fn field(frame: &[u8], headers: &Headers) -> Option<usize> {
 }
 
 /// Whether there is a checksum of TCP or UDP that can be completed.
-pub fn is_there(frame: &[u8], headers: &Headers) -> bool {
+pub fn is_present(frame: &[u8], headers: &Headers) -> bool {
     field(frame, headers).is_some()
 }
 
@@ -66,7 +66,7 @@ pub fn leave_blank(frame: &mut [u8], headers: &Headers) -> bool {
 /// let mut frame = large_segment();
 /// let headers = Headers::parse(&frame).expect("an IP packet");
 /// assert!(checksum::complete(&mut frame, &headers));
-/// assert!(checksum::is_right(&frame, &headers));
+/// assert!(checksum::is_valid(&frame, &headers));
 /// ```
 pub fn complete(frame: &mut [u8], headers: &Headers) -> bool {
     let Some(field) = field(frame, headers) else { return false };
@@ -82,7 +82,7 @@ pub fn complete(frame: &mut [u8], headers: &Headers) -> bool {
 }
 
 /// Whether the checksum is right; so is none at all.
-pub fn is_right(frame: &[u8], headers: &Headers) -> bool {
+pub fn is_valid(frame: &[u8], headers: &Headers) -> bool {
     let Some(field) = field(frame, headers) else { return true };
     if headers.protocol == UDP && !headers.v6 && frame[field..field + 2] == [0, 0] {
         return true;
@@ -124,7 +124,7 @@ mod tests {
         fn they_are_those_of_another_library(payload in prop::collection::vec(any::<u8>(), 0..300), at in 0..300_usize) {
             for expected in frames(&payload) {
                 let headers = Headers::parse(&expected).unwrap();
-                prop_assert!(is_right(&expected, &headers));
+                prop_assert!(is_valid(&expected, &headers));
                 let mut frame = expected.clone();
                 prop_assert!(leave_blank(&mut frame, &headers));
                 // Completing a blank one is a sum over all of it, the field included.
@@ -136,7 +136,7 @@ mod tests {
                 prop_assert_eq!(&frame, &expected);
                 if let Some(byte) = frame.get_mut(headers.transport + 20 + at) {
                     *byte ^= 1;
-                    prop_assert!(!is_right(&frame, &headers));
+                    prop_assert!(!is_valid(&frame, &headers));
                 }
             }
         }

@@ -16,7 +16,7 @@ const DESTINATION: u8 = 60;
 pub const ETHERNET: usize = 14;
 /// Most bytes of IP headers, those of extensions included. Linux looks no further either (`MAX_IPV6_HDR_LEN`), and each
 /// segment of a packet carries all of them.
-const MOST_IP: usize = 256;
+const MAX_IP: usize = 256;
 
 /// Whether a frame says that it holds an IP packet; [`Headers::parse`] tells whether it does.
 pub fn is_ip(frame: &[u8]) -> bool {
@@ -120,7 +120,7 @@ impl Headers {
             };
             headers.protocol = header[0];
             headers.transport += length;
-            if headers.transport - ip > MOST_IP {
+            if headers.transport - ip > MAX_IP {
                 return None;
             }
         }

@@ -17,18 +17,18 @@ use lru::LruCache;
 use crate::headers::Headers;
 
 /// Connections whose MSS is remembered; of others every peer takes [`least`].
-const MOST_FLOWS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+const MAX_FLOWS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// SYNs that the stack has not answered yet: more than the ring can hold, since the stack answers after it has read all
 /// that was there.
-const MOST_OFFERS: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
+const MAX_OFFERS: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 /// Handshakes that the stack takes part in: many more than it has sockets.
-const MOST_HANDSHAKES: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
+const MAX_HANDSHAKES: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 /// What a stack sees as its peers' MSS. A stack acknowledges at the latest what fills two segments, so this is less than
 /// what fits into a packet.
 const RAISED: u16 = 15 * 4096 - 128;
 
 /// Segments are not made smaller than this, whatever a peer says: each costs all on their way.
-const SMALLEST: u16 = 88;
+const MIN_MSS: u16 = 88;
 
 const SYN: u8 = 2;
 const RST: u8 = 4;
@@ -54,9 +54,9 @@ pub struct Flows {
 impl Default for Flows {
     fn default() -> Flows {
         Flows {
-            established: LruCache::sparse(MOST_FLOWS),
-            handshakes: LruCache::sparse(MOST_HANDSHAKES),
-            offers: LruCache::sparse(MOST_OFFERS),
+            established: LruCache::sparse(MAX_FLOWS),
+            handshakes: LruCache::sparse(MAX_HANDSHAKES),
+            offers: LruCache::sparse(MAX_OFFERS),
         }
     }
 }
@@ -81,7 +81,7 @@ impl Flows {
         let flow = flow(frame, headers, true);
         let option = mss_option(frame, headers, length);
         let said = option.map(|at| u16::from_be_bytes([frame[at], frame[at + 1]]));
-        let mss = said.map_or(least(headers.v6), |said| said.max(SMALLEST));
+        let mss = said.map_or(least(headers.v6), |said| said.max(MIN_MSS));
         if frame[headers.transport + 13] & ACK != 0 {
             // The answer to the stack's own SYN. Nobody else knows the number; the stack ignores others, too.
             if self.handshakes.pop(&(flow, acknowledged(frame, headers))).is_none() {
@@ -284,7 +284,7 @@ mod tests {
         flows.comes(5002, ACK, (8, 71), &[]);
         assert_eq!(flows.size(5002), 536);
         flows.is_called(5003, 1, 7, 70);
-        assert_eq!(flows.size(5003), SMALLEST);
+        assert_eq!(flows.size(5003), MIN_MSS);
         for bytes in [[2, 4, 0xff], [2, 0, 0], [9, 255, 0], [2, 5, 0]] {
             let syn = Segment { outgoing: false, far: 5000, flags: SYN, number: 3, next: 0 };
             let mut odd = tcp(syn, &[Noop, Noop, Noop, Noop]);

@@ -7,8 +7,8 @@ use embassy_net_driver::{Capabilities, Checksum, ChecksumCapabilities};
 use crate::checksum;
 use crate::headers::{self, ETHERNET, Headers, TCP, UDP};
 use crate::mss::Flows;
-use crate::protocol::{Gso, MOST_BYTES};
-use crate::segment::Cut;
+use crate::protocol::{Gso, MAX_BYTES};
+use crate::segment::Segmenter;
 
 /// What the other end does for this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(crate) enum Outgoing {
         blank: bool,
         gso: Option<(Gso, u16)>,
     },
-    Cut(Cut),
+    Pieces(Segmenter),
     TooLarge,
 }
 
@@ -38,7 +38,7 @@ const PLAIN: Outgoing = Outgoing::Whole { blank: false, gso: None };
 /// by UDP over IPv4.
 pub(crate) fn largest_frame(large: bool, mtu: u16) -> usize {
     // A packet's bytes have 16 bits in a slot.
-    if large { MOST_BYTES } else { (ETHERNET + usize::from(mtu)).min(MOST_BYTES) }
+    if large { MAX_BYTES } else { (ETHERNET + usize::from(mtu)).min(MAX_BYTES) }
 }
 
 /// What the stack is told: checksums of TCP and UDP are made and checked here, or by the other end.
@@ -53,7 +53,7 @@ pub(crate) fn capabilities(large: bool, mtu: u16) -> Capabilities {
 
 /// What the other end says of a frame that it gives to this one.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Said {
+pub(crate) struct FrameInfo {
     /// The checksum is known to be right.
     pub(crate) good: bool,
     /// The checksum is left to this end.
@@ -64,29 +64,29 @@ pub(crate) struct Said {
 
 /// Segments with less payload than this nobody asks for: the smallest MSS that Linux uses is 48, and TCP options take up
 /// to 40 of it (`TCP_MIN_GSO_SIZE`).
-const LEAST_SEGMENT: u16 = 8;
+const MIN_SEGMENT: u16 = 8;
 
 /// Whether a frame can be divided into segments as it says.
-pub(crate) fn can_be_cut(frame: &[u8], headers: &Headers, protocol: Gso, size: u16) -> bool {
+pub(crate) fn can_segment(frame: &[u8], headers: &Headers, protocol: Gso, size: u16) -> bool {
     let right = match protocol {
         Gso::TcpV4 => !headers.v6,
         Gso::TcpV6 => headers.v6,
         Gso::Other(_) => false,
     };
-    right && size >= LEAST_SEGMENT && headers.tcp_header(frame).is_some()
+    right && size >= MIN_SEGMENT && headers.tcp_header(frame).is_some()
 }
 
 /// Prepares a frame for the stack, which sends large segments where there are `flows`; whether it is good. It is not
 /// where it leaves something to the stack that cannot be done, or its checksum is wrong. Of what nobody can find a
 /// checksum in, the stack would take any bytes.
-pub(crate) fn incoming(frame: &mut [u8], said: Said, flows: Option<&RefCell<Flows>>) -> bool {
+pub(crate) fn incoming(frame: &mut [u8], info: FrameInfo, flows: Option<&RefCell<Flows>>) -> bool {
     let Some(headers) = Headers::parse(frame) else {
-        return !said.blank && said.gso.is_none() && !headers::is_ip(frame);
+        return !info.blank && info.gso.is_none() && !headers::is_ip(frame);
     };
-    let good = match said {
-        Said { gso: Some((protocol, size)), .. } => can_be_cut(frame, &headers, protocol, size),
-        Said { blank: true, .. } => checksum::is_there(frame, &headers),
-        Said { good, .. } => good || checksum::is_right(frame, &headers),
+    let good = match info {
+        FrameInfo { gso: Some((protocol, size)), .. } => can_segment(frame, &headers, protocol, size),
+        FrameInfo { blank: true, .. } => checksum::is_present(frame, &headers),
+        FrameInfo { good, .. } => good || checksum::is_valid(frame, &headers),
     };
     if good
         && headers.protocol == TCP
@@ -111,8 +111,8 @@ pub(crate) fn outgoing(frame: &mut [u8], offloads: Offloads, flows: Option<&RefC
             && payload > usize::from(size)
         {
             let gso = blank && if headers.v6 { offloads.gso_v6 } else { offloads.gso_v4 };
-            if !gso || size < LEAST_SEGMENT {
-                return Cut::segments(frame, &headers, size).map_or(Outgoing::TooLarge, Outgoing::Cut);
+            if !gso || size < MIN_SEGMENT {
+                return Segmenter::segments(frame, &headers, size).map_or(Outgoing::TooLarge, Outgoing::Pieces);
             }
             checksum::leave_blank(frame, &headers);
             let protocol = if headers.v6 { Gso::TcpV6 } else { Gso::TcpV4 };
@@ -121,7 +121,7 @@ pub(crate) fn outgoing(frame: &mut [u8], offloads: Offloads, flows: Option<&RefC
     }
     if headers.end - headers.ip > usize::from(offloads.mtu) {
         checksum::complete(frame, &headers);
-        return Cut::fragments(frame, &headers, offloads.mtu).map_or(Outgoing::TooLarge, Outgoing::Cut);
+        return Segmenter::fragments(frame, &headers, offloads.mtu).map_or(Outgoing::TooLarge, Outgoing::Pieces);
     }
     if !matches!(headers.protocol, TCP | UDP) || headers.fragment {
         return PLAIN;

@@ -52,11 +52,11 @@ pub fn record_header(time: Duration, len: usize) -> [u8; 16] {
 /// ```
 pub struct Capture<D, N, W> {
     driver: D,
-    pen: RefCell<Pen<N, W>>,
+    pen: RefCell<Sink<N, W>>,
 }
 
 /// Writes frames down.
-struct Pen<N, W> {
+struct Sink<N, W> {
     now: N,
     write: W,
 }
@@ -64,18 +64,18 @@ struct Pen<N, W> {
 /// A frame on its way, which is written down.
 pub struct Token<'a, T, N, W> {
     token: T,
-    pen: &'a RefCell<Pen<N, W>>,
+    pen: &'a RefCell<Sink<N, W>>,
 }
 
 impl<D, N: FnMut() -> Duration, W: FnMut(&[u8])> Capture<D, N, W> {
     /// Begins a capture. `now` tells the time since 1970, and `write` takes the capture's bytes, a few at a time.
     pub fn new(driver: D, now: N, mut write: W) -> Capture<D, N, W> {
         write(&file_header());
-        Capture { driver, pen: RefCell::new(Pen { now, write }) }
+        Capture { driver, pen: RefCell::new(Sink { now, write }) }
     }
 }
 
-impl<N: FnMut() -> Duration, W: FnMut(&[u8])> Pen<N, W> {
+impl<N: FnMut() -> Duration, W: FnMut(&[u8])> Sink<N, W> {
     fn note(&mut self, frame: &[u8]) {
         // What the driver has found bad is shown as nothing.
         if !frame.is_empty() {

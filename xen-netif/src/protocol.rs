@@ -8,9 +8,9 @@ use xen_ring::Protocol;
 /// Slots of a ring of one page, of either kind.
 pub const SLOTS: u32 = 256;
 /// A packet of at most this many slots has to be accepted by every backend (`XEN_NETIF_NR_SLOTS_MIN`).
-pub const MOST_SLOTS: usize = 18;
+pub const MAX_SLOTS: usize = 18;
 /// Most bytes of a packet, Ethernet header included: the length of all of it is 16 bits wide.
-pub const MOST_BYTES: usize = 65535;
+pub const MAX_BYTES: usize = 65535;
 
 /// Flags of a slot that the frontend transmits (`XEN_NETTXF_*`).
 pub mod tx_flags {

@@ -14,7 +14,7 @@ const CWR: u8 = 0x80;
 /// ```
 /// use xen_netif::checksum;
 /// use xen_netif::headers::Headers;
-/// use xen_netif::segment::Cut;
+/// use xen_netif::segment::Segmenter;
 ///
 /// # /// An Ethernet frame with a TCP segment of 3,000 bytes.
 /// # fn large_segment() -> Vec<u8> {
@@ -29,16 +29,16 @@ const CWR: u8 = 0x80;
 /// # }
 /// let frame = large_segment();
 /// let headers = Headers::parse(&frame).expect("an IP packet");
-/// let cut = Cut::segments(&frame, &headers, 1460).expect("TCP");
+/// let cut = Segmenter::segments(&frame, &headers, 1460).expect("TCP");
 /// assert_eq!(cut.count(), 3);
 ///
 /// let mut piece = vec![0; cut.len(2)];
 /// cut.write(&frame, 2, &mut piece);
 /// assert_eq!(piece.len(), 54 + 3000 - 2 * 1460);
-/// assert!(checksum::is_right(&piece, &Headers::parse(&piece).unwrap()));
+/// assert!(checksum::is_valid(&piece, &Headers::parse(&piece).unwrap()));
 /// ```
 #[derive(Clone, Copy, Debug)]
-pub struct Cut {
+pub struct Segmenter {
     headers: Headers,
     /// Bytes before what is cut.
     prefix: usize,
@@ -47,11 +47,11 @@ pub struct Cut {
     tcp: bool,
 }
 
-impl Cut {
+impl Segmenter {
     /// TCP in segments of at most `size` bytes of payload. `None` where it is no whole TCP packet.
-    pub fn segments(frame: &[u8], headers: &Headers, size: u16) -> Option<Cut> {
+    pub fn segments(frame: &[u8], headers: &Headers, size: u16) -> Option<Segmenter> {
         let length = headers.tcp_header(frame)?;
-        (size > 0).then_some(Cut {
+        (size > 0).then_some(Segmenter {
             headers: *headers,
             prefix: headers.transport + length,
             piece: size.into(),
@@ -60,10 +60,10 @@ impl Cut {
     }
 
     /// An IPv4 packet in fragments of at most `mtu` bytes, IP header included. `None` where it must not be cut.
-    pub fn fragments(frame: &[u8], headers: &Headers, mtu: u16) -> Option<Cut> {
+    pub fn fragments(frame: &[u8], headers: &Headers, mtu: u16) -> Option<Segmenter> {
         let room = usize::from(mtu).checked_sub(headers.transport - headers.ip)? & !7;
         let may = !headers.v6 && headers.protocol != TCP && frame[headers.ip + 6] & 0x40 == 0 && room > 0;
-        may.then_some(Cut { headers: *headers, prefix: headers.transport, piece: room, tcp: false })
+        may.then_some(Segmenter { headers: *headers, prefix: headers.transport, piece: room, tcp: false })
     }
 
     /// How many pieces there are.
@@ -77,7 +77,7 @@ impl Cut {
         self.prefix + (self.headers.end - from).min(self.piece)
     }
 
-    /// Writes a piece, of [`len`](Cut::len) bytes: with all checksums for segments; fragments carry the one of the whole.
+    /// Writes a piece, of [`len`](Segmenter::len) bytes: with all checksums for segments; fragments carry that of the whole.
     pub fn write(&self, frame: &[u8], index: usize, out: &mut [u8]) {
         let Headers { ip, transport, .. } = self.headers;
         let offset = index * self.piece;
@@ -140,14 +140,14 @@ mod tests {
             }
             .unwrap();
             let headers = Headers::parse(&frame).unwrap();
-            let cut = Cut::segments(&frame, &headers, size).unwrap();
+            let cut = Segmenter::segments(&frame, &headers, size).unwrap();
             let mut found = Vec::<u8>::new();
             for index in 0..cut.count() {
                 let mut out = vec![0; cut.len(index)];
                 cut.write(&frame, index, &mut out);
                 let own = Headers::parse(&out).unwrap();
                 prop_assert_eq!(own.end, out.len());
-                prop_assert!(checksum::is_right(&out, &own));
+                prop_assert!(checksum::is_valid(&out, &own));
                 let packet = SlicedPacket::from_ethernet(&out).unwrap();
                 if let Some(NetSlice::Ipv4(ip)) = &packet.net {
                     prop_assert_eq!(ip.header().header_checksum(), ip.header().to_header().calc_header_checksum());
@@ -170,7 +170,7 @@ mod tests {
             // etherparse forbids that it is cut.
             frame[20] = 0;
             let headers = Headers::parse(&frame).unwrap();
-            let cut = Cut::fragments(&frame, &headers, mtu).unwrap();
+            let cut = Segmenter::fragments(&frame, &headers, mtu).unwrap();
             let mut found = Vec::<u8>::new();
             for index in 0..cut.count() {
                 let mut out = vec![0; cut.len(index)];

@@ -98,7 +98,7 @@ fn segments_are_cut_while_the_guest_has_room() {
                     any = true;
                     let bytes = received.bytes.expect("its pages can be written");
                     let headers = Headers::parse(&bytes).unwrap();
-                    assert!(checksum::is_right(&bytes, &headers) && bytes.len() <= prefix + usize::from(SIZE));
+                    assert!(checksum::is_valid(&bytes, &headers) && bytes.len() <= prefix + usize::from(SIZE));
                     payload.extend(&bytes[prefix..]);
                 }
                 if !any {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use xen_hal::Clock;
-use xen_netif::back::{Limits, Packet, Port, Sum};
+use xen_netif::back::{Checksum, Limits, Packet, Port};
 use xen_netif::checksum;
 use xen_netif::headers::{Headers, UDP};
 use xen_netif::protocol::{Gso, TxResponse, TxStatus, rx_flags, tx_flags};
@@ -96,21 +96,26 @@ fn what_cannot_be_done_is_taken_from_no_guest() {
                 // The next packet is another one.
                 guest.send_packet(&tcp_v4(100), BLANK, None);
                 let packet = port.receive().await.unwrap();
-                assert!((packet.sum, packet.gso) == (Sum::Blank, None) && packet.bytes == tcp_v4(100), "{name}");
+                assert!(
+                    (packet.checksum, packet.gso) == (Checksum::Blank, None) && packet.bytes == tcp_v4(100),
+                    "{name}"
+                );
                 assert!(guest.response().await.is_some());
             }
             // With nothing left to others it is not netback's to judge.
             for (_, bytes, ..) in cannot_be_done() {
                 guest.send_packet(&bytes, 0, None);
                 let packet = port.receive().await.unwrap();
-                assert!((packet.sum, packet.gso) == (Sum::There, None) && packet.bytes == bytes);
+                assert!((packet.checksum, packet.gso) == (Checksum::Present, None) && packet.bytes == bytes);
                 assert!(guest.response().await.is_some());
             }
             // The smallest that may be, and who leaves segments leaves the checksum too, whatever he says.
-            for (sum, flags) in [(Sum::Blank, BLANK), (Sum::Blank, 0), (Sum::Blank, tx_flags::DATA_VALIDATED)] {
+            for (sum, flags) in
+                [(Checksum::Blank, BLANK), (Checksum::Blank, 0), (Checksum::Blank, tx_flags::DATA_VALIDATED)]
+            {
                 guest.send_packet(&tcp_v4(3000), flags, Some((Gso::TcpV4, 8)));
                 let packet = port.receive().await.unwrap();
-                assert!((packet.sum, packet.gso) == (sum, Some((Gso::TcpV4, 8))) && packet.bytes == tcp_v4(3000));
+                assert!((packet.checksum, packet.gso) == (sum, Some((Gso::TcpV4, 8))) && packet.bytes == tcp_v4(3000));
             }
         });
     });
@@ -128,8 +133,8 @@ fn what_cannot_be_done_goes_to_no_guest() {
                 for (name, bytes, blank, gso) in cannot_be_done() {
                     let before = port.statistics();
                     guest.offer_pages(6);
-                    let sum = if blank { Sum::Blank } else { Sum::There };
-                    port.send(Packet { bytes, sum, gso }).unwrap();
+                    let sum = if blank { Checksum::Blank } else { Checksum::Present };
+                    port.send(Packet { bytes, checksum: sum, gso }).unwrap();
                     // And one that follows it.
                     port.send(vec![0xfe; 60].into()).unwrap();
                     guest.domain.sleep(Duration::from_millis(2)).await;
@@ -213,10 +218,10 @@ fn a_guest_is_sent_what_it_has_asked_for() {
                 bytes[0] = 2;
                 let protocol = [Gso::TcpV4, Gso::TcpV6, Gso::Other(own.random(256) as u8)][own.random(3) as usize];
                 let gso = (own.random(2) == 0).then_some((protocol, own.random(6000) as u16));
-                let sum = [Sum::Blank, Sum::Good, Sum::There][own.random(3) as usize];
-                let left_to_others = sum == Sum::Blank || gso.is_some();
+                let sum = [Checksum::Blank, Checksum::Valid, Checksum::Present][own.random(3) as usize];
+                let left_to_others = sum == Checksum::Blank || gso.is_some();
                 let sent = bytes.clone();
-                port.send(Packet { bytes, sum, gso }).unwrap();
+                port.send(Packet { bytes, checksum: sum, gso }).unwrap();
                 let mut any = false;
                 loop {
                     guest.refill_pages();
@@ -256,9 +261,9 @@ fn look_at(
     let headers = Headers::parse(bytes).expect("of something else nothing can be left to others");
     let takes = if headers.v6 { has("feature-ipv6-csum-offload") } else { !has("feature-no-csum-offload") };
     match flags & rx_flags::CSUM_BLANK != 0 {
-        true => assert!(takes && checksum::is_there(bytes, &headers)),
+        true => assert!(takes && checksum::is_present(bytes, &headers)),
         // RFC 768: none is right, too.
-        false => assert!(checksum::is_right(bytes, &headers) || headers.protocol == UDP),
+        false => assert!(checksum::is_valid(bytes, &headers) || headers.protocol == UDP),
     }
     if let Some((protocol, size)) = gso {
         let (feature, own) = match headers.v6 {

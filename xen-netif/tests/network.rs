@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use xen_hal::Clock;
-use xen_netif::back::{Limits, Packet, Refused, Statistics, Sum};
+use xen_netif::back::{Checksum, Limits, Packet, SendError, Statistics};
 use xen_netif::checksum;
 use xen_netif::front::Options;
 use xen_netif::headers::Headers;
@@ -54,8 +54,8 @@ fn frames_of_any_size_go_both_ways() {
                     assert!(packet.bytes == frame(size(index), index), "from the guest, {index}");
                 }
                 for index in 0..FRAMES {
-                    let packet = Packet { bytes: frame(size(index), index), sum: Sum::Good, gso: None };
-                    while port.send(packet.clone()) == Err(Refused::Full) {
+                    let packet = Packet { bytes: frame(size(index), index), checksum: Checksum::Valid, gso: None };
+                    while port.send(packet.clone()) == Err(SendError::Full) {
                         bench.back.sleep(Duration::from_micros(100)).await;
                     }
                 }
@@ -94,14 +94,14 @@ fn each_guest_gets_what_it_takes() {
                 let whole = tcp(10_000);
                 let mut blank = whole.clone();
                 checksum::leave_blank(&mut blank, &Headers::parse(&whole).unwrap());
-                port.send(Packet { bytes: blank, sum: Sum::Blank, gso: Some((Gso::TcpV4, 1000)) }).unwrap();
+                port.send(Packet { bytes: blank, checksum: Checksum::Blank, gso: Some((Gso::TcpV4, 1000)) }).unwrap();
                 let mut payload = Vec::<u8>::new();
                 let mut frames = 0;
                 while payload.len() < 10_000 {
                     let bytes = receive(&mut device).await;
                     let headers = Headers::parse(&bytes).unwrap();
                     // Of a whole one the guest knows that it is good.
-                    assert!(large || checksum::is_right(&bytes, &headers));
+                    assert!(large || checksum::is_valid(&bytes, &headers));
                     payload.extend(&bytes[headers.transport + 20..headers.end]);
                     frames += 1;
                 }
@@ -111,7 +111,7 @@ fn each_guest_gets_what_it_takes() {
                 // And back: what is left blank is known to be.
                 send(&mut device, &tcp(500)).await;
                 let mut packet = port.receive().await.unwrap();
-                assert_eq!(packet.sum, if sums { Sum::Blank } else { Sum::There });
+                assert_eq!(packet.checksum, if sums { Checksum::Blank } else { Checksum::Present });
                 let headers = Headers::parse(&packet.bytes).unwrap();
                 if sums {
                     checksum::complete(&mut packet.bytes, &headers);
@@ -131,7 +131,7 @@ fn xsa_392_a_guest_that_takes_nothing_holds_a_bounded_queue() {
             let (interface, port) = bench.connect(Options::default().with_receive_pages(32)).await;
             let mut refused = 0;
             for index in 0..1000 {
-                refused += u32::from(port.send(frame(1500, index).into()) == Err(Refused::Full));
+                refused += u32::from(port.send(frame(1500, index).into()) == Err(SendError::Full));
                 bench.back.sleep(Duration::from_micros(10)).await;
             }
             // Those that fill its ring, and those that fill the queue.
@@ -160,16 +160,16 @@ fn multicast_control() {
                 Packet::from(bytes)
             };
             let (group, other) = ([1, 0, 0x5e, 0, 0, 1], [1, 0, 0x5e, 0, 0, 2]);
-            assert_eq!(port.send(to(group)), Err(Refused::Multicast));
+            assert_eq!(port.send(to(group)), Err(SendError::Multicast));
             assert_eq!(port.send(to([0xff; 6])), Ok(()));
             assert!(interface.join(group));
             bench.front.sleep(Duration::from_millis(5)).await;
-            assert_eq!((port.send(to(group)), port.send(to(other))), (Ok(()), Err(Refused::Multicast)));
+            assert_eq!((port.send(to(group)), port.send(to(other))), (Ok(()), Err(SendError::Multicast)));
             assert_eq!(receive(&mut device).await[..6], [0xff; 6]);
             assert_eq!(receive(&mut device).await[..6], group);
             assert!(interface.leave(group));
             bench.front.sleep(Duration::from_millis(5)).await;
-            assert_eq!(port.send(to(group)), Err(Refused::Multicast));
+            assert_eq!(port.send(to(group)), Err(SendError::Multicast));
         });
     });
 }
@@ -266,7 +266,7 @@ fn checksums_left_blank_are_completed_over_several_slots() {
                     .unwrap();
                     send(&mut out, &bytes).await;
                     let packet = from.receive().await.unwrap();
-                    assert_eq!(packet.sum, Sum::Blank);
+                    assert_eq!(packet.checksum, Checksum::Blank);
                     assert!(packet.bytes != bytes);
                     to.send(packet).unwrap();
                     assert!(receive(&mut taken).await == bytes, "{len} bytes");
@@ -297,13 +297,13 @@ fn rings_are_shown_at_any_time() {
             );
             drop((device, interface));
             bench.front.sleep(Duration::from_secs(1)).await;
-            assert_eq!((front.to_string(), front.is_there()), ("closed".into(), false));
-            assert!(back.to_string().starts_with("not connected") && back.is_there());
+            assert_eq!((front.to_string(), front.is_alive()), ("closed".into(), false));
+            assert!(back.to_string().starts_with("not connected") && back.is_alive());
             assert!(bench.toolstack.detach("vif", bench.front.id(), bench.back.id(), 0).await.unwrap());
             drop(port);
             bench.ports.borrow_mut().clear();
             bench.front.sleep(Duration::from_secs(1)).await;
-            assert!(!back.is_there());
+            assert!(!back.is_alive());
         });
         xen.end();
     });

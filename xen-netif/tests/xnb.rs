@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use xen_hal::Clock;
-use xen_netif::back::{Packet, Port, Sum};
+use xen_netif::back::{Checksum, Packet, Port};
 use xen_netif::checksum;
 use xen_netif::headers::Headers;
 use xen_netif::protocol::{Extra, Gso, RxRequest, RxSlot, TxRequest, TxResponse, TxSlot, TxStatus, rx_flags, tx_flags};
@@ -192,12 +192,12 @@ fn txpkt2rsp_wraps() {
 }
 
 /// What was sent in slots of these lengths arrives whole.
-fn arrives(name: &str, lengths: &'static [usize], flags: u16, sum: Sum) {
+fn arrives(name: &str, lengths: &'static [usize], flags: u16, sum: Checksum) {
     with(name, async move |guest, port| {
         let bytes = frame(lengths.iter().sum(), 3);
         guest.send_in(&bytes, lengths, flags, None);
         let packet = port.receive().await.unwrap();
-        assert_eq!((packet.sum, packet.gso), (sum, None));
+        assert_eq!((packet.checksum, packet.gso), (sum, None));
         assert!(packet.bytes == bytes);
     });
 }
@@ -213,33 +213,33 @@ fn pkt2mbufc_empty() {
 
 #[test]
 fn pkt2mbufc_short() {
-    arrives("pkt2mbufc_short", &[64], 0, Sum::There);
+    arrives("pkt2mbufc_short", &[64], 0, Checksum::Present);
 }
 
 #[test]
 fn pkt2mbufc_csum() {
-    arrives("pkt2mbufc_csum", &[64], tx_flags::DATA_VALIDATED, Sum::Good);
+    arrives("pkt2mbufc_csum", &[64], tx_flags::DATA_VALIDATED, Checksum::Valid);
     with("pkt2mbufc_csum", async |guest, port| {
         guest.send_in(&tcp(10), &[64], tx_flags::DATA_VALIDATED | tx_flags::CSUM_BLANK, None);
         let packet = port.receive().await.unwrap();
-        assert_eq!((packet.sum, packet.gso), (Sum::Blank, None));
+        assert_eq!((packet.checksum, packet.gso), (Checksum::Blank, None));
         assert!(packet.bytes == tcp(10));
     });
 }
 
 #[test]
 fn pkt2mbufc_1cluster() {
-    arrives("pkt2mbufc_1cluster", &[2048], 0, Sum::There);
+    arrives("pkt2mbufc_1cluster", &[2048], 0, Checksum::Present);
 }
 
 #[test]
 fn pkt2mbufc_largecluster() {
-    arrives("pkt2mbufc_largecluster", &[4096], 0, Sum::There);
+    arrives("pkt2mbufc_largecluster", &[4096], 0, Checksum::Present);
 }
 
 #[test]
 fn pkt2mbufc_2cluster() {
-    arrives("pkt2mbufc_2cluster", &[2048, 2049], 0, Sum::There);
+    arrives("pkt2mbufc_2cluster", &[2048, 2049], 0, Checksum::Present);
 }
 
 #[test]
@@ -253,32 +253,32 @@ fn txpkt2gnttab_empty() {
 
 #[test]
 fn txpkt2gnttab_short() {
-    arrives("txpkt2gnttab_short", &[500], 0, Sum::There);
+    arrives("txpkt2gnttab_short", &[500], 0, Checksum::Present);
 }
 
 #[test]
 fn txpkt2gnttab_2req() {
-    arrives("txpkt2gnttab_2req", &[1900, 1000], 0, Sum::There);
+    arrives("txpkt2gnttab_2req", &[1900, 1000], 0, Checksum::Present);
 }
 
 #[test]
 fn txpkt2gnttab_2cluster() {
-    arrives("txpkt2gnttab_2cluster", &[4000, 4090, 900], 0, Sum::There);
+    arrives("txpkt2gnttab_2cluster", &[4000, 4090, 900], 0, Checksum::Present);
 }
 
 #[test]
 fn update_mbufc_short() {
-    arrives("update_mbufc_short", &[16], 0, Sum::There);
+    arrives("update_mbufc_short", &[16], 0, Checksum::Present);
 }
 
 #[test]
 fn update_mbufc_2req() {
-    arrives("update_mbufc_2req", &[14, 1], 0, Sum::There);
+    arrives("update_mbufc_2req", &[14, 1], 0, Checksum::Present);
 }
 
 #[test]
 fn update_mbufc_2cluster() {
-    arrives("update_mbufc_2cluster", &[4096, 4096, 4096, 1], 0, Sum::There);
+    arrives("update_mbufc_2cluster", &[4096, 4096, 4096, 1], 0, Checksum::Present);
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn segments(payload: usize) -> Packet {
     let mut bytes = tcp(payload);
     let headers = Headers::parse(&bytes).unwrap();
     checksum::leave_blank(&mut bytes, &headers);
-    Packet { bytes, sum: Sum::Blank, gso: Some((Gso::TcpV4, 1448)) }
+    Packet { bytes, checksum: Checksum::Blank, gso: Some((Gso::TcpV4, 1448)) }
 }
 
 const BLANK: u16 = rx_flags::DATA_VALIDATED | rx_flags::CSUM_BLANK;
@@ -414,7 +414,7 @@ fn rxpkt2rsp_empty() {
 #[test]
 fn rxpkt2rsp_short() {
     with("rxpkt2rsp_short", async |guest, port| {
-        let packet = Packet { sum: Sum::Good, ..frame(60, 1).into() };
+        let packet = Packet { checksum: Checksum::Valid, ..frame(60, 1).into() };
         assert_eq!(given(guest, port, 1, packet).await, [(rx_flags::DATA_VALIDATED, 60)]);
     });
 }
@@ -471,7 +471,7 @@ async fn completed(guest: &Guest, port: &Port, expected: Vec<u8>, blank: bool) {
     let flags = if blank { tx_flags::CSUM_BLANK | tx_flags::DATA_VALIDATED } else { 0 };
     guest.send_in(&sent, &[sent.len()], flags, None);
     let mut packet = port.receive().await.unwrap();
-    if packet.sum == Sum::Blank
+    if packet.checksum == Checksum::Blank
         && let Some(headers) = Headers::parse(&packet.bytes)
     {
         assert!(checksum::complete(&mut packet.bytes, &headers));

@@ -65,7 +65,7 @@ impl core::error::Error for BadIndex {}
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
+pub struct Transfer {
     /// How many bytes were moved.
     pub bytes: usize,
     /// Whether the peer may be waiting for just this, and is to be notified: the ring was full before a read, or empty
@@ -135,11 +135,11 @@ impl ByteReader {
     /// # Errors
     ///
     /// Where the peer's index is out of range; nothing is taken then.
-    pub fn read(&mut self, memory: &SharedMemory, to: &mut [u8]) -> Result<Moved, BadIndex> {
+    pub fn read(&mut self, memory: &SharedMemory, to: &mut [u8]) -> Result<Transfer, BadIndex> {
         let used = self.ring.used(self.consumer, memory.load(self.ring.producer))?;
         let bytes = to.len().min(used as usize);
         if bytes == 0 {
-            return Ok(Moved::default());
+            return Ok(Transfer::default());
         }
         let (offset, first, rest) = self.ring.pieces(self.consumer, bytes);
         memory.read(offset, &mut to[..first]);
@@ -150,7 +150,7 @@ impl ByteReader {
         // A writer that found the ring full after our look above waits to hear of the room that there is now.
         fence(Ordering::SeqCst);
         let notify = memory.load(self.ring.producer).wrapping_sub(before) >= self.ring.size;
-        Ok(Moved { bytes, notify })
+        Ok(Transfer { bytes, notify })
     }
 }
 
@@ -168,11 +168,11 @@ impl ByteWriter {
     /// # Errors
     ///
     /// Where the peer's index is out of range; nothing is put in then.
-    pub fn write(&mut self, memory: &SharedMemory, from: &[u8]) -> Result<Moved, BadIndex> {
+    pub fn write(&mut self, memory: &SharedMemory, from: &[u8]) -> Result<Transfer, BadIndex> {
         let used = self.ring.used(memory.load(self.ring.consumer), self.producer)?;
         let bytes = from.len().min((self.ring.size - used) as usize);
         if bytes == 0 {
-            return Ok(Moved::default());
+            return Ok(Transfer::default());
         }
         // The room is the reader's to give: its index was read before the bytes that it has taken are overwritten.
         fence(Ordering::SeqCst);
@@ -185,7 +185,7 @@ impl ByteWriter {
         // A reader that found the ring empty after our look above waits to hear of what there is now.
         fence(Ordering::SeqCst);
         let notify = memory.load(self.ring.consumer) == before;
-        Ok(Moved { bytes, notify })
+        Ok(Transfer { bytes, notify })
     }
 
     /// How many bytes the reader has not taken yet.
@@ -193,7 +193,7 @@ impl ByteWriter {
     /// # Errors
     ///
     /// Where the peer's index is out of range.
-    pub fn untaken(&self, memory: &SharedMemory) -> Result<usize, BadIndex> {
+    pub fn unread(&self, memory: &SharedMemory) -> Result<usize, BadIndex> {
         self.ring.used(memory.load(self.ring.consumer), self.producer).map(|used| used as usize)
     }
 }
@@ -238,7 +238,7 @@ mod tests {
                     prop_assert_eq!(moved.bytes, len.min(16 - model.len()));
                     prop_assert_eq!(moved.notify, moved.bytes > 0 && model.is_empty());
                     model.extend(&bytes[..moved.bytes]);
-                    prop_assert_eq!(writer.untaken(&memory), Ok(model.len()));
+                    prop_assert_eq!(writer.unread(&memory), Ok(model.len()));
                     next = next.wrapping_add(moved.bytes as u8);
                 } else {
                     let mut bytes = alloc::vec![0; len];
@@ -266,7 +266,7 @@ mod tests {
             let mut writer = RING.writer(&memory).unwrap();
             memory.store(RING.consumer, index);
             let legal = start.wrapping_sub(index) <= 16;
-            prop_assert_eq!(writer.untaken(&memory).is_ok(), legal);
+            prop_assert_eq!(writer.unread(&memory).is_ok(), legal);
             prop_assert_eq!(writer.write(&memory, &bytes).is_ok(), legal);
             prop_assert_eq!(RING.writer(&memory).is_ok(), legal);
         }
@@ -306,7 +306,7 @@ mod tests {
                 let before = writer.producer;
                 let bytes = writer.write(&ours, &[1; 40]).map_or(0, |moved| moved.bytes);
                 assert!(bytes <= 16 && writer.producer == before.wrapping_add(bytes as u32));
-                assert!(writer.untaken(&ours).unwrap_or(0) <= 16);
+                assert!(writer.unread(&ours).unwrap_or(0) <= 16);
             }
             crate::hook::set(None);
         }

@@ -14,7 +14,7 @@ mod shared;
 mod slots;
 mod wait;
 
-pub use bytes::{BadIndex, ByteReader, ByteRing, ByteWriter, Moved};
+pub use bytes::{BadIndex, ByteReader, ByteRing, ByteWriter, Transfer};
 pub use granted::{GrantPagesError, GrantablePage, GrantableRun, GrantedPages};
 pub use shared::{ReadOnlyMapping, SharedMapping, SharedMemory, SharedPage};
 pub use slots::{BackRing, BadProducer, FrontRing, Full, Indices, Protocol, slots};

@@ -22,7 +22,7 @@ const RSP_EVENT: usize = 12;
 /// The slots begin after the header and its padding.
 const SLOTS: usize = 64;
 /// No protocol of Xen's has larger slots.
-const LARGEST_SLOT: usize = 128;
+const MAX_SLOT_SIZE: usize = 128;
 
 /// How a protocol's requests and responses lie in a slot.
 ///
@@ -107,8 +107,8 @@ pub enum BadProducer {
         producer: u32,
         /// How far this end has taken what the peer produced.
         consumer: u32,
-        /// How many there could be at most.
-        most: u32,
+        /// The most that there can be.
+        max: u32,
     },
     /// It has been further already: what was produced cannot be unmade.
     Backwards {
@@ -122,10 +122,10 @@ pub enum BadProducer {
 impl fmt::Display for BadProducer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            BadProducer::OutOfRange { producer, consumer, most } => write!(
+            BadProducer::OutOfRange { producer, consumer, max } => write!(
                 f,
                 "ring index out of range: the peer's producer is {producer:#x} where {consumer:#x} to {:#x} is possible",
-                consumer.wrapping_add(most)
+                consumer.wrapping_add(max)
             ),
             BadProducer::Backwards { producer, seen } => {
                 write!(f, "ring index moved backwards: the peer's producer is {producer:#x}, and was {seen:#x}")
@@ -203,7 +203,7 @@ struct Layout {
 
 impl Layout {
     fn new(memory: &SharedMemory, slot: usize) -> Layout {
-        assert!(slot <= LARGEST_SLOT, "slots of {slot} bytes");
+        assert!(slot <= MAX_SLOT_SIZE, "slots of {slot} bytes");
         Layout { slot, slots: slots(memory.len(), slot) }
     }
 
@@ -213,14 +213,14 @@ impl Layout {
 
     /// Copies a slot out, once.
     fn read<R>(&self, memory: &SharedMemory, index: u32, decode: impl FnOnce(&[u8]) -> R) -> R {
-        let mut copy = [0; LARGEST_SLOT];
+        let mut copy = [0; MAX_SLOT_SIZE];
         memory.read(self.offset(index), &mut copy[..self.slot]);
         decode(&copy[..self.slot])
     }
 
     /// Fills a slot whole: what encodes nothing is zero, not what lay there before (XSA-216).
     fn write(&self, memory: &SharedMemory, index: u32, encode: impl FnOnce(&mut [u8])) {
-        let mut copy = [0; LARGEST_SLOT];
+        let mut copy = [0; MAX_SLOT_SIZE];
         encode(&mut copy[..self.slot]);
         memory.write(self.offset(index), &copy[..self.slot]);
     }
@@ -437,9 +437,9 @@ impl<P: Protocol> BackRing<P> {
 }
 
 /// A snapshot of the peer's producer, where the last one was `seen`, after it was checked.
-fn check(producer: u32, seen: u32, consumer: u32, most: u32) -> Result<u32, BadProducer> {
+fn check(producer: u32, seen: u32, consumer: u32, max: u32) -> Result<u32, BadProducer> {
     match producer.wrapping_sub(consumer) {
-        count if count > most => Err(BadProducer::OutOfRange { producer, consumer, most }),
+        count if count > max => Err(BadProducer::OutOfRange { producer, consumer, max }),
         count if count < seen.wrapping_sub(consumer) => Err(BadProducer::Backwards { producer, seen }),
         _ => Ok(producer),
     }

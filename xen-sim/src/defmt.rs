@@ -3,10 +3,10 @@
 use defmt::{Logger, global_logger, timestamp};
 
 #[global_logger]
-struct Nowhere;
+struct NullLogger;
 
 // SAFETY: nothing is written, so that nothing can be interleaved.
-unsafe impl Logger for Nowhere {
+unsafe impl Logger for NullLogger {
     fn acquire() {}
 
     unsafe fn flush() {}

@@ -36,10 +36,10 @@ pub(crate) struct DomainState {
 
 /// What a domain has in use: what a test compares before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Use {
+pub struct Usage {
     /// Open ports.
     pub ports: usize,
-    /// Pages that are granted, those included whose end had to be put off.
+    /// Pages that are granted, including those that are still mapped after the grant was to end.
     pub grants: usize,
     /// How often peers have these mapped.
     pub mapped: usize,
@@ -170,7 +170,7 @@ impl Domain {
     }
 
     /// What it has in use.
-    pub fn in_use(&self) -> Use {
+    pub fn in_use(&self) -> Usage {
         let world = self.world();
         let domains = world.domains.borrow();
         let server = world.server.borrow();
@@ -178,9 +178,9 @@ impl Domain {
         match domains.get(&self.id.0) {
             Some(state) => {
                 let mapped = state.grants.values().map(|grant| grant.mapped).sum();
-                Use { ports: state.ports.len(), grants: state.grants.len(), mapped, watches, transactions }
+                Usage { ports: state.ports.len(), grants: state.grants.len(), mapped, watches, transactions }
             }
-            None => Use { ports: 0, grants: 0, mapped: 0, watches, transactions },
+            None => Usage { ports: 0, grants: 0, mapped: 0, watches, transactions },
         }
     }
 }

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 
 use xen_hal::{
     Access, CopyOp, DomId, Frame, Grant, GrantError, GrantErrorKind, GrantRef, GrantStatus, GrantTable, MapRequest,
-    Mapping, Page, Refused,
+    Mapping, Page, RefusedGrant,
 };
 
 use crate::domain::{Domain, DomainState};
@@ -87,15 +87,20 @@ unsafe impl GrantTable for Domain {
     type Grant = SimGrant;
     type Mapping = SimMapping;
 
-    fn grant(&self, page: SimPage, peer: DomId, access: Access) -> Result<SimGrant, Refused<SimPage, SimGrantError>> {
+    fn grant(
+        &self,
+        page: SimPage,
+        peer: DomId,
+        access: Access,
+    ) -> Result<SimGrant, RefusedGrant<SimPage, SimGrantError>> {
         let world = self.world();
         let percent = world.faults.borrow().grants;
         if world.chance(percent) {
-            return Err(Refused { page, error: SimGrantError::TableFull });
+            return Err(RefusedGrant { page, error: SimGrantError::TableFull });
         }
         let mut domains = world.domains.borrow_mut();
         let Some(domain) = domains.get_mut(&self.id.0) else {
-            return Err(Refused { page, error: SimGrantError::TableFull });
+            return Err(RefusedGrant { page, error: SimGrantError::TableFull });
         };
         let reference = domain.next_grant;
         domain.next_grant += 1;

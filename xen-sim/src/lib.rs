@@ -21,7 +21,7 @@ mod world;
 
 pub use self::log::{keep_log, take_log};
 pub use check::check;
-pub use domain::{Domain, Use};
+pub use domain::{Domain, Usage};
 pub use events::{SimEventChannelError, SimPort};
 pub use faults::Faults;
 pub use grants::{SimGrant, SimGrantError, SimMapping};

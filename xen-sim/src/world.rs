@@ -23,11 +23,11 @@ use crate::store::Server;
 use crate::toolstack::Toolstack;
 
 /// Steps before a run counts as going round in circles.
-const MOST_STEPS: u64 = 20_000_000;
+const MAX_STEPS: u64 = 20_000_000;
 /// How long a step takes: time goes on also while something always happens.
 const STEP: Duration = Duration::from_micros(1);
 /// Simulated time before a run counts as stuck: longer than any time-out in it.
-const MOST_TIME: Duration = Duration::from_secs(24 * 3600);
+const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
 
 /// A Xen in one process, with dom0 and a store.
 ///
@@ -231,7 +231,7 @@ impl Xen {
                 return output;
             }
             assert!(self.step(), "nothing can happen any more, and the test's main task still waits");
-            assert!(self.steps() < MOST_STEPS && self.now() < MOST_TIME, "no end after {} steps", self.steps());
+            assert!(self.steps() < MAX_STEPS && self.now() < MAX_TIME, "no end after {} steps", self.steps());
         }
     }
 
@@ -239,7 +239,7 @@ impl Xen {
     pub fn settle(&self) {
         while !self.0.is_idle() {
             self.step();
-            assert!(self.steps() < MOST_STEPS, "no rest after {} steps", self.steps());
+            assert!(self.steps() < MAX_STEPS, "no rest after {} steps", self.steps());
         }
     }
 

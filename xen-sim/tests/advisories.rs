@@ -17,7 +17,7 @@ use xen_blkif::front as blkfront;
 use xen_blkif::protocol::{Operation, Segment, Status};
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Access, Clock, DomId, EventChannels, Pages, Port as _};
-use xen_netif::back::{Limits, Packet, Port, Refused, Sum};
+use xen_netif::back::{Checksum, Limits, Packet, Port, SendError};
 use xen_netif::front::{self as netfront, Interface, Options};
 use xen_netif::protocol::{TxSlot, TxStatus, tx_flags};
 use xen_ring::GrantablePage;
@@ -187,7 +187,7 @@ fn xsa_526_and_527_what_an_application_holds_of_an_interface_outlives_its_guest(
                 let interface = connect(&bench, &store, options).await;
                 let port = bench.ports.borrow().last().unwrap().clone();
                 held.push((port.clone(), port.rings()));
-                assert_eq!(port.send(to(1)), Err(Refused::Multicast), "no group is left from before");
+                assert_eq!(port.send(to(1)), Err(SendError::Multicast), "no group is left from before");
                 let mut device = interface.device();
                 let guest = async {
                     for number in (0..60).cycle() {
@@ -216,13 +216,13 @@ fn xsa_526_and_527_what_an_application_holds_of_an_interface_outlives_its_guest(
                     let _ = port.send(to(3));
                     bench.back.sleep(Duration::from_micros(50)).await;
                 }
-                assert_eq!(port.send(to(1)), Err(Refused::Down));
+                assert_eq!(port.send(to(1)), Err(SendError::Down));
             }
             assert!(bench.toolstack.detach("vif", bench.front.id(), bench.back.id(), 0).await.unwrap());
             bench.ports.borrow_mut().clear();
             for (port, rings) in held {
                 assert!(port.statistics().from_guest > 0);
-                assert!(rings.is_there() && rings.to_string().starts_with("not connected"));
+                assert!(rings.is_alive() && rings.to_string().starts_with("not connected"));
                 assert!(port.receive().await.is_none() || !port.is_up());
                 let last = Rc::strong_count(&port) == 1;
                 drop(port);
@@ -242,8 +242,8 @@ fn xsa_528_statistics_outlive_the_disk() {
         let told = Rc::<RefCell<Vec<blkback::Statistics>>>::default();
         let (store, domain, ended) = (back.store(), back.clone(), told.clone());
         back.spawn(async move {
-            let open = async |_: &blkback::Attach| Ok(RamDisk::new(domain.clone(), SECTORS).unwrap());
-            let ended = |_: &blkback::Attach, statistics| ended.borrow_mut().push(statistics);
+            let open = async |_: &blkback::Attachment| Ok(RamDisk::new(domain.clone(), SECTORS).unwrap());
+            let ended = |_: &blkback::Attachment, statistics| ended.borrow_mut().push(statistics);
             let limits = blkback::Limits::default();
             drop(blkback::serve(&store, domain.clone(), limits, open, ended).await);
         })
@@ -356,7 +356,7 @@ fn xsa_465_an_interface_that_is_removed_after_a_restore_without_a_backend() {
             interface.ready().await.unwrap();
             let (at_front, at_back) = Toolstack::paths("vif", domain.id(), bench.back.id(), 0);
             for comes_back in [true, false] {
-                let quiet = store.quiesce().await.unwrap();
+                let quiesced = store.quiesce().await.unwrap();
                 bench.toolstack.store().remove(&at_back).await.unwrap();
                 bench.toolstack.store().remove(&at_front).await.unwrap();
                 match comes_back {
@@ -368,7 +368,7 @@ fn xsa_465_an_interface_that_is_removed_after_a_restore_without_a_backend() {
                     }
                 }
                 domain.suspend_and_restore();
-                quiet.go_on(Restart::New);
+                quiesced.resume(Restart::New);
                 domain.sleep(pause).await;
                 if comes_back {
                     interface.ready().await.unwrap();
@@ -446,7 +446,7 @@ fn xsa_423_432_and_448_headers_in_many_small_slots_and_slots_of_nothing() {
         assert_eq!(error, None);
         let taken = taken.borrow();
         let [packet] = &taken[..] else { panic!("{} packets have come", taken.len()) };
-        assert!(packet.bytes == expected && packet.sum == Sum::Blank && packet.gso.is_none());
+        assert!(packet.bytes == expected && packet.checksum == Checksum::Blank && packet.gso.is_none());
     });
 }
 

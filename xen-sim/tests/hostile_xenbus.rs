@@ -5,13 +5,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use xen_blkif::back::{self as blkback, Attach};
+use xen_blkif::back::{self as blkback, Attachment};
 use xen_blkif::front;
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Access, Clock, EventChannels, Grant, GrantTable, Pages, Port};
 use xen_netif::back as netback;
 use xen_sim::{Domain, SimGrant, SimPort, Toolstack, Xen, check, keep_log, take_log};
-use xenbus::Ended;
+use xenbus::EndReason;
 use xenstore_client::{Error, Store};
 
 const DISK: u32 = 51712;
@@ -39,7 +39,7 @@ impl Bench {
             let own = domain.clone();
             match class {
                 "vbd" => {
-                    let open = async |_: &Attach| Ok(RamDisk::new(domain.clone(), 64).unwrap());
+                    let open = async |_: &Attachment| Ok(RamDisk::new(domain.clone(), 64).unwrap());
                     let limits = blkback::Limits::default();
                     drop(blkback::serve(&store, own, limits, open, |_, _| {}).await);
                 }
@@ -300,7 +300,7 @@ async fn cycle(bench: &Bench, polite: bool, seed: u64, until: Duration) {
                 };
                 let path = format!("{}/state", bench.back_path);
                 let reached = bench.store.wait_for(&path, |value| (value? == wanted.as_bytes()).then_some(()));
-                let deadline = bench.guest.until(until);
+                let deadline = bench.guest.sleep_until(until);
                 drop(select(std::pin::pin!(reached), deadline).await);
             }
         }
@@ -438,7 +438,7 @@ fn a_backend_that_comes_and_goes_without_end_has_to_wait() {
                 // The toolstack, which takes the device away by force, is heard at once.
                 toolstack.store().remove(&format!("/local/domain/{}/device/vbd/{DISK}", guest.id().0)).await.unwrap();
                 let before = guest.now();
-                assert_eq!(driver.await, Ok(Ended::Removed));
+                assert_eq!(driver.await, Ok(EndReason::Removed));
                 assert!(guest.now() - before < Duration::from_secs(1));
                 drop(disk);
             });

@@ -8,7 +8,7 @@ use xenstore_client::{Error, Store};
 
 use crate::backoff::Backoff;
 use crate::device::Device;
-use crate::failure::{Ended, Failure};
+use crate::failure::{EndReason, Failure};
 use crate::keys::Keys;
 use crate::life::{Life, attend};
 use crate::signals::Signals;
@@ -80,9 +80,14 @@ pub trait Backend {
 /// # Cancellation
 ///
 /// Dropping the future ends the use at once, and leaves the state as it is.
-pub async fn backend<B: Backend>(store: &Store, clock: impl Clock, path: &str, driver: &mut B) -> Result<Ended, Error> {
+pub async fn backend<B: Backend>(
+    store: &Store,
+    clock: impl Clock,
+    path: &str,
+    driver: &mut B,
+) -> Result<EndReason, Error> {
     loop {
-        let Some(device) = Device::open(store, End::Backend, path).await? else { return Ok(Ended::Removed) };
+        let Some(device) = Device::open(store, End::Backend, path).await? else { return Ok(EndReason::Removed) };
         // Nobody but the toolstack makes a device anew: what was before counts no more.
         let mut backoff = Backoff::default();
         let Err(stop) = live(&device, &clock, driver, &mut backoff).await;
@@ -164,12 +169,12 @@ impl<B: Backend, C: Clock> BackendLife<'_, B, C> {
             Err(Stop::Again) => return Ok(()),
             outcome => outcome.map_err(Stop::of_driver)?,
         }
-        self.life.backoff.up(self.life.clock.now());
+        self.life.backoff.connected(self.life.clock.now());
         let outcome = self.run(link).await;
-        self.life.backoff.down(self.life.clock.now());
+        self.life.backoff.disconnected(self.life.clock.now());
         outcome?;
         self.close().await?;
-        Err(Stop::Ended(Ended::Stopped))
+        Err(Stop::Ended(EndReason::Stopped))
     }
 
     /// Runs the driver, and tells it when the frontend or the toolstack wants to end.
@@ -191,7 +196,7 @@ impl<B: Backend, C: Clock> BackendLife<'_, B, C> {
 
     async fn reopen(&mut self) -> Result<(), Stop> {
         let Life { device, clock, .. } = self.life;
-        let again = if self.unready { Backoff::again_unasked } else { Backoff::again };
+        let again = if self.unready { Backoff::next_unrequested_pause } else { Backoff::next_pause };
         let at = *self.resume.get_or_insert_with(|| self.life.pause(again));
         if clock.now() < at {
             // What the frontend does meanwhile shows at the end.
@@ -249,13 +254,13 @@ async fn leave(device: &Device) -> Stop {
     match removed {
         // Where this domain may not, the toolstack will.
         Err(error) if !matches!(error.errno(), Some(Errno::EACCES | Errno::ENOENT)) => Stop::Store(error),
-        _ => Stop::Ended(Ended::Removed),
+        _ => Stop::Ended(EndReason::Removed),
     }
 }
 
 /// What the two states, and what the toolstack has written, say that is to be done.
 async fn look(device: &Device, stage: BackendStage) -> Result<BackendStep, Stop> {
-    let Some(own) = device.state().await? else { return Err(Stop::Ended(Ended::Removed)) };
+    let Some(own) = device.state().await? else { return Err(Stop::Ended(EndReason::Removed)) };
     let asked = own == State::Closing && device.last() != State::Closing;
     if own != device.last() && !asked {
         return Err(Stop::Again);

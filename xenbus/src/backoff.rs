@@ -8,10 +8,10 @@ const AT_ONCE: u32 = 6;
 /// The first pause after these; it is doubled with each further connection.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The first pause before a connection that only this end wants, doubled likewise.
-const FIRST_UNASKED_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_UNREQUESTED_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(32);
 /// A device that was in use for so long begins with none of this.
-const CALM: Duration = Duration::from_secs(60);
+const STABLE_AFTER: Duration = Duration::from_secs(60);
 
 /// How long a device pauses before it connects again.
 ///
@@ -28,19 +28,19 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// The device is in use.
-    pub(crate) fn up(&mut self, now: Duration) {
+    pub(crate) fn connected(&mut self, now: Duration) {
         self.up_since = Some(now);
     }
 
     /// It is not any more.
-    pub(crate) fn down(&mut self, now: Duration) {
-        if self.up_since.take().is_some_and(|since| now >= since.saturating_add(CALM)) {
+    pub(crate) fn disconnected(&mut self, now: Duration) {
+        if self.up_since.take().is_some_and(|since| now >= since.saturating_add(STABLE_AFTER)) {
             (self.asked, self.unasked) = (0, 0);
         }
     }
 
     /// The device is to connect again, as the other end has asked for that: how long it has to wait.
-    pub(crate) fn again(&mut self) -> Duration {
+    pub(crate) fn next_pause(&mut self) -> Duration {
         self.asked = self.asked.saturating_add(1);
         match self.asked.checked_sub(AT_ONCE + 1) {
             None => Duration::ZERO,
@@ -49,9 +49,9 @@ impl Backoff {
     }
 
     /// The device is to connect again, though the other end has not asked for that: how long it has to wait.
-    pub(crate) fn again_unasked(&mut self) -> Duration {
+    pub(crate) fn next_unrequested_pause(&mut self) -> Duration {
         self.unasked = self.unasked.saturating_add(1);
-        doubled(FIRST_UNASKED_PAUSE, self.unasked - 1)
+        doubled(FIRST_UNREQUESTED_PAUSE, self.unasked - 1)
     }
 
     /// How many connections there were in a row.
@@ -77,11 +77,11 @@ mod tests {
     #[test]
     fn a_few_connections_are_at_once_and_more_are_ever_slower() {
         let mut backoff = Backoff::default();
-        let pauses: Vec<u128> = (0..16).map(|_| backoff.again().as_millis()).collect();
+        let pauses: Vec<u128> = (0..16).map(|_| backoff.next_pause().as_millis()).collect();
         let expected = [0, 0, 0, 0, 0, 0, 250, 500, 1000, 2000, 4000, 8000, 16_000, 32_000, 32_000, 32_000];
         assert_eq!(pauses, expected);
         (backoff.asked, backoff.unasked) = (u32::MAX, u32::MAX);
-        assert_eq!((backoff.again(), backoff.again_unasked()), (MAX_PAUSE, MAX_PAUSE));
+        assert_eq!((backoff.next_pause(), backoff.next_unrequested_pause()), (MAX_PAUSE, MAX_PAUSE));
     }
 
     #[test]
@@ -90,28 +90,28 @@ mod tests {
         let mut backoff = Backoff::default();
         let mut now = Duration::ZERO;
         for _ in 0..1000 {
-            backoff.again();
-            backoff.up(now);
-            now += CALM - second;
-            backoff.down(now);
+            backoff.next_pause();
+            backoff.connected(now);
+            now += STABLE_AFTER - second;
+            backoff.disconnected(now);
         }
-        assert_eq!(backoff.again(), MAX_PAUSE);
+        assert_eq!(backoff.next_pause(), MAX_PAUSE);
         assert!(backoff.is_throttled());
-        backoff.up(now);
-        backoff.down(now + CALM);
-        assert_eq!((backoff.again(), backoff.is_throttled()), (Duration::ZERO, false));
+        backoff.connected(now);
+        backoff.disconnected(now + STABLE_AFTER);
+        assert_eq!((backoff.next_pause(), backoff.is_throttled()), (Duration::ZERO, false));
         // Where it was never in use, nothing has lasted.
         for _ in 0..20 {
-            backoff.again();
+            backoff.next_pause();
         }
-        backoff.down(now + 100 * CALM);
-        assert_eq!(backoff.again(), MAX_PAUSE);
+        backoff.disconnected(now + 100 * STABLE_AFTER);
+        assert_eq!(backoff.next_pause(), MAX_PAUSE);
     }
 
     #[test]
     fn unasked_connections_wait_from_the_first_on() {
         let mut backoff = Backoff::default();
-        let pauses: Vec<u64> = (0..8).map(|_| backoff.again_unasked().as_secs()).collect();
+        let pauses: Vec<u64> = (0..8).map(|_| backoff.next_unrequested_pause().as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 32, 32]);
     }
 }

@@ -11,7 +11,7 @@ use core::time::Duration;
 use xen_hal::{DomId, Errno, information, warning};
 use xenstore_client::{Error, FromValue, Path, Store, Tree, printable};
 
-use crate::failure::{Ended, Failure};
+use crate::failure::{EndReason, Failure};
 use crate::keys::Keys;
 use crate::state::{End, State, is_legal};
 use crate::stop::Stop;
@@ -98,7 +98,7 @@ impl Device {
     }
 
     /// Logs what is wrong with a key of the other end, once for each key.
-    pub(crate) fn complain(&self, key: &str, what: &str) {
+    pub(crate) fn warn_once(&self, key: &str, what: &str) {
         if self.complaints.borrow_mut().insert(key.into()) {
             warning!("{}: {}", self.path, printable(what));
         }
@@ -231,7 +231,7 @@ impl Device {
         let stop = self
             .store
             .transaction(async |t| -> Result<Option<Stop>, Error> {
-                let Some(now) = t.get::<State>(&path).await? else { return Ok(Some(Stop::Ended(Ended::Removed))) };
+                let Some(now) = t.get::<State>(&path).await? else { return Ok(Some(Stop::Ended(EndReason::Removed))) };
                 let asked = self.end == End::Backend && now == State::Closing;
                 if !(now == last || asked) || !(now == to || is_legal(self.end, now, to)) {
                     return Ok(Some(Stop::Again));

@@ -9,7 +9,7 @@ use xenstore_client::{Error, printable};
 
 /// How a device's life ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum EndReason {
     /// The toolstack has removed the device, or asked for that.
     Removed,
     /// The driver has ended it; it can be begun anew.

@@ -8,7 +8,7 @@ use xenstore_client::{Error, Store};
 
 use crate::backoff::Backoff;
 use crate::device::Device;
-use crate::failure::{Ended, Failure};
+use crate::failure::{EndReason, Failure};
 use crate::keys::Keys;
 use crate::life::{Life, attend};
 use crate::signals::Signals;
@@ -80,10 +80,10 @@ pub async fn frontend<F: Frontend>(
     clock: impl Clock,
     path: &str,
     driver: &mut F,
-) -> Result<Ended, Error> {
+) -> Result<EndReason, Error> {
     let mut backoff = Backoff::default();
     loop {
-        let Some(device) = Device::open(store, End::Frontend, path).await? else { return Ok(Ended::Removed) };
+        let Some(device) = Device::open(store, End::Frontend, path).await? else { return Ok(EndReason::Removed) };
         let Err(stop) = live(&device, &clock, driver, &mut backoff).await;
         if let Some(outcome) = stop.end() {
             return outcome;
@@ -159,7 +159,7 @@ impl<F: Frontend, C: Clock> FrontendLife<'_, F, C> {
         if !(closed && state == Some(State::Closed) && is_online(device).await?) {
             return self.life.next().await;
         }
-        let at = *self.resume_unasked.get_or_insert_with(|| self.life.pause(Backoff::again_unasked));
+        let at = *self.resume_unasked.get_or_insert_with(|| self.life.pause(Backoff::next_unrequested_pause));
         if self.life.watches.next_before(device, clock, at).await? {
             return Ok(());
         }
@@ -181,12 +181,12 @@ impl<F: Frontend, C: Clock> FrontendLife<'_, F, C> {
     /// The backend is connected: uses the device.
     async fn finish(&mut self) -> Result<(), Stop> {
         let Some(link) = self.link.take() else { return Err(Stop::Again) };
-        self.life.backoff.up(self.life.clock.now());
+        self.life.backoff.connected(self.life.clock.now());
         let outcome = self.run(link).await;
-        self.life.backoff.down(self.life.clock.now());
+        self.life.backoff.disconnected(self.life.clock.now());
         outcome?;
         self.close().await?;
-        Err(Stop::Ended(Ended::Stopped))
+        Err(Stop::Ended(EndReason::Stopped))
     }
 
     /// Accepts what the backend provides, runs the driver, and tells it when the backend wants to end, or is gone.
@@ -219,7 +219,7 @@ impl<F: Frontend, C: Clock> FrontendLife<'_, F, C> {
 
     async fn reopen(&mut self) -> Result<(), Stop> {
         let Life { device, clock, .. } = self.life;
-        let at = *self.resume.get_or_insert_with(|| self.life.pause(Backoff::again));
+        let at = *self.resume.get_or_insert_with(|| self.life.pause(Backoff::next_pause));
         if clock.now() < at {
             // What the backend does meanwhile shows at the end.
             return Ok(self.life.watches.own_before(device, clock, at).await?);
@@ -255,7 +255,7 @@ impl<F: Frontend, C: Clock> FrontendLife<'_, F, C> {
 
 /// The backend's state, where this end's directory is still there and the same.
 async fn look(device: &Device, generation: u32, stage: FrontendStage) -> Result<Option<State>, Stop> {
-    let Some(own) = device.state().await? else { return Err(Stop::Ended(Ended::Removed)) };
+    let Some(own) = device.state().await? else { return Err(Stop::Ended(EndReason::Removed)) };
     // Nobody but the toolstack writes it.
     if own != device.last() || device.store().generation() != generation {
         return Err(Stop::Again);

@@ -158,8 +158,8 @@ mod frontend;
 mod keys;
 mod life;
 mod notify;
-mod pace;
 mod peer;
+mod rate_limit;
 mod ring;
 mod serve;
 mod signals;
@@ -172,14 +172,14 @@ mod r#yield;
 
 pub use backend::{Backend, backend};
 pub use device::Device;
-pub use failure::{Ended, Failure};
+pub use failure::{EndReason, Failure};
 pub use frontend::{Frontend, frontend};
 pub use keys::Keys;
 pub use notify::{Notify, WakerSlot};
-pub use pace::Pace;
 pub use peer::Peer;
+pub use rate_limit::RateLimit;
 pub use ring::attach_ring;
-pub use serve::{Found, serve};
+pub use serve::{DiscoveredDevice, serve};
 pub use signals::Signals;
 pub use state::{
     BackendStage, BackendStep, End, FrontendStage, FrontendStep, State, backend_step, frontend_step, is_legal,

@@ -138,7 +138,7 @@ impl Device {
             other => other?,
         };
         for (key, what) in complaints.take() {
-            self.complain(&key, &what);
+            self.warn_once(&key, &what);
         }
         outcome
     }

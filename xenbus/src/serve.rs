@@ -25,7 +25,7 @@ use crate::state::{End, State};
 
 /// A device that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct DiscoveredDevice {
     /// Its directory at this end, for [`frontend()`](crate::frontend()) or [`backend()`](crate::backend()).
     pub path: String,
     /// Its number in its class, as far as it has one: `51712` for `xvda`.
@@ -35,7 +35,7 @@ pub struct Found {
 }
 
 /// The shortest time from one list of all devices to the next.
-const BETWEEN_LISTS: Duration = Duration::from_millis(100);
+const LIST_INTERVAL: Duration = Duration::from_millis(100);
 /// Devices that are begun or have ended, before other tasks have their turn.
 const MAX_ROUNDS: usize = 32;
 
@@ -55,22 +55,22 @@ pub async fn serve<F: Future<Output = ()>>(
     clock: impl Clock,
     end: End,
     class: &str,
-    mut start: impl FnMut(Found) -> F,
+    mut start: impl FnMut(DiscoveredDevice) -> F,
 ) -> Result<Infallible, Error> {
     let root = match end {
         End::Frontend => format!("device/{class}"),
         End::Backend => format!("backend/{class}"),
     };
-    let devices = Devices { store, clock, root, end, known: RefCell::default(), news: News::default() };
-    let news = &devices.news;
+    let devices = Devices { store, clock, root, end, known: RefCell::default(), queues: Queues::default() };
+    let queues = &devices.queues;
     // Looking for devices is one of the futures: it waits for the store, and those of devices that are in use go on.
     let mut running: FuturesUnordered<Running<'_>> = FuturesUnordered::new();
     running.push(Box::pin(async { Outcome::Broken(devices.discover().await) }));
     poll_fn(|cx| {
         for _ in 0..MAX_ROUNDS {
-            let found = news.found.borrow_mut().pop_front();
+            let found = queues.found.borrow_mut().pop_front();
             if let Some(path) = found {
-                let future = start(self::found(&path, end));
+                let future = start(discovered(&path, end));
                 running.push(Box::pin(async move {
                     future.await;
                     Outcome::Ended(path)
@@ -79,11 +79,11 @@ pub async fn serve<F: Future<Output = ()>>(
             }
             match running.poll_next_unpin(cx) {
                 Poll::Ready(Some(Outcome::Ended(path))) => {
-                    news.ended.borrow_mut().push_back(path);
-                    news.waiting.wake_all();
+                    queues.ended.borrow_mut().push_back(path);
+                    queues.waiting.wake_all();
                 }
                 Poll::Ready(Some(Outcome::Broken(error))) => return Poll::Ready(Err(error)),
-                Poll::Ready(None) | Poll::Pending if news.found.borrow().is_empty() => return Poll::Pending,
+                Poll::Ready(None) | Poll::Pending if queues.found.borrow().is_empty() => return Poll::Pending,
                 Poll::Ready(None) | Poll::Pending => {}
             }
         }
@@ -105,7 +105,7 @@ enum Outcome {
 
 /// What the two halves of [`serve`] tell each other. Each device is in them once at most.
 #[derive(Default)]
-struct News {
+struct Queues {
     found: RefCell<VecDeque<String>>,
     ended: RefCell<VecDeque<String>>,
     waiting: WaitQueue,
@@ -113,7 +113,7 @@ struct News {
 
 /// A device that was begun. One that has ended is remembered until its directory is gone.
 #[derive(Default)]
-struct Known {
+struct DeviceEntry {
     running: bool,
     backoff: Backoff,
     /// When it is to begin again.
@@ -125,8 +125,8 @@ struct Devices<'a, C> {
     clock: C,
     root: String,
     end: End,
-    known: RefCell<BTreeMap<String, Known>>,
-    news: News,
+    known: RefCell<BTreeMap<String, DeviceEntry>>,
+    queues: Queues,
 }
 
 impl<C: Clock> Devices<'_, C> {
@@ -146,7 +146,7 @@ impl<C: Clock> Devices<'_, C> {
                     return Error::new(Op::Watch, &self.root, ErrorKind::Broken(broken));
                 }
                 Cause::Event(Some(event)) => match device_of(&self.root, self.end, &event) {
-                    Some(path) => self.look(path).await,
+                    Some(path) => self.check(path).await,
                     None => {
                         list_at = Some(next_list);
                         Ok(())
@@ -155,17 +155,17 @@ impl<C: Clock> Devices<'_, C> {
                 Cause::Ended(path) => {
                     if let Some(known) = self.known.borrow_mut().get_mut(&path) {
                         known.running = false;
-                        known.backoff.down(self.clock.now());
+                        known.backoff.disconnected(self.clock.now());
                     }
-                    self.look(path).await
+                    self.check(path).await
                 }
                 Cause::List => {
                     list_at = None;
-                    let outcome = self.look_at_all().await;
-                    next_list = self.clock.now().saturating_add(BETWEEN_LISTS);
+                    let outcome = self.check_all().await;
+                    next_list = self.clock.now().saturating_add(LIST_INTERVAL);
                     outcome
                 }
-                Cause::Due(path) => self.look(path).await,
+                Cause::Due(path) => self.check(path).await,
             };
             match outcome {
                 Err(error) if error.is_broken() => return error,
@@ -178,12 +178,12 @@ impl<C: Clock> Devices<'_, C> {
 
     /// Waits for something to be done.
     async fn next(&self, watch: &mut Watch, list_at: Option<Duration>) -> Cause {
-        let ended = self.news.waiting.wait_until(|| self.news.ended.borrow_mut().pop_front());
+        let ended = self.queues.waiting.wait_until(|| self.queues.ended.borrow_mut().pop_front());
         let due = self.known.borrow().iter().filter_map(|(path, known)| Some((known.due?, path.clone()))).min();
         let next = list_at.into_iter().chain(due.iter().map(|(at, _)| *at)).min();
         let time = async {
             match next {
-                Some(at) => self.clock.until(at).await,
+                Some(at) => self.clock.sleep_until(at).await,
                 None => core::future::pending().await,
             }
         };
@@ -199,18 +199,18 @@ impl<C: Clock> Devices<'_, C> {
         }
     }
 
-    async fn look_at_all(&self) -> Result<(), Error> {
+    async fn check_all(&self) -> Result<(), Error> {
         let mut paths = list(self.store, &self.root, self.end).await?;
         // Those that are known may be gone.
         paths.extend(self.known.borrow().iter().filter(|(_, known)| !known.running).map(|(path, _)| path.clone()));
         for path in paths {
-            self.look(path).await?;
+            self.check(path).await?;
         }
         Ok(())
     }
 
     /// Begins a device where its directory says so.
-    async fn look(&self, path: String) -> Result<(), Error> {
+    async fn check(&self, path: String) -> Result<(), Error> {
         if self.known.borrow().get(&path).is_some_and(|known| known.running) {
             return Ok(());
         }
@@ -229,10 +229,10 @@ impl<C: Clock> Devices<'_, C> {
         }
         let now = self.clock.now();
         let known = match devices.entry(path.clone()) {
-            alloc::collections::btree_map::Entry::Vacant(entry) => entry.insert(Known::default()),
+            alloc::collections::btree_map::Entry::Vacant(entry) => entry.insert(DeviceEntry::default()),
             alloc::collections::btree_map::Entry::Occupied(entry) => {
                 let known = entry.into_mut();
-                let at = *known.due.get_or_insert_with(|| now.saturating_add(known.backoff.again()));
+                let at = *known.due.get_or_insert_with(|| now.saturating_add(known.backoff.next_pause()));
                 if now < at {
                     return Ok(());
                 }
@@ -241,8 +241,8 @@ impl<C: Clock> Devices<'_, C> {
         };
         known.due = None;
         known.running = true;
-        known.backoff.up(now);
-        self.news.found.borrow_mut().push_back(path);
+        known.backoff.connected(now);
+        self.queues.found.borrow_mut().push_back(path);
         Ok(())
     }
 }
@@ -277,14 +277,14 @@ fn device_of(root: &str, end: End, event: &WatchEvent) -> Option<String> {
     Some(format!("{root}/{}", device.join("/")))
 }
 
-fn found(path: &str, end: End) -> Found {
+fn discovered(path: &str, end: End) -> DiscoveredDevice {
     let mut names = path.rsplit('/');
     let id = names.next().unwrap_or_default();
     let frontend = match end {
         End::Frontend => None,
         End::Backend => names.next().and_then(|name| name.parse().ok()),
     };
-    Found { path: path.into(), id: id.into(), frontend }
+    DiscoveredDevice { path: path.into(), id: id.into(), frontend }
 }
 
 async fn names(store: &Store, path: &str) -> Result<Vec<String>, Error> {
@@ -320,7 +320,7 @@ mod tests {
         let back = |path| device_of("backend/vif", End::Backend, &event(path));
         assert_eq!(back("backend/vif/3/0/mac").as_deref(), Some("backend/vif/3/0"));
         assert_eq!(back("backend/vif/3"), None);
-        let found = found("backend/vif/3/0", End::Backend);
+        let found = discovered("backend/vif/3/0", End::Backend);
         assert_eq!((&*found.id, found.frontend), ("0", Some(DomId(3))));
     }
 }

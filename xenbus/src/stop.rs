@@ -2,13 +2,13 @@
 
 use xenstore_client::Error;
 
-use crate::failure::{Ended, Failure};
+use crate::failure::{EndReason, Failure};
 
 /// Why a step of a device's life leads no further. What is to be done about it is decided in one place for each end.
 #[derive(Debug)]
 pub(crate) enum Stop {
     /// The device's life is over.
-    Ended(Ended),
+    Ended(EndReason),
     /// The directories are new: the toolstack has made the device again, or the domain was restored.
     Again,
     /// The other end closes, or is gone: this end lets go, and is [`State::Closed`](crate::State::Closed).
@@ -43,7 +43,7 @@ impl Stop {
     }
 
     /// How the device's life has ended; `None` where another one begins.
-    pub(crate) fn end(self) -> Option<Result<Ended, Error>> {
+    pub(crate) fn end(self) -> Option<Result<EndReason, Error>> {
         match self {
             Stop::Ended(ended) => Some(Ok(ended)),
             Stop::Store(error) => Some(Err(error)),

@@ -8,7 +8,7 @@ use futures_util::future::{Either, select};
 use xen_hal::{Clock, Port};
 
 /// Spurious events that are taken one after the other before a driver takes its time.
-const TAKEN_AT_ONCE: u32 = 16;
+const SPURIOUS_BURST: u32 = 16;
 /// The longest pause is 2 to this power, in milliseconds.
 const MAX_DOUBLINGS: u32 = 6;
 
@@ -63,12 +63,12 @@ impl Wake {
 impl EventThrottle {
     /// Whether the next event is to be looked at when it comes. Otherwise the driver is throttled.
     pub fn ready(&self) -> bool {
-        self.spurious < TAKEN_AT_ONCE
+        self.spurious < SPURIOUS_BURST
     }
 
     /// How long to take no notice of events while throttled. Work that comes meanwhile is late by so much at most.
     fn pause(&self) -> Duration {
-        Duration::from_millis(1 << (self.spurious / TAKEN_AT_ONCE).min(MAX_DOUBLINGS))
+        Duration::from_millis(1 << (self.spurious / SPURIOUS_BURST).min(MAX_DOUBLINGS))
     }
 
     /// An event, or a pause, has brought no work.
@@ -113,7 +113,7 @@ impl EventThrottle {
         };
         match until {
             None => waiting.await,
-            Some(until) => match select(waiting, clock.until(until)).await {
+            Some(until) => match select(waiting, clock.sleep_until(until)).await {
                 Either::Left((wake, _)) => wake,
                 Either::Right(_) => over,
             },
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_bound_and_end_with_work() {
         let mut throttle = EventThrottle::default();
-        for _ in 0..TAKEN_AT_ONCE {
+        for _ in 0..SPURIOUS_BURST {
             assert!(throttle.ready());
             throttle.record_spurious();
         }

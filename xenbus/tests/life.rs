@@ -10,8 +10,8 @@ use xen_hal::{
     PortNumber,
 };
 use xen_ring::SharedMemory;
-use xen_sim::{Domain, Faults, SimGrant, SimMapping, SimPort, Toolstack, Use, Xen, check};
-use xenbus::{Backend, Device, End, Ended, Failure, Frontend, Keys, Signals, State, backend, frontend, serve};
+use xen_sim::{Domain, Faults, SimGrant, SimMapping, SimPort, Toolstack, Usage, Xen, check};
+use xenbus::{Backend, Device, End, EndReason, Failure, Frontend, Keys, Signals, State, backend, frontend, serve};
 use xenstore_client::{Error, Store};
 
 /// What the ends have done, for a test to look at.
@@ -159,7 +159,7 @@ fn start_frontends(domain: &Domain, log: &Rc<Log>) -> Store {
                 async move {
                     let mut driver = Bell { domain: domain.clone(), log };
                     // One that has ended by itself begins again.
-                    while frontend(&store, &domain, &found.path, &mut driver).await == Ok(Ended::Stopped) {
+                    while frontend(&store, &domain, &found.path, &mut driver).await == Ok(EndReason::Stopped) {
                         domain.sleep(Duration::from_millis(3)).await;
                     }
                 }
@@ -182,7 +182,7 @@ fn start_backends(domain: &Domain, log: &Rc<Log>) -> Store {
                 async move {
                     let mut driver = Echo { domain: domain.clone(), log };
                     let ended = backend(&store, &domain, &found.path, &mut driver).await;
-                    assert!(matches!(ended, Ok(Ended::Removed) | Err(_)), "{ended:?}");
+                    assert!(matches!(ended, Ok(EndReason::Removed) | Err(_)), "{ended:?}");
                 }
             })
             .await;
@@ -207,7 +207,7 @@ struct Bench {
     toolstack: Toolstack,
     dom0: Domain,
     log: Rc<Log>,
-    before: (Use, Use),
+    before: (Usage, Usage),
 }
 
 fn bench(xen: &Xen) -> Bench {
@@ -458,7 +458,7 @@ fn any_state_can_be_begun_from() {
                 let second = back.spawn(async move { backend(&back_store, clock, &at_back, &mut echo).await });
                 until(&dom0, "rounds", || counted.rounds.get() > 2).await;
                 assert!(toolstack.detach("bell", front.id(), back.id(), 0).await.unwrap());
-                assert_eq!((first.await, second.await), (Ok(Ended::Removed), Ok(Ended::Removed)));
+                assert_eq!((first.await, second.await), (Ok(EndReason::Removed), Ok(EndReason::Removed)));
             });
         });
     }

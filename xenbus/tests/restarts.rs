@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use xen_hal::{Clock, Errno};
 use xen_sim::{Faults, Toolstack, check, keep_log, take_log};
-use xenbus::{Backend, Device, End, Ended, Failure, Keys, Signals, backend, serve};
+use xenbus::{Backend, Device, End, EndReason, Failure, Keys, Signals, backend, serve};
 use xenstore_client::Error;
 
 /// A device that cannot be made ready, such as a disk whose file is missing, and a frontend that waits for it.
@@ -57,7 +57,7 @@ fn a_device_that_is_never_ready_is_tried_ever_less_often() {
             let before = back.now();
             assert!(toolstack.detach("vbd", guest.id(), back.id(), 0).await.unwrap());
             assert!(back.now() - before < Duration::from_secs(1));
-            assert_eq!(running.await, Ok(Ended::Removed));
+            assert_eq!(running.await, Ok(EndReason::Removed));
         });
     });
 }

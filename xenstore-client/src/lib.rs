@@ -10,7 +10,7 @@ mod text;
 pub mod wire;
 
 pub use client::{
-    Broken, Error, ErrorKind, FromValue, Path, Quiet, Restart, Runner, Store, ToValue, Transaction, Tree, Watch,
+    Broken, Error, ErrorKind, FromValue, Path, Quiesced, Restart, Runner, Store, ToValue, Transaction, Tree, Watch,
     WatchEvent, connect,
 };
 pub use text::printable;

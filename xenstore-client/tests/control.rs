@@ -60,10 +60,10 @@ fn a_restored_domain_says_again_what_it_understands() {
         xen.run(async move {
             let mut control = Control::new(&store).await.unwrap();
             let feature = format!("{home}/feature-suspend");
-            let quiet = store.quiesce().await.unwrap();
+            let quiesced = store.quiesce().await.unwrap();
             toolstack.store().write(&feature, b"").await.unwrap();
             domain.suspend_and_restore();
-            quiet.go_on(Restart::New);
+            quiesced.resume(Restart::New);
             let waiting = domain.spawn(async move { control.next().await });
             let said = toolstack.store().wait_for(&feature, |value| (value == Some(b"1")).then_some(())).await;
             assert_eq!(said, Ok(()));

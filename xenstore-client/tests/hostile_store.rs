@@ -422,7 +422,7 @@ fn a_list_of_names_has_an_end() {
             })
             .detach();
         let error = xen.run(async move { store.list("a").await.unwrap_err() });
-        assert_eq!(error.kind, ErrorKind::TooLong { most: 1 << 20 });
+        assert_eq!(error.kind, ErrorKind::TooLong { max: 1 << 20 });
     });
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use xen_hal::{Clock, DomId, Errno};
-use xen_sim::{Faults, Use, Xen, check};
+use xen_sim::{Faults, Usage, Xen, check};
 use xenstore_client::wire::PathError;
 use xenstore_client::{Access, Error, ErrorKind, Path, Permission, Restart};
 
@@ -442,11 +442,11 @@ fn after_a_restore_all_goes_on() {
             });
             main.sleep(Duration::from_millis(30)).await;
             for restart in [Restart::Same, Restart::New, Restart::New] {
-                let quiet = store.quiesce().await.unwrap();
+                let quiesced = store.quiesce().await.unwrap();
                 if restart == Restart::New {
                     main.suspend_and_restore();
                 }
-                quiet.go_on(restart);
+                quiesced.resume(restart);
                 main.sleep(Duration::from_millis(20)).await;
             }
             work.await;
@@ -461,7 +461,7 @@ fn after_a_restore_all_goes_on() {
         });
         let clock = domain.clone();
         xen.run(async move { clock.sleep(Duration::from_secs(1)).await });
-        assert_eq!(domain.in_use(), Use { ports: 0, grants: 0, mapped: 0, watches: 0, transactions: 0 });
+        assert_eq!(domain.in_use(), Usage { ports: 0, grants: 0, mapped: 0, watches: 0, transactions: 0 });
     });
 }
 
@@ -478,7 +478,7 @@ fn the_last_handle_ends_the_task() {
             task.await
         });
         assert_eq!(outcome, Ok(()));
-        assert_eq!(domain.in_use(), Use { ports: 0, grants: 0, mapped: 0, watches: 0, transactions: 0 });
+        assert_eq!(domain.in_use(), Usage { ports: 0, grants: 0, mapped: 0, watches: 0, transactions: 0 });
         assert!(xenstore_client::connect(domain).is_err(), "there is one connection");
     });
 }

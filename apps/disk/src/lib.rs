@@ -32,7 +32,7 @@ pub async fn main(app: App) -> sarab::Result {
     let mode = args.choice("mode", &["info", "hash", "fill", "verify", "bench"])?.unwrap_or("info");
     let seed = args.get_or("seed", 0_u64)?;
     let usual = DiskOptions::default();
-    let options = usual.with_most_ring_order(args.get_or("ring", usual.most_ring_order)?);
+    let options = usual.with_max_ring_order(args.get_or("ring", usual.max_ring_order)?);
     let name = match args.get::<&str>("disk")? {
         Some(name) => name.into(),
         None => app.first_disk_name().await?,

@@ -24,7 +24,7 @@ pub async fn timers(app: App, checks: &mut Checks) {
         tasks.push(app.spawn(async move {
             let deadline = start + Duration::from_millis(milliseconds);
             match index % 2 {
-                0 => app.clock().until(deadline).await,
+                0 => app.clock().sleep_until(deadline).await,
                 _ => sarab::time::Timer::at(sarab::time::Instant::from_micros(deadline.as_micros() as u64 + 1)).await,
             }
             fired.borrow_mut().push((milliseconds, app.clock().now().saturating_sub(start)));

@@ -5,7 +5,7 @@ use alloc::string::String;
 use core::time::Duration;
 
 use futures_util::future::{Either, join, select};
-use sarab::block::back::{self, Attach, Limits, Statistics};
+use sarab::block::back::{self, Attachment, Limits, Statistics};
 use sarab::block::ramdisk::RamDisk;
 use sarab::block::{self, BlockDevice, front};
 use sarab::hal::{Clock, Errno};
@@ -90,11 +90,11 @@ async fn user(app: App, id: &str, disk: &Disk) -> block::Error {
 pub async fn backends(app: App) -> Result<(), String> {
     let store = app.store().map_err(text)?;
     let disk = RamDisk::new(app.grant_table(), 2048).map_err(text)?;
-    let open = async |attach: &Attach| match attach.params.as_str() {
+    let open = async |attach: &Attachment| match attach.params.as_str() {
         "broken" => Err(Failure::new(Errno::ENOENT, "params = broken: there is no such disk")),
         _ => Ok(disk.clone()),
     };
-    let ended = |attach: &Attach, statistics: Statistics| {
+    let ended = |attach: &Attachment, statistics: Statistics| {
         println!("back {}: {} writes, {} failed", attach.device, statistics.writes, statistics.failures);
     };
     let serving = back::serve(&store, app.xen(), Limits::default(), open, ended);

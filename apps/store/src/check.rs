@@ -137,7 +137,7 @@ async fn limits(store: &Store, tally: &Tally) -> Result<(), Error> {
     let kind = |outcome: Result<(), Error>| outcome.err().map(|error| error.kind);
     tally.equal(
         kind(store.mkdir(&long).await),
-        Some(ErrorKind::Request(PathError::TooLong { len: 2049, most: 2048 }.into())),
+        Some(ErrorKind::Request(PathError::TooLong { len: 2049, max: 2048 }.into())),
         "a path that is too long",
     );
     tally.equal(

@@ -40,7 +40,7 @@ pub async fn main(app: App) -> sarab::Result {
 
 /// One guest, from its coming to its going.
 async fn serve(port: Rc<Port>, guests: Rc<Guests>) {
-    let attach = port.attach();
+    let attach = port.attachment();
     println!("switch: {} of {} is {:02x?}", attach.device, attach.domain, attach.mac);
     let forged = guests.forward(&port).await;
     println!(

@@ -17,7 +17,7 @@ impl Guests {
         self.0.borrow_mut().push(port.clone());
         let mut forged = 0;
         while let Some(packet) = port.receive().await {
-            match packet.bytes[6..12] == port.attach().mac {
+            match packet.bytes[6..12] == port.attachment().mac {
                 true => self.pass_on(port, packet),
                 false => forged += 1,
             }
@@ -35,7 +35,7 @@ impl Guests {
             for other in others() {
                 let _ = other.send(packet.clone());
             }
-        } else if let Some(other) = others().find(|other| packet.bytes[..6] == other.attach().mac) {
+        } else if let Some(other) = others().find(|other| packet.bytes[..6] == other.attachment().mac) {
             let _ = other.send(packet);
         }
     }

@@ -12,7 +12,7 @@ use alloc::format;
 
 use futures_util::future::{Either, select};
 use sarab::block::BlockDevice;
-use sarab::block::back::{self, Attach, Limits};
+use sarab::block::back::{self, Attachment, Limits};
 use sarab::block::ramdisk::RamDisk;
 use sarab::hal::Errno;
 use sarab::xenbus::Failure as Refusal;
@@ -33,7 +33,7 @@ pub async fn main(app: App) -> sarab::Result {
     if ram.is_none() && pass.is_none() {
         bail!("nothing to serve: give ramdisk=SIZE, pass=DISK or both");
     }
-    let open = async |attach: &Attach| match (attach.params.as_str(), &ram, &pass) {
+    let open = async |attach: &Attachment| match (attach.params.as_str(), &ram, &pass) {
         ("ram", Some(disk), _) => Ok(Either::Left(disk.clone())),
         (name, _, Some((own, disk))) if name == *own => Ok(Either::Right(disk.clone())),
         (name, ..) => {
@@ -43,7 +43,7 @@ pub async fn main(app: App) -> sarab::Result {
             Err(Refusal::new(Errno::ENOENT, text))
         }
     };
-    let ended = |attach: &Attach, did: back::Statistics| {
+    let ended = |attach: &Attachment, did: back::Statistics| {
         println!(
             "vault: {} of {}: {} reads ({} bytes), {} writes ({} bytes), {} flushes, {} discards, {} merged, {} failed",
             attach.device,

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use io_uring::{IoUring, opcode, types};
 
 /// 32 buffers of 1 MiB.
-const MOST_BYTES: usize = 32 << 20;
+const MAX_BYTES: usize = 32 << 20;
 
 #[derive(Clone, Copy)]
 struct Load {
@@ -25,7 +25,7 @@ struct Load {
 
 /// Measures reads, and writes where `write` says so, each for that time.
 pub fn run(device: &str, time: Duration, write: bool) -> Result<()> {
-    let layout = Layout::from_size_align(MOST_BYTES, 4096)?;
+    let layout = Layout::from_size_align(MAX_BYTES, 4096)?;
     // SAFETY: the size is not zero. It is freed at the program's end.
     let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).context("no memory")?;
     for writes in [false, true].into_iter().filter(|writes| write || !writes) {

@@ -39,7 +39,7 @@ pub fn run(address: &str, path: &str, clients: u64, count: u64, per_connection: 
 }
 
 /// How long the server may take for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection that stays.
 pub struct Client(BufReader<TcpStream>);
@@ -47,7 +47,7 @@ pub struct Client(BufReader<TcpStream>);
 impl Client {
     pub fn connect(address: &str) -> Result<Client> {
         let stream = TcpStream::connect(address).with_context(|| address.to_owned())?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Client(BufReader::new(stream)))
     }
@@ -71,7 +71,7 @@ impl Client {
 
     /// Waits until the other end has all that was written, so that what is written next goes by itself.
     pub fn wait_until_sent(&mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let mut left: libc::c_int = 0;
             // SAFETY: the request writes one number, to where it is told.
@@ -81,7 +81,7 @@ impl Client {
                 return Ok(());
             }
             // What a connection that was reset has not sent, it never sends.
-            ensure!(Instant::now() < deadline, "{left} bytes were not acknowledged within {PATIENCE:?}");
+            ensure!(Instant::now() < deadline, "{left} bytes were not acknowledged within {TIMEOUT:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }

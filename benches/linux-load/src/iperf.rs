@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 /// First on each connection; the same for all of a test.
 const COOKIE: &[u8; 37] = b"abcdefghijklmnopqrstuvwxyz0123456789\0";
 /// How long the server may take for each step.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Has the server send, in one stream, until more than `bytes` have come.
 pub fn drain(address: &str, bytes: u64) -> Result<()> {
@@ -48,7 +48,7 @@ pub fn drain(address: &str, bytes: u64) -> Result<()> {
 
 fn connect(address: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(COOKIE)?;
     Ok(stream)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use xen_blkif::back::{self, Attach, Limits, Statistics};
+use xen_blkif::back::{self, Attachment, Limits, Statistics};
 use xen_blkif::protocol::Abi;
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Access, EventChannels, Port};
@@ -32,8 +32,8 @@ pub(super) fn run(data: &[u8]) {
     let served = disk.clone();
     server
         .spawn(async move {
-            let open = async |_: &Attach| Ok::<_, Failure>(served.clone());
-            let ended = |_: &Attach, _: Statistics| {};
+            let open = async |_: &Attachment| Ok::<_, Failure>(served.clone());
+            let ended = |_: &Attachment, _: Statistics| {};
             let limits = Limits::default().with_in_flight(16 << 10);
             drop(back::serve(&store, memory, limits, open, ended).await);
         })

@@ -18,9 +18,9 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const OWN: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x216, 0x3eff, 0xfe01, 0x203);
 const PEER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xff);
 /// Time that may pass before the end: leases and prefixes end in it.
-const MOST: Duration = Duration::from_secs(4 * 3600);
+const MAX_TIME: Duration = Duration::from_secs(4 * 3600);
 /// What is right in the end is found within this.
-const PATIENCE: u64 = 300;
+const TIMEOUT: u64 = 300;
 const PAUSES: [u64; 8] = [5, 100, 1000, 5000, 11_000, 61_000, 600_000, 3_700_000];
 const LIFETIMES: [u32; 8] = [0, 1, 60, 1800, 7199, 7201, 0x7fff_ffff, u32::MAX];
 
@@ -141,7 +141,7 @@ impl Lan<'_> {
 
     async fn talk(&mut self, data: &[u8]) {
         let mut input = Input(data);
-        let mut left = MOST;
+        let mut left = MAX_TIME;
         self.pause(Duration::from_millis(20)).await;
         while !input.0.is_empty() {
             match input.byte() % 5 {
@@ -182,7 +182,7 @@ impl Lan<'_> {
         let times = [7200_u32.to_be_bytes(), 3600_u32.to_be_bytes(), [0; 4]].concat();
         let prefix = [&[3, 4, 64, 0xc0][..], &times, &prefix].concat();
         let advertisement = [&[134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..], &prefix].concat();
-        for second in 0..PATIENCE {
+        for second in 0..TIMEOUT {
             if let Some((number, kind)) = self.request.take() {
                 // DISCOVER is answered with OFFER, REQUEST with ACK.
                 let kind = if kind == 1 { 2 } else { 5 };

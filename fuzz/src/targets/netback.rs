@@ -1,7 +1,7 @@
 //! netback, against a guest that sends and asks for anything.
 
 use xen_hal::Access;
-use xen_netif::back::{Packet, Sum};
+use xen_netif::back::{Checksum, Packet};
 use xen_sim::Xen;
 
 use crate::disturb::{TX_SLOTS, disturb};
@@ -22,7 +22,7 @@ pub(super) fn run(data: &[u8]) {
     let mut input = Input(data);
     let xen = Xen::new(u64::from(input.byte()));
     // What comes is sent back, also as if its checksum was blank.
-    let packets = |packet: Packet| vec![Packet { sum: Sum::Blank, ..packet.clone() }, packet];
+    let packets = |packet: Packet| vec![Packet { checksum: Checksum::Blank, ..packet.clone() }, packet];
     let features = input.byte();
     let Guest { domain, server, tx, rx, port } = connect(&xen, features, packets);
     let data = [Access::ReadWrite, Access::ReadOnly].map(|access| grant_page(&domain, server.id(), access));

@@ -243,7 +243,7 @@ impl Negotiated {
         } else if sent.blank && sent.checksum == Checksum::Blank && flags & rx_flags::DATA_VALIDATED != 0 {
             // What was blank was completed.
             let headers = headers.expect("it had headers when it was sent");
-            assert!(checksum::is_right(frame, &headers), "a checksum was not completed");
+            assert!(checksum::is_valid(frame, &headers), "a checksum was not completed");
         }
         if let (Some((_, size)), Some(headers), None) = (sent.gso, headers, gso)
             && flags & rx_flags::DATA_VALIDATED != 0

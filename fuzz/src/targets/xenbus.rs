@@ -185,13 +185,13 @@ fn value(input: &mut Input<'_>, good: [u32; 3]) -> Vec<u8> {
 }
 
 fn start_blkback(domain: &Domain) {
-    use xen_blkif::back::{Attach, Limits, Statistics, serve};
+    use xen_blkif::back::{Attachment, Limits, Statistics, serve};
     let (store, memory) = (domain.store(), domain.clone());
     let disk = RamDisk::new(domain.clone(), 64).expect("memory for 64 sectors");
     domain
         .spawn(async move {
-            let open = async |_: &Attach| Ok::<_, Failure>(disk.clone());
-            let ended = |_: &Attach, _: Statistics| {};
+            let open = async |_: &Attachment| Ok::<_, Failure>(disk.clone());
+            let ended = |_: &Attachment, _: Statistics| {};
             drop(serve(&store, memory, Limits::default(), open, ended).await);
         })
         .detach();

@@ -59,11 +59,11 @@ fn find() -> Option<Channel> {
         NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(usize::try_from(frame).ok()?.checked_mul(4096)?))?;
     // SAFETY: the toolstack has put the console's page there for this domain; the page tables map it; the old ring's
     // value is dropped with its channel.
-    let ring = unsafe { Ring::new(page) }.map_err(complain).ok()?;
+    let ring = unsafe { Ring::new(page) }.map_err(warn).ok()?;
     Some(Channel { ring, port: XenEventChannels.adopt(u32::try_from(port).ok()?)? })
 }
 
-fn complain(error: BadIndex) {
+fn warn(error: BadIndex) {
     // Without the heap: the domain may be about to end.
     struct Hypervisor;
     impl fmt::Write for Hypervisor {
@@ -158,29 +158,29 @@ impl State {
     /// The console daemon has written nonsense: its console is lost, the domain is not.
     fn give_up(&mut self, error: BadIndex) {
         self.channel = None;
-        complain(error);
+        warn(error);
         self.pump();
     }
 
     /// Moves everything to the other end, for as long as that takes something now and then, but not for ever.
     fn drain(&mut self) {
-        let latest = now_ns() + MAX_DRAIN;
-        let mut deadline = now_ns() + LAST_WORDS;
-        let mut reminder = now_ns() + REMINDER;
+        let latest = now_ns() + DRAIN_TIMEOUT;
+        let mut deadline = now_ns() + FINAL_OUTPUT_TIMEOUT;
+        let mut reminder = now_ns() + NOTIFY_INTERVAL;
         let mut least = usize::MAX;
         loop {
             self.pump();
             // The daemon counts events, and takes none for a while where they are many; nobody rings for this one again.
             if now_ns() >= reminder {
-                reminder = now_ns() + REMINDER;
+                reminder = now_ns() + NOTIFY_INTERVAL;
                 if let Some(channel) = &self.channel {
                     channel.port.notify();
                 }
             }
-            let untaken = self.channel.as_ref().map_or(0, |channel| channel.ring.untaken());
-            let left = self.buffer.len() + untaken;
+            let unread = self.channel.as_ref().map_or(0, |channel| channel.ring.unread());
+            let left = self.buffer.len() + unread;
             if left < least {
-                (least, deadline) = (left, now_ns() + LAST_WORDS);
+                (least, deadline) = (left, now_ns() + FINAL_OUTPUT_TIMEOUT);
             }
             if left == 0 || now_ns() >= deadline.min(latest) {
                 return;
@@ -324,7 +324,7 @@ impl Console {
             .wait_until(|| {
                 let flushed = with(|state| {
                     state.pump();
-                    state.buffer.is_empty() && state.channel.as_ref().is_none_or(|channel| channel.ring.untaken() == 0)
+                    state.buffer.is_empty() && state.channel.as_ref().is_none_or(|channel| channel.ring.unread() == 0)
                 });
                 flushed.unwrap_or(true).then_some(())
             })
@@ -354,11 +354,11 @@ impl embedded_io_async::Write for Console {
 }
 
 /// How long the last words may wait for the console daemon to take any of them.
-const LAST_WORDS: u64 = 5_000_000_000;
+const FINAL_OUTPUT_TIMEOUT: u64 = 5_000_000_000;
 /// How long it may take to take them all.
-const MAX_DRAIN: u64 = 30_000_000_000;
+const DRAIN_TIMEOUT: u64 = 30_000_000_000;
 /// How often the daemon is told of them.
-const REMINDER: u64 = 50_000_000;
+const NOTIFY_INTERVAL: u64 = 50_000_000;
 
 /// Gives the console daemon a while to take what is there.
 pub(crate) fn drain() {
@@ -370,22 +370,22 @@ pub(crate) fn drain() {
 /// # Safety
 ///
 /// The domain ends: nothing that ran before runs again.
-pub(crate) unsafe fn last_words() -> Option<LastWords> {
+pub(crate) unsafe fn final_output() -> Option<FinalOutput> {
     // SAFETY: the caller's promise.
     unsafe { CONSOLE.seize() }.as_mut().map(|state| {
         // A message that was being written when the domain crashed stays as it is.
         state.buffer.end();
         state.drain();
-        LastWords { state }
+        FinalOutput { state }
     })
 }
 
 /// A console that nothing else uses any more.
-pub(crate) struct LastWords {
+pub(crate) struct FinalOutput {
     state: &'static mut State,
 }
 
-impl LastWords {
+impl FinalOutput {
     /// Writes text, waiting a while for room.
     pub(crate) fn write(&mut self, text: &[u8]) {
         for part in text.split_inclusive(|byte| *byte == b'\n') {
@@ -406,7 +406,7 @@ impl LastWords {
 
 fn push(state: &mut State, mut bytes: &[u8]) {
     let Some(channel) = &mut state.channel else { return };
-    let deadline = now_ns() + LAST_WORDS;
+    let deadline = now_ns() + FINAL_OUTPUT_TIMEOUT;
     while !bytes.is_empty() && now_ns() < deadline {
         let Ok(count) = channel.ring.write(bytes) else { return };
         bytes = &bytes[count..];

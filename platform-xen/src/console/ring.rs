@@ -4,7 +4,7 @@
 
 use core::ptr::NonNull;
 
-use xen_ring::{BadIndex, ByteReader, ByteRing, ByteWriter, Moved, SharedMemory};
+use xen_ring::{BadIndex, ByteReader, ByteRing, ByteWriter, SharedMemory, Transfer};
 
 const INPUT: ByteRing = ByteRing { data: 0, size: 1024, consumer: 3072, producer: 3076 };
 const OUTPUT: ByteRing = ByteRing { data: 1024, size: 2048, consumer: 3080, producer: 3084 };
@@ -32,8 +32,8 @@ impl Ring {
     }
 
     /// Bytes that the peer has not taken yet; none where its index makes no sense.
-    pub fn untaken(&self) -> usize {
-        self.output.untaken(&self.page).unwrap_or(0)
+    pub fn unread(&self) -> usize {
+        self.output.unread(&self.page).unwrap_or(0)
     }
 
     /// Puts in as many of `bytes` as there is room for, and returns how many. The peer must be notified then, whatever it
@@ -44,7 +44,7 @@ impl Ring {
 
     /// Takes out as many bytes as there are, up to the length of `bytes`. The peer is to be notified where it may wait for
     /// room, and not for each byte: the daemon counts events, and takes none for a while where they are many.
-    pub fn read(&mut self, bytes: &mut [u8]) -> Result<Moved, BadIndex> {
+    pub fn read(&mut self, bytes: &mut [u8]) -> Result<Transfer, BadIndex> {
         self.input.read(&self.page, bytes)
     }
 }
@@ -76,13 +76,13 @@ mod tests {
         let mut ring = ring(page).unwrap();
         let text: Vec<u8> = (0..3000).map(|n| n as u8).collect();
         assert_eq!(ring.write(&text), Ok(2048));
-        assert_eq!((ring.write(&text), ring.untaken()), (Ok(0), 2048));
+        assert_eq!((ring.write(&text), ring.unread()), (Ok(0), 2048));
         assert_eq!(peer.load(OUTPUT.producer), 1948);
         let mut taken = [0; 2048];
         peer.read(OUTPUT.data, &mut taken);
         assert_eq!((taken[1948], taken[2047], taken[0]), (0, 99, 100));
         peer.store(OUTPUT.consumer, 1948);
-        assert_eq!(ring.untaken(), 0);
+        assert_eq!(ring.unread(), 0);
         assert_eq!(ring.write(&text[2048..]), Ok(952));
         peer.read(OUTPUT.data + 1948, &mut taken[..1]);
         assert_eq!(taken[0], text[2048]);
@@ -95,14 +95,14 @@ mod tests {
         peer.write(INPUT.data, b"hello");
         peer.store(INPUT.producer, 5);
         let mut bytes = [0; 3];
-        assert_eq!(ring.read(&mut bytes), Ok(Moved { bytes: 3, notify: false }));
+        assert_eq!(ring.read(&mut bytes), Ok(Transfer { bytes: 3, notify: false }));
         assert_eq!(&bytes, b"hel");
-        assert_eq!(ring.read(&mut bytes), Ok(Moved { bytes: 2, notify: false }));
-        assert_eq!(ring.read(&mut bytes), Ok(Moved { bytes: 0, notify: false }));
+        assert_eq!(ring.read(&mut bytes), Ok(Transfer { bytes: 2, notify: false }));
+        assert_eq!(ring.read(&mut bytes), Ok(Transfer { bytes: 0, notify: false }));
         assert_eq!(peer.load(INPUT.consumer), 5);
         peer.store(INPUT.producer, 5 + 1024);
-        assert_eq!(ring.read(&mut bytes), Ok(Moved { bytes: 3, notify: true }));
-        assert_eq!(ring.read(&mut bytes), Ok(Moved { bytes: 3, notify: false }));
+        assert_eq!(ring.read(&mut bytes), Ok(Transfer { bytes: 3, notify: true }));
+        assert_eq!(ring.read(&mut bytes), Ok(Transfer { bytes: 3, notify: false }));
     }
 
     /// An index is read once: what it says later, that there is less or more, changes nothing of what was taken.
@@ -114,7 +114,7 @@ mod tests {
         for index in [5, 5_u32.wrapping_sub(2049 + 2), u32::MAX - 2050, 1 << 31] {
             peer.store(OUTPUT.consumer, index);
             assert_eq!(console.write(b"x").map_err(|error| error.consumer), Err(index));
-            assert_eq!(console.untaken(), 0);
+            assert_eq!(console.unread(), 0);
             assert!(ring(page).is_err());
         }
         peer.store(OUTPUT.consumer, 4);

@@ -7,7 +7,7 @@ mod table;
 use core::fmt;
 
 use xen_hal::{
-    Access, CopyOp, DomId, Errno, GrantError, GrantErrorKind, GrantTable, MapRequest, OutOfPages, Pages, Refused,
+    Access, CopyOp, DomId, Errno, GrantError, GrantErrorKind, GrantTable, MapRequest, OutOfPages, Pages, RefusedGrant,
 };
 
 use crate::memory::{RamPage, RamPages};
@@ -27,7 +27,12 @@ unsafe impl GrantTable for XenGrantTable {
     type Grant = XenGrant;
     type Mapping = XenMapping;
 
-    fn grant(&self, page: RamPage, peer: DomId, access: Access) -> Result<XenGrant, Refused<RamPage, XenGrantError>> {
+    fn grant(
+        &self,
+        page: RamPage,
+        peer: DomId,
+        access: Access,
+    ) -> Result<XenGrant, RefusedGrant<RamPage, XenGrantError>> {
         table::grant(page, peer, access)
     }
 

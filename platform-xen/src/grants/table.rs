@@ -5,7 +5,7 @@ use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 use core::time::Duration;
 
-use xen_hal::{Access, Clock, DomId, Errno, Grant, GrantRef, Page, Refused};
+use xen_hal::{Access, Clock, DomId, Errno, Grant, GrantRef, Page, RefusedGrant};
 
 use super::XenGrantError;
 use crate::cell::Global;
@@ -17,7 +17,7 @@ const ENTRIES_PER_FRAME: u32 = 512;
 
 static TABLE: Global<Table> = Global::new(Table {
     frames: 0,
-    most_frames: 0,
+    max_frames: 0,
     free: Vec::new(),
     in_use: 0,
     deferred: Vec::new(),
@@ -27,7 +27,7 @@ static TABLE: Global<Table> = Global::new(Table {
 
 struct Table {
     frames: u32,
-    most_frames: u32,
+    max_frames: u32,
     free: Vec<GrantRef>,
     in_use: usize,
     /// Ended here, still in use by the peer: neither entry nor page may be used again before it has let go.
@@ -107,10 +107,10 @@ impl Table {
                 Ok(()) | Err(Errno::ENOSYS) => {}
                 Err(errno) => return Err(XenGrantError::Hypervisor(errno)),
             }
-            self.most_frames = hypercall::grant_query_size().map_err(XenGrantError::Hypervisor)?.1;
+            self.max_frames = hypercall::grant_query_size().map_err(XenGrantError::Hypervisor)?.1;
         }
         let full = XenGrantError::TableFull { entries: self.frames * ENTRIES_PER_FRAME };
-        if self.frames >= self.most_frames {
+        if self.frames >= self.max_frames {
             return Err(full);
         }
         let index = self.frames;
@@ -156,14 +156,18 @@ fn end_access(reference: GrantRef) -> bool {
     }
 }
 
-pub(crate) fn grant(page: RamPage, peer: DomId, access: Access) -> Result<XenGrant, Refused<RamPage, XenGrantError>> {
+pub(crate) fn grant(
+    page: RamPage,
+    peer: DomId,
+    access: Access,
+) -> Result<XenGrant, RefusedGrant<RamPage, XenGrantError>> {
     let Ok(frame) = u32::try_from(page.frame().0) else {
-        return Err(Refused { page, error: XenGrantError::FrameTooHigh });
+        return Err(RefusedGrant { page, error: XenGrantError::FrameTooHigh });
     };
     let mut table = TABLE.get();
     let reference = match table.take() {
         Ok(reference) => reference,
-        Err(error) => return Err(Refused { page, error }),
+        Err(error) => return Err(RefusedGrant { page, error }),
     };
     let entry = entry(reference);
     entry.frame.store(frame, Ordering::Relaxed);
@@ -249,11 +253,11 @@ fn start_sweeper() -> executor::Signal {
     let signal = executor::Signal::default();
     let raised = signal.clone();
     executor::spawn(async move {
-        const SHORTEST: Duration = Duration::from_millis(100);
-        const LONGEST: Duration = Duration::from_secs(10);
+        const MIN_PAUSE: Duration = Duration::from_millis(100);
+        const MAX_PAUSE: Duration = Duration::from_secs(10);
         loop {
             raised.wait().await;
-            let mut pause = SHORTEST;
+            let mut pause = MIN_PAUSE;
             loop {
                 XenClock.sleep(pause).await;
                 let mut table = TABLE.get();
@@ -261,7 +265,7 @@ fn start_sweeper() -> executor::Signal {
                 if table.deferred.is_empty() {
                     break;
                 }
-                pause = (pause * 2).min(LONGEST);
+                pause = (pause * 2).min(MAX_PAUSE);
             }
         }
     })

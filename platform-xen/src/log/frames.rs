@@ -11,23 +11,23 @@ use crate::cell::Global;
 use crate::console;
 
 /// The longest frame; a longer one is dropped and counted.
-const LONGEST: usize = 1024;
+const MAX_LEN: usize = 1024;
 
 #[defmt::global_logger]
 struct Logger;
 
 struct State {
     encoder: Encoder,
-    frame: [u8; LONGEST],
+    frame: [u8; MAX_LEN],
     len: usize,
     overflow: bool,
 }
 
 static STATE: Global<State> =
-    Global::new(State { encoder: Encoder::new(), frame: [0; LONGEST], len: 0, overflow: false });
+    Global::new(State { encoder: Encoder::new(), frame: [0; MAX_LEN], len: 0, overflow: false });
 
 impl State {
-    fn push(frame: &mut [u8; LONGEST], len: &mut usize, overflow: &mut bool, bytes: &[u8]) {
+    fn push(frame: &mut [u8; MAX_LEN], len: &mut usize, overflow: &mut bool, bytes: &[u8]) {
         match frame.get_mut(*len..*len + bytes.len()) {
             Some(room) => {
                 room.copy_from_slice(bytes);
@@ -62,7 +62,7 @@ unsafe impl defmt::Logger for Logger {
             console::write_message(&[b"[log: a message was too long]\r\n"]);
             return;
         }
-        let mut text = [0; LONGEST.div_ceil(3) * 4];
+        let mut text = [0; MAX_LEN.div_ceil(3) * 4];
         if let Ok(count) = BASE64_STANDARD_NO_PAD.encode_slice(&state.frame[..state.len], &mut text) {
             console::write_message(&[b"\x1b^", &text[..count], b"\x1b\\"]);
         }

@@ -11,7 +11,7 @@ use crate::cell::Global;
 /// Below this the processor's interrupt controllers have their registers.
 const CONTROLLERS: u64 = 0xfec0_0000;
 /// How much is set aside at most.
-const MOST: u64 = 224 << 20;
+const MAX_SIZE: u64 = 224 << 20;
 const LARGE_PAGE: u64 = 2 << 20;
 /// Frames kept for the grant table; a table of 64 frames is usual.
 const GRANT_FRAMES: u64 = 2048;
@@ -36,11 +36,11 @@ pub(crate) fn choose(map: &MemoryMap) -> Range<u64> {
         .unwrap_or(0)
         .next_multiple_of(LARGE_PAGE);
     match CONTROLLERS.checked_sub(below) {
-        Some(size) if size >= 16 << 20 => CONTROLLERS - size.min(MOST)..CONTROLLERS,
+        Some(size) if size >= 16 << 20 => CONTROLLERS - size.min(MAX_SIZE)..CONTROLLERS,
         _ => {
             // RAM reaches up to the controllers: take what is above everything.
             let top = map.regions().iter().map(|region| region.end).max().unwrap_or(0).next_multiple_of(1 << 30);
-            top..top + MOST
+            top..top + MAX_SIZE
         }
     }
 }
@@ -112,11 +112,11 @@ mod tests {
     #[test]
     fn the_window_lies_where_no_memory_is() {
         let small = chosen(&[(0, 4 << 20), (0xfeff_8000, 0xff00_0000)]);
-        assert_eq!(small, CONTROLLERS - MOST..CONTROLLERS);
+        assert_eq!(small, CONTROLLERS - MAX_SIZE..CONTROLLERS);
         let usual =
             chosen(&[(0, 0xf000_0000), (0xfc00_0000, 0xfc01_0000), (0xfeff_8000, 0xff00_0000), (1 << 32, 8 << 30)]);
         assert_eq!(usual, 0xfc20_0000..CONTROLLERS);
         let full = chosen(&[(0, 0xfe80_0000), (1 << 32, (8 << 30) + 4096)]);
-        assert_eq!(full, 9 << 30..(9 << 30) + MOST);
+        assert_eq!(full, 9 << 30..(9 << 30) + MAX_SIZE);
     }
 }

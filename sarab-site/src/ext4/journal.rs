@@ -38,7 +38,7 @@ const MEMORY: usize = 64;
 
 /// Where a block is instead.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Instead {
+pub(crate) struct Replacement {
     pub(crate) block: u64,
     /// It begins with the journal's magic number, which was left out.
     pub(crate) escaped: bool,
@@ -46,10 +46,10 @@ pub(crate) struct Instead {
 
 /// Blocks that are read from the journal.
 #[derive(Debug, Default)]
-pub(crate) struct Journal(BTreeMap<u64, Instead>);
+pub(crate) struct Journal(BTreeMap<u64, Replacement>);
 
 impl Journal {
-    pub(crate) fn get(&self, block: u64) -> Option<Instead> {
+    pub(crate) fn get(&self, block: u64) -> Option<Replacement> {
         self.0.get(&block).copied()
     }
 
@@ -76,7 +76,7 @@ struct Log {
 /// What one transaction holds.
 #[derive(Default)]
 struct Transaction {
-    blocks: Vec<(u64, Instead)>,
+    blocks: Vec<(u64, Replacement)>,
     revoked: Vec<u64>,
     /// A block is not as it was written.
     damaged: bool,
@@ -115,7 +115,7 @@ impl<D: BlockDevice> FileSystem<D> {
                             let block = self.blocks.get(number).await?;
                             transaction.damaged |= !log.is_whole(&tag, sequence, block.bytes());
                         }
-                        let instead = Instead { block: number, escaped: tag.flags & ESCAPED != 0 };
+                        let instead = Replacement { block: number, escaped: tag.flags & ESCAPED != 0 };
                         transaction.blocks.push((tag.block, instead));
                         check_memory(&journal, &transaction, memory)?;
                     }
@@ -183,13 +183,13 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 }
 
-fn check_memory(journal: &BTreeMap<u64, Instead>, transaction: &Transaction, memory: usize) -> Result<(), Damage> {
+fn check_memory(journal: &BTreeMap<u64, Replacement>, transaction: &Transaction, memory: usize) -> Result<(), Damage> {
     let blocks = journal.len() + transaction.blocks.len() + transaction.revoked.len();
     if blocks > memory / MEMORY { Err(Damage::JournalTooLarge) } else { Ok(()) }
 }
 
 impl Transaction {
-    fn commit(mut self, journal: &mut BTreeMap<u64, Instead>) -> Result<(), Damage> {
+    fn commit(mut self, journal: &mut BTreeMap<u64, Replacement>) -> Result<(), Damage> {
         if self.damaged {
             return Err(Damage::Journal);
         }

@@ -43,7 +43,7 @@ struct Member {
 }
 
 /// A file that was found.
-pub(crate) struct Found<D: BlockDevice> {
+pub(crate) struct FoundFile<D: BlockDevice> {
     pub(crate) at: u64,
     pub(crate) size: u64,
     /// In seconds since 1970.
@@ -111,13 +111,13 @@ impl Index {
         disk: &Rc<D>,
         name: &str,
         piece: usize,
-    ) -> Result<Option<Found<D>>, Error> {
+    ) -> Result<Option<FoundFile<D>>, Error> {
         let mut name = String::from(name);
         for _ in 0..MAX_LINKS {
             let Some((member, window)) = self.member(disk, &name, piece).await? else { return Ok(None) };
             let Kind::Link { symbolic } = member.kind else {
                 let (at, size) = (member.start, member.end - member.start);
-                return Ok(Some(Found { at, size, modified: member.modified, window }));
+                return Ok(Some(FoundFile { at, size, modified: member.modified, window }));
             };
             match member.target(symbolic) {
                 Some(target) => name = target,

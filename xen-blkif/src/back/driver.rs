@@ -9,31 +9,31 @@ use core::time::Duration;
 
 use futures_util::future::{Either, select, try_join_all};
 use xen_hal::{GrantRef, MapRequest, PortNumber, Xen, information};
-use xenbus::{Backend, Counters, Device, Failure, Keys, Pace, Peer, Signals, attach_ring};
+use xenbus::{Backend, Counters, Device, Failure, Keys, Peer, RateLimit, Signals, attach_ring};
 use xenstore_client::Error as StoreError;
 
 use super::guests::Guests;
 use super::queue::Queue;
-use super::request::MOST_INDIRECT_SEGMENTS;
+use super::request::MAX_INDIRECT_SEGMENTS;
 use super::worker::Worker;
-use super::{Attach, Limits, Statistics};
+use super::{Attachment, Limits, Statistics};
 use crate::device::{BlockDevice, Geometry};
-use crate::protocol::{Abi, MOST_RING_ORDER};
+use crate::protocol::{Abi, MAX_RING_ORDER};
 
 pub(super) struct Driver<'a, X: Xen, O, D> {
     pub(super) xen: X,
     pub(super) limits: Limits,
     pub(super) guests: &'a Guests<X>,
     pub(super) open: &'a O,
-    pub(super) opened: Option<(Attach, D)>,
-    /// The device's geometry when the guest was told of it last.
-    pub(super) told: Option<Geometry>,
+    pub(super) opened: Option<(Attachment, D)>,
+    /// The geometry that the guest's nodes were last written with.
+    pub(super) advertised: Option<Geometry>,
     pub(super) statistics: &'a Counters<Statistics>,
     /// For the lines that a guest can cause, or a device.
-    pub(super) lines: RefCell<Pace>,
+    pub(super) lines: RefCell<RateLimit>,
 }
 
-/// How long a guest is not told of a new size after it was.
+/// The shortest time between two sizes that are advertised to a guest.
 const RESIZE_PAUSE: Duration = Duration::from_millis(250);
 
 /// A guest's queues.
@@ -51,12 +51,12 @@ impl<X: Xen, O, D: BlockDevice> Driver<'_, X, O, D> {
 
     /// The device as the guest is to see it.
     fn geometry(&self) -> Geometry {
-        let (attach, device) = self.opened.as_ref().expect("opened before it is used");
+        let (attachment, device) = self.opened.as_ref().expect("opened before it is used");
         let geometry = device.geometry();
         Geometry {
-            read_only: geometry.read_only || !attach.writable,
-            removable: geometry.removable || attach.removable,
-            cdrom: geometry.cdrom || attach.cdrom,
+            read_only: geometry.read_only || !attachment.writable,
+            removable: geometry.removable || attachment.removable,
+            cdrom: geometry.cdrom || attachment.cdrom,
             ..geometry
         }
     }
@@ -65,16 +65,16 @@ impl<X: Xen, O, D: BlockDevice> Driver<'_, X, O, D> {
 impl<X, O, D> Backend for Driver<'_, X, O, D>
 where
     X: Xen,
-    O: AsyncFn(&Attach) -> Result<D, Failure>,
+    O: AsyncFn(&Attachment) -> Result<D, Failure>,
     D: BlockDevice,
 {
     type Link = Link<X>;
 
     async fn prepare(&mut self, device: &Device) -> Result<(), Failure> {
-        let attach = Attach::read(device).await?;
-        let disk = (self.open)(&attach).await?;
+        let attachment = Attachment::read(device).await?;
+        let disk = (self.open)(&attachment).await?;
         let sectors = disk.geometry().sectors;
-        self.opened = Some((attach, disk));
+        self.opened = Some((attachment, disk));
         let geometry = self.geometry();
         if self.may_log() {
             information!(
@@ -91,8 +91,8 @@ where
     async fn advertise(&mut self, keys: &Keys<'_>) -> Result<(), StoreError> {
         let geometry = self.geometry();
         keys.set_numbers(&[
-            ("feature-max-indirect-segments", MOST_INDIRECT_SEGMENTS as u32),
-            ("max-ring-page-order", MOST_RING_ORDER),
+            ("feature-max-indirect-segments", MAX_INDIRECT_SEGMENTS as u32),
+            ("max-ring-page-order", MAX_RING_ORDER),
             ("multi-queue-max-queues", self.limits.queues),
         ])
         .await?;
@@ -106,7 +106,7 @@ where
     }
 
     async fn publish(&mut self, keys: &Keys<'_>, _: &Self::Link) -> Result<(), StoreError> {
-        self.told = self.opened.as_ref().map(|(_, disk)| disk.geometry());
+        self.advertised = self.opened.as_ref().map(|(_, disk)| disk.geometry());
         let geometry = self.geometry();
         write_features(keys, &geometry).await?;
         write_size(keys, &geometry).await
@@ -116,10 +116,10 @@ where
         let (_, disk) = self.opened.as_ref().expect("opened before it is used");
         let share = self.guests.join(device.other_domain(), link.persistent);
         let worker = Worker::new(&self.xen, disk, device, self.geometry(), share, self.statistics);
-        let mut told = self.told.unwrap_or_else(|| disk.geometry());
+        let mut advertised = self.advertised.unwrap_or_else(|| disk.geometry());
         let resize = async {
             loop {
-                told = disk.changed(&told).await;
+                advertised = disk.changed(&advertised).await;
                 let geometry = self.geometry();
                 worker.geometry.set(geometry);
                 if self.may_log() {
@@ -245,8 +245,8 @@ async fn ring_references(peer: &Peer<'_>, prefix: &str) -> Result<Vec<GrantRef>,
     let Some(order) = peer.get::<u32>("ring-page-order").await? else {
         return Ok(alloc::vec![peer.required(&format!("{prefix}ring-ref")).await?]);
     };
-    if order > MOST_RING_ORDER {
-        return Err(peer.unexpected("ring-page-order", order, format_args!("{MOST_RING_ORDER} at most")));
+    if order > MAX_RING_ORDER {
+        return Err(peer.unexpected("ring-page-order", order, format_args!("{MAX_RING_ORDER} at most")));
     }
     let mut references = Vec::new();
     for index in 0..1 << order {

@@ -52,7 +52,7 @@ impl<M: Memory> Guests<M> {
     pub(super) fn map(&self, memory: &M, requests: &[MapRequest]) -> Result<M::Mapping, M::Error> {
         loop {
             match memory.map(requests) {
-                Err(error) if error.kind() == GrantErrorKind::NoAddressSpace && self.give_way() => {}
+                Err(error) if error.kind() == GrantErrorKind::NoAddressSpace && self.unmap_half() => {}
                 outcome => return outcome,
             }
         }
@@ -60,7 +60,7 @@ impl<M: Memory> Guests<M> {
 
     /// The address space is too small for all that is mapped: half of what was kept is unmapped, and no more is kept than
     /// that. `false` where nothing was.
-    pub(super) fn give_way(&self) -> bool {
+    pub(super) fn unmap_half(&self) -> bool {
         let mapped = |disk: &Disk<M>| disk.persistent.as_ref().map_or(0, |pages| pages.borrow().mapped());
         let mapped: usize = self.disks.borrow().iter().map(mapped).sum();
         if mapped == 0 {
@@ -113,9 +113,9 @@ impl<M: Memory> Share<'_, M> {
         self.own.set(self.own.get() - bytes);
     }
 
-    /// See [`Guests::give_way`].
-    pub(super) fn give_way(&self) {
-        self.guests.give_way();
+    /// See [`Guests::unmap_half`].
+    pub(super) fn unmap_half(&self) {
+        self.guests.unmap_half();
     }
 }
 

@@ -12,7 +12,7 @@ use core::cell::RefCell;
 use core::convert::Infallible;
 
 use xen_hal::{DomId, Xen, warning};
-use xenbus::{Counters, Device, End, Failure, Pace, backend, serve as serve_class};
+use xenbus::{Counters, Device, End, Failure, RateLimit, backend, serve as serve_class};
 use xenstore_client::Store;
 
 use crate::device::BlockDevice;
@@ -22,7 +22,7 @@ pub use request::BadRequest;
 
 /// What the toolstack wants a guest to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attach {
+pub struct Attachment {
     /// The guest.
     pub domain: DomId,
     /// The device's number among the guest's, such as 51712 for `xvda`.
@@ -131,19 +131,19 @@ pub struct Statistics {
 /// crate::front::connect) has an example of both ends.
 ///
 /// ```
-/// use xen_blkif::back::{self, Attach, Limits};
+/// use xen_blkif::back::{self, Attachment, Limits};
 /// use xen_blkif::ramdisk::RamDisk;
 /// use xen_hal::{Errno, Xen};
 /// use xenbus::Failure;
 /// use xenstore_client::{Error, Store};
 ///
 /// async fn serve<X: Xen>(store: &Store, xen: X) -> Result<(), Error> {
-///     let open = async |attach: &Attach| {
-///         let size: u64 = attach.params.parse().map_err(|error| Failure::new(Errno::EINVAL, error))?;
+///     let open = async |attachment: &Attachment| {
+///         let size: u64 = attachment.params.parse().map_err(|error| Failure::new(Errno::EINVAL, error))?;
 ///         RamDisk::new(xen.clone(), size << 11).map_err(|error| Failure::new(Errno::ENOMEM, error))
 ///     };
-///     let ended = |attach: &Attach, done: back::Statistics| {
-///         println!("{} of {}: {} reads, {} writes", attach.device, attach.domain, done.reads, done.writes);
+///     let ended = |attachment: &Attachment, done: back::Statistics| {
+///         println!("{} of {}: {} reads, {} writes", attachment.device, attachment.domain, done.reads, done.writes);
 ///     };
 ///     back::serve(store, xen.clone(), Limits::default(), open, ended).await.map(|never| match never {})
 /// }
@@ -152,8 +152,8 @@ pub async fn serve<X: Xen, D: BlockDevice>(
     store: &Store,
     xen: X,
     limits: Limits,
-    open: impl AsyncFn(&Attach) -> Result<D, Failure>,
-    ended: impl Fn(&Attach, Statistics),
+    open: impl AsyncFn(&Attachment) -> Result<D, Failure>,
+    ended: impl Fn(&Attachment, Statistics),
 ) -> Result<Infallible, xenstore_client::Error> {
     let guests = Guests::new(limits);
     let (open, ended, guests) = (&open, &ended, &guests);
@@ -167,13 +167,13 @@ pub async fn serve<X: Xen, D: BlockDevice>(
                 guests,
                 open,
                 opened: None,
-                told: None,
+                advertised: None,
                 statistics: &statistics,
-                lines: RefCell::new(Pace::of_lines()),
+                lines: RefCell::new(RateLimit::for_log_lines()),
             };
             let outcome = backend(&store, xen, &found.path, &mut driver).await;
-            if let Some((attach, _)) = driver.opened.take() {
-                ended(&attach, statistics.get());
+            if let Some((attachment, _)) = driver.opened.take() {
+                ended(&attachment, statistics.get());
             }
             if let Err(error) = outcome {
                 warning!("{}: {}", found.path, error);
@@ -183,10 +183,10 @@ pub async fn serve<X: Xen, D: BlockDevice>(
     .await
 }
 
-impl Attach {
-    async fn read(device: &Device) -> Result<Attach, Failure> {
+impl Attachment {
+    async fn read(device: &Device) -> Result<Attachment, Failure> {
         let text = async |key: &str| Ok::<String, Failure>(device.get(key).await?.unwrap_or_default());
-        Ok(Attach {
+        Ok(Attachment {
             domain: device.other_domain(),
             device: device.id().into(),
             params: text("params").await?,

@@ -12,12 +12,12 @@ use xen_ring::{BackRing, BadProducer, SharedMapping};
 use xenbus::{BUDGET, EventThrottle, Failure, Signals, Turn};
 
 use super::request::{BadRequest, Work, answer};
-use super::worker::{Done, Lists, MOST_LISTS, Worker};
+use super::worker::{Done, Lists, MAX_LISTS, Worker};
 use crate::device::BlockDevice;
 use crate::protocol::{Abi, Request};
 
 /// Most bytes of requests that are made one.
-const MOST_MERGED: usize = 1 << 20;
+const MAX_MERGED: usize = 1 << 20;
 /// What taking a request out of the ring costs of a turn, and beginning with it again, besides its bytes.
 const STEP_COST: usize = 4096;
 
@@ -75,7 +75,7 @@ impl<A: Mapping, P: Port> Queue<A, P> {
             if !closing {
                 self.take(worker, &lists, &mut tasks, &mut turn).map_err(broken)?;
             }
-            self.answer(worker, &mut tasks);
+            self.respond(worker, &mut tasks);
             let chosen = tasks.choose(worker, running.is_empty(), &mut turn);
             let started = !chosen.is_empty();
             for (group, outcome) in worker.prepare(chosen, |group| &group.work) {
@@ -134,7 +134,7 @@ impl<A: Mapping, P: Port> Queue<A, P> {
     ) -> Result<(), BadProducer> {
         while !turn.is_over() && tasks.waiting.len() < self.ring.slots() as usize {
             let mut requests = Vec::new();
-            while requests.len() < MOST_LISTS
+            while requests.len() < MAX_LISTS
                 && let Some(request) = self.ring.pop(&self.mapping)?
             {
                 requests.push(request);
@@ -149,9 +149,9 @@ impl<A: Mapping, P: Port> Queue<A, P> {
     }
 
     /// Puts answers into the ring.
-    fn answer<M: Memory, D: BlockDevice>(&mut self, worker: &Worker<'_, M, D>, tasks: &mut Tasks) {
+    fn respond<M: Memory, D: BlockDevice>(&mut self, worker: &Worker<'_, M, D>, tasks: &mut Tasks) {
         for (request, outcome) in tasks.answers.drain(..) {
-            worker.note(&request, outcome);
+            worker.record(&request, outcome);
             self.ring.push(&self.mapping, &answer(&request, outcome));
         }
         if self.ring.publish(&self.mapping) {
@@ -212,7 +212,7 @@ impl Tasks {
         let mut requests = alloc::vec![(request, work.list().len())];
         while let Some(next) = self.waiting.front().filter(|next| !alone && !next.alone) {
             let total = work.len() + next.work.len();
-            if total > room.min(MOST_MERGED) || !work.is_followed_by(&next.work) {
+            if total > room.min(MAX_MERGED) || !work.is_followed_by(&next.work) {
                 break;
             }
             let next = self.waiting.pop_front()?;

@@ -7,16 +7,16 @@ use xen_hal::PAGE_SIZE;
 
 use crate::device::{Error, Geometry};
 use crate::protocol::{
-    Body, MOST_SEGMENTS, Operation, Request, Response, SECTOR_SIZE, SEGMENT_SIZE, SEGMENTS_PER_PAGE, Segment, Status,
+    Body, MAX_SEGMENTS, Operation, Request, Response, SECTOR_SIZE, SEGMENT_SIZE, SEGMENTS_PER_PAGE, Segment, Status,
 };
 
 /// Most segments of an indirect request, as Linux's backend has it.
-pub(super) const MOST_INDIRECT_SEGMENTS: usize = 256;
+pub(super) const MAX_INDIRECT_SEGMENTS: usize = 256;
 /// Bytes that their list takes.
-pub(super) const LIST_SIZE: usize = MOST_INDIRECT_SEGMENTS * SEGMENT_SIZE;
+pub(super) const LIST_SIZE: usize = MAX_INDIRECT_SEGMENTS * SEGMENT_SIZE;
 
 // One page holds the longest list that is accepted.
-const _: () = assert!(MOST_INDIRECT_SEGMENTS <= SEGMENTS_PER_PAGE);
+const _: () = assert!(MAX_INDIRECT_SEGMENTS <= SEGMENTS_PER_PAGE);
 
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum BadRequest {
         /// How many there are.
         count: u16,
         /// How many there may be.
-        most: u16,
+        max: u16,
     },
     /// A segment is not inside of a page, or ends before it begins.
     Segment(Segment),
@@ -52,7 +52,7 @@ impl fmt::Display for BadRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BadRequest::Operation(operation) => write!(f, "unexpected {operation} (EOPNOTSUPP)"),
-            BadRequest::Segments { count, most } => write!(f, "{count} segments where 1 to {most} can be (EINVAL)"),
+            BadRequest::Segments { count, max } => write!(f, "{count} segments where 1 to {max} can be (EINVAL)"),
             BadRequest::Segment(segment) => write!(
                 f,
                 "sectors {} to {} of a page, gref {} (EINVAL)",
@@ -115,7 +115,7 @@ impl Work {
             Body::Direct { operation, count, .. } => match request.body.segments() {
                 Some(segments) => (*operation, segments.to_vec()),
                 None => {
-                    return Err(BadRequest::Segments { count: (*count).into(), most: MOST_SEGMENTS as u16 });
+                    return Err(BadRequest::Segments { count: (*count).into(), max: MAX_SEGMENTS as u16 });
                 }
             },
         };
@@ -131,7 +131,7 @@ impl Work {
             other => return Err(BadRequest::Operation(other)),
         }
         if segments.is_empty() {
-            return Err(BadRequest::Segments { count: 0, most: MOST_SEGMENTS as u16 });
+            return Err(BadRequest::Segments { count: 0, max: MAX_SEGMENTS as u16 });
         }
         if operation != Operation::Read {
             geometry.check_writable().map_err(BadRequest::Device)?;
@@ -214,8 +214,8 @@ pub(super) fn check_indirect(operation: Operation, count: u16) -> Result<(), Bad
         return Err(BadRequest::Operation(operation));
     }
     match usize::from(count) {
-        1..=MOST_INDIRECT_SEGMENTS => Ok(()),
-        _ => Err(BadRequest::Segments { count, most: MOST_INDIRECT_SEGMENTS as u16 }),
+        1..=MAX_INDIRECT_SEGMENTS => Ok(()),
+        _ => Err(BadRequest::Segments { count, max: MAX_INDIRECT_SEGMENTS as u16 }),
     }
 }
 
@@ -227,7 +227,7 @@ pub(super) fn len(segments: &[Segment]) -> usize {
 /// The answer to a request.
 pub(super) fn answer(request: &Request, outcome: Result<(), BadRequest>) -> Response {
     let status = outcome.map_or_else(BadRequest::status, |()| Status::Okay);
-    Response { id: request.id, operation: request.answered_operation(), status }
+    Response { id: request.id, operation: request.response_operation(), status }
 }
 
 #[cfg(test)]
@@ -237,7 +237,7 @@ mod tests {
     use alloc::vec;
 
     fn direct(operation: Operation, count: u8, sector: u64, segment: (u8, u8)) -> Request {
-        let segments = [Segment { reference: 9, first: segment.0, last: segment.1 }; MOST_SEGMENTS];
+        let segments = [Segment { reference: 9, first: segment.0, last: segment.1 }; MAX_SEGMENTS];
         Request { id: 1, sector, handle: 0, body: Body::Direct { operation, count, segments } }
     }
 

@@ -14,14 +14,14 @@ use crate::protocol::{Body, Request, SECTOR_SIZE, SEGMENT_SIZE, Segment};
 use crate::ramdisk::PageBuffer;
 
 /// Most requests that are checked at once.
-pub(super) const MOST_LISTS: usize = 16;
+pub(super) const MAX_LISTS: usize = 16;
 
 /// Room for indirect requests' segments.
 pub(super) struct Lists<P: Page>(PageBuffer<P>);
 
 impl<P: Page> Lists<P> {
     pub(super) fn new(pages: &impl Pages<Page = P>) -> Result<Self, Error> {
-        PageBuffer::new(pages, MOST_LISTS * LIST_SIZE).map(Lists)
+        PageBuffer::new(pages, MAX_LISTS * LIST_SIZE).map(Lists)
     }
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Worker<'a, M: Memory, D> {
     pub(super) geometry: Cell<Geometry>,
     statistics: &'a Counters<Statistics>,
     /// One line tells of bad requests; the statistics count them.
-    complained: Cell<bool>,
+    warned: Cell<bool>,
     path: &'a str,
 }
 
@@ -55,8 +55,8 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
         share: Share<'a, M>,
         statistics: &'a Counters<Statistics>,
     ) -> Self {
-        let (geometry, complained, path) = (Cell::new(geometry), Cell::new(false), device.path());
-        Worker { memory, disk, share, geometry, statistics, complained, path }
+        let (geometry, warned, path) = (Cell::new(geometry), Cell::new(false), device.path());
+        Worker { memory, disk, share, geometry, statistics, warned, path }
     }
 
     pub(super) fn count(&self, change: impl FnOnce(&mut Statistics)) {
@@ -64,11 +64,11 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
     }
 
     /// Counts a request that ended, and says the first time why one was refused.
-    pub(super) fn note(&self, request: &Request, outcome: Result<(), BadRequest>) {
+    pub(super) fn record(&self, request: &Request, outcome: Result<(), BadRequest>) {
         let Err(bad) = outcome else { return };
         self.count(|statistics| statistics.failures += 1);
-        if !self.complained.replace(true) {
-            let operation = request.answered_operation();
+        if !self.warned.replace(true) {
+            let operation = request.response_operation();
             warning!("{}: {} of {} at sector {}: {}", self.path, operation, self.share.guest, request.sector, bad);
         }
     }
@@ -86,7 +86,7 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
         self.share.end(bytes);
     }
 
-    /// Checks up to [`MOST_LISTS`] requests. Indirect ones' segments are copied here first, once, all in one call to
+    /// Checks up to [`MAX_LISTS`] requests. Indirect ones' segments are copied here first, once, all in one call to
     /// the hypervisor.
     pub(super) fn check(
         &self,
@@ -108,7 +108,7 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
             }
         }
         let called = copies.is_empty() || self.memory.copy(&mut copies).is_ok();
-        let mut refused = [false; MOST_LISTS];
+        let mut refused = [false; MAX_LISTS];
         for (operation, index) in copies.iter().zip(copied) {
             refused[index] = !called || operation.result().is_err();
         }
@@ -162,11 +162,11 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
         buffer: Option<D::Buffer>,
         work: impl Fn(&T) -> &Work,
     ) -> Done<T, D::Buffer> {
-        let outcome = self.ask_device(work(&task), buffer).await;
+        let outcome = self.perform_on_device(work(&task), buffer).await;
         Done { task, outcome }
     }
 
-    async fn ask_device(&self, work: &Work, buffer: Option<D::Buffer>) -> Result<Option<D::Buffer>, BadRequest> {
+    async fn perform_on_device(&self, work: &Work, buffer: Option<D::Buffer>) -> Result<Option<D::Buffer>, BadRequest> {
         let bad = BadRequest::Device;
         match *work {
             Work::Read { sector, .. } => {
@@ -226,7 +226,7 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
             let lists = copies.iter().map(|(_, segments)| *segments);
             let outcome = persistent.borrow_mut().map(self.memory, self.share.guest, lists);
             if outcome.is_err() {
-                self.share.give_way();
+                self.share.unmap_half();
             }
             let persistent = persistent.borrow();
             for ((buffer, segments), done) in copies.iter().zip(&mut done) {

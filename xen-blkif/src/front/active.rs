@@ -13,9 +13,9 @@ use super::shared::Shared;
 pub(super) struct Active<G: Memory> {
     pub(super) job: Job<G>,
     /// Requests that have no answer yet.
-    pub(super) unanswered: u32,
+    pub(super) outstanding: u32,
     /// Whether nothing more is to be asked for.
-    all_asked: bool,
+    all_sent: bool,
     /// When it is to be asked for more of, in the order of all jobs.
     turn: u64,
 }
@@ -39,7 +39,7 @@ impl<G: Memory> ActiveJobs<G> {
     }
 
     /// Whether there is nothing more to be asked for.
-    pub(super) fn has_asked_all(&self) -> bool {
+    pub(super) fn has_sent_all(&self) -> bool {
         self.unfinished.is_empty()
     }
 
@@ -50,7 +50,7 @@ impl<G: Memory> ActiveJobs<G> {
             let index = match self.shared.queue.take(first) {
                 Some(job) => {
                     let turn = job.number();
-                    return Some(self.jobs.insert(Active { job, unanswered: 0, all_asked: false, turn }));
+                    return Some(self.jobs.insert(Active { job, outstanding: 0, all_sent: false, turn }));
                 }
                 None => self.unfinished.pop_front()?,
             };
@@ -59,45 +59,45 @@ impl<G: Memory> ActiveJobs<G> {
             if job.outcome.is_ok() && !self.shared.queue.is_abandoned(job) {
                 return Some(index);
             }
-            self.all_asked(index);
+            self.mark_all_sent(index);
         }
     }
 
     /// There was no room for the job: it is the next one again.
-    pub(super) fn ask_first(&mut self, index: usize) {
+    pub(super) fn put_first(&mut self, index: usize) {
         self.unfinished.push_front(index);
     }
 
     /// There is more to be asked for, after all others.
-    pub(super) fn ask_later(&mut self, index: usize) {
+    pub(super) fn put_last(&mut self, index: usize) {
         self.jobs[index].turn = self.shared.queue.number();
         self.unfinished.push_back(index);
     }
 
     /// There is nothing more to be asked for.
-    pub(super) fn all_asked(&mut self, index: usize) {
-        self.jobs[index].all_asked = true;
+    pub(super) fn mark_all_sent(&mut self, index: usize) {
+        self.jobs[index].all_sent = true;
         self.finish_if_over(index);
     }
 
     /// A request of the job was answered.
-    pub(super) fn answered(&mut self, index: usize) -> Option<&mut Active<G>> {
+    pub(super) fn record_response(&mut self, index: usize) -> Option<&mut Active<G>> {
         let active = self.jobs.get_mut(index)?;
-        active.unanswered = active.unanswered.saturating_sub(1);
+        active.outstanding = active.outstanding.saturating_sub(1);
         Some(active)
     }
 
     /// The job's only request was not understood: it is to be asked for anew, in other words, before all others.
-    pub(super) fn ask_again(&mut self, index: usize) {
+    pub(super) fn send_again(&mut self, index: usize) {
         let active = &mut self.jobs[index];
-        (active.job.next, active.all_asked, active.turn) = (0, false, active.job.number());
+        (active.job.next, active.all_sent, active.turn) = (0, false, active.job.number());
         self.unfinished.push_front(index);
     }
 
     /// Gives the job back where it needs nothing any more.
     pub(super) fn finish_if_over(&mut self, index: usize) {
         let active = &self.jobs[index];
-        if active.unanswered == 0 && active.all_asked {
+        if active.outstanding == 0 && active.all_sent {
             self.shared.queue.finish(self.jobs.remove(index).job);
         }
     }

@@ -1,4 +1,5 @@
-//! Memory that a backend sees: pages that are granted to it once and used again and again, where it keeps them mapped.
+//! Memory shared with a backend: pages that are granted once and used for many requests, where the backend keeps them
+//! mapped.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -10,13 +11,13 @@ use xen_ring::{GrantablePage, SharedMemory};
 
 use crate::device::{self, Error};
 
-/// Pages of buffers that stay granted to a backend which keeps them mapped. With [`MOST_BOUNCES`] they are no more than
-/// Linux's backend keeps for a ring, 1056: it maps and unmaps what is beyond with each request.
-const MOST_DIRECT: usize = 512;
+/// Pages of buffers that stay granted (persistent grants). With [`MAX_BOUNCES`] they are as many as Linux's backend keeps
+/// for a ring, 1056: it maps and unmaps any others with each request.
+const MAX_DIRECT: usize = 512;
 /// Pages that stay granted for the data of buffers beyond those, and for lists of segments.
-const MOST_BOUNCES: usize = 544;
-/// Pages that nobody has and that stay for the next buffer.
-const MOST_KEPT: usize = 512;
+const MAX_BOUNCES: usize = 544;
+/// Unused pages that are kept for the next buffer.
+const MAX_KEPT: usize = 512;
 
 /// Where buffers take pages from and where they leave them.
 pub(super) struct Pool<G: Memory> {
@@ -25,16 +26,16 @@ pub(super) struct Pool<G: Memory> {
     granted: RefCell<Vec<PooledPage<G>>>,
     plain: RefCell<Vec<PooledPage<G>>>,
     bounces: RefCell<Vec<PooledPage<G>>>,
-    /// Pages of buffers and others that were granted to stay in this connection, wherever they are.
+    /// Pages of buffers, and bounce pages, with a persistent grant in this connection.
     direct_count: Cell<usize>,
     bounce_count: Cell<usize>,
-    /// Counts connections: what was granted in an earlier one is granted to nobody who knows it now.
+    /// Counts connections: what was granted in an earlier one is of no use in this one.
     epoch: Cell<u32>,
     /// Whether the backend of this connection keeps pages mapped.
     persistent: Cell<bool>,
 }
 
-/// A page, and in which connection it was granted.
+/// A page, and the connection that it was granted in.
 pub(super) struct PooledPage<G: Memory> {
     page: GrantablePage<G::Grant>,
     epoch: u32,
@@ -59,7 +60,7 @@ impl<G: Memory> Pool<G> {
         self.persistent.set(persistent);
     }
 
-    /// Ends a connection: nothing is granted any more, as far as the peer lets go.
+    /// Ends a connection: revokes all grants that the peer does not still use.
     pub(super) fn end(&self) {
         self.epoch.set(self.epoch.get().wrapping_add(1));
         self.direct_count.set(0);
@@ -67,7 +68,7 @@ impl<G: Memory> Pool<G> {
         self.bounces.borrow_mut().clear();
         let mut plain = self.plain.borrow_mut();
         for mut page in self.granted.borrow_mut().drain(..) {
-            if page.page.revoke() && plain.len() < MOST_KEPT {
+            if page.page.revoke() && plain.len() < MAX_KEPT {
                 plain.push(page);
             }
         }
@@ -89,7 +90,7 @@ impl<G: Memory> Pool<G> {
             self.granted.borrow_mut().push(page);
         } else if page.page.reference().is_none() {
             let mut plain = self.plain.borrow_mut();
-            if plain.len() < MOST_KEPT {
+            if plain.len() < MAX_KEPT {
                 plain.push(page);
             }
         }
@@ -100,12 +101,12 @@ impl<G: Memory> Pool<G> {
         self.persistent.get() && page.epoch == self.epoch.get() && page.page.reference().is_some()
     }
 
-    /// How many of these pages cannot be granted themselves, since so many are granted that the backend would not keep them.
+    /// How many of these pages need a bounce page: the backend keeps no more pages mapped than are granted already.
     pub(super) fn beyond(&self, pages: &[PooledPage<G>]) -> usize {
         match self.persistent.get() {
             true => {
                 let new = pages.iter().filter(|page| !self.stays_granted(page)).count();
-                new.saturating_sub(MOST_DIRECT.saturating_sub(self.direct_count.get()))
+                new.saturating_sub(MAX_DIRECT.saturating_sub(self.direct_count.get()))
             }
             false => 0,
         }
@@ -113,7 +114,7 @@ impl<G: Memory> Pool<G> {
 
     /// How many bounces can be taken.
     pub(super) fn bounces_left(&self) -> usize {
-        (self.bounces.borrow().len() + MOST_BOUNCES).saturating_sub(self.bounce_count.get())
+        (self.bounces.borrow().len() + MAX_BOUNCES).saturating_sub(self.bounce_count.get())
     }
 
     /// A page that takes the place of one of a buffer's, or holds a list, for one request. Of those that stay granted
@@ -149,7 +150,7 @@ impl<G: Memory> Pool<G> {
         access: Access,
     ) -> Result<Option<GrantRef>, Error> {
         if self.persistent.get() && !self.stays_granted(page) {
-            if self.direct_count.get() >= MOST_DIRECT {
+            if self.direct_count.get() >= MAX_DIRECT {
                 return Ok(None);
             }
             let reference = self.grant_bounce(page, peer, access)?;

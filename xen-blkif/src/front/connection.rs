@@ -8,29 +8,29 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 
 use xen_hal::{Clock, DomId, Errno, Memory, PAGE_SIZE, Port, information};
-use xenbus::{Device, EventThrottle, Failure, Pace, Signals, Turn, Wake};
+use xenbus::{Device, EventThrottle, Failure, RateLimit, Signals, Turn, Wake};
 
 use super::Options;
 use super::active::{Active, ActiveJobs};
 use super::link::{Link, read_geometry};
 use super::queue::Kind;
-use super::request::{InFlight, Made, Maker};
+use super::request::{InFlight, NewRequest, RequestBuilder};
 use super::shared::Shared;
 use crate::device::Error;
 use crate::protocol::{Body, Operation, Request, Status};
 
 /// How long requests in flight may take once the device is to close.
-const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the backend's keys are not read again after they were a few times: it may say at any time that they have
 /// changed.
 const REFRESH_PAUSE: Duration = Duration::from_millis(250);
 
 /// Of the requests in flight, the backend is to notify when one in so many more is answered: each notification costs it
 /// more than a request does.
-const ANSWERS_AT_ONCE: u32 = 4;
+const RESPONSES_PER_EVENT: u32 = 4;
 /// How long answers may wait for that notification. Where none comes in that time, the next is told of at once: a slow
 /// disk makes no more wake-ups than it has answers.
-const ANSWERS_WAIT: Duration = Duration::from_micros(300);
+const MAX_RESPONSE_DELAY: Duration = Duration::from_micros(300);
 
 /// A ring while it is in use.
 pub(super) struct Connection<G: Memory, P> {
@@ -60,10 +60,10 @@ impl<G: Memory, P: Port> Connection<G, P> {
         device: &Device,
         signals: &Signals,
         clock: &impl Clock,
-        lines: &mut Pace,
+        lines: &mut RateLimit,
     ) -> Result<(), Failure> {
         let mut known = signals.changes();
-        let mut refreshes = Pace::new(4, REFRESH_PAUSE);
+        let mut refreshes = RateLimit::new(4, REFRESH_PAUSE);
         let mut throttle = EventThrottle::default();
         let mut turn = Turn::default();
         let mut deadline = None;
@@ -76,7 +76,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
             let (closing, is_lost) = (signals.is_closing(), signals.is_lost());
             let worked = self.step(closing, &mut turn)?;
             if closing {
-                deadline.get_or_insert_with(|| clock.now() + CLOSING_PATIENCE);
+                deadline.get_or_insert_with(|| clock.now() + CLOSING_TIMEOUT);
             }
             if is_lost || deadline.is_some_and(|until| clock.now() >= until) || self.is_over(closing) {
                 return Ok(());
@@ -93,7 +93,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
                 continue;
             }
             gather |= worked;
-            let together = if gather { self.link.ring.outstanding().div_ceil(ANSWERS_AT_ONCE).max(1) } else { 1 };
+            let together = if gather { self.link.ring.outstanding().div_ceil(RESPONSES_PER_EVENT).max(1) } else { 1 };
             if worked || self.link.ring.arm(&self.link.memory, together).map_err(broken)? {
                 continue;
             }
@@ -111,7 +111,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
                     let other = ended.is_ready() || notified.is_ready() || changes;
                     if other { Poll::Ready(()) } else { Poll::Pending }
                 };
-                let moment = (together > 1).then(|| clock.now() + ANSWERS_WAIT);
+                let moment = (together > 1).then(|| clock.now() + MAX_RESPONSE_DELAY);
                 let until = [deadline, moment, changed.then(|| refreshes.next())].into_iter().flatten().min();
                 throttle.wait(clock, &[&self.link.port], until, other).await
             };
@@ -151,7 +151,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
             self.complete(request, response.status);
         }
         if !closing {
-            self.ask(turn);
+            self.send_requests(turn);
             if self.link.ring.publish(&self.link.memory) {
                 self.shared.status.count(|statistics| statistics.notifications += 1);
                 self.link.port.notify();
@@ -162,20 +162,20 @@ impl<G: Memory, P: Port> Connection<G, P> {
 
     /// A request was answered.
     fn complete(&mut self, request: InFlight<G>, status: Status) {
-        let again = status == Status::Unsupported && self.refuse(request.operation);
+        let again = status == Status::Unsupported && self.disable(request.operation);
         let job = request.job;
-        if let Some(active) = self.jobs.answered(job) {
+        if let Some(active) = self.jobs.record_response(job) {
             settle(&self.shared, active, request, status, again);
         }
         match again {
-            true => self.jobs.ask_again(job),
+            true => self.jobs.send_again(job),
             false => self.jobs.finish_if_over(job),
         }
     }
 
     /// What the protocol lets a backend refuse, whatever it has offered, it does not get again. Whether there are other
     /// words for it.
-    fn refuse(&mut self, operation: Operation) -> bool {
+    fn disable(&mut self, operation: Operation) -> bool {
         let mut geometry = self.shared.status.info();
         let mut again = false;
         match operation {
@@ -199,40 +199,40 @@ impl<G: Memory, P: Port> Connection<G, P> {
 
     /// Puts requests into the ring as long as there is room, one for each job in turn: a long one does not keep the
     /// others waiting.
-    fn ask(&mut self, turn: &mut Turn) {
+    fn send_requests(&mut self, turn: &mut Turn) {
         let shared = self.shared.clone();
-        let maker = Maker {
+        let builder = RequestBuilder {
             pool: &shared.pool,
             peer: self.peer,
             features: self.link.features,
-            most_segments: self.options.most_segments,
+            max_segments: self.options.max_segments,
         };
         while !turn.is_over()
             && self.link.ring.free() > 0
             && let Some(id) = self.free_ids.last().copied()
             && let Some(index) = self.jobs.next()
         {
-            match maker.make(index, &mut self.jobs.get_mut(index).job) {
-                Ok(Some(made)) => {
-                    turn.spend(made.in_flight.cost());
-                    self.push(id, made);
+            match builder.build(index, &mut self.jobs.get_mut(index).job) {
+                Ok(Some(request)) => {
+                    turn.spend(request.in_flight.cost());
+                    self.push(id, request);
                 }
                 // Too many pages are in use.
                 Ok(None) => {
-                    self.jobs.ask_first(index);
+                    self.jobs.put_first(index);
                     break;
                 }
                 Err(error) => {
                     self.jobs.get_mut(index).job.outcome = Err(error);
-                    self.jobs.all_asked(index);
+                    self.jobs.mark_all_sent(index);
                 }
             }
         }
     }
 
     /// Puts a request into the ring, which has room for it.
-    fn push(&mut self, id: usize, made: Made<G>) {
-        let Made { body, sector, in_flight, last } = made;
+    fn push(&mut self, id: usize, new: NewRequest<G>) {
+        let NewRequest { body, sector, in_flight, last } = new;
         let request = Request { id: id as u64, sector, handle: 0, body };
         self.link.ring.push(&self.link.memory, &request).expect("there was room for it");
         self.shared.status.count(|statistics| {
@@ -241,24 +241,24 @@ impl<G: Memory, P: Port> Connection<G, P> {
             statistics.bounced += in_flight.bounces.len() as u64;
         });
         let job = in_flight.job;
-        self.jobs.get_mut(job).unanswered += 1;
+        self.jobs.get_mut(job).outstanding += 1;
         self.free_ids.pop();
         self.in_flight[id] = Some(in_flight);
         match last {
-            true => self.jobs.all_asked(job),
-            false => self.jobs.ask_later(job),
+            true => self.jobs.mark_all_sent(job),
+            false => self.jobs.put_last(job),
         }
     }
 
     /// Whether the backend has answered all, and there will be nothing more.
     fn is_over(&self, closing: bool) -> bool {
-        let nobody_asks =
-            || self.shared.status.users().is_empty() && self.jobs.has_asked_all() && self.shared.queue.is_empty();
-        self.link.ring.outstanding() == 0 && (closing || nobody_asks())
+        let is_unused =
+            || self.shared.status.users().is_empty() && self.jobs.has_sent_all() && self.shared.queue.is_empty();
+        self.link.ring.outstanding() == 0 && (closing || is_unused())
     }
 
     /// The backend has changed something: a disk that was made larger tells its new size.
-    async fn refresh(&mut self, device: &Device, clock: &impl Clock, lines: &mut Pace) -> Result<(), Failure> {
+    async fn refresh(&mut self, device: &Device, clock: &impl Clock, lines: &mut RateLimit) -> Result<(), Failure> {
         let features = self.link.features;
         let geometry = device.read_peer(async |peer| match peer.get("sectors").await? {
             Some(sectors) => read_geometry(peer, sectors, &features).await.map(Some),

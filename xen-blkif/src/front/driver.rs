@@ -5,7 +5,7 @@ use alloc::rc::Rc;
 
 use xen_hal::{Port, Xen, information};
 use xen_ring::FrontRing;
-use xenbus::{Device, Failure, Frontend, Keys, Pace, Phase, Signals, State};
+use xenbus::{Device, Failure, Frontend, Keys, Phase, RateLimit, Signals, State};
 use xenstore_client::Error as StoreError;
 
 use super::Options;
@@ -13,14 +13,14 @@ use super::connection::Connection;
 use super::link::{Features, Link, read_geometry};
 use super::shared::Shared;
 use crate::device::Geometry;
-use crate::protocol::{Abi, MOST_RING_ORDER};
+use crate::protocol::{Abi, MAX_RING_ORDER};
 
 pub(super) struct Driver<X: Xen> {
     pub(super) shared: Rc<Shared<X>>,
     pub(super) xen: X,
     pub(super) options: Options,
     /// For the lines that a backend can cause.
-    pub(super) lines: Pace,
+    pub(super) lines: RateLimit,
 }
 
 impl<X: Xen> Frontend for Driver<X> {
@@ -29,7 +29,7 @@ impl<X: Xen> Frontend for Driver<X> {
 
     async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure> {
         let offered = device.read_peer(async |peer| Ok(peer.number("max-ring-page-order", 0).await?)).await?;
-        let order = offered.min(self.options.most_ring_order.into()).min(MOST_RING_ORDER);
+        let order = offered.min(self.options.max_ring_order.into()).min(MAX_RING_ORDER);
         let memory = device.grant_ring(&self.xen, "the ring", 1 << order)?;
         let ring = FrontRing::new(Abi::X86_64, &memory);
         let port = device.alloc_port(&self.xen)?;

@@ -16,7 +16,7 @@ use core::fmt;
 use core::future::Future;
 
 use xen_hal::{Memory, Xen};
-use xenbus::{Ended, Handle, Pace, frontend};
+use xenbus::{EndReason, Handle, RateLimit, frontend};
 use xenstore_client::Store;
 
 use crate::device::{BlockDevice, Completed, Error, Geometry};
@@ -33,16 +33,16 @@ pub struct Options {
     /// Use persistent grants where the backend offers them.
     pub persistent: bool,
     /// Most segments of a request, up to 256 (1 MiB); more than 11 where the backend knows indirect requests.
-    pub most_segments: u16,
+    pub max_segments: u16,
     /// Largest ring, as the power of two of its pages, where the backend takes such: 0 for 32 requests in flight, 4 for
     /// 512.
-    pub most_ring_order: u8,
+    pub max_ring_order: u8,
 }
 
 impl Default for Options {
     /// A ring of 64 requests at most: backends set memory aside for each.
     fn default() -> Self {
-        Options { persistent: true, most_segments: 256, most_ring_order: 1 }
+        Options { persistent: true, max_segments: 256, max_ring_order: 1 }
     }
 }
 
@@ -53,15 +53,15 @@ impl Options {
         self
     }
 
-    /// The same with [`most_segments`](Options::most_segments) as given.
-    pub const fn with_most_segments(mut self, most_segments: u16) -> Options {
-        self.most_segments = most_segments;
+    /// The same with [`max_segments`](Options::max_segments) as given.
+    pub const fn with_max_segments(mut self, max_segments: u16) -> Options {
+        self.max_segments = max_segments;
         self
     }
 
-    /// The same with [`most_ring_order`](Options::most_ring_order) as given.
-    pub const fn with_most_ring_order(mut self, most_ring_order: u8) -> Options {
-        self.most_ring_order = most_ring_order;
+    /// The same with [`max_ring_order`](Options::max_ring_order) as given.
+    pub const fn with_max_ring_order(mut self, max_ring_order: u8) -> Options {
+        self.max_ring_order = max_ring_order;
         self
     }
 }
@@ -103,7 +103,7 @@ pub struct Disk<G: Memory> {
 ///         let ram = RamDisk::new(server.clone(), 64).unwrap();
 ///         let xen = server.clone();
 ///         let serving = async move {
-///             let open = async |_: &back::Attach| Ok(ram.clone());
+///             let open = async |_: &back::Attachment| Ok(ram.clone());
 ///             back::serve(&server_store, xen, Limits::default(), open, |_, _| {}).await
 ///         };
 ///         server.spawn(serving).detach();
@@ -123,14 +123,15 @@ pub fn connect<X: Xen>(
     xen: X,
     path: &str,
     options: Options,
-) -> (Disk<X>, impl Future<Output = Result<Ended, xenstore_client::Error>> + use<X>) {
+) -> (Disk<X>, impl Future<Output = Result<EndReason, xenstore_client::Error>> + use<X>) {
     let shared = Rc::new(Shared::new(xen.clone()));
     let disk = Disk { shared: Handle::new(shared.clone()), name: path.rsplit('/').next().unwrap_or(path).into() };
     let (store, path) = (store.clone(), String::from(path));
     let runner = async move {
         // Also where the future is dropped: nobody is to wait for ever.
         let _end = End(shared.clone());
-        let mut driver = Driver { shared: shared.clone(), xen: xen.clone(), options, lines: Pace::of_lines() };
+        let mut driver =
+            Driver { shared: shared.clone(), xen: xen.clone(), options, lines: RateLimit::for_log_lines() };
         frontend(&store, xen, &path, &mut driver).await
     };
     (disk, runner)

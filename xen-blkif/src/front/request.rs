@@ -10,8 +10,8 @@ use super::link::Features;
 use super::queue::{Job, Kind};
 use crate::device::Error;
 use crate::protocol::{
-    Body, MOST_INDIRECT_PAGES, MOST_SEGMENTS, Operation, SECTOR_SIZE, SECTORS_PER_PAGE, SEGMENT_SIZE,
-    SEGMENTS_PER_PAGE, Segment,
+    Body, MAX_INDIRECT_PAGES, MAX_SEGMENTS, Operation, SECTOR_SIZE, SECTORS_PER_PAGE, SEGMENT_SIZE, SEGMENTS_PER_PAGE,
+    Segment,
 };
 
 /// A request that the backend has.
@@ -34,7 +34,7 @@ impl<M: Memory> InFlight<M> {
 }
 
 /// A request that was made, on its way into the ring.
-pub(super) struct Made<M: Memory> {
+pub(super) struct NewRequest<M: Memory> {
     pub(super) body: Body,
     pub(super) sector: u64,
     pub(super) in_flight: InFlight<M>,
@@ -42,25 +42,25 @@ pub(super) struct Made<M: Memory> {
     pub(super) last: bool,
 }
 
-impl<M: Memory> Made<M> {
-    fn without_data(job: usize, operation: Operation, body: Body, sector: u64) -> Made<M> {
+impl<M: Memory> NewRequest<M> {
+    fn without_data(job: usize, operation: Operation, body: Body, sector: u64) -> NewRequest<M> {
         let in_flight = InFlight { job, operation, pages: 0..0, indirect: None, bounces: Vec::new() };
-        Made { body, sector, in_flight, last: true }
+        NewRequest { body, sector, in_flight, last: true }
     }
 }
 
 /// Makes requests for one backend.
-pub(super) struct Maker<'a, M: Memory> {
+pub(super) struct RequestBuilder<'a, M: Memory> {
     pub(super) pool: &'a Pool<M>,
     pub(super) peer: DomId,
     pub(super) features: Features,
     /// Most segments of a request that the driver's options allow.
-    pub(super) most_segments: u16,
+    pub(super) max_segments: u16,
 }
 
-impl<M: Memory> Maker<'_, M> {
+impl<M: Memory> RequestBuilder<'_, M> {
     /// The next request of a job; `None` where too many pages are in use for one now.
-    pub(super) fn make(&self, index: usize, job: &mut Job<M>) -> Result<Option<Made<M>>, Error> {
+    pub(super) fn build(&self, index: usize, job: &mut Job<M>) -> Result<Option<NewRequest<M>>, Error> {
         let (operation, access) = match job.kind {
             Kind::Read => (Operation::Read, Access::ReadWrite),
             Kind::Write => (Operation::Write, Access::ReadOnly),
@@ -71,22 +71,22 @@ impl<M: Memory> Maker<'_, M> {
                     _ => return Err(Error::Unsupported("flush")),
                 };
                 let body = Body::Direct { operation, count: 0, segments: Default::default() };
-                return Ok(Some(Made::without_data(index, operation, body, 0)));
+                return Ok(Some(NewRequest::without_data(index, operation, body, 0)));
             }
             Kind::Discard { sectors, secure } => {
                 let body = Body::Discard { secure, sectors };
-                return Ok(Some(Made::without_data(index, Operation::Discard, body, job.sector)));
+                return Ok(Some(NewRequest::without_data(index, Operation::Discard, body, job.sector)));
             }
         };
         let pool = self.pool;
         let buffer = job.buffer.as_mut().expect("reads and writes have a buffer");
         let sectors = crate::Buffer::len(buffer) / SECTOR_SIZE;
         let first = job.next as usize;
-        let most = self.features.indirect.min(self.most_segments);
-        let most = usize::from(most).clamp(MOST_SEGMENTS, SEGMENTS_PER_PAGE);
+        let most = self.features.indirect.min(self.max_segments);
+        let most = usize::from(most).clamp(MAX_SEGMENTS, SEGMENTS_PER_PAGE);
         let count = most.min(buffer.pages.len() - first);
         let pages = &mut buffer.pages[first..first + count];
-        let listed = count > MOST_SEGMENTS;
+        let listed = count > MAX_SEGMENTS;
         if pool.beyond(pages) + usize::from(listed) > pool.bounces_left() {
             return Ok(None);
         }
@@ -113,7 +113,7 @@ impl<M: Memory> Maker<'_, M> {
         let last = first + count == buffer.pages.len();
         let sector = job.sector + (first as u64) * u64::from(SECTORS_PER_PAGE);
         let in_flight = InFlight { job: index, operation, pages: first..first + count, indirect, bounces };
-        Ok(Some(Made { body, sector, in_flight, last }))
+        Ok(Some(NewRequest { body, sector, in_flight, last }))
     }
 
     /// Grants a page of a buffer, or a bounce in its place.
@@ -140,8 +140,8 @@ impl<M: Memory> Maker<'_, M> {
 
     /// A read or write of these segments, and the page that holds them where they are many.
     fn body(&self, operation: Operation, list: &[Segment]) -> Result<(Body, Option<PooledPage<M>>), Error> {
-        if list.len() <= MOST_SEGMENTS {
-            let mut segments = [Segment::default(); MOST_SEGMENTS];
+        if list.len() <= MAX_SEGMENTS {
+            let mut segments = [Segment::default(); MAX_SEGMENTS];
             segments[..list.len()].copy_from_slice(list);
             return Ok((Body::Direct { operation, count: list.len() as u8, segments }, None));
         }
@@ -159,7 +159,7 @@ impl<M: Memory> Maker<'_, M> {
             segment.encode(&mut bytes);
             page.write(at * SEGMENT_SIZE, &bytes);
         }
-        let mut pages = [0; MOST_INDIRECT_PAGES];
+        let mut pages = [0; MAX_INDIRECT_PAGES];
         pages[0] = reference.0;
         Ok((Body::Indirect { operation, count: list.len() as u16, pages }, Some(page)))
     }

@@ -157,5 +157,5 @@ pub async fn read(disk: &Disk<Domain>) -> Result<(), Error> {
 
 /// The answer to a request that went well.
 pub fn okay(request: &Request) -> Response {
-    Response { id: request.id, operation: request.answered_operation(), status: Status::Okay }
+    Response { id: request.id, operation: request.response_operation(), status: Status::Okay }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use xen_blkif::BlockDevice;
-use xen_blkif::back::{self, Attach, Limits, Statistics};
+use xen_blkif::back::{self, Attachment, Limits, Statistics};
 use xen_blkif::front;
 use xen_blkif::protocol::{Abi, Body, Operation, Request, Response, Segment, Status};
 use xen_blkif::ramdisk::RamDisk;
@@ -193,11 +193,12 @@ pub fn run_against_backend(xen: &Xen, how: How, run: Script<Guest>) -> Statistic
     let served = Rc::<RefCell<Vec<_>>>::default();
     let did = served.clone();
     back.spawn(async move {
-        let open = async |attach: &Attach| {
+        let open = async |attachment: &Attachment| {
             let disk = RamDisk::new(domain.clone(), SECTORS).unwrap();
-            Ok(if attach.writable { disk } else { disk.read_only() })
+            Ok(if attachment.writable { disk } else { disk.read_only() })
         };
-        let ended = |attach: &Attach, statistics: Statistics| did.borrow_mut().push((attach.domain, statistics));
+        let ended =
+            |attachment: &Attachment, statistics: Statistics| did.borrow_mut().push((attachment.domain, statistics));
         drop(back::serve(&store, domain.clone(), how.limits, open, ended).await);
     })
     .detach();

@@ -1,6 +1,6 @@
 //! A grant table that frees the page which it is given to grant, and grants another.
 
-use xen_hal::{Access, CopyOp, DomId, GrantTable, MapRequest, Pages, Refused};
+use xen_hal::{Access, CopyOp, DomId, GrantTable, MapRequest, Pages, RefusedGrant};
 
 struct Forged<T>(T);
 
@@ -16,7 +16,7 @@ unsafe impl<T: GrantTable + Pages<Page = <T as GrantTable>::Page>> GrantTable fo
         page: Self::Page,
         peer: DomId,
         access: Access,
-    ) -> Result<Self::Grant, Refused<Self::Page, Self::Error>> {
+    ) -> Result<Self::Grant, RefusedGrant<Self::Page, Self::Error>> {
         drop(page);
         self.0.grant(self.0.alloc_page().unwrap(), peer, access)
     }

@@ -7,13 +7,13 @@ use core::fmt;
 use xen_hal::PAGE_SIZE;
 
 use crate::headers::ETHERNET;
-use crate::protocol::{Extra, Gso, MOST_SLOTS, TxRequest, TxSlot, tx_flags};
+use crate::protocol::{Extra, Gso, MAX_SLOTS, TxRequest, TxSlot, tx_flags};
 
-/// A packet of more slots than [`MOST_SLOTS`] is dropped; one of more than this breaks the device, as in Linux
+/// A packet of more slots than [`MAX_SLOTS`] is dropped; one of more than this breaks the device, as in Linux
 /// (`fatal_skb_slots`).
 const FATAL_SLOTS: usize = 20;
 /// Kinds of what is extra that there are.
-const MOST_EXTRAS: usize = 4;
+const MAX_EXTRAS: usize = 4;
 
 /// A packet's slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Chain {
             let (extra, follows) = next()?.ok_or(Fatal::Incomplete)?.extra();
             more = follows;
             chain.extras += 1;
-            if chain.extras > MOST_EXTRAS {
+            if chain.extras > MAX_EXTRAS {
                 return Err(Fatal::Extras.into());
             }
             match extra {
@@ -111,7 +111,7 @@ impl Chain {
             chain.slots.push(slot);
         }
         // More after the first than every backend has to take.
-        if chain.slots.len() > MOST_SLOTS + 1 {
+        if chain.slots.len() > MAX_SLOTS + 1 {
             chain.bad = Some(BadPacket::Slots);
         }
         if chain.multicast.is_some() {
@@ -243,7 +243,7 @@ mod tests {
                 for slot in &chain.slots {
                     prop_assert!(usize::from(slot.offset) + usize::from(slot.size) <= PAGE_SIZE);
                 }
-                prop_assert!(chain.len >= ETHERNET && chain.slots.len() <= MOST_SLOTS + 1);
+                prop_assert!(chain.len >= ETHERNET && chain.slots.len() <= MAX_SLOTS + 1);
             }
         }
     }

@@ -7,12 +7,12 @@ use core::task::Context;
 
 use embassy_net_driver::{Capabilities, Driver, HardwareAddress, LinkState};
 
-use super::packet::{Packet, Sum};
+use super::packet::{Checksum, Packet};
 use super::port::{Port, Shared};
 use super::queue;
 use crate::mss::Flows;
-use crate::offload::{self, Offloads, Outgoing, Said};
-use crate::protocol::MOST_BYTES;
+use crate::offload::{self, FrameInfo, Offloads, Outgoing};
+use crate::protocol::MAX_BYTES;
 
 /// The driver for a network stack of this domain, whose wire to the guest is a [`Port`].
 ///
@@ -45,7 +45,7 @@ impl Port {
 impl Device {
     /// Whether the largest frame finds room; nothing is sent to a guest that is not there.
     fn has_room(&self) -> bool {
-        let room = !self.port.has_waiting() || self.port.has_room(queue::memory(MOST_BYTES)) || !self.port.is_up();
+        let room = !self.port.has_waiting() || self.port.has_room(queue::memory(MAX_BYTES)) || !self.port.is_up();
         if !room {
             self.port.wants_room.set(true);
         }
@@ -93,9 +93,9 @@ impl Driver for Device {
 
 impl embassy_net_driver::RxToken for RxToken<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(mut self, read: F) -> R {
-        let Packet { sum, gso, .. } = self.packet;
-        let said = Said { good: sum == Sum::Good, blank: sum == Sum::Blank, gso };
-        match offload::incoming(&mut self.packet.bytes, said, Some(&self.device.flows)) {
+        let Packet { checksum, gso, .. } = self.packet;
+        let info = FrameInfo { good: checksum == Checksum::Valid, blank: checksum == Checksum::Blank, gso };
+        match offload::incoming(&mut self.packet.bytes, info, Some(&self.device.flows)) {
             true => read(&mut self.packet.bytes),
             // A stack takes nothing from a frame of no bytes.
             false => {
@@ -114,9 +114,9 @@ impl embassy_net_driver::TxToken for TxToken<'_> {
         let all = Offloads { mtu: device.mtu, gso_v4: true, gso_v6: true, checksum_v4: true, checksum_v6: true };
         match offload::outgoing(&mut bytes, all, Some(&device.flows)) {
             Outgoing::Whole { blank, gso } => {
-                device.send(Packet { bytes, sum: if blank { Sum::Blank } else { Sum::There }, gso });
+                device.send(Packet { bytes, checksum: if blank { Checksum::Blank } else { Checksum::Present }, gso });
             }
-            Outgoing::Cut(cut) => {
+            Outgoing::Pieces(cut) => {
                 for index in 0..cut.count() {
                     let mut piece = vec![0; cut.len(index)];
                     cut.write(&bytes, index, &mut piece);

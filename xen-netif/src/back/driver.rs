@@ -19,13 +19,13 @@ use super::credit::{self, Credit};
 use super::port::{Port, Shared};
 use super::ready::Guest;
 use super::rings::Rings;
-use super::{Attach, Limits, open};
+use super::{Attachment, Limits, open};
 use crate::front::mac_address;
 use crate::protocol::{RxProtocol, TxProtocol};
 
 /// How long a guest may take none of what waits for it, where it can say that it has room again, and where it cannot.
-const PATIENCE: Duration = Duration::from_secs(10);
-const SHORT_PATIENCE: Duration = Duration::from_millis(30);
+const TIMEOUT: Duration = Duration::from_secs(10);
+const SHORT_TIMEOUT: Duration = Duration::from_millis(30);
 
 pub(super) struct Driver<'a, X, O> {
     pub(super) xen: X,
@@ -39,7 +39,7 @@ pub(super) struct Link<M: Memory, P> {
     rings: Rings<M>,
     tx_port: P,
     rx_port: Option<P>,
-    patience: Duration,
+    timeout: Duration,
     multicast_control: bool,
 }
 
@@ -48,9 +48,9 @@ impl<X: Xen, O: Fn(Port) -> Result<(), Failure>> Backend for Driver<'_, X, O> {
 
     async fn prepare(&mut self, device: &Device) -> Result<(), Failure> {
         if self.shared.is_none() {
-            let attach = read_attach(device).await?;
+            let attachment = read_attachment(device).await?;
             information!("{}: for {}", device.path(), device.other_domain());
-            self.shared = Some(open(attach, self.limits, self.opened)?);
+            self.shared = Some(open(attachment, self.limits, self.opened)?);
         }
         Ok(())
     }
@@ -100,7 +100,7 @@ impl<X: Xen, O: Fn(Port) -> Result<(), Failure>> Backend for Driver<'_, X, O> {
             },
             tx_port,
             rx_port,
-            patience: if keys.rx_notify { PATIENCE } else { SHORT_PATIENCE },
+            timeout: if keys.rx_notify { TIMEOUT } else { SHORT_TIMEOUT },
             multicast_control: keys.multicast_control,
         })
     }
@@ -120,12 +120,12 @@ impl<X: Xen, O: Fn(Port) -> Result<(), Failure>> Backend for Driver<'_, X, O> {
     }
 }
 
-async fn read_attach(device: &Device) -> Result<Attach, Failure> {
+async fn read_attachment(device: &Device) -> Result<Attachment, Failure> {
     let rate = match device.get::<String>("rate").await? {
         None => None,
         Some(text) => credit::parse(&text).ok_or_else(|| device.unexpected("rate", &text, "BYTES,MICROSECONDS"))?,
     };
-    Ok(Attach {
+    Ok(Attachment {
         domain: device.other_domain(),
         device: device.id().into(),
         mac: mac_address(device).await?,
@@ -195,7 +195,7 @@ struct Service<'a, M, P> {
     shared: &'a Shared,
     tx_port: P,
     rx_port: Option<P>,
-    patience: Duration,
+    timeout: Duration,
     credit: Credit,
     /// Since when the guest takes nothing of what waits for it.
     stuck: Option<Duration>,
@@ -225,7 +225,7 @@ impl<M: Memory, P: xen_hal::Port> Service<'_, M, P> {
         match self.stuck {
             _ if !waits => self.stuck = None,
             None => self.stuck = Some(now),
-            Some(since) if now >= since + self.patience => {
+            Some(since) if now >= since + self.timeout => {
                 // XSA-392: what a guest does not take is not kept for ever.
                 rings.ready = None;
                 shared.drop_queue();
@@ -240,22 +240,22 @@ impl<M: Memory, P: xen_hal::Port> Service<'_, M, P> {
             more |= rings.tx.arm(&rings.tx_memory).map_err(broken)?;
         }
         if waits {
-            more |= rings.rx.arm_for(&rings.rx_memory, rings.needed()).map_err(broken)?;
+            more |= rings.rx.arm_for(&rings.rx_memory, rings.slots_needed()).map_err(broken)?;
         }
         Ok(if more { Next::Yield { worked: false } } else { Next::Wait { late } })
     }
 }
 
 async fn serve<X: Xen>(xen: &X, shared: &Shared, link: Link<X, X::Port>, signals: &Signals) -> Result<(), Failure> {
-    let Link { rings, tx_port, rx_port, patience, .. } = link;
+    let Link { rings, tx_port, rx_port, timeout, .. } = link;
     let rings = Rc::new(RefCell::new(rings));
     let shown = rings.clone();
     *shared.rings.borrow_mut() = Some(Box::new(move |f| match shown.try_borrow() {
         Ok(rings) => rings.show(f),
         Err(_) => f.write_str("in use"),
     }));
-    let credit = Credit::new(shared.attach.rate, xen.now());
-    let mut service = Service { memory: xen, shared, tx_port, rx_port, patience, credit, stuck: None };
+    let credit = Credit::new(shared.attachment.rate, xen.now());
+    let mut service = Service { memory: xen, shared, tx_port, rx_port, timeout, credit, stuck: None };
     let notify = shared.status.users().notify();
     let mut throttle = EventThrottle::default();
     loop {
@@ -282,7 +282,7 @@ async fn serve<X: Xen>(xen: &X, shared: &Shared, link: Link<X, X::Port>, signals
         };
         let ports = [&service.tx_port, service.rx_port.as_ref().unwrap_or(&service.tx_port)];
         let ports = if service.rx_port.is_some() { &ports[..] } else { &ports[..1] };
-        let until = [late, service.stuck.map(|since| since + patience)].into_iter().flatten().min();
+        let until = [late, service.stuck.map(|since| since + timeout)].into_iter().flatten().min();
         if throttle.wait(xen, ports, until, other).await.is_event() {
             throttle.record_spurious();
         }

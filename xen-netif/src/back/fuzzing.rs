@@ -8,7 +8,7 @@ use xenbus::Phase;
 
 use super::packet::Packet;
 use super::port::{Port, Shared};
-use super::{Attach, Limits};
+use super::{Attachment, Limits};
 
 /// The guest's side of a [`Port`].
 pub struct Wire(Rc<Shared>);
@@ -16,8 +16,8 @@ pub struct Wire(Rc<Shared>);
 impl Wire {
     /// A port, which is up, and its other side.
     pub fn new(mac: [u8; 6]) -> (Wire, Port) {
-        let attach = Attach { domain: DomId(1), device: String::new(), mac, bridge: String::new(), rate: None };
-        let shared = Rc::new(Shared::new(attach, Limits::default()));
+        let attachment = Attachment { domain: DomId(1), device: String::new(), mac, bridge: String::new(), rate: None };
+        let shared = Rc::new(Shared::new(attachment, Limits::default()));
         shared.status.set_phase(Phase::Up);
         (Wire(shared.clone()), Port(shared))
     }

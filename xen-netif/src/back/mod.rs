@@ -22,13 +22,13 @@ use xenstore_client::Store;
 
 pub use device::{Device, RxToken, TxToken};
 use driver::Driver;
-pub use packet::{Packet, Sum};
+pub use packet::{Checksum, Packet};
 use port::Shared;
-pub use port::{Port, PortRings, Refused};
+pub use port::{Port, PortRings, SendError};
 
 /// What the toolstack wants a guest to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attach {
+pub struct Attachment {
     /// The guest.
     pub domain: DomId,
     /// The interface's number among the guest's, from 0.
@@ -160,8 +160,12 @@ pub async fn serve<X: Xen>(
 }
 
 /// Gives a port to the application.
-fn open(attach: Attach, limits: Limits, opened: &impl Fn(Port) -> Result<(), Failure>) -> Result<Rc<Shared>, Failure> {
-    let shared = Rc::new(Shared::new(attach, limits));
+fn open(
+    attachment: Attachment,
+    limits: Limits,
+    opened: &impl Fn(Port) -> Result<(), Failure>,
+) -> Result<Rc<Shared>, Failure> {
+    let shared = Rc::new(Shared::new(attachment, limits));
     opened(Port(shared.clone()))?;
     Ok(shared)
 }

@@ -6,13 +6,13 @@ use crate::protocol::Gso;
 
 /// What is known of a packet's checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sum {
-    /// It is there; whether it is right, nobody has looked.
+pub enum Checksum {
+    /// The field is filled in, but has not been verified.
     #[default]
-    There,
-    /// It is right, or is known not to matter.
-    Good,
-    /// The field holds the sum of the pseudo-header alone: who takes the packet off this machine has to complete it
+    Present,
+    /// It is correct, or is known not to matter.
+    Valid,
+    /// The field holds the sum of the pseudo-header alone: whoever sends the packet off this machine has to complete it
     /// ([`checksum::complete`](crate::checksum::complete)).
     Blank,
 }
@@ -23,13 +23,13 @@ pub struct Packet {
     /// From the Ethernet header on.
     pub bytes: Vec<u8>,
     /// What is known of the checksum of TCP or UDP in it.
-    pub sum: Sum,
+    pub checksum: Checksum,
     /// That it is to be cut into segments with so much payload before it leaves for a wire.
     pub gso: Option<(Gso, u16)>,
 }
 
 impl From<Vec<u8>> for Packet {
     fn from(bytes: Vec<u8>) -> Packet {
-        Packet { bytes, sum: Sum::There, gso: None }
+        Packet { bytes, checksum: Checksum::Present, gso: None }
     }
 }

@@ -12,11 +12,11 @@ use xenbus::{Phase, Status, WakerSlot};
 
 use super::packet::Packet;
 use super::queue::{self, Queue};
-use super::{Attach, Limits, Statistics};
+use super::{Attachment, Limits, Statistics};
 
 /// Why a packet was not taken for a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum SendError {
     /// The guest is not connected.
     Down,
     /// So much waits for the guest that there is no room for more.
@@ -25,29 +25,29 @@ pub enum Refused {
     Multicast,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Refused::Down => "the guest is not connected",
-            Refused::Full => "the guest does not take its packets",
-            Refused::Multicast => "the guest has not joined the group",
+            SendError::Down => "the guest is not connected",
+            SendError::Full => "the guest does not take its packets",
+            SendError::Multicast => "the guest has not joined the group",
         })
     }
 }
 
-impl core::error::Error for Refused {}
+impl core::error::Error for SendError {}
 
 /// Writes something down.
 pub(super) type Show = dyn Fn(&mut fmt::Formatter<'_>) -> fmt::Result;
 
 /// What a port and its driver have in common.
 pub(super) struct Shared {
-    pub(super) attach: Attach,
+    pub(super) attachment: Attachment,
     pub(super) limits: Limits,
     pub(super) from_guest: RefCell<Queue>,
     pub(super) to_guest: RefCell<Queue>,
     /// Memory of the packet that is on its way from that queue to the guest.
-    under_way: Cell<usize>,
+    in_transit: Cell<usize>,
     pub(super) status: Status<(), Statistics>,
     /// The groups that the guest wants, where it wants no others.
     pub(super) groups: RefCell<Option<Vec<[u8; 6]>>>,
@@ -60,13 +60,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(attach: Attach, limits: Limits) -> Shared {
+    pub(super) fn new(attachment: Attachment, limits: Limits) -> Shared {
         Shared {
-            attach,
+            attachment,
             limits,
             from_guest: RefCell::default(),
             to_guest: RefCell::default(),
-            under_way: Cell::new(0),
+            in_transit: Cell::new(0),
             status: Status::new(()),
             groups: RefCell::new(None),
             wants_room: Cell::new(false),
@@ -105,12 +105,12 @@ impl Shared {
 
     /// Whether the application has so much to read that the guest has to wait.
     pub(super) fn is_congested(&self) -> bool {
-        !self.takes_more(0, 0)
+        !self.accepts_more(0, 0)
     }
 
     /// Whether one more packet is taken from the guest where `count` are about to be delivered, which have so much memory.
     /// Nobody knows how large it is: one is taken where there is room for any.
-    pub(super) fn takes_more(&self, count: usize, memory: usize) -> bool {
+    pub(super) fn accepts_more(&self, count: usize, memory: usize) -> bool {
         let from_guest = self.from_guest.borrow();
         (count == 0 && from_guest.is_empty()) || from_guest.held_with(count + 1, memory) < self.limits.from_guest
     }
@@ -118,13 +118,13 @@ impl Shared {
     /// The next packet for the guest. Its memory counts until [`has_left`](Shared::has_left).
     pub(super) fn next_for_guest(&self) -> Option<Packet> {
         let packet = self.to_guest.borrow_mut().pop()?;
-        self.under_way.set(queue::memory(packet.bytes.capacity()));
+        self.in_transit.set(queue::memory(packet.bytes.capacity()));
         Some(packet)
     }
 
     /// That packet is gone.
     pub(super) fn has_left(&self) {
-        self.under_way.set(0);
+        self.in_transit.set(0);
         if self.wants_room.replace(false) {
             self.application.wake();
         }
@@ -132,17 +132,17 @@ impl Shared {
 
     /// Whether something waits for the guest, or is on its way.
     pub(super) fn has_waiting(&self) -> bool {
-        self.under_way.get() > 0 || !self.to_guest.borrow().is_empty()
+        self.in_transit.get() > 0 || !self.to_guest.borrow().is_empty()
     }
 
     /// Whether a packet with this memory finds room in the queue for the guest.
     pub(super) fn has_room(&self, memory: usize) -> bool {
-        self.to_guest.borrow().held_with(1, memory) + self.under_way.get() <= self.limits.to_guest
+        self.to_guest.borrow().held_with(1, memory) + self.in_transit.get() <= self.limits.to_guest
     }
 
     /// Nothing waits for the guest any more.
     pub(super) fn drop_queue(&self) {
-        let dropped = core::mem::take(&mut *self.to_guest.borrow_mut()).len() + usize::from(self.under_way.get() > 0);
+        let dropped = core::mem::take(&mut *self.to_guest.borrow_mut()).len() + usize::from(self.in_transit.get() > 0);
         self.count(|statistics| statistics.dropped += dropped as u64);
         self.has_left();
     }
@@ -165,8 +165,8 @@ pub struct Port(pub(super) Rc<Shared>);
 
 impl Port {
     /// Whose it is.
-    pub fn attach(&self) -> &Attach {
-        &self.0.attach
+    pub fn attachment(&self) -> &Attachment {
+        &self.0.attachment
     }
 
     /// Whether the guest is connected.
@@ -197,24 +197,24 @@ impl Port {
     /// # Errors
     ///
     /// Where it is dropped.
-    pub fn send(&self, packet: Packet) -> Result<(), Refused> {
+    pub fn send(&self, packet: Packet) -> Result<(), SendError> {
         let shared = &self.0;
         let refuse = |why| {
             shared.count(|statistics| statistics.dropped += 1);
             Err(why)
         };
         if !shared.is_up() {
-            return refuse(Refused::Down);
+            return refuse(SendError::Down);
         }
         let group: Option<[u8; 6]> = packet.bytes.first_chunk().copied().filter(|address| address[0] & 1 != 0);
         if let (Some(group), Some(groups)) = (group, &*shared.groups.borrow())
             && group != [0xff; 6]
             && !groups.contains(&group)
         {
-            return refuse(Refused::Multicast);
+            return refuse(SendError::Multicast);
         }
         if !shared.has_room(queue::memory(packet.bytes.capacity())) {
-            return refuse(Refused::Full);
+            return refuse(SendError::Full);
         }
         shared.to_guest.borrow_mut().push(packet);
         shared.status.notify();
@@ -238,7 +238,7 @@ pub struct PortRings(Weak<Shared>);
 
 impl PortRings {
     /// Whether the port is still there.
-    pub fn is_there(&self) -> bool {
+    pub fn is_alive(&self) -> bool {
         self.0.strong_count() > 0
     }
 }
@@ -250,13 +250,13 @@ impl fmt::Display for PortRings {
             Some(show) => show(f)?,
             None => f.write_str("not connected")?,
         }
-        let (from, to) = (shared.from_guest.borrow().held(), shared.to_guest.borrow().held() + shared.under_way.get());
+        let (from, to) = (shared.from_guest.borrow().held(), shared.to_guest.borrow().held() + shared.in_transit.get());
         write!(f, "; {from} bytes held from the guest, {to} for it; {:?}", shared.status.statistics().get())
     }
 }
 
 impl fmt::Debug for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Port").field("attach", &self.0.attach).field("up", &self.is_up()).finish()
+        f.debug_struct("Port").field("attachment", &self.0.attachment).field("up", &self.is_up()).finish()
     }
 }

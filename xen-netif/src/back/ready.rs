@@ -4,12 +4,12 @@ use alloc::vec;
 
 use xen_hal::PAGE_SIZE;
 
-use super::packet::{Packet, Sum};
+use super::packet::{Checksum, Packet};
 use crate::checksum;
 use crate::headers::Headers;
-use crate::offload::can_be_cut;
-use crate::protocol::MOST_SLOTS;
-use crate::segment::Cut;
+use crate::offload::can_segment;
+use crate::protocol::MAX_SLOTS;
+use crate::segment::Segmenter;
 
 /// What a guest can take.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ pub(super) enum Ready {
     /// It takes it as it is.
     Whole(Packet),
     /// It is cut while the guest has room: all pieces at once can take a multiple of the packet's memory.
-    Cut { packet: Packet, cut: Cut, next: usize },
+    Pieces { packet: Packet, cut: Segmenter, next: usize },
     /// It leaves work to the guest that nobody can do. It is dropped, and a slot tells the guest so.
     Refused,
 }
@@ -35,7 +35,7 @@ pub(super) enum Ready {
 impl Guest {
     /// Makes of a packet what the guest takes; `None` where it can take nothing of it.
     pub(super) fn adapt(&self, packet: Packet) -> Option<Ready> {
-        let ready = match packet.sum == Sum::Blank || packet.gso.is_some() {
+        let ready = match packet.checksum == Checksum::Blank || packet.gso.is_some() {
             true => self.help(packet).unwrap_or(Ready::Refused),
             false => Ready::Whole(packet),
         };
@@ -43,7 +43,7 @@ impl Guest {
             // A guest without scatter and gather has one page for each.
             Ready::Whole(packet) if packet.bytes.is_empty() => None,
             Ready::Whole(packet) if !self.gather && packet.bytes.len() > PAGE_SIZE => None,
-            ready if ready.slots() as usize > MOST_SLOTS => None,
+            ready if ready.slots() as usize > MAX_SLOTS => None,
             _ => Some(ready),
         }
     }
@@ -53,25 +53,25 @@ impl Guest {
         let headers = Headers::parse(&packet.bytes)?;
         let blank = if headers.v6 { self.blank_v6 } else { self.blank_v4 };
         if let Some((protocol, size)) = packet.gso {
-            if !can_be_cut(&packet.bytes, &headers, protocol, size) {
+            if !can_segment(&packet.bytes, &headers, protocol, size) {
                 return None;
             }
             let gso = if headers.v6 { self.gso_v6 } else { self.gso_v4 };
             if !(gso && blank && self.gather) {
                 let size = if self.gather { size } else { size.min((PAGE_SIZE / 2) as u16) };
-                let cut = Cut::segments(&packet.bytes, &headers, size)?;
-                return Some(Ready::Cut { packet, cut, next: 0 });
+                let cut = Segmenter::segments(&packet.bytes, &headers, size)?;
+                return Some(Ready::Pieces { packet, cut, next: 0 });
             }
             // Who has it cut leaves the checksum to who cuts it.
-            if packet.sum != Sum::Blank {
+            if packet.checksum != Checksum::Blank {
                 checksum::leave_blank(&mut packet.bytes, &headers);
-                packet.sum = Sum::Blank;
+                packet.checksum = Checksum::Blank;
             }
-        } else if !checksum::is_there(&packet.bytes, &headers) {
+        } else if !checksum::is_present(&packet.bytes, &headers) {
             return None;
         } else if !blank {
             checksum::complete(&mut packet.bytes, &headers);
-            packet.sum = Sum::Good;
+            packet.checksum = Checksum::Valid;
         }
         Some(Ready::Whole(packet))
     }
@@ -82,7 +82,7 @@ impl Ready {
     pub(super) fn slots(&self) -> u32 {
         match self {
             Ready::Whole(packet) => slots(packet.bytes.len()) + u32::from(packet.gso.is_some()),
-            Ready::Cut { cut, next, .. } => slots(cut.len(*next)),
+            Ready::Pieces { cut, next, .. } => slots(cut.len(*next)),
             Ready::Refused => 1,
         }
     }
@@ -91,12 +91,12 @@ impl Ready {
     pub(super) fn take(self) -> (Packet, Option<Ready>) {
         match self {
             Ready::Whole(packet) => (packet, None),
-            Ready::Cut { packet, cut, next } => {
+            Ready::Pieces { packet, cut, next } => {
                 let mut bytes = vec![0; cut.len(next)];
                 cut.write(&packet.bytes, next, &mut bytes);
                 let next = next + 1;
-                let rest = (next < cut.count()).then_some(Ready::Cut { packet, cut, next });
-                (Packet { bytes, sum: Sum::Good, gso: None }, rest)
+                let rest = (next < cut.count()).then_some(Ready::Pieces { packet, cut, next });
+                (Packet { bytes, checksum: Checksum::Valid, gso: None }, rest)
             }
             Ready::Refused => (Packet::default(), None),
         }

@@ -11,13 +11,13 @@ use xenbus::Failure;
 
 use super::chain::{Chain, Fatal};
 use super::credit::Credit;
-use super::packet::{Packet, Sum};
+use super::packet::{Checksum, Packet};
 use super::port::Shared;
 use super::queue;
 use super::ready::{Guest, Ready};
 use crate::checksum;
 use crate::headers::Headers;
-use crate::offload::can_be_cut;
+use crate::offload::can_segment;
 use crate::protocol::{
     Extra, Gso, RxProtocol, RxRequest, RxResponse, TxProtocol, TxResponse, TxStatus, rx_flags, tx_flags,
 };
@@ -27,7 +27,7 @@ const AT_ONCE: usize = 64;
 /// Bytes of pieces that are cut for one such call, but for one more piece.
 const CUT_AT_ONCE: usize = 64 << 10;
 /// Multicast groups that a guest may join (`XEN_NETBK_MCAST_MAX`).
-const MOST_GROUPS: usize = 64;
+const MAX_GROUPS: usize = 64;
 
 pub(super) struct Rings<M: GrantTable> {
     pub(super) peer: DomId,
@@ -85,7 +85,7 @@ impl<M: Memory> Rings<M> {
     ) -> Result<bool, Failure> {
         let mut chains = Vec::new();
         let mut held = 0;
-        while chains.len() < AT_ONCE && credit.check(now).is_ok() && shared.takes_more(chains.len(), held) {
+        while chains.len() < AT_ONCE && credit.check(now).is_ok() && shared.accepts_more(chains.len(), held) {
             let next = || self.tx.pop(&self.tx_memory).map_err(Broken::Ring);
             let Some(chain) = Chain::take(next)? else { break };
             credit.spend(chain.len);
@@ -131,11 +131,11 @@ impl<M: Memory> Rings<M> {
         drop(operations);
         for ((chain, mut bytes), copied) in chains.into_iter().zip(packets).zip(copied) {
             let status = match chain.multicast {
-                Some((group, join)) => membership(shared, group, join),
+                Some((group, join)) => change_membership(shared, group, join),
                 None if chain.bad.is_some() || !copied => TxStatus::Error,
-                None => match known(&mut bytes, chain.slots[0].flags, chain.gso) {
+                None => match checksum_state(&mut bytes, chain.slots[0].flags, chain.gso) {
                     Some(sum) => {
-                        shared.deliver(Packet { bytes, sum, gso: chain.gso });
+                        shared.deliver(Packet { bytes, checksum: sum, gso: chain.gso });
                         TxStatus::Okay
                     }
                     None => TxStatus::Error,
@@ -252,27 +252,27 @@ impl<M: Memory> Rings<M> {
     }
 
     /// Slots that the next packet for the guest takes.
-    pub(super) fn needed(&self) -> u32 {
+    pub(super) fn slots_needed(&self) -> u32 {
         self.ready.as_ref().map_or(1, Ready::slots)
     }
 }
 
 /// What is known of the checksum of a packet from a guest; `None` where it leaves work to others that cannot be done.
 /// Linux drops such packets as well (`skb_checksum_setup`).
-fn known(bytes: &mut [u8], flags: u16, gso: Option<(Gso, u16)>) -> Option<Sum> {
+fn checksum_state(bytes: &mut [u8], flags: u16, gso: Option<(Gso, u16)>) -> Option<Checksum> {
     let blank = flags & tx_flags::CSUM_BLANK != 0;
     if !blank && gso.is_none() {
-        return Some(if flags & tx_flags::DATA_VALIDATED != 0 { Sum::Good } else { Sum::There });
+        return Some(if flags & tx_flags::DATA_VALIDATED != 0 { Checksum::Valid } else { Checksum::Present });
     }
     let headers = Headers::parse(bytes)?;
     if let Some((protocol, size)) = gso
-        && !can_be_cut(bytes, &headers, protocol, size)
+        && !can_segment(bytes, &headers, protocol, size)
     {
         return None;
     }
     // Who has it cut leaves the checksum to who cuts it, whatever he says.
-    let there = if blank { checksum::is_there(bytes, &headers) } else { checksum::leave_blank(bytes, &headers) };
-    there.then_some(Sum::Blank)
+    let there = if blank { checksum::is_present(bytes, &headers) } else { checksum::leave_blank(bytes, &headers) };
+    there.then_some(Checksum::Blank)
 }
 
 /// Answers a packet's requests: with the packet, or with the news that it was dropped.
@@ -293,10 +293,10 @@ fn respond(
         rest -= own;
         let mut flags = if rest > 0 { rx_flags::MORE_DATA } else { 0 };
         if index == 0 {
-            flags |= match packet.sum {
-                Sum::There => 0,
-                Sum::Good => rx_flags::DATA_VALIDATED,
-                Sum::Blank => rx_flags::DATA_VALIDATED | rx_flags::CSUM_BLANK,
+            flags |= match packet.checksum {
+                Checksum::Present => 0,
+                Checksum::Valid => rx_flags::DATA_VALIDATED,
+                Checksum::Blank => rx_flags::DATA_VALIDATED | rx_flags::CSUM_BLANK,
             };
             flags |= if packet.gso.is_some() { rx_flags::EXTRA_INFO } else { 0 };
         }
@@ -312,12 +312,12 @@ fn pages<'a>(packet: &Packet, requests: &'a [RxRequest]) -> impl Iterator<Item =
 }
 
 /// The guest joins or leaves a group.
-fn membership(shared: &Shared, group: [u8; 6], join: bool) -> TxStatus {
+fn change_membership(shared: &Shared, group: [u8; 6], join: bool) -> TxStatus {
     let mut groups = shared.groups.borrow_mut();
     let Some(groups) = groups.as_mut() else { return TxStatus::Error };
     groups.retain(|known| *known != group);
     if join {
-        if groups.len() >= MOST_GROUPS {
+        if groups.len() >= MAX_GROUPS {
             return TxStatus::Error;
         }
         groups.push(group);

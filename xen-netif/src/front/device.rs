@@ -12,9 +12,9 @@ use super::rx::Frame;
 use super::shared::Shared;
 use super::tx::{Place, Tx};
 use crate::mss::Flows;
-use crate::offload::{self, Outgoing, Said};
+use crate::offload::{self, FrameInfo, Outgoing};
 use crate::protocol::{Extra, Gso, rx_flags, tx_flags};
-use crate::segment::Cut;
+use crate::segment::Segmenter;
 
 /// The driver for a network stack.
 pub struct Device<G: Memory> {
@@ -148,7 +148,7 @@ impl<G: Memory> embassy_net_driver::TxToken for TxToken<'_, G> {
         let value = write(bytes);
         match offload::outgoing(bytes, shared.status.info().offloads(), shared.flows()) {
             Outgoing::Whole { blank, gso } => shared.send_whole(tx, place, blank, gso),
-            Outgoing::Cut(cut) => {
+            Outgoing::Pieces(cut) => {
                 let whole = bytes.to_vec();
                 shared.send_pieces(tx, &whole, cut);
             }
@@ -174,12 +174,12 @@ impl<G: Memory> Shared<G> {
     /// said of it was not asked for, or cannot be.
     #[inline]
     fn complete(&self, frame: &mut Frame<'_>) -> bool {
-        let said = Said {
+        let info = FrameInfo {
             good: frame.flags & rx_flags::DATA_VALIDATED != 0,
             blank: frame.flags & rx_flags::CSUM_BLANK != 0,
             gso: frame.gso,
         };
-        let good = self.options.has_asked_for(said) && offload::incoming(frame.bytes, said, self.flows());
+        let good = self.options.has_requested(info) && offload::incoming(frame.bytes, info, self.flows());
         if !good {
             self.count(|statistics| statistics.dropped += 1);
         }
@@ -199,7 +199,7 @@ impl<G: Memory> Shared<G> {
     }
 
     /// Sends what the backend does not cut itself.
-    fn send_pieces(&self, tx: &mut Tx<G>, frame: &[u8], cut: Cut) {
+    fn send_pieces(&self, tx: &mut Tx<G>, frame: &[u8], cut: Segmenter) {
         for index in 0..cut.count() {
             let Some(place) = tx.place(cut.len(index)) else {
                 self.count_unsent();

@@ -18,7 +18,7 @@ use super::tx::Tx;
 /// What Ethernet carries where nobody has said anything else.
 const USUAL_MTU: u16 = 1500;
 /// The least that IPv4 takes (RFC 791).
-const LEAST_MTU: u16 = 68;
+const MIN_MTU: u16 = 68;
 
 pub(super) struct Driver<X: Xen> {
     pub(super) shared: Rc<Shared<X>>,
@@ -46,8 +46,8 @@ impl<X: Xen> Frontend for Driver<X> {
         let keys = read_keys(device).await?;
         let large = self.shared.options.large_segments && keys.gather;
         let mtu = match device.get::<u16>("mtu").await? {
-            Some(mtu) if mtu >= LEAST_MTU => mtu,
-            Some(mtu) => return Err(device.unexpected("mtu", mtu, format_args!("{LEAST_MTU} at least"))),
+            Some(mtu) if mtu >= MIN_MTU => mtu,
+            Some(mtu) => return Err(device.unexpected("mtu", mtu, format_args!("{MIN_MTU} at least"))),
             None => USUAL_MTU,
         };
         let info = Info {
@@ -89,7 +89,7 @@ impl<X: Xen> Frontend for Driver<X> {
         if link.queues {
             keys.set("multi-queue-num-queues", &1_u32).await?;
         }
-        let (segments, checksums) = (self.shared.options.takes_segments(), self.shared.options.takes_blank());
+        let (segments, checksums) = (self.shared.options.accepts_segments(), self.shared.options.accepts_blank());
         keys.set_flags(&[
             ("request-rx-copy", true),
             ("feature-rx-notify", true),

@@ -14,7 +14,7 @@ use core::pin::pin;
 
 use futures_util::future::{Either, select};
 use xen_hal::{Memory, Xen};
-use xenbus::{Ended, Handle, Phase, frontend};
+use xenbus::{EndReason, Handle, Phase, frontend};
 use xenstore_client::Store;
 
 pub use device::{Device, RxToken, TxToken};
@@ -23,7 +23,7 @@ pub(crate) use driver::mac_address;
 use shared::Shared;
 pub use shared::Statistics;
 
-use crate::offload::{Offloads, Said};
+use crate::offload::{FrameInfo, Offloads};
 
 /// How an interface is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,18 +86,18 @@ impl Options {
     }
 
     /// Whether the backend may leave checksums to this end.
-    fn takes_blank(&self) -> bool {
+    fn accepts_blank(&self) -> bool {
         self.checksums
     }
 
     /// Whether the backend may leave large segments whole.
-    fn takes_segments(&self) -> bool {
+    fn accepts_segments(&self) -> bool {
         self.large_segments && self.checksums
     }
 
     /// Whether the backend was told that it may leave to this end what it has left.
-    fn has_asked_for(&self, said: Said) -> bool {
-        (!said.blank || self.takes_blank()) && (said.gso.is_none() || self.takes_segments())
+    fn has_requested(&self, info: FrameInfo) -> bool {
+        (!info.blank || self.accepts_blank()) && (info.gso.is_none() || self.accepts_segments())
     }
 }
 
@@ -188,7 +188,7 @@ pub fn connect<X: Xen>(
     xen: X,
     path: &str,
     options: Options,
-) -> (Interface<X>, impl Future<Output = Result<Ended, xenstore_client::Error>> + use<X>) {
+) -> (Interface<X>, impl Future<Output = Result<EndReason, xenstore_client::Error>> + use<X>) {
     assert!(options.transmit_pages >= 17, "a frame takes up to 17 pages");
     assert!(options.receive_pages.is_power_of_two() && (32..=256).contains(&options.receive_pages), "32 to 256 pages");
     let shared = Rc::new(Shared::new(xen.clone(), options));
@@ -204,7 +204,7 @@ pub fn connect<X: Xen>(
             let ended = frontend(&store, xen.clone(), &path, &mut driver).await?;
             // What was unplugged may be plugged in again, for whoever still has it.
             let connections = status.statistics().get().connections;
-            if ended != Ended::Removed || status.users().is_empty() || connections == 0 {
+            if ended != EndReason::Removed || status.users().is_empty() || connections == 0 {
                 return Ok(ended);
             }
             shared.set_phase(Phase::Waiting);
@@ -279,7 +279,7 @@ impl<G: Memory> Interface<G> {
 
 impl<G: Memory> Rings<G> {
     /// Whether the interface is still there.
-    pub fn is_there(&self) -> bool {
+    pub fn is_alive(&self) -> bool {
         self.0.strong_count() > 0
     }
 }

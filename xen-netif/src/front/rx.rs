@@ -8,12 +8,12 @@ use xen_hal::{Access, DomId, Errno, Memory, PAGE_SIZE};
 use xen_ring::{BadProducer, FrontRing, GrantableRun, GrantedPages};
 use xenbus::{Device, Failure};
 
-use crate::protocol::{Extra, Gso, MOST_SLOTS, RxProtocol, RxRequest, RxSlot, rx_flags};
+use crate::protocol::{Extra, Gso, MAX_SLOTS, RxProtocol, RxRequest, RxSlot, rx_flags};
 
 /// Largest frame: an IP packet, the Ethernet header and a tag.
-const MOST_BYTES: usize = 65535 + 18;
+const MAX_BYTES: usize = 65535 + 18;
 /// Slots of what is extra that a packet may have.
-const MOST_EXTRAS: u32 = 4;
+const MAX_EXTRAS: u32 = 4;
 
 /// In failures.
 const NAME: &str = "the receive ring";
@@ -231,7 +231,7 @@ impl Incoming {
                 // What is said of it nobody understands.
                 Extra::Other(_) => self.bad = true,
             }
-            if self.extras > MOST_EXTRAS {
+            if self.extras > MAX_EXTRAS {
                 return Err(Failure::new(Errno::EIO, "the backend says more that is extra than there can be"));
             }
             if !more {
@@ -246,7 +246,7 @@ impl Incoming {
         let offset = usize::from(response.offset);
         match usize::try_from(response.status) {
             Ok(len) if offset + len <= PAGE_SIZE => {
-                if self.parts.len() > MOST_SLOTS {
+                if self.parts.len() > MAX_SLOTS {
                     return Err(Failure::new(Errno::EIO, "the backend sends a packet of more slots than there can be"));
                 }
                 // Nothing may lie behind a page's last byte, which is the next page's first.
@@ -254,7 +254,7 @@ impl Incoming {
                     self.parts.push((index * PAGE_SIZE + offset, len));
                 }
                 self.len += len;
-                self.bad |= self.len > MOST_BYTES;
+                self.bad |= self.len > MAX_BYTES;
             }
             Ok(len) => {
                 let text = format_args!("the backend has put {len} bytes at {offset} of a page");
@@ -266,7 +266,7 @@ impl Incoming {
         let extra = self.expected == Expected::First && response.flags & rx_flags::EXTRA_INFO != 0;
         self.expected = if extra { Expected::Extra } else { Expected::Data };
         // A chain of bad slots has to end as well.
-        if self.slots > MOST_SLOTS as u32 + MOST_EXTRAS + 1 {
+        if self.slots > MAX_SLOTS as u32 + MAX_EXTRAS + 1 {
             return Err(Failure::new(Errno::EIO, "the backend sends a packet of more slots than there can be"));
         }
         Ok(!extra && !self.more_data)

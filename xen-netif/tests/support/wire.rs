@@ -13,7 +13,7 @@ use xen_netif::protocol::{
 };
 use xen_ring::{BackRing, ReadOnlyMapping, SharedMapping};
 use xen_sim::{Domain, Script, SimMapping, SimPort, Toolstack, Xen, script};
-use xenbus::{Backend, Device as BusDevice, Ended, Failure, Keys, Signals, backend};
+use xenbus::{Backend, Device as BusDevice, EndReason, Failure, Keys, Signals, backend};
 use xenstore_client::Error as StoreError;
 
 fn failure(error: impl std::fmt::Display) -> Failure {
@@ -275,7 +275,7 @@ fn run_against(
         let error = format!("/local/domain/{}/error/device/vif/0/error", front.id().0);
         let error = toolstack.store().get::<String>(&error).await.unwrap();
         if error.is_none() {
-            assert_eq!(driver.await.unwrap(), Ended::Stopped, "the last handle is gone");
+            assert_eq!(driver.await.unwrap(), EndReason::Stopped, "the last handle is gone");
             toolstack.detach("vif", front.id(), back.id(), 0).await.unwrap();
         }
         error

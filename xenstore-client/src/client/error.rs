@@ -45,7 +45,7 @@ pub enum ErrorKind {
     /// A list is longer than any should be: some 20,000 names.
     TooLong {
         /// Bytes of memory that a list may take.
-        most: usize,
+        max: usize,
     },
     /// The connection was made anew before the answer came: whether the request was carried out is not known.
     Interrupted,
@@ -156,7 +156,7 @@ impl fmt::Display for Error {
             ErrorKind::Malformed(what) => write!(f, "the store's answer holds {what}"),
             ErrorKind::Value { expected, found } => write!(f, "expected {expected}, found {found:?}"),
             ErrorKind::Contended { tries } => write!(f, "others kept changing it; gave up after {tries} tries"),
-            ErrorKind::TooLong { most } => write!(f, "the list takes more than {} KiB of memory", most / 1024),
+            ErrorKind::TooLong { max } => write!(f, "the list takes more than {} KiB of memory", max / 1024),
             ErrorKind::Interrupted => f.write_str("the connection was made anew before the answer came"),
             ErrorKind::Broken(broken) => broken.fmt(f),
         }

@@ -15,12 +15,12 @@ use super::watch::{self, WatchState};
 use crate::wire::{self, Features, Header, Malformed, Op, Request, ServerError};
 
 /// Requests that may wait for their answers at a time; more wait for a place.
-const MOST_IN_FLIGHT: usize = 64;
+const MAX_IN_FLIGHT: usize = 64;
 /// Transactions that may be open at a time; servers allow a guest ten.
-const MOST_TRANSACTIONS: usize = 8;
+const MAX_TRANSACTIONS: usize = 8;
 
 /// An answer's payload, and the generation of the connection that it came over.
-pub(super) type Answer = Result<(Vec<u8>, u32), ErrorKind>;
+pub(super) type Reply = Result<(Vec<u8>, u32), ErrorKind>;
 
 pub(super) struct Link {
     pub(super) state: RefCell<State>,
@@ -52,7 +52,7 @@ pub(super) struct State {
 pub(super) enum Phase {
     Up,
     /// Nothing new is sent.
-    Quiet,
+    Quiesced,
     /// The domain was restored: page and port are to be taken anew.
     Restart,
     Broken(Broken),
@@ -73,7 +73,7 @@ struct Call {
 
 enum CallState {
     Awaited(Option<Waker>),
-    Answered(Answer),
+    Answered(Reply),
     /// Nobody awaits the answer, but something is to be done about it.
     Detached(Then),
 }
@@ -112,8 +112,8 @@ impl Link {
                 quiet: None,
                 unexpected: 0,
             }),
-            places: Semaphore::new(MOST_IN_FLIGHT),
-            transactions: Semaphore::new(MOST_TRANSACTIONS),
+            places: Semaphore::new(MAX_IN_FLIGHT),
+            transactions: Semaphore::new(MAX_TRANSACTIONS),
         })
     }
 
@@ -154,7 +154,7 @@ impl Link {
     }
 
     /// The answer, once it is there.
-    pub(super) fn poll_answer(&self, id: u32, waker: &Waker) -> Poll<Answer> {
+    pub(super) fn poll_answer(&self, id: u32, waker: &Waker) -> Poll<Reply> {
         let mut state = self.state.borrow_mut();
         match state.calls.get_mut(id) {
             Some(Call { state: CallState::Awaited(Some(known)), .. }) if known.will_wake(waker) => Poll::Pending,
@@ -199,7 +199,7 @@ impl Link {
     }
 
     /// Does what the answer to a request that nobody awaits leads to.
-    pub(super) fn finish_detached(&self, then: Then, answer: Option<&Answer>) {
+    pub(super) fn finish_detached(&self, then: Then, answer: Option<&Reply>) {
         match then {
             Then::Nothing => {}
             Then::FreeTransaction => self.transactions.add_permits(1),
@@ -278,7 +278,7 @@ impl Link {
         quiet.into_iter().for_each(Waker::wake);
     }
 
-    fn answer(&self, id: u32, answer: Answer) {
+    fn answer(&self, id: u32, answer: Reply) {
         let mut state = self.state.borrow_mut();
         let Some(call) = state.calls.get_mut(id) else { return };
         let has_place = core::mem::take(&mut call.has_place);
@@ -323,13 +323,13 @@ impl Link {
     /// Copies what is to be sent next, as much as fits; [`sent`](Link::sent) says how much of it was.
     pub(super) fn next_bytes(&self, buffer: &mut [u8]) -> usize {
         let state = self.state.borrow();
-        if state.phase != Phase::Up && (state.phase != Phase::Quiet || state.sent == 0) {
+        if state.phase != Phase::Up && (state.phase != Phase::Quiesced || state.sent == 0) {
             return 0;
         }
         let mut filled = 0;
         let mut skip = state.sent;
         // In the quiet phase a packet that was begun is ended, and no other begun.
-        let packets = if state.phase == Phase::Quiet { 1 } else { usize::MAX };
+        let packets = if state.phase == Phase::Quiesced { 1 } else { usize::MAX };
         for packet in state.queue.iter().take(packets) {
             let bytes = &packet.bytes[skip..];
             skip = 0;

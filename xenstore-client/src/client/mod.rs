@@ -13,7 +13,7 @@ mod watch;
 
 pub use error::{Broken, Error, ErrorKind};
 pub use runner::Runner;
-pub use store::{Quiet, Restart, Store, connect};
+pub use store::{Quiesced, Restart, Store, connect};
 pub use transaction::Transaction;
 pub use tree::Tree;
 pub use value::{FromValue, Path, ToValue};

@@ -14,7 +14,7 @@ use crate::wire::offsets::{CONNECTION, ERROR, REPLIES, REQUESTS, SERVER_FEATURES
 use crate::wire::{Features, HEADER_SIZE, Header, RingError};
 
 /// Rounds in one poll: other tasks are to have their turn, whatever the server sends.
-const MOST_ROUNDS: usize = 32;
+const MAX_ROUNDS: usize = 32;
 /// New connections that are asked for while none of them works.
 const MAX_RECONNECTIONS: u32 = 8;
 
@@ -80,7 +80,7 @@ impl<C: StoreChannel> Runner<C> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        for _ in 0..MOST_ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             self.link.register_runner(cx.waker());
             match self.round() {
                 Ok(true) => continue,
@@ -119,7 +119,7 @@ impl<C: StoreChannel> Runner<C> {
                 self.link.state.borrow_mut().phase = Phase::Up;
                 self.renew();
             }
-            Phase::Up | Phase::Quiet => {}
+            Phase::Up | Phase::Quiesced => {}
         }
         let Some(connection) = &mut self.connection else { return Err(Broken::Absent) };
         if connection.ends.is_none() {

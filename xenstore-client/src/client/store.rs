@@ -96,7 +96,7 @@ impl Store {
         &self,
         body: impl AsyncFnMut(&Transaction) -> Result<T, E>,
     ) -> Result<T, E> {
-        self.transaction_of(transaction::MOST_TRIES, body).await
+        self.transaction_of(transaction::MAX_TRIES, body).await
     }
 
     /// [`transaction`](Store::transaction), which is given up after `tries`: for nodes of a peer, who can change them as
@@ -426,7 +426,7 @@ impl Store {
     }
 
     /// Brings the connection to rest before a suspend: nothing new is sent, and what was is answered. Requests made
-    /// from here on wait until [`Quiet::go_on`].
+    /// from here on wait until [`Quiesced::resume`].
     ///
     /// # Errors
     ///
@@ -435,13 +435,13 @@ impl Store {
     /// # Cancellation
     ///
     /// Dropping the future lets the connection go on.
-    pub async fn quiesce(&self) -> Result<Quiet, Broken> {
+    pub async fn quiesce(&self) -> Result<Quiesced, Broken> {
         let link = &self.tree.link;
         if let Some(broken) = self.broken() {
             return Err(broken);
         }
-        link.state.borrow_mut().phase = Phase::Quiet;
-        let quiet = Quiet { link: link.clone() };
+        link.state.borrow_mut().phase = Phase::Quiesced;
+        let quiet = Quiesced { link: link.clone() };
         poll_fn(|cx| {
             if let Phase::Broken(broken) = link.state.borrow().phase {
                 return Poll::Ready(Err(broken));
@@ -468,24 +468,24 @@ pub enum Restart {
 
 /// A connection at rest; dropping this lets it go on as it was.
 #[must_use = "dropping it lets the connection go on at once"]
-pub struct Quiet {
+pub struct Quiesced {
     link: Rc<Link>,
 }
 
-impl Quiet {
+impl Quiesced {
     /// Lets the connection go on.
-    pub fn go_on(self, restart: Restart) {
+    pub fn resume(self, restart: Restart) {
         if restart == Restart::New {
             self.link.state.borrow_mut().phase = Phase::Restart;
         }
     }
 }
 
-impl Drop for Quiet {
+impl Drop for Quiesced {
     fn drop(&mut self) {
         {
             let mut state = self.link.state.borrow_mut();
-            if state.phase == Phase::Quiet {
+            if state.phase == Phase::Quiesced {
                 state.phase = Phase::Up;
             }
         }

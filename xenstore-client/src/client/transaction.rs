@@ -12,7 +12,7 @@ use super::tree::Tree;
 use crate::wire::{self, Request};
 
 /// How often a transaction is tried before it counts as hopeless.
-pub(super) const MOST_TRIES: u32 = 1000;
+pub(super) const MAX_TRIES: u32 = 1000;
 
 /// The store's nodes as one transaction sees them: as they were at its start, with its own changes.
 ///

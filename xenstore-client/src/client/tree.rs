@@ -14,7 +14,7 @@ use super::value::{FromValue, ToValue};
 use crate::wire::{self, Malformed, Permission, Request};
 
 /// How often a listing begins again when the directory changes under it.
-const MOST_LISTINGS: u32 = 64;
+const MAX_LISTINGS: u32 = 64;
 /// Bytes that a list of names may take in memory, of which each name takes some besides its own.
 const MAX_LIST: usize = 1 << 20;
 const NAME_OVERHEAD: usize = 48;
@@ -250,8 +250,8 @@ impl Tree {
         let mut tries = 0;
         'again: loop {
             tries += 1;
-            if tries > MOST_LISTINGS {
-                let kind = ErrorKind::Contended { tries: MOST_LISTINGS };
+            if tries > MAX_LISTINGS {
+                let kind = ErrorKind::Contended { tries: MAX_LISTINGS };
                 return Err(error(&Request::DirectoryPart { path, offset: 0 }, kind));
             }
             let mut names = Vec::new();
@@ -266,7 +266,7 @@ impl Tree {
                 }
                 held += part.len + part.names.len() * NAME_OVERHEAD;
                 if held > MAX_LIST {
-                    return Err(error(&request, ErrorKind::TooLong { most: MAX_LIST }));
+                    return Err(error(&request, ErrorKind::TooLong { max: MAX_LIST }));
                 }
                 names.extend(part.names.iter().map(|name| String::from(*name)));
                 if part.last {

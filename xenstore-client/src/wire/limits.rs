@@ -20,7 +20,7 @@ pub enum PathError {
         /// Its length in bytes.
         len: usize,
         /// How long it may be.
-        most: usize,
+        max: usize,
     },
     /// A character that is none of `A-Z a-z 0-9 - / _ @`.
     Character {
@@ -42,7 +42,7 @@ impl fmt::Display for PathError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PathError::Empty => f.write_str("the path is empty"),
-            PathError::TooLong { len, most } => write!(f, "the path has {len} bytes, at most {most} are allowed"),
+            PathError::TooLong { len, max } => write!(f, "the path has {len} bytes, at most {max} are allowed"),
             PathError::Character { character, at } => {
                 write!(f, "the path holds {character:?} at byte {at}; allowed are A-Z a-z 0-9 - / _ @")
             }
@@ -86,7 +86,7 @@ pub fn check_watch_path(path: &str) -> Result<(), PathError> {
 }
 
 fn check_characters(path: &str) -> Result<(), PathError> {
-    let most = if path.starts_with('/') { MAX_ABSOLUTE_PATH } else { MAX_RELATIVE_PATH };
+    let max = if path.starts_with('/') { MAX_ABSOLUTE_PATH } else { MAX_RELATIVE_PATH };
     if path.is_empty() {
         return Err(PathError::Empty);
     }
@@ -94,8 +94,8 @@ fn check_characters(path: &str) -> Result<(), PathError> {
     if path == "/" {
         return Ok(());
     }
-    if path.len() > most {
-        return Err(PathError::TooLong { len: path.len(), most });
+    if path.len() > max {
+        return Err(PathError::TooLong { len: path.len(), max });
     }
     let mut slash_before = false;
     for (at, character) in path.char_indices() {
@@ -139,7 +139,7 @@ mod tests {
     fn absolute_and_relative_paths_have_their_own_limits() {
         let name = |len: usize| "x".repeat(len);
         assert_eq!(check_path(&name(2048)), Ok(()));
-        assert_eq!(check_path(&name(2049)), Err(PathError::TooLong { len: 2049, most: 2048 }));
+        assert_eq!(check_path(&name(2049)), Err(PathError::TooLong { len: 2049, max: 2048 }));
         let absolute = |len: usize| String::from("/") + &name(len - 1);
         assert_eq!(check_path(&absolute(3072)), Ok(()));
         let error = check_path(&absolute(3073)).unwrap_err();

@@ -89,13 +89,13 @@ impl ServerError {
     /// Reads an `ERROR` reply's payload; any bytes are an error of some kind.
     pub fn parse(payload: &[u8]) -> ServerError {
         /// More of a server's own text is not kept.
-        const MOST: usize = 64;
+        const MAX_SHOWN: usize = 64;
         let name = payload.strip_suffix(b"\0").unwrap_or(payload);
         let known = core::str::from_utf8(name).ok().and_then(Errno::from_name).filter(|errno| ERRORS.contains(errno));
         match known {
             Some(errno) => ServerError { errno, unknown: None },
             None => {
-                let text = String::from_utf8_lossy(&name[..name.len().min(MOST)]);
+                let text = String::from_utf8_lossy(&name[..name.len().min(MAX_SHOWN)]);
                 ServerError { errno: Errno::EINVAL, unknown: Some(text.into()) }
             }
         }

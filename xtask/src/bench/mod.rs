@@ -52,8 +52,8 @@ pub fn command(args: &BenchArgs) -> Result<()> {
     let suite = args.suite.unwrap_or(suite::DEFAULT);
     let store = if args.oxenstored { StoreServer::Oxenstored } else { StoreServer::Xenstored };
     println!("In the lab, {suite}, {}:", if args.oxenstored { "oxenstored" } else { "xenstored" });
-    let patience = Some(Duration::from_secs(120));
-    let options = Options { patience, store, parallel: true, isolated: true, ..Options::default() };
+    let timeout = Some(Duration::from_secs(120));
+    let options = Options { timeout, store, parallel: true, isolated: true, ..Options::default() };
     let lab = Lab::boot(suite, &options)?;
     if wanted("store") {
         store::lab(&lab)?;

@@ -13,7 +13,7 @@ use xen_lab::domain::{destroy_all, guest};
 
 const ADDRESS: &str = "10.0.2.90";
 const SITE: &str = "/tmp/soak-site.tar";
-/// So few that each of them has sent a request byte by byte before the server's patience ends.
+/// So few that each of them has sent a request byte by byte before the server's timeout ends.
 const CLIENTS: u32 = 16;
 /// What may be less at the end: the heap is not of one piece any more.
 const ALLOWED: u32 = 96 << 10;

@@ -11,7 +11,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
-use self::run::{Outcome, Until, run};
+use self::run::{Limit, Outcome, run};
 use crate::paths::repo;
 
 /// What the command line says.
@@ -87,10 +87,10 @@ pub fn command(args: &FuzzArgs) -> Result<ExitCode> {
     let program = build::build()?;
     let at_once = thread::available_parallelism().map_or(1, usize::from).min(names.len());
     let until = match (args.runs, args.minutes) {
-        (Some(runs), _) => Until::Runs(runs),
+        (Some(runs), _) => Limit::Runs(runs),
         (None, minutes) => {
             let all = minutes.unwrap_or(if names.len() > 1 { 10.0 } else { 1.0 }) * 60.0 * at_once as f64;
-            Until::Seconds(((all / names.len() as f64) as u64).max(1))
+            Limit::Seconds(((all / names.len() as f64) as u64).max(1))
         }
     };
     eprintln!("{} targets, {at_once} at a time, {until} each", names.len());

@@ -12,16 +12,16 @@ use crate::paths::repo;
 
 /// When a run ends that finds nothing.
 #[derive(Clone, Copy)]
-pub enum Until {
+pub enum Limit {
     Runs(u64),
     Seconds(u64),
 }
 
-impl fmt::Display for Until {
+impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Until::Runs(runs) => write!(f, "{} executions", super::grouped(*runs)),
-            Until::Seconds(seconds) => write!(f, "{seconds} s"),
+            Limit::Runs(runs) => write!(f, "{} executions", super::grouped(*runs)),
+            Limit::Seconds(seconds) => write!(f, "{seconds} s"),
         }
     }
 }
@@ -52,7 +52,7 @@ const MEMORY: &str = "-rss_limit_mb=2048";
 const SIMPLE_CHOICE: &str = "-entropic=0";
 
 /// Feeds `target`. Its inputs are kept below `fuzz/corpus`, those that fail below `fuzz/artifacts`.
-pub fn run(program: &Path, target: &str, until: Until) -> Result<Outcome> {
+pub fn run(program: &Path, target: &str, until: Limit) -> Result<Outcome> {
     let dir = repo().join("fuzz");
     let (corpus, artifacts) = (dir.join("corpus").join(target), dir.join("artifacts").join(target));
     for folder in [&corpus, &artifacts] {
@@ -65,8 +65,8 @@ pub fn run(program: &Path, target: &str, until: Until) -> Result<Outcome> {
         command.arg(kept);
     }
     match until {
-        Until::Runs(runs) => command.arg(format!("-runs={runs}")),
-        Until::Seconds(seconds) => command.arg(format!("-max_total_time={seconds}")),
+        Limit::Runs(runs) => command.arg(format!("-runs={runs}")),
+        Limit::Seconds(seconds) => command.arg(format!("-max_total_time={seconds}")),
     };
     command
         .arg(format!("-artifact_prefix={}/", artifacts.display()))

@@ -19,12 +19,12 @@ pub const AT_LENGTH: [(&str, Check); 2] = [
 ];
 
 /// Of what it is without an attack, an ordinary guest's throughput is at least so much.
-const LEAST_SHARE: f64 = 2.0 / 3.0;
+const MIN_SHARE: f64 = 2.0 / 3.0;
 /// By how much the free memory of a driver domain may differ between the halves of an attack: what is bounded is in use
 /// after the first one.
-const MOST_GROWTH: u64 = 256;
+const MAX_GROWTH: u64 = 256;
 /// Lines that a hostile guest may have its backend print in a second.
-const MOST_LINES: usize = 10;
+const MAX_LINES: usize = 10;
 /// What the hostile guest may use of the processor, in percent: the lab has one for all domains, and how Xen divides it is
 /// not what is looked at here. Without an attack it burns as much.
 const CAP: u32 = 20;
@@ -107,9 +107,9 @@ fn compare(f: &Fixture, back: &Domain, device: &str, measure: impl Fn(Duration) 
         free[1],
         took.as_secs_f32()
     );
-    ensure!(share >= LEAST_SHARE, "{told}; before {before:?}, during {during:?}\n{}", console());
-    ensure!(free[1] + MOST_GROWTH >= free[0], "{told}\n{}", console());
-    ensure!(printed <= MOST_LINES * took.as_secs() as usize, "{told}\n{}", console());
+    ensure!(share >= MIN_SHARE, "{told}; before {before:?}, during {during:?}\n{}", console());
+    ensure!(free[1] + MAX_GROWTH >= free[0], "{told}\n{}", console());
+    ensure!(printed <= MAX_LINES * took.as_secs() as usize, "{told}\n{}", console());
     f.lab.run(&format!("xl destroy {}", attacking.id))?;
     Ok(told)
 }

@@ -232,7 +232,7 @@ impl Series {
         let mut lab = None;
         tally.step(&format!("{name}: boot"), || {
             let options = Options {
-                patience: Some(Duration::from_secs(120)),
+                timeout: Some(Duration::from_secs(120)),
                 store: server,
                 isolated: true,
                 ..Options::default()
@@ -258,7 +258,7 @@ impl Series {
 /// What dom0's programs do, those in the kernel with where they wait there, and the kernel's last words: a check that
 /// failed because something stood still says here what.
 fn dom0_state(lab: &Lab) -> Result<String> {
-    let agent = lab.agent().with_patience(Duration::from_secs(30));
+    let agent = lab.agent().with_timeout(Duration::from_secs(30));
     agent.run(
         "for p in /proc/[0-9]*; do
            name=$(tr '\\0' ' ' <$p/cmdline 2>/dev/null); state=$(sed -n 's/^State:.//p' $p/status 2>/dev/null)

@@ -17,7 +17,7 @@ use crate::paths::repo;
 const PAGES: [&str; 3] = ["README.md", "docs/quick-start.md", "docs/commands.md"];
 
 /// How long a command may be silent: it builds first.
-const PATIENCE: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How a command shows that it is right.
 #[derive(Clone, Copy)]
@@ -306,7 +306,7 @@ impl Running {
     pub fn wait_for(&mut self, expected: &str) -> Result<String> {
         let mut said = String::new();
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            match self.lines.recv_timeout(TIMEOUT) {
                 Ok(line) if line.contains(expected) => return Ok(line),
                 Ok(line) => said = said + &line + "\n",
                 Err(error) => bail!("no {expected:?} ({error}):\n{said}"),

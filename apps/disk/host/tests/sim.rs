@@ -2,8 +2,8 @@
 //! fails, its seed is printed.
 
 use sarab::block::Error;
-use sarab::block::back::{self, Attach, Limits};
-use sarab::block::faulty::{Ask, Faulty};
+use sarab::block::back::{self, Attachment, Limits};
+use sarab::block::faulty::{DeviceRequest, Faulty};
 use sarab::block::ramdisk::RamDisk;
 use sarab::testing::{End, Ended, Faults, Guest, Xen, check};
 use sarab::{App, println};
@@ -18,9 +18,9 @@ const SUM: &str = "sha256 0a9dde58ef0191b98ac84437abfab803c40551890f39f5dbfc6310
 async fn server(app: App) -> sarab::Result {
     let bad = app.args().get::<u64>("bad")?.unwrap_or(u64::MAX);
     let ram = RamDisk::new(app.xen(), SECTORS)?;
-    let open = async |_: &Attach| {
+    let open = async |_: &Attachment| {
         Ok(Faulty::new(ram.clone(), async move |ask| match ask {
-            Ask::Read(sector, count) if (sector..sector + count).contains(&bad) => {
+            DeviceRequest::Read(sector, count) if (sector..sector + count).contains(&bad) => {
                 Err(Error::Failed { operation: "read", sector: bad })
             }
             _ => Ok(()),

@@ -14,7 +14,7 @@ use web::counters::Counters;
 use web::pages::{Host, Pages};
 use web::ratelimit::Ratelimit;
 use xen_blkif::Error;
-use xen_blkif::faulty::{Ask, Faulty};
+use xen_blkif::faulty::{DeviceRequest, Faulty};
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::Clock;
 use xen_sim::{Domain, Xen, check};
@@ -363,7 +363,7 @@ fn a_disk_that_fails() {
             let fails = Rc::new(std::cell::Cell::new(u64::MAX));
             let failing = fails.clone();
             let disk = Faulty::new(disk, async move |ask| match ask {
-                Ask::Read(sector, count) if sector + count > failing.get() => {
+                DeviceRequest::Read(sector, count) if sector + count > failing.get() => {
                     Err(Error::Failed { operation: "read", sector })
                 }
                 _ => Ok(()),

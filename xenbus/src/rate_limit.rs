@@ -8,31 +8,31 @@ use core::time::Duration;
 ///
 /// ```
 /// use core::time::Duration;
-/// use xenbus::Pace;
+/// use xenbus::RateLimit;
 ///
-/// let mut pace = Pace::new(2, Duration::from_secs(1));
+/// let mut limit = RateLimit::new(2, Duration::from_secs(1));
 /// let at = Duration::from_millis;
-/// assert!(pace.allows(at(5000)) && pace.allows(at(5001)));
-/// assert!(!pace.allows(at(5002)));
-/// assert_eq!(pace.next(), at(6000));
+/// assert!(limit.allows(at(5000)) && limit.allows(at(5001)));
+/// assert!(!limit.allows(at(5002)));
+/// assert_eq!(limit.next(), at(6000));
 /// ```
 #[derive(Debug)]
-pub struct Pace {
+pub struct RateLimit {
     burst: u32,
     interval: Duration,
     /// When all that was let through is paid for (the generic cell rate algorithm).
     paid: Duration,
 }
 
-impl Pace {
+impl RateLimit {
     /// `burst` at once, and then one more each time that `interval` has passed.
-    pub const fn new(burst: u32, interval: Duration) -> Pace {
-        Pace { burst, interval, paid: Duration::ZERO }
+    pub const fn new(burst: u32, interval: Duration) -> RateLimit {
+        RateLimit { burst, interval, paid: Duration::ZERO }
     }
 
     /// For log lines.
-    pub const fn of_lines() -> Pace {
-        Pace::new(8, Duration::from_secs(60))
+    pub const fn for_log_lines() -> RateLimit {
+        RateLimit::new(8, Duration::from_secs(60))
     }
 
     /// Whether it may happen now, which then counts.
@@ -61,37 +61,37 @@ mod tests {
 
     #[test]
     fn a_few_lines_and_then_one_a_minute() {
-        let mut pace = Pace::of_lines();
-        let lines = |pace: &mut Pace, seconds: core::ops::Range<u64>| {
-            seconds.filter(|second| pace.allows(Duration::from_secs(*second))).count()
+        let mut limit = RateLimit::for_log_lines();
+        let lines = |limit: &mut RateLimit, seconds: core::ops::Range<u64>| {
+            seconds.filter(|second| limit.allows(Duration::from_secs(*second))).count()
         };
-        assert_eq!(lines(&mut pace, 0..60), 8);
-        assert_eq!(lines(&mut pace, 60..3600), 59);
-        let next = pace.next();
-        assert!(!pace.allows(next - Duration::from_nanos(1)) && pace.allows(next));
-        assert_eq!(lines(&mut pace, 100_000..100_060), 8);
-        assert!(Pace::of_lines().allows(Duration::MAX));
+        assert_eq!(lines(&mut limit, 0..60), 8);
+        assert_eq!(lines(&mut limit, 60..3600), 59);
+        let next = limit.next();
+        assert!(!limit.allows(next - Duration::from_nanos(1)) && limit.allows(next));
+        assert_eq!(lines(&mut limit, 100_000..100_060), 8);
+        assert!(RateLimit::for_log_lines().allows(Duration::MAX));
     }
 
     #[test]
     fn looks_come_in_a_burst_and_then_evenly() {
         const BURST: u32 = 32;
-        let mut pace = Pace::new(BURST, Duration::from_millis(100));
+        let mut limit = RateLimit::new(BURST, Duration::from_millis(100));
         let mut now = Duration::from_secs(5);
         let mut looks = 0;
         for _ in 0..60_000 {
             now += Duration::from_millis(1);
-            if pace.next() <= now {
-                pace.take(now);
+            if limit.next() <= now {
+                limit.take(now);
                 looks += 1;
             }
         }
         assert_eq!(looks, 600 + BURST - 1);
         now += Duration::from_secs(60);
         for _ in 0..BURST {
-            assert!(pace.next() <= now);
-            pace.take(now);
+            assert!(limit.next() <= now);
+            limit.take(now);
         }
-        assert!(pace.next() > now);
+        assert!(limit.next() > now);
     }
 }
