@@ -16,7 +16,7 @@ use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, Value, 
 use crate::package::{Needs, cargo};
 use crate::sarab::Sarab;
 
-/// Where a template's program is; what boots hands over to it, and so do the tests.
+/// Where a template's program is; what boots is that, and the tests call it.
 const PROGRAM: &str = "src/lib.rs";
 
 /// What the command line says.
@@ -522,6 +522,8 @@ mod tests {
             assert!(!text.replace("path = \"..\"", "").contains("path ="), "{text}");
             assert!(guest.folders.keys().all(|name| host.folders.contains_key(name)), "{text}");
             assert!(text.contains("mine = { path = \"..\""), "{text}");
+            let main = renamed(&sarab.text(&format!("apps/{template}/src/main.rs")).unwrap(), &template, "mine");
+            assert!(main.ends_with("\npub use mine::main;\n"), "{main}");
             project.needs().unwrap();
         }
     }

@@ -21,6 +21,9 @@ use syn::{Error, FnArg, ItemFn, parse_macro_input};
 ///     Ok(())
 /// }
 /// ```
+///
+/// A library whose `main` tests call too has it as `#[cfg_attr(feature = "guest", sarab::main)]`, and the program consists of
+/// `pub use my_app::main;`: with a `main` of its own there, the compiler would make the library's code a second time.
 #[proc_macro_attribute]
 pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let function = parse_macro_input!(item as ItemFn);

@@ -26,6 +26,7 @@ const STEP: usize = 256 << 10;
 const AT_ONCE: usize = 4;
 
 /// What the guest does.
+#[cfg_attr(feature = "guest", sarab::main)]
 pub async fn main(app: App) -> sarab::Result {
     let args = app.args();
     args.expect_only(&["mode", "disk", "seed", "write", "again", "ms", "ring"])?;

@@ -10,6 +10,7 @@ use sarab::hal::Clock;
 use sarab::{App, println};
 
 /// What the guest does.
+#[cfg_attr(feature = "guest", sarab::main)]
 pub async fn main(app: App) -> sarab::Result {
     let exit = app.args().choice("exit", &["now", "never"])?;
     let name = app.args().get::<&str>("name")?.unwrap_or("world");

@@ -24,6 +24,7 @@ use sarab::{App, Size, println};
 const SOCKETS: usize = session::MOST_STREAMS + 6;
 
 /// What the guest does.
+#[cfg_attr(feature = "guest", sarab::main)]
 pub async fn main(app: App) -> sarab::Result {
     let args = app.args();
     args.expect_only(&["ip", "gw", "dns", "ip6", "port", "buffer"])?;

@@ -1,9 +1,6 @@
-//! The guest: `main` of the library, which the tests in `host/` call too.
+//! The guest: what boots is `main` of the library, which the tests in `host/` call too.
 
 #![no_std]
 #![no_main]
 
-#[sarab::main]
-async fn main(app: sarab::App) -> sarab::Result {
-    iperf::main(app).await
-}
+pub use iperf::main;

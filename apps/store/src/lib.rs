@@ -15,6 +15,7 @@ use sarab::store::Broken;
 use sarab::{App, bail, println};
 
 /// What the guest does.
+#[cfg_attr(feature = "guest", sarab::main)]
 pub async fn main(app: App) -> sarab::Result {
     let args = app.args();
     args.expect_only(&["mode", "path", "perms"])?;

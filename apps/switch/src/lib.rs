@@ -20,6 +20,7 @@ use sarab::{App, println};
 use switching::Guests;
 
 /// What the guest does.
+#[cfg_attr(feature = "guest", sarab::main)]
 pub async fn main(app: App) -> sarab::Result {
     app.args().expect_only(&[])?;
     let guests = Rc::<Guests>::default();

@@ -19,6 +19,7 @@ use sarab::xenbus::Failure as Refusal;
 use sarab::{App, Context, Size, bail, println};
 
 /// What the guest does.
+#[cfg_attr(feature = "guest", sarab::main)]
 pub async fn main(app: App) -> sarab::Result {
     let args = app.args();
     args.expect_only(&["ramdisk", "pass"])?;

@@ -45,6 +45,7 @@ const NO_DISK: &str =
     "the domain has no disk; its xl file gives it one (disk = ['format=raw,vdev=xvda,target=/site.tar'])";
 
 /// What the guest does.
+#[cfg_attr(feature = "guest", sarab::main)]
 pub async fn main(app: App) -> sarab::Result {
     app.args().expect_only(&["ip", "gw", "dns", "ip6", "port", "connections"])?;
     let Port(port) = app.args().get_or("port", Port(80))?;
