@@ -64,7 +64,7 @@ mod wire;
 
 pub use guest::Guest;
 pub use running::{Ended, Running};
-pub use xen_sim::{Faults, Xen, check};
+pub use xen_sim::{Budgets, Faults, Xen, check};
 
 /// How a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

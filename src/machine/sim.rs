@@ -300,8 +300,10 @@ impl Own {
     }
 
     pub(crate) fn memory(self) -> MemoryInfo {
-        let total = self.machine().memory;
-        MemoryInfo { total, free: total, least_free: total }
+        let (total, xen) = (self.machine().memory, self.machine().domain.machine());
+        // The heap is that of all domains, and of the test.
+        let left = |held: usize| total.saturating_sub(held as u64);
+        MemoryInfo { total, free: left(xen.allocation()), least_free: left(xen.peak_allocation()) }
     }
 }
 

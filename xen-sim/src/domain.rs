@@ -13,7 +13,7 @@ use crate::events::{PortState, SimPort};
 use crate::grants::GrantState;
 use crate::memory::SimPage;
 use crate::store;
-use crate::world::{Slot, World};
+use crate::world::{Slot, World, Xen};
 
 /// A domain of the simulated machine. A handle: clones are the same domain.
 #[derive(Clone)]
@@ -52,6 +52,15 @@ pub struct Usage {
 impl Domain {
     pub(crate) fn world(&self) -> Rc<World> {
         self.world.upgrade().expect("the machine is gone")
+    }
+
+    /// The machine that it runs on.
+    ///
+    /// # Panics
+    ///
+    /// Where that is gone.
+    pub fn machine(&self) -> Xen {
+        Xen(self.world())
     }
 
     pub(crate) fn create(world: &Rc<World>, id: DomId) -> Domain {

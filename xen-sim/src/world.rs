@@ -22,8 +22,6 @@ use crate::processors::Processors;
 use crate::store::Server;
 use crate::toolstack::Toolstack;
 
-/// Steps before a run counts as going round in circles.
-const MAX_STEPS: u64 = 20_000_000;
 /// How long a step takes: time goes on also while something always happens.
 const STEP: Duration = Duration::from_micros(1);
 /// Simulated time before a run counts as stuck: longer than any time-out in it.
@@ -70,11 +68,13 @@ pub struct Budgets {
     /// Accesses to shared memory, copies and notifications of a task in one turn: all other tasks of its domain wait so
     /// long, and its timers and events.
     pub turn: u64,
+    /// Steps of the machine in all: what takes more has no end.
+    pub steps: u64,
 }
 
 impl Default for Budgets {
     fn default() -> Self {
-        Budgets { allocation: 16 << 20, turn: 8192 }
+        Budgets { allocation: 16 << 20, turn: 8192, steps: 20_000_000 }
     }
 }
 
@@ -231,7 +231,8 @@ impl Xen {
                 return output;
             }
             assert!(self.step(), "nothing can happen any more, and the test's main task still waits");
-            assert!(self.steps() < MAX_STEPS && self.now() < MAX_TIME, "no end after {} steps", self.steps());
+            let steps = self.0.budgets.get().steps;
+            assert!(self.steps() < steps && self.now() < MAX_TIME, "no end after {} steps", self.steps());
         }
     }
 
@@ -239,7 +240,7 @@ impl Xen {
     pub fn settle(&self) {
         while !self.0.is_idle() {
             self.step();
-            assert!(self.steps() < MAX_STEPS, "no rest after {} steps", self.steps());
+            assert!(self.steps() < self.0.budgets.get().steps, "no rest after {} steps", self.steps());
         }
     }
 
