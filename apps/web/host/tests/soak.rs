@@ -114,7 +114,8 @@ async fn metric(peer: Stack, name: &str) -> u64 {
 fn what_clients_send_leaves_nothing_behind() {
     let (requests, segments) = amount();
     check("soak", 1, move |xen| {
-        xen.set_budgets(Budgets { steps: u64::MAX, ..Budgets::default() });
+        // The simulation keeps a timer until it is due, also where nobody waits for it any more.
+        xen.set_budgets(Budgets { steps: u64::MAX, allocation: 64 << 20, ..Budgets::default() });
         let guest =
             Guest::new(xen).command_line("ip=10.0.0.2/24 connections=32").read_only_disk("xvda", site()).network();
         let machine = xen.clone();
