@@ -13,7 +13,7 @@ use xenstore_client::{Broken, Restart, Store};
 
 use crate::machine::{self, Own, Resumed, ShutdownReason, println};
 
-/// What the application knows of the toolstack's wishes.
+/// The toolstack's requests to this domain, and what is done about them.
 #[derive(Default)]
 pub(crate) struct ToolstackRequests {
     /// The latest request to end.
@@ -98,7 +98,7 @@ impl ToolstackRequests {
     }
 
     fn request(&self, request: Shutdown) {
-        // Asked for the second time, or where nobody listens: the application has had its chance.
+        // Requested for the second time, or without a listener: the application has had its chance.
         let first = self.shutdown.replace(Some(request)).is_none();
         if !first || !self.heard.get() {
             machine::shutdown(self.reason());

@@ -160,7 +160,7 @@ impl App {
     /// A TCP/IP stack for so many sockets on the [first interface](App::interface), once it has an address.
     /// The command line says which: `ip=dhcp`, which is usual, or `ip=A.B.C.D/NN` with `gw=` and `dns=`; `ip6=auto` or
     /// `ip6=ADDRESS/NN`. The address is printed, and written to the store as `data/ip`. With `ip6=auto` routers tell it
-    /// (RFC 4862), which may come later than an address of IPv4 and may change: the console tells of that.
+    /// (RFC 4862), which may come later than an address of IPv4 and may change: the console reports that.
     ///
     /// Of the sockets DHCP takes one, and names another.
     ///

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use xen_lab::running::{self, Running};
 use xen_lab::{Dom0, Stream};
 
-/// What the command line says.
+/// The command-line arguments.
 #[derive(clap::Args)]
 pub struct ExecArgs {
     /// The process that has booted the lab, where several labs run

@@ -19,7 +19,7 @@ use crate::sarab::Sarab;
 /// Where a template's program is; what boots is that, and the tests call it.
 const PROGRAM: &str = "src/lib.rs";
 
-/// What the command line says.
+/// The command-line arguments.
 #[derive(clap::Args)]
 pub struct NewArgs {
     /// The folder to be made; its name is the project's

@@ -72,7 +72,7 @@ impl std::str::FromStr for StoreKey {
     }
 }
 
-/// What the command line says.
+/// The command-line arguments.
 #[derive(clap::Args)]
 pub struct RunArgs {
     /// A folder with a Cargo package, an ELF file, or in Sarab's repository an app; the package of this folder where it is
@@ -320,7 +320,7 @@ impl Run {
         let name = config.name;
         interrupt.guest_runs(move || {
             eprintln!("\nasking {name} to shut down, as `xl shutdown` does; Ctrl-C again destroys it");
-            // Ctrl-C is heard meanwhile.
+            // Ctrl-C is still handled meanwhile.
             std::thread::spawn(move || {
                 let asked = asker.run(&format!("PATH=$PATH:/usr/sbin:/sbin; xl shutdown {}", quote(&name)));
                 if let Err(error) = asked {

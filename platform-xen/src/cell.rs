@@ -31,7 +31,7 @@ impl<T> Global<T> {
     /// No code that holds a borrow ever runs again.
     #[allow(clippy::mut_from_ref, reason = "the caller is the last user")]
     pub(crate) unsafe fn seize(&self) -> &mut T {
-        // SAFETY: the caller's promise: nobody else uses the value from here on.
+        // SAFETY: the caller's promise: nothing else uses the value from here on.
         unsafe { &mut *self.0.as_ptr() }
     }
 }

@@ -324,7 +324,7 @@ mod tests {
                 assert!(!take_pending(0), "the timer's event was taken");
             }
             assert!(!shared_info::upcall_is_due());
-            // Nothing is done for a port that nobody waits on.
+            // Nothing is done for a port without a waiting task.
             assert_eq!(counters::counters().events - before, u64::from(PORTS - 1) + 10);
             // One event for all the rings.
             assert!(tasks.iter().all(wait));

@@ -192,7 +192,7 @@ impl Autoconfiguration<'_> {
                 let shared = shared.borrow();
                 shared.slaac.next_change(now).into_iter().for_each(|at| sooner(&mut wake_at, at));
                 match shared.slaac.solicit_at() {
-                    // What the stack does with that is to be heard of.
+                    // The stack's new configuration is to be reported.
                     Some(at) if at <= now => shared.stack.wake_by_ref(),
                     Some(at) => sooner(&mut wake_at, at),
                     None => {}

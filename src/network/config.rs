@@ -14,7 +14,7 @@ use xen_hal::Clock;
 use super::guard;
 use crate::{ArgError, Args, FromArg};
 
-/// How long an address may take before the console tells of it.
+/// How long an address may take before the console reports it.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the network is left alone after it has offered what cannot be used.
 const RETRY: Duration = Duration::from_secs(10);

@@ -47,7 +47,7 @@ const SOLICIT: NdiscRepr<'static> = NdiscRepr::RouterSolicit { lladdr: None };
 /// How long a solicitation is with its sender's link-layer address, as an Ethernet frame.
 pub(super) const SOLICITATION: usize = 14 + 40 + SOLICIT.buffer_len() + 8;
 
-/// Something that is advertised.
+/// An advertised prefix or router.
 struct Advertised<T> {
     /// A prefix's network, or a router.
     address: Ipv6Addr,

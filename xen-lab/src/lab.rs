@@ -61,7 +61,7 @@ pub struct Options {
     /// Which program serves the store.
     pub store: StoreServer,
     /// Two processors, emulated by a thread each, for comparisons of speed on a quiet host; else one, and dom0 has its two
-    /// virtual processors all the same, since QEMU tells of a second that is not plugged in.
+    /// virtual processors all the same, since QEMU reports a second one that is not plugged in.
     ///
     /// With two, two things were seen. On one thread for both, guests took an interrupt a second time, though they had
     /// interrupts off, and a Linux guest died of that within minutes: QEMU's `helper_vmrun` leaves the vector that it
@@ -276,7 +276,7 @@ fn command(
         io::copy(&mut File::open(part).with_context(|| part.display().to_string())?, &mut out)?;
     }
 
-    // What a guest sends to an address that nobody has would leave through this machine.
+    // What a guest sends to an unused address would leave through this machine.
     let restrict = if options.isolated { "on" } else { "off" };
     let mut net = format!(
         "user,id=n0,restrict={restrict},dhcpstart={GUEST_ADDRESS},hostfwd=tcp:127.0.0.1:{}-10.0.2.10:5555",
@@ -337,7 +337,7 @@ pub fn check_ports(publish: &[Publish]) -> Result<()> {
     Ok(())
 }
 
-/// A port of this machine that nobody uses just now.
+/// An unused port of this machine.
 ///
 /// # Errors
 ///
@@ -346,7 +346,7 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// A name that nobody guesses.
+/// A name that cannot be guessed.
 ///
 /// # Errors
 ///

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use anyhow::{Context, Result, ensure};
 
-/// Memory of a guest where nobody says otherwise, in MiB.
+/// A guest's default memory, in MiB.
 pub const DEFAULT_MEMORY: u64 = 16;
 
 /// A guest as its xl file describes it.

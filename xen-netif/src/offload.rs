@@ -51,7 +51,7 @@ pub(crate) fn capabilities(large: bool, mtu: u16) -> Capabilities {
     capabilities
 }
 
-/// What the other end says of a frame that it gives to this one.
+/// The offload flags that come with a frame.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FrameInfo {
     /// The checksum is known to be right.

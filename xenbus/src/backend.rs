@@ -69,7 +69,7 @@ pub trait Backend {
 /// gone.
 ///
 /// A frontend that comes back a few times is served at once; one that does not stop has to wait longer each time, up to
-/// half a minute, until a connection has lasted a minute. The toolstack is heard at any time.
+/// half a minute, until a connection has lasted a minute. The toolstack's requests are handled at any time.
 ///
 /// Whatever makes the device unusable is written to its error node, and closes it; that is no error here.
 ///

@@ -43,7 +43,7 @@ impl Device {
             End::Frontend => ("backend", "backend-id"),
             End::Backend => ("frontend", "frontend-id"),
         };
-        // In one transaction: the directory may be removed and made anew meanwhile, for another peer.
+        // In one transaction: the directory may be removed and created again meanwhile, for another peer.
         let keys = store
             .transaction(async |t| -> Result<_, Error> {
                 let other = t.get::<Path>(&format!("{path}/{name}")).await?;
@@ -190,7 +190,7 @@ impl Device {
         self.get("state").await
     }
 
-    /// The other end's state; `None` where its directory is gone, or hidden from this domain, which comes to the same.
+    /// The other end's state; `None` where its directory is gone, or hidden from this domain, which amounts to the same.
     pub(crate) async fn other_state(&self) -> Result<Option<State>, Error> {
         match self.get_other("state").await {
             Err(error) if error.errno() == Some(Errno::EACCES) => Ok(None),

@@ -80,7 +80,7 @@ impl<'a> Keys<'a> {
         if self.tree.exists(&path).await? { self.tree.remove(&path).await } else { Ok(()) }
     }
 
-    /// Writes this end's state again, as it is: that is what the other end watches, and how it hears of a change.
+    /// Writes this end's state again, as it is: the other end watches it, and so notices a change.
     ///
     /// # Errors
     ///

@@ -103,7 +103,7 @@ enum Outcome {
     Broken(Error),
 }
 
-/// What the two halves of [`serve`] tell each other. Each device is in them once at most.
+/// The queues between the two halves of [`serve`]. Each device is in them at most once.
 #[derive(Default)]
 struct Queues {
     found: RefCell<VecDeque<String>>,

@@ -169,7 +169,7 @@ pub fn frontend_step(stage: FrontendStage, backend: Option<State>) -> FrontendSt
         (Fresh, State::InitWait) => FrontendStep::Publish,
         // Only a backend that was never closed is closing; one that is Closed will see this end begin.
         (Fresh, State::Closing) => FrontendStep::Close,
-        // It may have gone through states that nobody saw.
+        // It may have gone through states that were not observed.
         (Published, State::Connected | State::Reconfiguring | State::Reconfigured) => FrontendStep::Finish,
         (Published | Up, State::Closing | State::Closed) => FrontendStep::Close,
         // A backend that starts over has forgotten what was offered.
@@ -220,7 +220,7 @@ pub fn backend_step(stage: BackendStage, frontend: Option<State>, online: bool, 
     match (stage, frontend) {
         // Nothing is in use: no need to wait for a frontend that may have no driver.
         (Waiting, _) if asked => close,
-        // It may have gone through states that nobody saw.
+        // It may have gone through states that were not observed.
         (Waiting, State::Initialised | State::Connected) => BackendStep::Connect,
         (Waiting | Up, State::Closing | State::Closed) => close,
         // A frontend that begins again without having closed has forgotten what it offered.

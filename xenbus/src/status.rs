@@ -48,19 +48,19 @@ pub struct Users {
 }
 
 impl Users {
-    /// Whether nobody uses the device: the driver ends then.
+    /// Whether the device has no users: the driver ends then.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.count.get() == 0
     }
 
-    /// Tells the driver, and tells of it to the driver.
+    /// Notifies the driver, and waits for notifications in it.
     #[inline]
     pub fn notify(&self) -> &Notify {
         &self.notify
     }
 
-    /// For the driver: waits until nobody uses the device.
+    /// For the driver: waits until the device has no users.
     ///
     /// # Cancellation
     ///

@@ -155,7 +155,7 @@ impl State {
         }
     }
 
-    /// The console daemon has written nonsense: its console is lost, the domain is not.
+    /// The console daemon has written invalid indices: the console is lost, the domain goes on.
     fn give_up(&mut self, error: BadIndex) {
         self.channel = None;
         warn(error);
@@ -170,7 +170,7 @@ impl State {
         let mut least = usize::MAX;
         loop {
             self.pump();
-            // The daemon counts events, and takes none for a while where they are many; nobody rings for this one again.
+            // The daemon ignores events for a while where they are many; this one would not be sent again.
             if now_ns() >= reminder {
                 reminder = now_ns() + NOTIFY_INTERVAL;
                 if let Some(channel) = &self.channel {
@@ -357,7 +357,7 @@ impl embedded_io_async::Write for Console {
 const FINAL_OUTPUT_TIMEOUT: u64 = 5_000_000_000;
 /// How long it may take to take them all.
 const DRAIN_TIMEOUT: u64 = 30_000_000_000;
-/// How often the daemon is told of them.
+/// How often the daemon is notified meanwhile.
 const NOTIFY_INTERVAL: u64 = 50_000_000;
 
 /// Gives the console daemon a while to take what is there.

@@ -23,7 +23,7 @@ impl Ring {
     ///
     /// # Safety
     ///
-    /// `page` is a page that stays mapped, is accessed by nobody in this domain but the value made here, and by peers
+    /// `page` is a page that stays mapped, is accessed in this domain only through the value made here, and by peers
     /// only with plain loads and stores.
     pub unsafe fn new(page: NonNull<u8>) -> Result<Ring, BadIndex> {
         // SAFETY: the caller's promise; a page is aligned and larger.

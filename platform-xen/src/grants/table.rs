@@ -203,7 +203,7 @@ impl XenGrant {
             table.free.push(self.reference);
             table.in_use -= 1;
         }
-        // SAFETY: the caller's promise: nobody takes it again.
+        // SAFETY: the caller's promise: it is not taken again.
         Some(unsafe { ManuallyDrop::take(&mut self.page) })
     }
 }

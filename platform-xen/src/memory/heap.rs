@@ -19,7 +19,7 @@ pub(crate) fn allocations() -> u64 {
     HEAP.lock().counters().total_allocation_count
 }
 
-/// A lock where there is nobody to lock out: see [`Global`](crate::cell::Global).
+/// A lock without contention: see [`Global`](crate::cell::Global).
 struct OneCore;
 
 // SAFETY: one core, and the interrupt handler allocates nothing.
@@ -52,7 +52,7 @@ unsafe impl Source for FromPages {
             Some(start) => (start, least.max(wish)),
             None => (allocate_run(least).ok_or(())?, least),
         };
-        // SAFETY: the pages were just taken, and nobody gives them back.
+        // SAFETY: the pages were just taken, and are not given back.
         unsafe { talc.claim(start.as_ptr(), count * PAGE_SIZE) }.map(drop).ok_or(())
     }
 }

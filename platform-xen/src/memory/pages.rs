@@ -65,7 +65,7 @@ fn free(frame: u64) {
 pub struct MemoryInfo {
     /// All RAM in the memory map that the toolstack made.
     pub total: u64,
-    /// Pages that nobody has: neither the heap nor a granted page.
+    /// Free pages: used by neither the heap nor a grant.
     pub free: u64,
     /// The smallest that `free` ever was.
     pub least_free: u64,
@@ -89,7 +89,7 @@ impl Pages for RamPages {
 
     fn alloc_page(&self) -> Result<RamPage, OutOfPages> {
         let page = allocate_run(1).ok_or(OutOfPages)?;
-        // SAFETY: the page was just taken; nobody else has it.
+        // SAFETY: the page was just taken, and has no other owner.
         unsafe { page.write_bytes(0, PAGE_SIZE) };
         Ok(RamPage { start: page })
     }
@@ -99,7 +99,7 @@ impl Pages for RamPages {
             return Ok(());
         }
         let start = allocate_run(count).ok_or(OutOfPages)?;
-        // SAFETY: the pages were just taken; nobody else has them.
+        // SAFETY: the pages were just taken, and have no other owner.
         unsafe { start.write_bytes(0, count * PAGE_SIZE) };
         for index in 0..count {
             // SAFETY: within what was just taken.

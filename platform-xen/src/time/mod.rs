@@ -113,7 +113,7 @@ pub(crate) fn disarm() {
     TIMERS.get().armed = u64::MAX;
 }
 
-/// Has `waker` woken at `at` nanoseconds. A task has one timer; the earliest of its wishes counts until it is woken,
+/// Has `waker` woken at `at` nanoseconds. A task has one timer; the earliest of its deadlines counts until it is woken,
 /// and it asks again then.
 fn schedule(at: u64, waker: &Waker) {
     TIMERS.get().queue.schedule(at, waker);

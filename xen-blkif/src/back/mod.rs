@@ -20,7 +20,7 @@ use driver::Driver;
 use guests::Guests;
 pub use request::BadRequest;
 
-/// What the toolstack wants a guest to have.
+/// A device that the toolstack has attached to a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// The guest.

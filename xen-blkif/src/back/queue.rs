@@ -95,7 +95,7 @@ impl<A: Mapping, P: Port> Queue<A, P> {
                 let wanted = [&self.port];
                 let ports = if sleeps && !closing { &wanted[..] } else { &[] };
                 let other = |cx: &mut Context<'_>| {
-                    // Who is polled again has let others have their turn.
+                    // Being polled again means that other tasks had their turn.
                     if core::mem::replace(&mut slept, true) {
                         turn.begin();
                     }

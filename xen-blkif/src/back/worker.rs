@@ -41,7 +41,7 @@ pub(super) struct Worker<'a, M: Memory, D> {
     share: Share<'a, M>,
     pub(super) geometry: Cell<Geometry>,
     statistics: &'a Counters<Statistics>,
-    /// One line tells of bad requests; the statistics count them.
+    /// Bad requests are logged once; the statistics count them.
     warned: Cell<bool>,
     path: &'a str,
 }
@@ -63,7 +63,7 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
         self.statistics.count(change);
     }
 
-    /// Counts a request that ended, and says the first time why one was refused.
+    /// Counts a failed request, and logs the first one.
     pub(super) fn record(&self, request: &Request, outcome: Result<(), BadRequest>) {
         let Err(bad) = outcome else { return };
         self.count(|statistics| statistics.failures += 1);

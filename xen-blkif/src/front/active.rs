@@ -1,4 +1,4 @@
-//! The jobs that a connection has taken: which of them have something more to ask for, and which are over.
+//! The jobs that a connection has taken: which of them still need requests, and which are finished.
 
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
@@ -12,11 +12,11 @@ use super::shared::Shared;
 /// A job that the driver has.
 pub(super) struct Active<G: Memory> {
     pub(super) job: Job<G>,
-    /// Requests that have no answer yet.
+    /// Requests without a response yet.
     pub(super) outstanding: u32,
-    /// Whether nothing more is to be asked for.
+    /// Whether all of its requests were sent.
     all_sent: bool,
-    /// When it is to be asked for more of, in the order of all jobs.
+    /// Its place in the order of all jobs.
     turn: u64,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Active<G: Memory> {
 pub(super) struct ActiveJobs<G: Memory> {
     shared: Rc<Shared<G>>,
     jobs: Slab<Active<G>>,
-    /// Those with more to be asked for, in the order of their turns.
+    /// Those with more requests to send, in the order of their turns.
     unfinished: VecDeque<usize>,
 }
 
@@ -38,12 +38,12 @@ impl<G: Memory> ActiveJobs<G> {
         &mut self.jobs[index]
     }
 
-    /// Whether there is nothing more to be asked for.
+    /// Whether there is nothing more to send.
     pub(super) fn has_sent_all(&self) -> bool {
         self.unfinished.is_empty()
     }
 
-    /// The job whose turn it is, out of those here and those that nobody has taken yet. It is in no order then.
+    /// The job whose turn it is, of those here and those still queued. It is taken out of the order.
     pub(super) fn next(&mut self) -> Option<usize> {
         loop {
             let first = self.unfinished.front().map(|index| self.jobs[*index].turn);
@@ -54,7 +54,7 @@ impl<G: Memory> ActiveJobs<G> {
                 }
                 None => self.unfinished.pop_front()?,
             };
-            // What has failed in part is not continued, nor what nobody waits for.
+            // A job that has failed in part, or was abandoned, is not continued.
             let job = &self.jobs[index].job;
             if job.outcome.is_ok() && !self.shared.queue.is_abandoned(job) {
                 return Some(index);
@@ -63,38 +63,38 @@ impl<G: Memory> ActiveJobs<G> {
         }
     }
 
-    /// There was no room for the job: it is the next one again.
+    /// There was no room for the job: it is next again.
     pub(super) fn put_first(&mut self, index: usize) {
         self.unfinished.push_front(index);
     }
 
-    /// There is more to be asked for, after all others.
+    /// The job needs more requests, after all others have had their turn.
     pub(super) fn put_last(&mut self, index: usize) {
         self.jobs[index].turn = self.shared.queue.number();
         self.unfinished.push_back(index);
     }
 
-    /// There is nothing more to be asked for.
+    /// All of the job's requests were sent.
     pub(super) fn mark_all_sent(&mut self, index: usize) {
         self.jobs[index].all_sent = true;
         self.finish_if_over(index);
     }
 
-    /// A request of the job was answered.
+    /// The backend has responded to a request of the job.
     pub(super) fn record_response(&mut self, index: usize) -> Option<&mut Active<G>> {
         let active = self.jobs.get_mut(index)?;
         active.outstanding = active.outstanding.saturating_sub(1);
         Some(active)
     }
 
-    /// The job's only request was not understood: it is to be asked for anew, in other words, before all others.
+    /// The backend does not support the job's only request: another one is sent instead, before all others.
     pub(super) fn send_again(&mut self, index: usize) {
         let active = &mut self.jobs[index];
         (active.job.next, active.all_sent, active.turn) = (0, false, active.job.number());
         self.unfinished.push_front(index);
     }
 
-    /// Gives the job back where it needs nothing any more.
+    /// Gives the job back if it is finished.
     pub(super) fn finish_if_over(&mut self, index: usize) {
         let active = &self.jobs[index];
         if active.outstanding == 0 && active.all_sent {

@@ -1,4 +1,4 @@
-//! The ring of a disk while it is in use: what the users ask for, and what the backend answers.
+//! The ring of a disk while it is in use: requests of its users, and responses of the backend.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -21,15 +21,14 @@ use crate::protocol::{Body, Operation, Request, Status};
 
 /// How long requests in flight may take once the device is to close.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the backend's keys are not read again after they were a few times: it may say at any time that they have
-/// changed.
+/// The pause between reads of the backend's keys, after a burst: it may report changes at any time.
 const REFRESH_PAUSE: Duration = Duration::from_millis(250);
 
-/// Of the requests in flight, the backend is to notify when one in so many more is answered: each notification costs it
+/// The backend is to notify when one in so many of the requests in flight has been completed: a notification costs it
 /// more than a request does.
 const RESPONSES_PER_EVENT: u32 = 4;
-/// How long answers may wait for that notification. Where none comes in that time, the next is told of at once: a slow
-/// disk makes no more wake-ups than it has answers.
+/// How long responses may wait for that notification. Where none comes in that time, the next response is notified at
+/// once: a slow disk causes no more wake-ups than it has responses.
 const MAX_RESPONSE_DELAY: Duration = Duration::from_micros(300);
 
 /// A ring while it is in use.
@@ -54,7 +53,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
         Connection { shared, options, peer, link, in_flight, free_ids, jobs }
     }
 
-    /// Uses the ring until the device is to close, or nobody has a use for it any more.
+    /// Uses the ring until the device is to close, or has no users any more.
     pub(super) async fn run(
         &mut self,
         device: &Device,
@@ -67,12 +66,12 @@ impl<G: Memory, P: Port> Connection<G, P> {
         let mut throttle = EventThrottle::default();
         let mut turn = Turn::default();
         let mut deadline = None;
-        // Answers may wait for others, as long as there are others soon.
+        // Responses may wait for others, as long as more come soon.
         let mut gather = true;
         let (mut change, mut closed) = (pin!(signals.changed(known)), pin!(signals.closing()));
         let mut lost = pin!(signals.lost());
         loop {
-            // Looked at first: what a backend that is gone has answered before is taken still.
+            // Read first: the last responses of a backend that is gone still count.
             let (closing, is_lost) = (signals.is_closing(), signals.is_lost());
             let worked = self.step(closing, &mut turn)?;
             if closing {
@@ -101,7 +100,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
             let wake = {
                 let (notify, turn, mut slept) = (self.shared.status.users().notify(), &mut turn, false);
                 let other = |cx: &mut Context<'_>| {
-                    // Who is polled again has let others have their turn.
+                    // Being polled again means that other tasks had their turn.
                     if core::mem::replace(&mut slept, true) {
                         turn.begin();
                     }
@@ -117,7 +116,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
             };
             match wake {
                 Wake::Event => self.shared.status.count(|statistics| statistics.events += 1),
-                // Where no answer has come meanwhile, the next one is to be told of at once.
+                // Without a response in this time, the next one is to be notified at once.
                 Wake::Deadline | Wake::Pause => gather = false,
                 Wake::Other => {}
             }
@@ -129,7 +128,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
         }
     }
 
-    /// Takes what was answered and asks for more; whether there was an answer.
+    /// Takes responses and sends requests; whether there was a response.
     fn step(&mut self, closing: bool, turn: &mut Turn) -> Result<bool, Failure> {
         let mut worked = false;
         while !turn.is_over()
@@ -160,7 +159,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
         Ok(worked)
     }
 
-    /// A request was answered.
+    /// Handles the response to a request.
     fn complete(&mut self, request: InFlight<G>, status: Status) {
         let again = status == Status::Unsupported && self.disable(request.operation);
         let job = request.job;
@@ -173,8 +172,8 @@ impl<G: Memory, P: Port> Connection<G, P> {
         }
     }
 
-    /// What the protocol lets a backend refuse, whatever it has offered, it does not get again. Whether there are other
-    /// words for it.
+    /// An operation that the backend has refused is not sent again: the protocol allows that, whatever it has offered.
+    /// Whether another operation can stand in for it.
     fn disable(&mut self, operation: Operation) -> bool {
         let mut geometry = self.shared.status.info();
         let mut again = false;
@@ -197,8 +196,8 @@ impl<G: Memory, P: Port> Connection<G, P> {
         again
     }
 
-    /// Puts requests into the ring as long as there is room, one for each job in turn: a long one does not keep the
-    /// others waiting.
+    /// Puts requests into the ring as long as there is room, one for each job in turn: a long job does not keep others
+    /// waiting.
     fn send_requests(&mut self, turn: &mut Turn) {
         let shared = self.shared.clone();
         let builder = RequestBuilder {
@@ -250,7 +249,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
         }
     }
 
-    /// Whether the backend has answered all, and there will be nothing more.
+    /// Whether all responses have come, and there will be no more requests.
     fn is_over(&self, closing: bool) -> bool {
         let is_unused =
             || self.shared.status.users().is_empty() && self.jobs.has_sent_all() && self.shared.queue.is_empty();
@@ -266,7 +265,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
         });
         let Some(mut geometry) = geometry.await? else { return Ok(()) };
         let old = self.shared.status.info();
-        // What it has refused it does not offer again.
+        // A refused operation stays disabled.
         geometry.discard = geometry.discard.filter(|_| old.discard.is_some());
         if geometry != old {
             if lines.allows(clock.now()) {
@@ -278,7 +277,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
     }
 }
 
-/// Takes back what a request had of its job's buffer, and notes what came of it.
+/// Revokes what a request was granted of its job's buffer, and records the outcome.
 fn settle<G: Memory>(shared: &Shared<G>, active: &mut Active<G>, request: InFlight<G>, status: Status, again: bool) {
     let pool = &shared.pool;
     if let Some(page) = request.indirect {

@@ -1,4 +1,4 @@
-//! What is asked of the backend: the next request of a job, with its pages granted.
+//! Builds requests for the backend: the next one of a job, with its pages granted.
 
 use alloc::vec::Vec;
 use core::ops::Range;

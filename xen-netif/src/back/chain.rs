@@ -1,4 +1,4 @@
-//! What a guest sends, slot by slot: nothing of it is believed before it is checked.
+//! A guest's packets, slot by slot: everything is checked before it is used.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -12,7 +12,7 @@ use crate::protocol::{Extra, Gso, MAX_SLOTS, TxRequest, TxSlot, tx_flags};
 /// A packet of more slots than [`MAX_SLOTS`] is dropped; one of more than this breaks the device, as in Linux
 /// (`fatal_skb_slots`).
 const FATAL_SLOTS: usize = 20;
-/// Kinds of what is extra that there are.
+/// Known types of extra info.
 const MAX_EXTRAS: usize = 4;
 
 /// A packet's slots.
@@ -20,7 +20,7 @@ const MAX_EXTRAS: usize = 4;
 pub(super) struct Chain {
     /// Each with its own size, the first as well.
     pub(super) slots: Vec<TxRequest>,
-    /// Slots of what is extra.
+    /// Slots of extra info.
     pub(super) extras: usize,
     pub(super) gso: Option<(Gso, u16)>,
     /// A multicast group, and whether the guest wants its frames.

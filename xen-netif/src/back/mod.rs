@@ -26,7 +26,7 @@ pub use packet::{Checksum, Packet};
 use port::Shared;
 pub use port::{Port, PortRings, SendError};
 
-/// What the toolstack wants a guest to have.
+/// A device that the toolstack has attached to a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// The guest.

@@ -62,7 +62,7 @@ impl Guest {
                 let cut = Segmenter::segments(&packet.bytes, &headers, size)?;
                 return Some(Ready::Pieces { packet, cut, next: 0 });
             }
-            // Who has it cut leaves the checksum to who cuts it.
+            // Segmentation offload implies that the checksum is left blank.
             if packet.checksum != Checksum::Blank {
                 checksum::leave_blank(&mut packet.bytes, &headers);
                 packet.checksum = Checksum::Blank;

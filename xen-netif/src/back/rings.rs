@@ -270,12 +270,12 @@ fn checksum_state(bytes: &mut [u8], flags: u16, gso: Option<(Gso, u16)>) -> Opti
     {
         return None;
     }
-    // Who has it cut leaves the checksum to who cuts it, whatever he says.
+    // Segmentation offload implies that the checksum is left blank, whatever the flags say.
     let there = if blank { checksum::is_present(bytes, &headers) } else { checksum::leave_blank(bytes, &headers) };
     there.then_some(Checksum::Blank)
 }
 
-/// Answers a packet's requests: with the packet, or with the news that it was dropped.
+/// Responds to the requests that a packet takes: with the packet, or with an error if it was dropped.
 fn respond(
     rx: &mut BackRing<RxProtocol>,
     memory: &xen_ring::SharedMemory,
@@ -305,7 +305,7 @@ fn respond(
     }
 }
 
-/// The pages that a packet's bytes go to: all but the second slot, where that is what is extra.
+/// The pages that a packet's bytes go to: all but the second slot, where that is extra info.
 fn pages<'a>(packet: &Packet, requests: &'a [RxRequest]) -> impl Iterator<Item = GrantRef> + use<'a> {
     let extra = packet.gso.is_some();
     requests.iter().enumerate().filter(move |(index, _)| !(extra && *index == 1)).map(|(_, request)| request.reference)

@@ -228,7 +228,7 @@ impl Incoming {
             match extra {
                 Extra::Gso { size, protocol } => self.gso = Some((protocol, size)),
                 Extra::MulticastAdd(_) | Extra::MulticastRemove(_) | Extra::Hash { .. } => {}
-                // What is said of it nobody understands.
+                // An unknown type.
                 Extra::Other(_) => self.bad = true,
             }
             if self.extras > MAX_EXTRAS {

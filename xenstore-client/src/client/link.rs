@@ -44,7 +44,7 @@ pub(super) struct State {
     pub(super) runner: Option<Waker>,
     /// Who waits for all requests to be answered.
     pub(super) quiet: Option<Waker>,
-    /// Packets that nobody was waiting for.
+    /// Packets that no request was waiting for.
     pub(super) unexpected: u64,
 }
 
@@ -78,11 +78,11 @@ enum CallState {
     Detached(Then),
 }
 
-/// What an answer that nobody awaits leads to.
+/// What to do about the reply to a request that is not awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
     Nothing,
-    /// A transaction was begun that nobody wants any more.
+    /// A transaction was started that is not needed any more.
     AbortTransaction,
     /// A transaction has ended, and another may begin.
     FreeTransaction,
@@ -91,7 +91,7 @@ pub(super) enum Then {
         transaction: u32,
         generation: Option<u32>,
     },
-    /// A watch was registered that nobody wants any more.
+    /// A watch was registered that is not needed any more.
     Unwatch(u32),
     /// A watch was registered again, on a new connection.
     Rewatched(u32),
@@ -142,7 +142,7 @@ impl Link {
         Ok(id)
     }
 
-    /// Queues a request that nobody will await. Those are the ones that give something back, so their number is
+    /// Queues a request that is not awaited. Those are the ones that give something back, so their number is
     /// bounded by what there is to be given back.
     pub(super) fn begin_detached(&self, request: &Request<'_>, transaction: u32, then: Then) {
         let queued = self.state.borrow_mut().queue(request, transaction, CallState::Detached(then), false);
@@ -187,7 +187,7 @@ impl Link {
                     call.state = CallState::Detached(then);
                     return;
                 }
-                // It was answered, and nobody has looked.
+                // It was answered, and the reply not taken.
                 Some(_) => match state.calls.remove(id) {
                     Some(Call { state: CallState::Answered(answer), .. }) => answer,
                     _ => return,
@@ -198,7 +198,7 @@ impl Link {
         self.finish_detached(then, Some(&answer));
     }
 
-    /// Does what the answer to a request that nobody awaits leads to.
+    /// Handles the reply to a request that is not awaited.
     pub(super) fn finish_detached(&self, then: Then, answer: Option<&Reply>) {
         match then {
             Then::Nothing => {}

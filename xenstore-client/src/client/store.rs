@@ -415,7 +415,7 @@ impl Store {
         self.tree.link.state.borrow().generation
     }
 
-    /// Packets of the server that nobody was waiting for, dropped.
+    /// Packets of the server that no request was waiting for; they are dropped.
     pub fn unexpected(&self) -> u64 {
         self.tree.link.state.borrow().unexpected
     }

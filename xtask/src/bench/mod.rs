@@ -16,7 +16,7 @@ use cargo_xen::parse_suite;
 use xen_lab::domain::destroy_all;
 use xen_lab::{Lab, Options, StoreServer, Suite, suite};
 
-/// What the command line says.
+/// The command-line arguments.
 #[derive(clap::Args)]
 pub struct BenchArgs {
     /// Only in the simulation, on this machine

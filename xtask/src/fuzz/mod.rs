@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use self::run::{Limit, Outcome, run};
 use crate::paths::repo;
 
-/// What the command line says.
+/// The command-line arguments.
 #[derive(clap::Args)]
 pub struct FuzzArgs {
     /// The target, a file of fuzz/src/targets; all of them where it is left out

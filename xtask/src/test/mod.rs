@@ -25,7 +25,7 @@ use self::checks::Check;
 use crate::apps::app;
 use crate::paths::repo;
 
-/// What the command line says.
+/// The command-line arguments.
 #[derive(clap::Args)]
 pub struct TestArgs {
     /// Only format, clippy, tests on the host, and the guest builds

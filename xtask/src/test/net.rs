@@ -167,7 +167,7 @@ fn frames_of(f: &Fixture, mtu: u32) -> Result<String> {
     Ok(format!("MTU {mtu}: {bytes} bytes in {packets} frames"))
 }
 
-/// No toolstack makes QEMU's backend: QEMU does, for a domain that it is told of, and puts it on a tap of dom0's.
+/// No toolstack makes QEMU's backend: QEMU does, for the domain on its command line, and puts it on a tap of dom0's.
 fn minimal_backend(f: &Fixture) -> Result<String> {
     let qemu = f.lab.device_model()?;
     let site = web::put_site(f)?;

@@ -322,7 +322,7 @@ fn rebind(f: &Fixture) -> Result<String> {
 }
 
 fn shutdown(f: &Fixture) -> Result<String> {
-    // The default: nobody asks for it, and the domain ends.
+    // The default: the application does not ask for it, and the domain ends.
     let domain = guest(&f.lab, f.guest("hello")?, "hello").memory(4).create()?;
     domain.wait_for("us since start", 20)?;
     let start = Instant::now();
