@@ -327,7 +327,7 @@ impl fmt::Display for ArgError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("command line: ")?;
         if let Kind::NotText = self.kind {
-            return write!(f, "after `{}` come bytes that are no text", self.key);
+            return write!(f, "not valid UTF-8 after `{}`", self.key);
         }
         match self.value {
             Some(value) => write!(f, "`{}={value}`: ", self.key)?,
@@ -404,7 +404,7 @@ mod tests {
         );
         assert_eq!(
             text(Args::new(b"a=1 \xff").expect_only(&["a"]).unwrap_err()),
-            "command line: after `a=1 ` come bytes that are no text"
+            "command line: not valid UTF-8 after `a=1 `"
         );
     }
 

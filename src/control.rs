@@ -146,7 +146,7 @@ pub(crate) async fn listen(store: Store, own: Own) {
         }
     };
     let Err(error): Result<core::convert::Infallible, xenstore_client::Error> = outcome.await;
-    println!("the toolstack's requests are not heard any more: {error}");
+    println!("no longer handling toolstack requests: {error}");
 }
 
 /// Why a domain could not be suspended.
@@ -162,7 +162,7 @@ impl core::fmt::Display for SuspendError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             SuspendError::Store(broken) => broken.fmt(f),
-            SuspendError::Refused(errno) => write!(f, "the hypervisor does not suspend this domain: {errno}"),
+            SuspendError::Refused(errno) => write!(f, "the hypervisor refused to suspend this domain: {errno}"),
         }
     }
 }
@@ -177,7 +177,7 @@ fn default_key(key: char) {
         'm' => {
             let memory = machine::memory();
             println!(
-                "sysrq: memory {} KiB, {} KiB free, {} KiB at the least",
+                "sysrq: memory {} KiB, {} KiB free, {} KiB minimum",
                 memory.total / 1024,
                 memory.free / 1024,
                 memory.least_free / 1024

@@ -41,10 +41,10 @@ impl fmt::Display for DiskError {
             DiskError::Store(error) => write!(f, "disk: {error}"),
             DiskError::Name(name) => write!(f, "disk `{name}`: expected xvda to xvdz, sda, hda or a number"),
             DiskError::NoDisk(name) => {
-                write!(f, "disk {name}: the domain has none of that name; its xl file lists them (disk = [...])")
+                write!(f, "disk {name}: not found; the xl file lists the disks (disk = [...])")
             }
             DiskError::None => f.write_str("the domain has no disk; its xl file lists them (disk = [...])"),
-            DiskError::Gone(name) => write!(f, "disk {name}: its backend does not serve it, or it was removed"),
+            DiskError::Gone(name) => write!(f, "disk {name}: refused by its backend, or removed"),
         }
     }
 }

@@ -69,7 +69,7 @@ impl fmt::Display for NetworkError {
                 f.write_str("the domain has no network interface; its xl file lists them (vif = [...])")
             }
             NetworkError::Gone(name) => {
-                write!(f, "network interface {name}: its backend does not serve it, or it was removed")
+                write!(f, "network interface {name}: refused by its backend, or removed")
             }
         }
     }

@@ -37,7 +37,7 @@ pub fn command() -> Result<()> {
     match missing {
         0 => Ok(()),
         count => {
-            bail!("{count} of what `cargo xen` needs {} missing; see above", if count == 1 { "is" } else { "are" })
+            bail!("{count} missing; see above")
         }
     }
 }
@@ -85,7 +85,7 @@ fn processor() -> Finding {
 fn program(name: &str, version: &str, fix: &str) -> Finding {
     let missing = |what: String| Finding::Missing { what, fix: fix.to_owned() };
     if which(name).is_none() {
-        return missing(format!("there is no `{name}`"));
+        return missing(format!("`{name}` not found"));
     }
     match Command::new(name).arg(version).output() {
         Ok(output) if output.status.success() => {

@@ -29,12 +29,12 @@ impl Image {
 /// Reads and checks an image.
 pub fn check(path: &Path) -> Result<Image> {
     let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    parse(&data).with_context(|| format!("{} is no guest that Xen can boot", path.display()))
+    parse(&data).with_context(|| format!("{} is not a guest that Xen can boot", path.display()))
 }
 
 fn parse(data: &[u8]) -> Result<Image> {
-    ensure!(data.starts_with(b"\x7fELF"), "it is no ELF file (a guest is built with `cargo xen build`)");
-    ensure!(data.get(4) == Some(&2), "it is no 64-bit ELF file");
+    ensure!(data.starts_with(b"\x7fELF"), "it is not an ELF file (a guest is built with `cargo xen build`)");
+    ensure!(data.get(4) == Some(&2), "it is not a 64-bit ELF file");
     let file = ElfFile64::<Endianness>::parse(data).context("its ELF headers are damaged")?;
     let (header, endian) = (file.elf_header(), file.endian());
     ensure!(header.e_machine(endian) == elf::EM_X86_64, "it is built for another processor, not x86-64");
@@ -124,8 +124,8 @@ mod tests {
     #[test]
     fn everything_else_is_refused_with_a_reason() {
         let good = note(18, &0x10_0000_u32.to_le_bytes());
-        assert!(error(b"#!/bin/sh\n").contains("no ELF file"));
-        assert!(error(b"\x7fELF\x01").contains("no 64-bit"));
+        assert!(error(b"#!/bin/sh\n").contains("not an ELF file"));
+        assert!(error(b"\x7fELF\x01").contains("not a 64-bit"));
         assert!(error(&image(2, 62, &good)[..50]).contains("damaged"));
         assert!(error(&image(2, 62, &good)[..100]).contains("damaged"));
         assert!(error(&image(3, 62, &good)).contains("position-independent"));

@@ -41,7 +41,7 @@ impl Guest {
         let Some(target) = target else {
             let package = Package::here()?;
             if sarab.checkout() == Some(&package.folder) {
-                bail!("name an app: there are {}", sarab.apps()?.join(", "));
+                bail!("name an app: {}", sarab.apps()?.join(", "));
             }
             return build(package);
         };
@@ -57,10 +57,10 @@ impl Guest {
         }
         match sarab.checkout() {
             Some(_) => bail!(
-                "there is no app `{target}` (there are {}), no folder of that name with a Cargo.toml, and no such file",
+                "no app `{target}` (apps: {}), and no such file or folder with a Cargo.toml",
                 sarab.apps()?.join(", ")
             ),
-            None => bail!("there is no folder `{target}` with a Cargo.toml, and no such file"),
+            None => bail!("no such file or folder with a Cargo.toml: `{target}`"),
         }
     }
 

@@ -64,7 +64,7 @@ impl Interrupt {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("nobody panics while it is locked")
+        self.0.lock().expect("not poisoned")
     }
 }
 

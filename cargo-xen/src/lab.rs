@@ -45,14 +45,14 @@ fn choose(mut labs: Vec<Running>, process: Option<u32>) -> Result<Running> {
     if let Some(process) = process {
         return match labs.iter().position(|lab| lab.process == process) {
             Some(at) => Ok(labs.swap_remove(at)),
-            None if labs.is_empty() => bail!("--lab {process}: no lab runs"),
-            None => bail!("--lab {process}: no such lab; there are {}", list(&labs)),
+            None if labs.is_empty() => bail!("--lab {process}: no lab is running"),
+            None => bail!("--lab {process}: no such lab; running: {}", list(&labs)),
         };
     }
     match labs.len() {
-        0 => bail!("no lab runs: start a guest in another terminal with `cargo xen run`"),
+        0 => bail!("no lab is running: start a guest in another terminal with `cargo xen run`"),
         1 => Ok(labs.remove(0)),
-        _ => bail!("several labs run: choose one with --lab PROCESS: {}", list(&labs)),
+        _ => bail!("several labs are running: choose one with --lab PROCESS: {}", list(&labs)),
     }
 }
 
@@ -83,6 +83,6 @@ mod tests {
     #[test]
     fn without_a_lab_it_says_what_to_do() {
         assert!(choose(Vec::new(), None).err().unwrap().to_string().contains("`cargo xen run`"));
-        assert!(choose(Vec::new(), Some(7)).err().unwrap().to_string().contains("--lab 7: no lab runs"));
+        assert!(choose(Vec::new(), Some(7)).err().unwrap().to_string().contains("--lab 7: no lab is running"));
     }
 }

@@ -62,19 +62,19 @@ pub fn command(args: &NewArgs, sarab: &Sarab) -> Result<()> {
         "`{name}` cannot be a project's name: expected a lower-case letter, and then letters, digits, `-` and `_`"
     );
     match fs::read_dir(path) {
-        Ok(mut entries) => ensure!(entries.next().is_none(), "{} is there already, and not empty", path.display()),
+        Ok(mut entries) => ensure!(entries.next().is_none(), "{} already exists and is not empty", path.display()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => bail!("{}: {error}", path.display()),
     }
     let project = Project { sarab, name, template, source: source(args, sarab)?, repository: repository(sarab)? };
     // Where it fails half-way, nothing is left.
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let made = tempfile::Builder::new().prefix(".sarab-new-").tempdir_in(parent)?;
     project.write(made.path()).with_context(|| format!("cannot write {}", path.display()))?;
     fs::set_permissions(made.path(), fs::Permissions::from_mode(0o755))?;
     let _ = fs::remove_dir(path);
-    fs::rename(made.keep(), path).with_context(|| format!("cannot make {}", path.display()))?;
+    fs::rename(made.keep(), path).with_context(|| format!("cannot create {}", path.display()))?;
     println!("{} begins as {template}:", path.display());
     println!("  cd {}", path.display());
     println!("  cargo run --release        # boots it on real Xen, in an emulator");
@@ -89,7 +89,7 @@ pub fn command(args: &NewArgs, sarab: &Sarab) -> Result<()> {
             println!("It takes Sarab from {}, and builds on this machine alone.", checkout.display())
         }
     }
-    println!("README.md says what to change first.");
+    println!("See README.md for what to change first.");
     Ok(())
 }
 
@@ -370,7 +370,7 @@ impl Manifest {
         let mut text = self.text.clone();
         let table = text[self.section].as_table_like_mut().context("no dependencies")?;
         for (name, folder) in &self.folders {
-            let entry = table.get_mut(name).and_then(Item::as_table_like_mut).context("a dependency is no table")?;
+            let entry = table.get_mut(name).and_then(Item::as_table_like_mut).context("a dependency is not a table")?;
             let (key, at) = place(folder);
             let rest: Vec<_> = entry.iter().map(|(key, item)| (key.to_owned(), item.clone())).collect();
             entry.clear();
@@ -480,7 +480,7 @@ fn lock_file(folder: &Path, offline: bool) -> Result<()> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let reason = said.lines().find(|line| line.starts_with("error")).unwrap_or("error: cargo does not say why");
-        eprintln!("the project has no Cargo.lock yet, which its first build makes ({reason})");
+        eprintln!("no Cargo.lock yet; the first build creates it ({reason})");
         fs::remove_file(folder.join("Cargo.lock"))?;
     }
     Ok(())

@@ -50,7 +50,7 @@ impl Package {
         let said: Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
         let packages = said["packages"].as_array().map_or(&[][..], |packages| packages);
         let own = packages.iter().find(|package| package["manifest_path"].as_str().map(Path::new) == Some(&manifest));
-        let own = own.with_context(|| format!("{} is no package: it has no [package]", manifest.display()))?;
+        let own = own.with_context(|| format!("{} is not a package: no [package]", manifest.display()))?;
         let needs = Needs::parse(&own["metadata"]["xen"], &folder)
             .with_context(|| format!("{}: [package.metadata.xen]", manifest.display()))?;
         Ok(Package { folder, needs })
@@ -65,7 +65,7 @@ impl Package {
         };
         match here.ancestors().find(is_package) {
             Some(folder) => Package::read(folder),
-            None => bail!("there is no Cargo package in {}, nor above it: name the guest", here.display()),
+            None => bail!("no Cargo package in {} or above it: name the guest", here.display()),
         }
     }
 
@@ -103,7 +103,7 @@ impl Needs {
                     let site = value.as_str().with_context(|| format!("site = {value}: expected a folder's name"))?;
                     needs.site = Some(folder.join(site));
                 }
-                unknown => bail!("`{unknown}` is no key of it; there are memory, net, disks and site"),
+                unknown => bail!("unknown key `{unknown}`; expected memory, net, disks or site"),
             }
         }
         needs.disks = needs.disks.max(usize::from(needs.site.is_some()));
@@ -153,7 +153,7 @@ mod tests {
             (r#"{ "net": 1 }"#, "net = 1: expected true or false"),
             (r#"{ "disks": 27 }"#, "disks = 27: expected a number up to 26"),
             (r#"{ "site": [] }"#, "site = []: expected a folder's name"),
-            (r#"{ "network": true }"#, "`network` is no key of it"),
+            (r#"{ "network": true }"#, "unknown key `network`"),
             ("3", "expected a table"),
         ] {
             let error = parse(text).unwrap_err().to_string();

@@ -67,7 +67,7 @@ impl std::str::FromStr for StoreKey {
         match path.split('/').all(is_good) {
             true if !value.contains(['\0', '\n']) => Ok(StoreKey { path: path.to_owned(), value: value.to_owned() }),
             true => Err("the value cannot hold a line feed".into()),
-            false => Err(format!("`{path}` is no key below the domain's own path, such as data/mode")),
+            false => Err(format!("`{path}`: expected a key below the domain's own path, such as data/mode")),
         }
     }
 }
@@ -159,10 +159,10 @@ impl RunArgs {
             argument(word)?;
         }
         for disk in &self.disks {
-            ensure!(disk.is_file(), "--disk {}: there is no such file", disk.display());
+            ensure!(disk.is_file(), "--disk {}: no such file", disk.display());
         }
         if let Some(folder) = &self.site {
-            ensure!(folder.is_dir(), "--site {}: there is no such folder", folder.display());
+            ensure!(folder.is_dir(), "--site {}: no such folder", folder.display());
         }
         ensure!(
             self.on == Target::Lab || self.publish.is_empty(),
@@ -176,10 +176,10 @@ impl RunArgs {
             Target::Lab => xen_lab::check_ports(&self.publish)?,
             Target::Xl => ensure!(
                 which("xl").is_some() || which("xl.sh").is_some(),
-                "there is no `xl` here: this machine is not a Xen host (without --on the guest runs in the lab)"
+                "`xl` not found: this machine is not a Xen host (without --on the guest runs in the lab)"
             ),
             Target::Ssh(_) => {
-                ensure!(which("ssh").is_some(), "there is no `ssh` here: install the package openssh-client")
+                ensure!(which("ssh").is_some(), "`ssh` not found: install the package openssh-client")
             }
         }
         Ok(())
@@ -286,7 +286,7 @@ impl Run {
         let said = said.trim();
         ensure!(status != 255, "cannot reach {destination} by ssh:\n{said}");
         let (path, dir) = said.split_once('\n').unwrap_or(("", said));
-        ensure!(status == 0 && !path.is_empty(), "there is no `xl` at {destination}: it is not a Xen host\n{dir}");
+        ensure!(status == 0 && !path.is_empty(), "no `xl` on {destination}: it is not a Xen host\n{dir}");
         let mut disks = Vec::new();
         for (index, disk) in self.disks.iter().enumerate() {
             let path = format!("{dir}/disk{index}");
@@ -372,7 +372,7 @@ fn show(stream: &mut dyn xen_lab::Stream, mark: &str, debug: &Path) -> Result<St
 fn report(name: &str, end: &str) -> ExitCode {
     let text = match end {
         "0" => return ExitCode::SUCCESS,
-        "2" => "it suspended itself, and nobody resumes it here",
+        "2" => "it suspended itself and was not resumed",
         "3" => {
             eprintln!("{name} crashed");
             return ExitCode::FAILURE;

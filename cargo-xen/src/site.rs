@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 
 /// Packs a folder. Links in it stay links.
 pub fn pack(folder: &Path) -> Result<NamedTempFile> {
-    ensure!(folder.is_dir(), "--site {}: there is no such folder", folder.display());
+    ensure!(folder.is_dir(), "--site {}: no such folder", folder.display());
     let file = tempfile::Builder::new().prefix("sarab-site-").suffix(".tar").tempfile()?;
     let mut builder = tar::Builder::new(std::io::BufWriter::new(file.as_file()));
     builder.follow_symlinks(false);

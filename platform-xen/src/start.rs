@@ -46,7 +46,7 @@ pub(crate) extern "C" fn sarab_start(start_info: u32) -> ! {
     hypercall::init();
     if domain::xen_leaves().is_none() {
         // Not Xen: a hypercall would only fault. QEMU and others that boot PVH images show this port.
-        hypercall::debug_port(b"sarab: this machine is no Xen guest\n");
+        hypercall::debug_port(b"sarab: this machine is not a Xen guest\n");
         loop {
             x86_64::instructions::hlt();
         }

@@ -69,9 +69,9 @@ impl fmt::Display for OpenError {
             OpenError::Disk(error) => error.fmt(f),
             OpenError::Empty => f.write_str("it is empty: neither a tar archive nor an ext4 file system"),
             OpenError::Unknown => f.write_str(
-                "its format is not known: expected a tar archive (tar -cf site.tar -C FOLDER .) or an ext4 file system",
+                "unknown format: expected a tar archive (tar -cf site.tar -C FOLDER .) or an ext4 file system",
             ),
-            OpenError::Ext4(why) => write!(f, "it is an ext4 file system that cannot be read: {why}"),
+            OpenError::Ext4(why) => write!(f, "cannot read the ext4 file system: {why}"),
         }
     }
 }

@@ -61,7 +61,7 @@ impl fmt::Display for Warning {
             Warning::Name { at, name } => {
                 write!(
                     f,
-                    "the name at byte {at}, {name:?}, is no text, too long, or leads out of the archive: left out"
+                    "the name at byte {at}, {name:?}, is not UTF-8, too long, or outside of the archive: left out"
                 )
             }
             Warning::Truncated { name, end, size } => {
@@ -71,7 +71,7 @@ impl fmt::Display for Warning {
                 )
             }
             Warning::NoEnd { at } => write!(f, "no end mark at byte {at}: was the archive copied whole?"),
-            Warning::NoHeader { at } => write!(f, "no tar header at byte {at}: what is behind it is not served"),
+            Warning::NoHeader { at } => write!(f, "no tar header at byte {at}: the rest of the archive is not served"),
             Warning::Properties { at } => {
                 write!(
                     f,

@@ -243,6 +243,6 @@ impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(config) = self.0 else { return f.write_str("the IPv6 address has expired") };
         write!(f, "IPv6 address {}", config.address)?;
-        config.gateway.map_or(Ok(()), |gateway| write!(f, " by way of {gateway}"))
+        config.gateway.map_or(Ok(()), |gateway| write!(f, ", gateway {gateway}"))
     }
 }

@@ -138,7 +138,7 @@ pub async fn configured(
             }
         }
         let Some(offer) = stack.config_v4().filter(|offer| !is_usable(offer)) else { return addresses(stack) };
-        say(format_args!("network: the DHCP server's offer is refused: {}", Shown(&offer)));
+        say(format_args!("network: DHCP offer rejected: {}", Shown(&offer)));
         stack.set_config_v4(ConfigV4::None);
         clock.sleep(RETRY).await;
         stack.set_config_v4(asked.ipv4.clone());

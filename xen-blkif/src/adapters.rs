@@ -40,7 +40,7 @@ impl<D: BlockDevice, const SIZE: usize> block_device_driver::BlockDevice<SIZE> f
     }
 
     async fn size(&mut self) -> Result<u64, Error> {
-        u64::try_from(self.0.geometry().bytes()).map_err(|_| Error::Unsupported("tell so large a size"))
+        u64::try_from(self.0.geometry().bytes()).map_err(|_| Error::Unsupported("report such a large size"))
     }
 }
 

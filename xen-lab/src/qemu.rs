@@ -52,7 +52,7 @@ impl Qemu {
     pub fn present() -> Result<Option<Qemu>> {
         if let Some(path) = std::env::var_os("SARAB_QEMU") {
             let path = PathBuf::from(path);
-            ensure!(path.is_file(), "SARAB_QEMU names {}, which is no file", path.display());
+            ensure!(path.is_file(), "SARAB_QEMU: {} is not a file", path.display());
             return Ok(Some(Qemu { program: path, arguments: Vec::new(), modules: None }));
         }
         let root = home(SUITE)?.join("qemu");

@@ -26,7 +26,7 @@ impl Suite {
             Some(suite) => Ok(*suite),
             None => {
                 let known: Vec<_> = SUITES.iter().map(|suite| suite.codename).collect();
-                bail!("unknown suite `{name}`: the lab knows {}", known.join(" and "))
+                bail!("unknown suite `{name}`: expected {}", known.join(" or "))
             }
         }
     }

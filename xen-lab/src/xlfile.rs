@@ -64,7 +64,7 @@ impl Config {
                 _ => config.extra.push(format!("{key} = {value}")),
             }
         }
-        ensure!(!config.name.is_empty(), "it has no `name`");
+        ensure!(!config.name.is_empty(), "missing `name`");
         Ok(config)
     }
 

@@ -34,24 +34,24 @@ fn xsa_39_chains_that_cannot_be_end_the_interface() {
     let gso = |size, protocol| TxSlot::from((Extra::Gso { size, protocol }, false));
     type Slots = Box<dyn Fn(&Guest) -> Vec<TxSlot> + Send + Sync>;
     let cases: Vec<(Slots, &str)> = vec![
-        (Box::new(|guest| vec![guest.slot(0, 100, MORE)]), "a packet whose slots are not all there"),
+        (Box::new(|guest| vec![guest.slot(0, 100, MORE)]), "missing slots"),
         (
             Box::new(|guest| [vec![guest.slot(0, 5000, MORE)], vec![guest.slot(0, 100, MORE); 40]].concat()),
-            "a packet of more than 20 slots",
+            "more than 20 slots",
         ),
-        (Box::new(|guest| vec![guest.slot(4090, 20, 0)]), "20 bytes at 4090 of a page"),
-        (Box::new(move |guest| vec![guest.slot(0, 100, EXTRA), gso(0, Gso::TcpV4)]), "segments of 0 bytes of TcpV4"),
-        (Box::new(move |guest| vec![guest.slot(0, 100, EXTRA), gso(9, Gso::Other(77))]), "segments of 9 bytes"),
+        (Box::new(|guest| vec![guest.slot(4090, 20, 0)]), "cross page boundary, offset: 4090, size: 20"),
+        (Box::new(move |guest| vec![guest.slot(0, 100, EXTRA), gso(0, Gso::TcpV4)]), "bad GSO, size: 0, type: TcpV4"),
+        (Box::new(move |guest| vec![guest.slot(0, 100, EXTRA), gso(9, Gso::Other(77))]), "bad GSO, size: 9"),
         (
             Box::new(|guest| vec![guest.slot(0, 100, EXTRA), (Extra::Other(77), false).into()]),
-            "something extra of kind 77",
+            "unknown extra-info type 77",
         ),
         (
             Box::new(|guest| {
                 let extras = (0..9).map(|_| TxSlot::from((Extra::MulticastAdd([1; 6]), true)));
                 [guest.slot(0, 100, EXTRA)].into_iter().chain(extras).collect()
             }),
-            "more that is extra than there can be",
+            "too many extra-info slots",
         ),
     ];
     for (slots, expected) in cases {

@@ -229,7 +229,7 @@ fn a_life() {
             lan.pass(secs(1)).await;
             let home = own(NET);
             assert_eq!(address(stack), Some((home, Some(neighbor(1)))));
-            assert_eq!(*lan.said.borrow(), [format!("network: IPv6 address {home}/64 by way of fe80::1")]);
+            assert_eq!(*lan.said.borrow(), [format!("network: IPv6 address {home}/64, gateway fe80::1")]);
             assert_eq!(lan.ping(1, FAR, home).await, Some(neighbor_mac(1)), "by way of the router");
             assert!(lan.finds(home).await && !lan.finds(own(FAR)).await);
             assert_eq!(lan.ping(5, neighbor(5), OWN).await, Some(neighbor_mac(5)), "the link-local address stays");
@@ -343,7 +343,7 @@ fn a_flood_of_advertisements_is_little_work() {
             lan.pass(secs(30)).await;
             assert_eq!(*lan.said.borrow().last().unwrap(), {
                 let (address, gateway) = address(stack).unwrap();
-                format!("network: IPv6 address {address}/64 by way of {}", gateway.unwrap())
+                format!("network: IPv6 address {address}/64, gateway {}", gateway.unwrap())
             });
             assert_eq!(lan.ping(5, neighbor(5), OWN).await, Some(neighbor_mac(5)), "it is alive");
         });

@@ -116,7 +116,7 @@ impl Device {
     /// Says that the device pauses before it connects again, and what the log was spared until now.
     pub(crate) fn announce_pause(&self, count: u32, pause: Duration) {
         warning!(
-            "{}: connecting for the {}th time in a row, in {} ms ({} lines not logged)",
+            "{}: connecting for the {}th time in a row, in {} ms ({} lines suppressed)",
             self.path,
             count,
             pause.as_millis(),
@@ -163,7 +163,7 @@ impl Device {
     ///
     /// May be dropped at any time.
     pub async fn required<T: FromValue>(&self, key: &str) -> Result<T, Failure> {
-        let missing = || Failure::new(Errno::EINVAL, format_args!("the toolstack has written no {}", self.own(key)));
+        let missing = || Failure::new(Errno::EINVAL, format_args!("the toolstack has not written {}", self.own(key)));
         self.get(key).await?.ok_or_else(missing)
     }
 

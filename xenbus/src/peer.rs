@@ -58,7 +58,7 @@ impl Peer<'_> {
     pub async fn required<T: FromValue>(&self, key: &str) -> Result<T, Failure> {
         let missing = || {
             let other_end = self.device.other_end();
-            Failure::new(Errno::EINVAL, format_args!("the {other_end} has written no {}", self.path(key)))
+            Failure::new(Errno::EINVAL, format_args!("the {other_end} has not written {}", self.path(key)))
         };
         self.get(key).await?.ok_or_else(missing)
     }

@@ -91,7 +91,7 @@ impl Watches {
                 return Ok(());
             }
             if !self.next_before(device, clock, deadline).await? {
-                warning!("{}: the other end has not answered for {} s", device.path(), TIMEOUT.as_secs());
+                warning!("{}: timeout closing device after {} s", device.path(), TIMEOUT.as_secs());
                 return Ok(());
             }
         }

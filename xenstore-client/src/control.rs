@@ -179,7 +179,7 @@ impl Control {
             })
             .await?;
         if found.is_none() && !value.is_empty() && value != [0] {
-            warning!("{}: {} is not understood", path, printable(&String::from_utf8_lossy(&value)));
+            warning!("{}: unknown request {}", path, printable(&String::from_utf8_lossy(&value)));
         }
         Ok(found)
     }

@@ -495,7 +495,7 @@ fn a_runner_that_is_dropped_is_an_error_to_who_waits() {
         assert!(xen.run(read).unwrap_err().is_broken());
         let error = xen.run(async move { store.read("data").await.unwrap_err() });
         assert!(error.is_broken());
-        assert_eq!(error.to_string(), "store: READ data: the task that talks to the store has ended");
+        assert_eq!(error.to_string(), "store: READ data: the store client has ended");
     });
 }
 

@@ -56,7 +56,7 @@ fn connect(address: &str) -> Result<TcpStream> {
 /// The next state, of iperf_api.h.
 fn expect(control: &mut TcpStream, state: u8) -> Result<()> {
     let mut found = [0];
-    control.read_exact(&mut found).with_context(|| format!("state {state} does not come"))?;
+    control.read_exact(&mut found).with_context(|| format!("no state {state}"))?;
     ensure!(found[0] == state, "state {} instead of {state}", found[0]);
     Ok(())
 }

@@ -39,7 +39,7 @@ pub fn run(address: &str, folder: &Path, clients: usize) -> Result<()> {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(file) = files.get(index) else { return Ok(bytes) };
             let expected = std::fs::read(file)?;
-            let name = file.strip_prefix(folder)?.to_str().context("a name that is no text")?;
+            let name = file.strip_prefix(folder)?.to_str().context("a name that is not UTF-8")?;
             let path: String = std::iter::once("/".to_owned()).chain(name.bytes().map(encoded)).collect();
             let (_, found) = connection.get(address, &path, "", "HTTP/1.1 200")?;
             ensure!(found == expected, "{path}: {} bytes that are not the file's {}", found.len(), expected.len());

@@ -51,15 +51,17 @@ impl BadRequest {
 impl fmt::Display for BadRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BadRequest::Operation(operation) => write!(f, "unexpected {operation} (EOPNOTSUPP)"),
-            BadRequest::Segments { count, max } => write!(f, "{count} segments where 1 to {max} can be (EINVAL)"),
+            BadRequest::Operation(operation) => write!(f, "unsupported {operation} (EOPNOTSUPP)"),
+            BadRequest::Segments { count, max } => {
+                write!(f, "bad number of segments in request: {count}, expected 1 to {max} (EINVAL)")
+            }
             BadRequest::Segment(segment) => write!(
                 f,
-                "sectors {} to {} of a page, gref {} (EINVAL)",
+                "bad segment: sectors {} to {}, gref {} (EINVAL)",
                 segment.first, segment.last, segment.reference
             ),
             BadRequest::Device(error) => write!(f, "{error} (EIO)"),
-            BadRequest::Copy => f.write_str("a grant reference cannot be used (EFAULT)"),
+            BadRequest::Copy => f.write_str("invalid grant reference (EFAULT)"),
         }
     }
 }

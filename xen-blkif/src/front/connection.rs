@@ -137,13 +137,13 @@ impl<G: Memory, P: Port> Connection<G, P> {
             worked = true;
             let id = usize::try_from(response.id).unwrap_or(usize::MAX);
             let Some(request) = self.in_flight.get_mut(id).and_then(Option::take) else {
-                let text = format_args!("the backend has answered request {}, which it does not have", response.id);
+                let text = format_args!("response references no pending request ({})", response.id);
                 return Err(Failure::new(Errno::EIO, text));
             };
             self.free_ids.push(id);
             if request.operation != response.operation {
                 let (id, was, is) = (response.id, request.operation, response.operation);
-                let text = format_args!("the backend has answered request {id} as {is}, which was {was}");
+                let text = format_args!("response to request {id} has wrong operation ({is} instead of {was})");
                 return Err(Failure::new(Errno::EIO, text));
             }
             turn.spend(request.cost());

@@ -54,12 +54,12 @@ pub(super) enum Fatal {
 impl fmt::Display for Fatal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fatal::Incomplete => f.write_str("a packet whose slots are not all there"),
-            Fatal::Slots => write!(f, "a packet of more than {FATAL_SLOTS} slots"),
-            Fatal::Crossing { offset, size } => write!(f, "{size} bytes at {offset} of a page"),
-            Fatal::Extra(kind) => write!(f, "something extra of kind {kind}, which there is not"),
-            Fatal::Extras => f.write_str("more that is extra than there can be"),
-            Fatal::Gso { size, protocol } => write!(f, "segments of {size} bytes of {protocol:?}"),
+            Fatal::Incomplete => f.write_str("missing slots"),
+            Fatal::Slots => write!(f, "more than {FATAL_SLOTS} slots"),
+            Fatal::Crossing { offset, size } => write!(f, "cross page boundary, offset: {offset}, size: {size}"),
+            Fatal::Extra(kind) => write!(f, "unknown extra-info type {kind}"),
+            Fatal::Extras => f.write_str("too many extra-info slots"),
+            Fatal::Gso { size, protocol } => write!(f, "bad GSO, size: {size}, type: {protocol:?}"),
         }
     }
 }

@@ -150,7 +150,10 @@ async fn read_keys(device: &Device) -> Result<Published, Failure> {
     device
         .read_peer(async |peer| {
             if !peer.flag("request-rx-copy").await? {
-                let text = format_args!("{} is not 1: pages are not exchanged here", peer.path("request-rx-copy"));
+                let text = format_args!(
+                    "{} is not 1: this backend supports only the copying receive path",
+                    peer.path("request-rx-copy")
+                );
                 return Err(Failure::new(Errno::EOPNOTSUPP, text));
             }
             let queues = peer.number("multi-queue-num-queues", 1).await?;

@@ -58,7 +58,9 @@ impl From<Broken> for Failure {
     fn from(broken: Broken) -> Self {
         match broken {
             Broken::Ring(error) => Failure::new(Errno::EIO, format_args!("the transmit ring: {error}")),
-            Broken::Chain(error) => Failure::new(Errno::EIO, format_args!("the guest sends {error} (EINVAL)")),
+            Broken::Chain(error) => {
+                Failure::new(Errno::EIO, format_args!("bad packet from the guest: {error} (EINVAL)"))
+            }
         }
     }
 }

@@ -154,7 +154,7 @@ async fn read_keys(device: &Device) -> Result<Offered, Failure> {
         .read_peer(async |peer| {
             if !peer.flag("feature-rx-copy").await? {
                 let key = peer.path("feature-rx-copy");
-                let text = format_args!("{key} is not 1: the backend cannot copy to this domain's pages");
+                let text = format_args!("{key} is not 1: backend does not support copying receive path");
                 return Err(Failure::new(Errno::EOPNOTSUPP, text));
             }
             Ok(Offered {

@@ -232,7 +232,7 @@ impl Incoming {
                 Extra::Other(_) => self.bad = true,
             }
             if self.extras > MAX_EXTRAS {
-                return Err(Failure::new(Errno::EIO, "the backend says more that is extra than there can be"));
+                return Err(Failure::new(Errno::EIO, "too many extra-info slots"));
             }
             if !more {
                 self.expected = Expected::Data;
@@ -247,7 +247,7 @@ impl Incoming {
         match usize::try_from(response.status) {
             Ok(len) if offset + len <= PAGE_SIZE => {
                 if self.parts.len() > MAX_SLOTS {
-                    return Err(Failure::new(Errno::EIO, "the backend sends a packet of more slots than there can be"));
+                    return Err(Failure::new(Errno::EIO, "too many slots"));
                 }
                 // Nothing may lie behind a page's last byte, which is the next page's first.
                 if len > 0 {
@@ -257,7 +257,7 @@ impl Incoming {
                 self.bad |= self.len > MAX_BYTES;
             }
             Ok(len) => {
-                let text = format_args!("the backend has put {len} bytes at {offset} of a page");
+                let text = format_args!("{NAME}: response crosses a page boundary, offset: {offset}, size: {len}");
                 return Err(Failure::new(Errno::EIO, text));
             }
             Err(_) => self.bad = true,
@@ -267,7 +267,7 @@ impl Incoming {
         self.expected = if extra { Expected::Extra } else { Expected::Data };
         // A chain of bad slots has to end as well.
         if self.slots > MAX_SLOTS as u32 + MAX_EXTRAS + 1 {
-            return Err(Failure::new(Errno::EIO, "the backend sends a packet of more slots than there can be"));
+            return Err(Failure::new(Errno::EIO, "too many slots"));
         }
         Ok(!extra && !self.more_data)
     }

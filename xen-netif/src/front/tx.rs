@@ -155,8 +155,7 @@ impl<G: Memory> Tx<G> {
                 continue;
             }
             let Some(number) = self.owners.get_mut(usize::from(response.id)).and_then(Option::take) else {
-                let text =
-                    format_args!("the backend has answered transmit request {}, which it does not have", response.id);
+                let text = format_args!("{NAME}: response references no pending request ({})", response.id);
                 return Err(Failure::new(Errno::EIO, text));
             };
             self.free_ids.push(response.id);

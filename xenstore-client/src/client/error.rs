@@ -109,9 +109,9 @@ impl fmt::Display for Broken {
             Broken::Oversized { len, op } => {
                 write!(f, "the store sent a packet of type {op} with {len} bytes, at most 4096 are allowed")
             }
-            Broken::Server(error) => write!(f, "the store has stopped talking to this domain: {error}"),
-            Broken::Absent => f.write_str("the toolstack has made no connection to the store for this domain"),
-            Broken::Stopped => f.write_str("the task that talks to the store has ended"),
+            Broken::Server(error) => write!(f, "the store has closed the connection: {error}"),
+            Broken::Absent => f.write_str("the toolstack has not set up a store connection for this domain"),
+            Broken::Stopped => f.write_str("the store client has ended"),
         }
     }
 }
@@ -153,11 +153,11 @@ impl fmt::Display for Error {
         match &self.kind {
             ErrorKind::Request(error) => error.fmt(f),
             ErrorKind::Refused(error) => error.fmt(f),
-            ErrorKind::Malformed(what) => write!(f, "the store's answer holds {what}"),
+            ErrorKind::Malformed(what) => write!(f, "malformed reply: {what}"),
             ErrorKind::Value { expected, found } => write!(f, "expected {expected}, found {found:?}"),
-            ErrorKind::Contended { tries } => write!(f, "others kept changing it; gave up after {tries} tries"),
+            ErrorKind::Contended { tries } => write!(f, "conflicting changes; gave up after {tries} tries"),
             ErrorKind::TooLong { max } => write!(f, "the list takes more than {} KiB of memory", max / 1024),
-            ErrorKind::Interrupted => f.write_str("the connection was made anew before the answer came"),
+            ErrorKind::Interrupted => f.write_str("reconnected before the reply came"),
             ErrorKind::Broken(broken) => broken.fmt(f),
         }
     }

@@ -233,7 +233,7 @@ impl Link {
                 {
                     let mut state = self.state.borrow_mut();
                     if let Some(watch) = state.watches.get_mut(id) {
-                        warning!("store: the watch on {} could not be made again", watch.path);
+                        warning!("store: cannot re-register the watch on {}", watch.path);
                         watch.ended = true;
                         let waker = watch.waker.take();
                         drop(state);
@@ -260,8 +260,7 @@ impl Link {
                 drop(state);
                 // A server that sends many of them does not fill the log.
                 if count.is_power_of_two() {
-                    let what = "which waits for none, is dropped";
-                    warning!("store: an answer to request {}, {} ({} so far)", request, what, count);
+                    warning!("store: unexpected reply to request {}, dropped ({} so far)", request, count);
                 }
                 return;
             }

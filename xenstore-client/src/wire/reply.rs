@@ -38,17 +38,17 @@ pub enum Malformed {
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Malformed::Request(op) => write!(f, "no payload of a {op} request"),
-            Malformed::NoNul => f.write_str("a text that does not end with NUL"),
-            Malformed::NotText => f.write_str("a text that is no UTF-8"),
-            Malformed::NotANumber => f.write_str("no number where one should be"),
-            Malformed::NotAPermission => f.write_str("no permission where one should be"),
-            Malformed::NotOk => f.write_str("something else than OK"),
-            Malformed::NotABool => f.write_str("something else than T or F"),
-            Malformed::TooMuch => f.write_str("something after the last argument"),
+            Malformed::Request(op) => write!(f, "not the payload of a {op} request"),
+            Malformed::NoNul => f.write_str("text without a NUL at its end"),
+            Malformed::NotText => f.write_str("text that is not UTF-8"),
+            Malformed::NotANumber => f.write_str("expected a number"),
+            Malformed::NotAPermission => f.write_str("expected a permission"),
+            Malformed::NotOk => f.write_str("expected OK"),
+            Malformed::NotABool => f.write_str("expected T or F"),
+            Malformed::TooMuch => f.write_str("trailing bytes after the last argument"),
             Malformed::WrongType(number) => match Op::from_number(*number) {
-                Some(op) => write!(f, "an answer of type {op}"),
-                None => write!(f, "an answer of the unknown type {number}"),
+                Some(op) => write!(f, "unexpected type {op}"),
+                None => write!(f, "unknown type {number}"),
             },
         }
     }
@@ -106,7 +106,7 @@ impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.unknown {
             None => self.errno.fmt(f),
-            Some(text) => write!(f, "the store answered {text:?}, an error that the protocol does not name"),
+            Some(text) => write!(f, "unknown error {text:?}"),
         }
     }
 }
@@ -231,10 +231,7 @@ mod tests {
             let error = ServerError::parse(text.as_bytes());
             assert_eq!((error.errno, error.unknown.as_deref()), (Errno::EINVAL, Some(text)));
         }
-        assert_eq!(
-            ServerError::parse(b"EWHAT\0").to_string(),
-            "the store answered \"EWHAT\", an error that the protocol does not name"
-        );
+        assert_eq!(ServerError::parse(b"EWHAT\0").to_string(), "unknown error \"EWHAT\"");
         let long = ServerError::parse(&[b'x'; 4096]);
         assert_eq!(long.unknown.map(|text| text.len()), Some(64));
     }

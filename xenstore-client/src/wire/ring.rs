@@ -74,7 +74,7 @@ impl fmt::Display for RingError {
             RingError::Communication => f.write_str("communication failed (1)"),
             RingError::RingIndex => f.write_str("this domain's ring indices are out of range (2)"),
             RingError::Protocol => f.write_str("this domain broke the protocol (3)"),
-            RingError::Other(number) => write!(f, "reason {number}, which is not known here"),
+            RingError::Other(number) => write!(f, "unknown reason {number}"),
         }
     }
 }

@@ -101,11 +101,11 @@ pub fn command(args: &FuzzArgs) -> Result<ExitCode> {
         for _ in 0..at_once {
             scope.spawn(|| {
                 loop {
-                    let next = waiting.lock().expect("nobody panics while it takes one").next();
+                    let next = waiting.lock().expect("not poisoned").next();
                     let Some(name) = next else { break };
                     let outcome = run(&program, name, until);
                     print(name, &outcome);
-                    outcomes.lock().expect("nobody panics while it adds one").push(outcome);
+                    outcomes.lock().expect("not poisoned").push(outcome);
                 }
             });
         }

@@ -138,7 +138,7 @@ fn restore(f: &Fixture) -> Result<String> {
 fn bad_words(f: &Fixture) -> Result<String> {
     for (words, disk, expected) in [
         ("mode=info", "", "error: the domain has no disk; its xl file lists them (disk = [...])"),
-        ("disk=xvdb", "", "error: disk xvdb: the domain has none of that name"),
+        ("disk=xvdb", "", "error: disk xvdb: not found; the xl file lists the disks"),
         ("disk=floppy", "", "error: disk `floppy`: expected xvda to xvdz"),
         ("mode=format", "", "error: command line: `mode=format`: expected info, hash, fill, verify or bench"),
     ] {
@@ -225,7 +225,7 @@ fn ours(f: &Fixture) -> Result<String> {
         guest(&f.lab, f.guest("disk")?, "two").command_line("mode=verify seed=3").line(&line("xvda", "ro")).create()?;
     let spec = from_vault("tape", "ro").replace("xvda", "xvdb");
     let (status, _) = f.lab.try_run(&format!("xl block-attach one '{spec}'"))?;
-    ensure!(status != 0, "xl is content with a disk that there is not");
+    ensure!(status != 0, "xl accepted a disk that does not exist");
     for domain in [&one, &two] {
         domain.wait_for("verify: ", 60)?;
     }

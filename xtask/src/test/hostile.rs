@@ -170,7 +170,7 @@ fn interface_of_switch(f: &Fixture) -> Result<String> {
                 let number = |text: &String| text.split(' ').next().and_then(|number| number.parse().ok());
                 return all[before..].iter().map(|text| number(text).with_context(|| text.clone())).collect();
             }
-            ensure!(std::time::Instant::now() < deadline, "the server tells of {} tests:\n{console}", all.len());
+            ensure!(std::time::Instant::now() < deadline, "the server reports {} tests:\n{console}", all.len());
             std::thread::sleep(Duration::from_millis(50));
         }
     };

@@ -104,7 +104,7 @@ impl Tally {
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().expect("nobody panics while it counts")
+        self.0.lock().expect("not poisoned")
     }
 }
 
@@ -176,7 +176,7 @@ fn lab_checks(tally: &Tally, args: &TestArgs) -> Result<()> {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 loop {
-                    let next = waiting.lock().expect("nobody panics while it takes one").next();
+                    let next = waiting.lock().expect("not poisoned").next();
                     let Some(series) = next else { break };
                     series.run(tally, &guests);
                 }

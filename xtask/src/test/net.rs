@@ -38,7 +38,7 @@ fn start_with<'a>(f: &'a Fixture<'_>, name: &str, words: &str, vif: &str) -> Res
     let site = web::put_site(f)?;
     let web = guest(&f.lab, f.guest("web")?, name).memory(16).command_line(words).line(vif).line(&site).create()?;
     let console = web.wait_for("web: ready", 30)?;
-    let line = console.lines().find_map(|line| line.split_once("network: ")).context("it tells no address")?.1;
+    let line = console.lines().find_map(|line| line.split_once("network: ")).context("no address in the log")?.1;
     let told = f.lab.run(&format!("xenstore-read /local/domain/{}/data/ip", web.id))?;
     ensure!(told.trim() == line.trim(), "the store says {told:?}, the console {line:?}");
     let address = line.split('/').next().unwrap_or_default().to_owned();

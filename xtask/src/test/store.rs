@@ -284,7 +284,7 @@ fn attach_ours(f: &Fixture) -> Result<String> {
     let note = check_cycles(f, &[&front, &back], &device, 20)?;
     // What is wrong is told where xl looks for it.
     let attached = f.lab.try_run(&format!("xl block-attach {} '{}'", front.id, disk("broken")))?;
-    ensure!(attached.0 != 0, "xl is content with a broken disk: {}", attached.1);
+    ensure!(attached.0 != 0, "xl accepted a broken disk: {}", attached.1);
     let error = format!("/local/domain/{}/error/backend/vbd/{}/51712/error", back.id, front.id);
     let told = f.lab.run(&format!("xenstore-read {error}"))?;
     ensure!(told.trim() == "2 params = broken: there is no such disk", "{told}");

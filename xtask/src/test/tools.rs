@@ -69,21 +69,21 @@ fn bad_input() -> Result<String> {
     let holder = TcpListener::bind("127.0.0.1:0")?;
     let taken = format!("{}:80", holder.local_addr()?.port());
     for (args, expected) in [
-        (vec!["run", "nosuch"], &*format!("there is no app `nosuch` (there are {apps})")),
+        (vec!["run", "nosuch"], &*format!("no app `nosuch` (apps: {apps})")),
         (vec!["run"], &*format!("name an app: there are {apps}")),
         (vec!["run", "disk"], "disk needs a disk: give it one with --disk FILE"),
-        (vec!["run", "hello", "--store", "/data=1"], "`/data` is no key below the domain's own path"),
+        (vec!["run", "hello", "--store", "/data=1"], "`/data`: expected a key below the domain's own path"),
         (vec!["lab", "exec", "--lab", "1", "--", "true"], "--lab 1: no "),
-        (vec!["run", &script], "it is no ELF file"),
+        (vec!["run", &script], "it is not an ELF file"),
         (vec!["run", &own], "no guest that Xen can boot"),
         (vec!["run", "hello", "--memory", "1"], "1 MiB of memory are too little for hello"),
         (vec!["run", "hello", "--memory", "much"], "invalid value 'much'"),
         (vec!["run", "hello", "--publish", &taken], "is in use: publish the guest on another one"),
         (vec!["run", "hello", "--publish", "80"], "expected HOSTPORT:GUESTPORT"),
-        (vec!["run", "hello", "--disk", "/nonexistent"], "--disk /nonexistent: there is no such file"),
-        (vec!["run", "web", "--site", "/nonexistent"], "--site /nonexistent: there is no such folder"),
+        (vec!["run", "hello", "--disk", "/nonexistent"], "--disk /nonexistent: no such file"),
+        (vec!["run", "web", "--site", "/nonexistent"], "--site /nonexistent: no such folder"),
         (vec!["run", "hello", "--set", "=x"], "expected key=value"),
-        (vec!["run", "hello", "--suite", "sid"], "the lab knows bookworm and trixie"),
+        (vec!["run", "hello", "--suite", "sid"], "expected bookworm or trixie"),
         (vec!["run", "hello", "--on", "kvm"], "expected lab, xl, or ssh:DEST"),
         (vec!["run", "hello", "--on", "xl", "--suite", "trixie"], "--suite chooses the lab's Xen"),
         (vec!["logs", "--elf", "hello", "/nonexistent"], "cannot read /nonexistent"),
@@ -96,7 +96,7 @@ fn bad_input() -> Result<String> {
         b"#!/bin/sh\n[ \"$1\" = --version ] && { echo QEMU emulator version 2.1; exit; }\necho 'no svm' >&2\nexit 1\n",
     )?;
     for (qemu, expected) in [
-        ("/nonexistent", "SARAB_QEMU names /nonexistent, which is no file"),
+        ("/nonexistent", "SARAB_QEMU: /nonexistent is not a file"),
         (script.as_str(), "does not run as a QEMU"),
         (old.as_str(), "cannot emulate the processor that Xen needs"),
     ] {
@@ -105,7 +105,7 @@ fn bad_input() -> Result<String> {
         fails(command, expected)?;
     }
     if which("xl").is_none() {
-        fails(xen(&["run", "hello", "--on", "xl"])?, "there is no `xl` here")?;
+        fails(xen(&["run", "hello", "--on", "xl"])?, "`xl` not found")?;
     }
     Ok(String::new())
 }
@@ -181,7 +181,7 @@ fn beside() -> Result<String> {
     hello.interrupt(temporary.path())?;
     let left: Vec<_> = fs::read_dir(own.path().join("sarab"))?.flatten().map(|entry| entry.path()).collect();
     ensure!(left.is_empty(), "left behind: {left:?}");
-    ensure!(text(&exec(&["true"])?).contains("no lab runs"), "a lab is found that has ended");
+    ensure!(text(&exec(&["true"])?).contains("no lab is running"), "a lab is found that has ended");
 
     let mut stubborn = start(&["run", "probe", "--set", "test=stubborn"])?;
     stubborn.wait_for("stubborn: ready")?;
@@ -230,7 +230,7 @@ fn new_project() -> Result<String> {
     ensure!(changed.is_empty(), "not clean after a build: {changed}");
     let readme = fs::read_to_string(project.join("README.md"))?;
     ensure!(!readme.contains("@NAME@") && readme.starts_with("# my-hello"), "{readme}");
-    fails(xen(&["new", &project.display().to_string()])?, "is there already, and not empty")?;
+    fails(xen(&["new", &project.display().to_string()])?, "already exists and is not empty")?;
     fails(xen(&["new", "Bad"])?, "`Bad` cannot be a project's name")?;
     let templates = Sarab::at(repo()).templates()?.join(", ");
     fails(xen(&["new", "x", "--template", "probe"])?, &format!("--template probe: there are {templates}"))?;
@@ -243,7 +243,7 @@ fn new_project() -> Result<String> {
 fn installed() -> Result<String> {
     let repository = format!("file://{}", repo().display());
     if !repo().join(".git").exists() {
-        return Ok("not tried: this is no git checkout".into());
+        return Ok("skipped: not a git checkout".into());
     }
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.args(["build", "--quiet", "--package", "cargo-xen"]).current_dir(repo()).stdin(Stdio::null());
@@ -267,7 +267,7 @@ fn installed() -> Result<String> {
     let stdout = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success() && stdout.trim().ends_with("/my-store"), "{}", text(&output));
     let none = run(dir.path(), &["build"])?;
-    ensure!(text(&none).contains("there is no Cargo package in "), "{}", text(&none));
+    ensure!(text(&none).contains("no Cargo package in "), "{}", text(&none));
     Ok(String::new())
 }
 

@@ -66,7 +66,7 @@ const COMMANDS: &[(&str, Proof)] = &[
 
 /// All commands, each once.
 pub fn walk() -> Result<String> {
-    let Some(files) = tracked()? else { return Ok("not tried: this is no git checkout".into()) };
+    let Some(files) = tracked()? else { return Ok("skipped: not a git checkout".into()) };
     let walk = Walk::begin(&files)?;
     let mut done = BTreeSet::new();
     for page in PAGES {
@@ -120,7 +120,7 @@ fn tracked() -> Result<Option<Vec<PathBuf>>> {
     let mut git = Command::new("git");
     git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(repo());
     let Ok(output) = git.output() else { return Ok(None) };
-    let text = String::from_utf8(output.stdout).context("a file's name is no text")?;
+    let text = String::from_utf8(output.stdout).context("a file name is not UTF-8")?;
     Ok(output.status.success().then(|| text.split_terminator('\0').map(PathBuf::from).collect()))
 }
 
