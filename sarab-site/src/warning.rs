@@ -61,7 +61,7 @@ impl fmt::Display for Warning {
             Warning::Name { at, name } => {
                 write!(
                     f,
-                    "the name at byte {at}, {name:?}, is not UTF-8, too long, or outside of the archive: left out"
+                    "the name at byte {at}, {name:?}, is not UTF-8, too long, or leads out of the archive: left out"
                 )
             }
             Warning::Truncated { name, end, size } => {

@@ -51,7 +51,7 @@ fn xsa_376_a_backends_answers_are_checked() {
             },
             async |disk| assert_eq!(read(disk).await, Err(Error::Gone)),
         );
-        assert_eq!(error.as_deref(), Some("5 the backend has answered request 0 as write, which was read"));
+        assert_eq!(error.as_deref(), Some("5 response to request 0 has wrong operation (write instead of read)"));
     });
     check("answers from nowhere", 10, |xen| {
         let error = against_frontend(

@@ -163,7 +163,7 @@ impl Domain {
     /// What happens to a domain that is saved and restored under the same number: its ports and grants are gone, its
     /// connection to the store is new, and what peers have mapped of it is what it was, and its memory no longer. To be
     /// followed by
-    /// [`Quiet::go_on`](xenstore_client::Quiet::go_on).
+    /// [`Quiesced::resume`](xenstore_client::Quiesced::resume).
     pub fn suspend_and_restore(&self) {
         let world = self.world();
         let ports: Vec<u32> = match world.domains.borrow().get(&self.id.0) {
