@@ -29,7 +29,7 @@ pub fn run(tally: &Tally) {
     });
     tally.step("dependencies", deny::check);
     tally.step("tests on the host", || {
-        let mut command = command(&root, &["test", "--workspace", "--features", "sarab/net"]);
+        let mut command = command(&root, &["test", "--workspace", "--no-fail-fast", "--features", "sarab/net"]);
         match xen_lab::headers() {
             Ok(headers) => finish(command.env("SARAB_XEN_HEADERS", headers)),
             Err(error) => {
