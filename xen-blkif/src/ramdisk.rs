@@ -5,9 +5,13 @@ use alloc::vec::Vec;
 
 use xen_hal::{PAGE_SIZE, Page, Pages};
 use xen_ring::{SharedMemory, SharedPage};
+use xenbus::yield_now;
 
 use crate::device::{BlockDevice, Buffer, Completed, Discard, Error, Geometry, pieces};
 use crate::protocol::SECTOR_SIZE;
+
+/// Bytes that a discard zeroes before other tasks have their turn; many discards may be under way.
+const DISCARDED_AT_ONCE: usize = 64 << 10;
 
 /// Pages of one owner as a buffer.
 #[derive(Debug)]
@@ -152,9 +156,14 @@ impl<M: Pages> BlockDevice for RamDisk<M> {
         self.geometry.check_sectors(sector, count)?;
         let start = sector as usize * SECTOR_SIZE;
         let zeroes = [0; PAGE_SIZE];
-        pieces(0, count as usize * SECTOR_SIZE, |_, _, range| {
-            self.data.write(start + range.start, &zeroes[..range.len()])
-        });
+        let (mut done, len) = (0, count as usize * SECTOR_SIZE);
+        while done < len {
+            // A range may be the whole disk, and others ask for the same at once.
+            let part = (len - done).min(DISCARDED_AT_ONCE);
+            pieces(0, part, |_, _, range| self.data.write(start + done + range.start, &zeroes[..range.len()]));
+            done += part;
+            yield_now().await;
+        }
         Ok(())
     }
 

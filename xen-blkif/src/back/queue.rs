@@ -104,8 +104,8 @@ impl<A: Mapping, P: Port> Queue<A, P> {
                         && let Poll::Ready(Some(done)) = running.poll_next_unpin(cx)
                     {
                         let work = &done.task.work;
-                        moved += work.len();
-                        turn.spend(work.len() - work.fetched());
+                        moved += work.cost();
+                        turn.spend(work.load() - work.fetched());
                         finished.push(done);
                     }
                     let ended = !closing && closed.as_mut().poll(cx).is_ready();
@@ -211,7 +211,7 @@ impl Tasks {
         let Pending { request, mut work, alone } = self.waiting.pop_front()?;
         let mut requests = alloc::vec![(request, work.list().len())];
         while let Some(next) = self.waiting.front().filter(|next| !alone && !next.alone) {
-            let total = work.len() + next.work.len();
+            let total = work.load() + next.work.load();
             if total > room.min(MAX_MERGED) || !work.is_followed_by(&next.work) {
                 break;
             }

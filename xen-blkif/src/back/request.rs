@@ -199,14 +199,19 @@ impl Work {
         len(self.list())
     }
 
-    /// How many of them come from the guest; the others go to it.
-    pub(super) fn fetched(&self) -> usize {
-        if matches!(self, Work::Read { .. }) { 0 } else { self.len() }
+    /// How many bytes' worth of work moving them is: each segment is a copy of its own, however short.
+    pub(super) fn load(&self) -> usize {
+        self.len().max(self.list().len() * PAGE_SIZE)
     }
 
-    /// How many bytes of memory it takes: a buffer is of whole pages.
+    /// How much of that is for bytes that come from the guest; the others go to it.
+    pub(super) fn fetched(&self) -> usize {
+        if matches!(self, Work::Read { .. }) { 0 } else { self.load() }
+    }
+
+    /// How many bytes of memory it takes: a buffer is of whole pages, and what has none is remembered all the same.
     pub(super) fn cost(&self) -> usize {
-        self.len().next_multiple_of(PAGE_SIZE)
+        self.len().next_multiple_of(PAGE_SIZE).max(PAGE_SIZE)
     }
 }
 
