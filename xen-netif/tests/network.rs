@@ -146,6 +146,31 @@ fn xsa_392_a_guest_that_takes_nothing_holds_a_bounded_queue() {
     });
 }
 
+/// What it sends is no sign that it takes anything.
+#[test]
+fn xsa_392_a_guest_that_sends_and_takes_nothing_loses_what_waits() {
+    check("queue of a sender", 4, |xen| {
+        let bench = bench(xen, Limits::default().with_to_guest(100_000));
+        xen.run(async move {
+            bench.attach(&[]).await;
+            let (interface, port) = bench.connect(Options::default().with_receive_pages(32)).await;
+            let mut device = interface.device();
+            for index in 0..200 {
+                let _ = port.send(frame(1500, index).into());
+                bench.back.sleep(Duration::from_micros(10)).await;
+            }
+            let before = port.statistics().dropped;
+            for _ in 0..12 {
+                send(&mut device, &frame(60, 1)).await;
+                bench.back.sleep(Duration::from_secs(1)).await;
+            }
+            let Statistics { dropped, .. } = port.statistics();
+            assert!(dropped > before + 50, "{dropped} after {before}");
+            drop(interface);
+        });
+    });
+}
+
 #[test]
 fn multicast_control() {
     check("multicast", 10, |xen| {
@@ -177,13 +202,13 @@ fn multicast_control() {
 #[test]
 fn a_rate_is_kept() {
     check("rate", 10, |xen| {
-        let bench = bench(xen, Limits::default());
+        let (bench, own) = (bench(xen, Limits::default()), xen.clone());
         xen.run(async move {
             // 10,000 bytes in 50 ms.
             bench.attach(&[("rate", "10000,50000")]).await;
             let (interface, port) = bench.connect(Options::default()).await;
             let mut device = interface.device();
-            let start = bench.front.now();
+            let (start, steps) = (bench.front.now(), own.steps());
             let guest = async {
                 for index in 0..100 {
                     send(&mut device, &frame(1000, index)).await;
@@ -197,6 +222,9 @@ fn a_rate_is_kept() {
             futures_util::future::join(guest, host).await;
             let took = bench.front.now() - start;
             assert!((Duration::from_millis(400)..Duration::from_millis(700)).contains(&took), "{took:?}");
+            // A guest that has to wait costs nothing meanwhile.
+            let steps = own.steps() - steps;
+            assert!(steps < 5000, "{steps} steps");
         });
     });
 }
@@ -299,6 +327,9 @@ fn rings_are_shown_at_any_time() {
             bench.front.sleep(Duration::from_secs(1)).await;
             assert_eq!((front.to_string(), front.is_alive()), ("closed".into(), false));
             assert!(back.to_string().starts_with("not connected") && back.is_alive());
+            let dropped = port.statistics().dropped;
+            assert_eq!(port.send(vec![2; 60].into()), Err(SendError::Down));
+            assert_eq!(port.statistics().dropped, dropped + 1);
             assert!(bench.toolstack.detach("vif", bench.front.id(), bench.back.id(), 0).await.unwrap());
             drop(port);
             bench.ports.borrow_mut().clear();

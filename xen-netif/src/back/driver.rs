@@ -220,13 +220,10 @@ impl<M: Memory, P: xen_hal::Port> Service<'_, M, P> {
             self.rx_port.as_ref().unwrap_or(&self.tx_port).notify();
         }
         shared.count(|statistics| statistics.notifications += notifications);
-        if taken || given {
-            self.stuck = None;
-            return Ok(Next::Yield { worked: true });
-        }
+        // What the guest sends does not count as taking.
         let waits = shared.has_waiting();
         match self.stuck {
-            _ if !waits => self.stuck = None,
+            _ if given || !waits => self.stuck = None,
             None => self.stuck = Some(now),
             Some(since) if now >= since + self.timeout => {
                 // XSA-392: what a guest does not take is not kept for ever.
@@ -235,6 +232,9 @@ impl<M: Memory, P: xen_hal::Port> Service<'_, M, P> {
                 self.stuck = None;
             }
             Some(_) => {}
+        }
+        if taken || given {
+            return Ok(Next::Yield { worked: true });
         }
         let broken = |error| Failure::new(Errno::EIO, error);
         let late = self.credit.check(now).err();
