@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use xen_hal::{Clock, GrantRef, Port as _};
-use xen_netif::back::{Packet, Port};
+use xen_netif::back::{Limits, Packet, Port};
 use xen_netif::protocol::{Extra, Gso, RxRequest, TxRequest, TxResponse, TxSlot, TxStatus, tx_flags};
 use xen_sim::{Domain, Xen, check};
 
@@ -100,6 +100,36 @@ fn bad_packets_are_refused_alone() {
             guest.send(&[guest.slot(0, 60, 0)]);
             assert_eq!(guest.response().await, Some(TxResponse { id: 7, status: TxStatus::Okay }));
         });
+        assert_eq!(error, None);
+    });
+}
+
+/// Linux's bound, `XEN_NETBK_MCAST_MAX`: without one a guest could have the backend keep any number of addresses.
+#[test]
+fn a_guest_joins_a_bounded_number_of_groups() {
+    check("groups", 2, |xen| {
+        let features = &["feature-sg", "request-multicast-control"];
+        let error = guest::against_with(
+            xen,
+            features,
+            Limits::default(),
+            |_, _| {},
+            async |guest| {
+                let change = async |extra| {
+                    guest.send(&[guest.slot(0, 0, EXTRA), (extra, false).into()]);
+                    let status = guest.response().await.map(|response| response.status);
+                    assert_eq!(guest.response().await.map(|response| response.status), Some(TxStatus::Null));
+                    status
+                };
+                for last in 0..64 {
+                    assert_eq!(change(Extra::MulticastAdd([1, 0, 0, 0, 0, last])).await, Some(TxStatus::Okay));
+                }
+                assert_eq!(change(Extra::MulticastAdd([1, 0, 0, 0, 0, 64])).await, Some(TxStatus::Error));
+                assert_eq!(change(Extra::MulticastAdd([1, 0, 0, 0, 0, 7])).await, Some(TxStatus::Okay), "a known one");
+                assert_eq!(change(Extra::MulticastRemove([1, 0, 0, 0, 0, 7])).await, Some(TxStatus::Okay));
+                assert_eq!(change(Extra::MulticastAdd([1, 0, 0, 0, 0, 64])).await, Some(TxStatus::Okay));
+            },
+        );
         assert_eq!(error, None);
     });
 }

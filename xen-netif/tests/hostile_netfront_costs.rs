@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use xen_hal::{Clock, Port as _};
-use xen_netif::back::{Limits, Port};
+use xen_netif::back::{Checksum, Limits, Packet, Port};
 use xen_netif::checksum;
 use xen_netif::headers::Headers;
 use xen_netif::protocol::{Gso, RxRequest, TxStatus, tx_flags};
@@ -191,9 +191,116 @@ fn xsa_392_a_large_segment_in_the_middle_is_given_up_too() {
             guest.domain.sleep(Duration::from_secs(11)).await;
             let statistics = port.statistics();
             assert_eq!((statistics.to_guest, statistics.dropped), (3, 3), "two, and the one that found no room");
+            // What is left of it does not come either, once the guest takes packets again.
+            while guest.received().is_some() {}
+            assert_eq!(port.send(vec![0xfe; 60].into()), Ok(()));
+            guest.offer_pages(1);
+            guest.domain.sleep(Duration::from_millis(10)).await;
+            assert_eq!(guest.received().and_then(|received| received.bytes), Some(vec![0xfe; 60]));
             for _ in 0..2 {
                 assert_eq!(port.send(packet.clone()), Ok(()));
             }
+        });
+        assert_eq!(error, None);
+    });
+}
+
+/// Packets that are there at once are copied 64 at a time, in both directions: between two batches others have their turn.
+#[test]
+fn a_batch_has_a_bound() {
+    const PACKETS: u32 = 200;
+    check("batches", 4, |xen| {
+        let (found, opened) = found();
+        let error = guest::against(xen, opened, async move |guest| {
+            let port = up(guest, &found).await;
+            let copies = || port.statistics().grant_copies;
+            let before = copies();
+            guest.send(&[guest.slot(0, 60, 0); PACKETS as usize]);
+            for _ in 0..PACKETS {
+                assert_eq!(guest.response().await.map(|response| response.status), Some(TxStatus::Okay));
+            }
+            assert_eq!(copies() - before, 4, "from the guest");
+
+            let before = copies();
+            for _ in 0..PACKETS {
+                let request = RxRequest { id: 0, reference: guest.reference(0) };
+                guest.rx.borrow_mut().push(&guest.rx_page, &request).unwrap();
+            }
+            let _ = guest.rx.borrow_mut().publish(&guest.rx_page);
+            for _ in 0..PACKETS {
+                port.send(vec![0xfe; 60].into()).unwrap();
+            }
+            guest.domain.sleep(Duration::from_millis(10)).await;
+            assert_eq!(port.statistics().to_guest, u64::from(PACKETS));
+            assert_eq!(copies() - before, 4, "for the guest");
+        });
+        assert_eq!(error, None);
+    });
+}
+
+/// Large pieces are cut up to 64 KiB at a time, however much room the guest has for them.
+#[test]
+fn pieces_are_cut_up_to_a_bound() {
+    check("pieces", 4, |xen| {
+        let own = xen.clone();
+        let (found, opened) = found();
+        let error = guest::against_with(xen, &["feature-sg"], Limits::default(), opened, async move |guest| {
+            let port = up(guest, &found).await;
+            for _ in 0..256 {
+                let request = RxRequest { id: 0, reference: guest.reference(0) };
+                guest.rx.borrow_mut().push(&guest.rx_page, &request).unwrap();
+            }
+            let _ = guest.rx.borrow_mut().publish(&guest.rx_page);
+            let bytes = tcp_v4(60_000);
+            for _ in 0..6 {
+                port.send(Packet { bytes: bytes.clone(), checksum: Checksum::Blank, gso: Some((Gso::TcpV4, 15_000)) })
+                    .unwrap();
+            }
+            let before = own.allocation();
+            own.forget_peak();
+            guest.domain.sleep(Duration::from_millis(10)).await;
+            assert_eq!(port.statistics().to_guest, 24);
+            let peak = peak(&own, before);
+            assert!(peak < 128 << 10, "{peak} bytes");
+        });
+        assert_eq!(error, None);
+    });
+}
+
+/// Packets that are dropped take no copies, but time: the other tasks have their turn between them, too.
+#[test]
+fn dropped_packets_are_looked_at_in_batches() {
+    check("dropped", 4, |xen| {
+        let found: Rc<RefCell<Option<Rc<Port>>>> = Rc::default();
+        let (most, stop) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+        let (opened, largest, stopped) = (found.clone(), most.clone(), stop.clone());
+        let opened = move |domain: Domain, port: Port| {
+            let port = Rc::new(port);
+            *opened.borrow_mut() = Some(port.clone());
+            let (largest, stopped, mut last) = (largest.clone(), stopped.clone(), 0);
+            let watch = poll_fn(move |cx| {
+                let dropped = port.statistics().dropped;
+                largest.set(largest.get().max(dropped - last));
+                last = dropped;
+                if stopped.get() {
+                    return Poll::Ready(());
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            });
+            domain.spawn(watch).detach();
+        };
+        let error = guest::against(xen, opened, async move |guest| {
+            let port = up(guest, &found).await;
+            guest.offer_pages(1);
+            let mut sent = 0;
+            while port.send(Vec::new().into()).is_ok() {
+                sent += 1;
+            }
+            guest.domain.sleep(Duration::from_millis(100)).await;
+            stop.set(true);
+            assert!(port.statistics().dropped > sent && sent > 5000, "{sent}");
+            assert!(most.get() < 1000, "{} packets without a turn for others", most.get());
         });
         assert_eq!(error, None);
     });
