@@ -145,7 +145,7 @@ fn a_disk_that_is_not_there_is_an_error() {
     check("no disk", 5, |xen| {
         for (line, error) in [
             ("", "the domain has no disk; its xl file lists them (disk = [...])"),
-            ("disk=xvdb", "disk xvdb: the domain has none of that name; its xl file lists them (disk = [...])"),
+            ("disk=xvdb", "disk xvdb: not found; the xl file lists the disks (disk = [...])"),
             ("mode=format", "command line: `mode=format`: expected info, hash, fill, verify or bench"),
         ] {
             let ended = Guest::new(xen).command_line(line).run(disk::main);
