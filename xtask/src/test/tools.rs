@@ -70,12 +70,12 @@ fn bad_input() -> Result<String> {
     let taken = format!("{}:80", holder.local_addr()?.port());
     for (args, expected) in [
         (vec!["run", "nosuch"], &*format!("no app `nosuch` (apps: {apps})")),
-        (vec!["run"], &*format!("name an app: there are {apps}")),
+        (vec!["run"], &*format!("name an app: {apps}")),
         (vec!["run", "disk"], "disk needs a disk: give it one with --disk FILE"),
         (vec!["run", "hello", "--store", "/data=1"], "`/data`: expected a key below the domain's own path"),
         (vec!["lab", "exec", "--lab", "1", "--", "true"], "--lab 1: no "),
         (vec!["run", &script], "it is not an ELF file"),
-        (vec!["run", &own], "no guest that Xen can boot"),
+        (vec!["run", &own], "is not a guest that Xen can boot"),
         (vec!["run", "hello", "--memory", "1"], "1 MiB of memory are too little for hello"),
         (vec!["run", "hello", "--memory", "much"], "invalid value 'much'"),
         (vec!["run", "hello", "--publish", &taken], "is in use: publish the guest on another one"),
