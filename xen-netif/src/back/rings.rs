@@ -76,6 +76,20 @@ fn pieces(start: usize, offset: usize, len: usize) -> impl Iterator<Item = (usiz
     })
 }
 
+/// Copies for several packets, whose operations end at `ends`; tells of each packet whether all of it was copied.
+fn copy(memory: &impl GrantTable, shared: &Shared, mut operations: Vec<CopyOp<'_>>, ends: Vec<usize>) -> Vec<bool> {
+    let called = operations.is_empty() || memory.copy(&mut operations).is_ok();
+    if !operations.is_empty() {
+        shared.count(|statistics| statistics.grant_copies += 1);
+    }
+    let mut start = 0;
+    let copied = ends.into_iter().map(|end| {
+        let own = core::mem::replace(&mut start, end)..end;
+        called && operations[own].iter().all(|operation| operation.result().is_ok())
+    });
+    copied.collect()
+}
+
 impl<M: Memory> Rings<M> {
     /// Takes what the guest has sent; whether there was anything.
     pub(super) fn take(
@@ -118,19 +132,7 @@ impl<M: Memory> Rings<M> {
             }
             ends.push(operations.len());
         }
-        let called = operations.is_empty() || memory.copy(&mut operations).is_ok();
-        if !operations.is_empty() {
-            shared.count(|statistics| statistics.grant_copies += 1);
-        }
-        let mut start = 0;
-        let copied: Vec<bool> = ends
-            .into_iter()
-            .map(|end| {
-                let own = core::mem::replace(&mut start, end)..end;
-                called && operations[own].iter().all(|operation| operation.result().is_ok())
-            })
-            .collect();
-        drop(operations);
+        let copied = copy(memory, shared, operations, ends);
         for ((chain, mut bytes), copied) in chains.into_iter().zip(packets).zip(copied) {
             let status = match chain.multicast {
                 Some((group, join)) => change_membership(shared, group, join),
@@ -213,19 +215,7 @@ impl<M: Memory> Rings<M> {
             }
             ends.push(operations.len());
         }
-        let called = operations.is_empty() || memory.copy(&mut operations).is_ok();
-        if !operations.is_empty() {
-            shared.count(|statistics| statistics.grant_copies += 1);
-        }
-        let mut start = 0;
-        let copied: Vec<bool> = ends
-            .into_iter()
-            .map(|end| {
-                let own = core::mem::replace(&mut start, end)..end;
-                called && operations[own].iter().all(|operation| operation.result().is_ok())
-            })
-            .collect();
-        drop(operations);
+        let copied = copy(memory, shared, operations, ends);
         let mut start = 0;
         for ((packet, end), copied) in chosen.into_iter().zip(copied) {
             let given = copied && !packet.bytes.is_empty();
