@@ -115,13 +115,22 @@ pub struct How {
     pub limits: Limits,
     pub queues: usize,
     pub persistent: bool,
+    /// How large the disk is.
+    pub sectors: u64,
     /// This queue's ring is a page that is not granted.
     pub bad_ring: Option<usize>,
 }
 
 impl Default for How {
     fn default() -> How {
-        How { abi: Abi::X86_64, limits: Limits::default(), queues: 1, persistent: false, bad_ring: None }
+        How {
+            abi: Abi::X86_64,
+            limits: Limits::default(),
+            queues: 1,
+            persistent: false,
+            sectors: SECTORS,
+            bad_ring: None,
+        }
     }
 }
 
@@ -194,7 +203,7 @@ pub fn run_against_backend(xen: &Xen, how: How, run: Script<Guest>) -> Statistic
     let did = served.clone();
     back.spawn(async move {
         let open = async |attachment: &Attachment| {
-            let disk = RamDisk::new(domain.clone(), SECTORS).unwrap();
+            let disk = RamDisk::new(domain.clone(), how.sectors).unwrap();
             Ok(if attachment.writable { disk } else { disk.read_only() })
         };
         let ended =
