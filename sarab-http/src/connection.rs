@@ -19,6 +19,8 @@ pub struct Limits {
     pub idle: Duration,
     /// For a head, once its first byte has come, and for content, once its head has.
     pub request: Duration,
+    /// For the service to begin an answer, and for each piece of its content.
+    pub answer: Duration,
     /// Until half of what is on its way has been taken.
     pub progress: Duration,
     /// Until what can be had again is given back, where a client takes nothing.
@@ -39,6 +41,7 @@ impl Default for Limits {
             first: Duration::from_secs(10),
             idle: Duration::from_secs(15),
             request: Duration::from_secs(5),
+            answer: Duration::from_secs(10),
             progress: Duration::from_secs(10),
             pause: Duration::from_millis(200),
             stop: Duration::from_secs(2),
@@ -85,7 +88,7 @@ pub trait Service {
     ///
     /// # Cancellation
     ///
-    /// Is dropped where the connection ends.
+    /// Is dropped where the connection ends, or where it takes longer than [`Limits::answer`].
     async fn answer(&self, request: &Request<'_>) -> Response<Self::Content<'_>>;
 
     /// The answer to what is refused.
@@ -208,7 +211,7 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
     /// Waits for the client, who has been waited for since `since`.
     async fn read(&mut self, to: &mut [u8], since: Duration, deadline: Duration) -> Result<usize, End> {
         let read = by(self.clock, deadline, self.stream.read(to));
-        let read = before(self.stop.wait(), self.seat.wait_since(since, read));
+        let read = before(self.stop.wait(), self.seat.wait_since(self.clock, since, read));
         match read.await {
             // The server stops.
             None => Err(End::Close),
@@ -240,7 +243,10 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
             stop.wait().await;
             clock.sleep(timeout).await;
         };
-        let answer = async { self.send(service.answer(&request).await, form).await };
+        let answer = async {
+            let answer = by(clock, clock.now() + self.limits.answer, service.answer(&request)).await;
+            self.send(answer.ok_or(End::Refused(Refusal::Busy))?, form).await
+        };
         before(stop, answer).await.unwrap_or(Err(End::Abort))?;
         if keep_alive { Ok(content as usize) } else { Err(End::Close) }
     }
@@ -270,8 +276,10 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
         while left > 0 {
             let wished = left.min(self.limits.piece as u64) as usize;
             let most = self.room(wished, Some(&mut content)).await?.min(wished);
-            let bytes = content.next(most).await.filter(|bytes| (1..=most).contains(&bytes.len())).ok_or(End::Abort)?;
+            let bytes = by(self.clock, self.clock.now() + self.limits.answer, content.next(most)).await.flatten();
+            let bytes = bytes.filter(|bytes| (1..=most).contains(&bytes.len())).ok_or(End::Abort)?;
             self.stream.write_all(bytes).await.map_err(|_| End::Abort)?;
+            self.seat.sent(bytes.len());
             left -= bytes.len() as u64;
         }
         Ok(())
@@ -282,11 +290,11 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
     async fn room(&mut self, wished: usize, content: Option<&mut impl Content>) -> Result<usize, End> {
         let since = self.clock.now();
         let pause = by(self.clock, since + self.limits.pause, self.stream.room(wished));
-        let mut room = self.seat.wait_since(since, pause).await.ok_or(End::Abort)?;
+        let mut room = self.seat.wait_since(self.clock, since, pause).await.ok_or(End::Abort)?;
         if room.is_none() {
             content.map(Content::pause);
             let progress = by(self.clock, since + self.limits.progress, self.stream.room(wished));
-            room = self.seat.wait_since(since, progress).await.ok_or(End::Abort)?;
+            room = self.seat.wait_since(self.clock, since, progress).await.ok_or(End::Abort)?;
         }
         room.and_then(Result::ok).ok_or(End::Abort)
     }
@@ -307,7 +315,7 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
             }
             self.stream.flush().await.is_ok()
         };
-        let over = self.seat.wait_since(since, by(self.clock, since + self.limits.linger, rest));
+        let over = self.seat.wait_since(self.clock, since, by(self.clock, since + self.limits.linger, rest));
         let (stop, clock) = (self.stop, self.clock);
         let stop = async {
             stop.wait().await;

@@ -1,5 +1,5 @@
 //! All connections of a server, of which there are only so many: where all are taken, the one that has waited for its
-//! client the longest makes room.
+//! client the longest makes room, or else the slowest one.
 
 use alloc::boxed::Box;
 use core::cell::{Cell, RefCell};
@@ -13,6 +13,10 @@ use crate::wait::before;
 
 /// A client may take so long for its part, however many others want to be served.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// And however many want to be served, a client keeps its place that takes so many bytes in a second, measured over so
+/// long a time that it was waited for.
+const MIN_RATE: u64 = 32 << 10;
+const WINDOW: Duration = Duration::from_secs(5);
 
 /// So many connections.
 ///
@@ -41,6 +45,11 @@ struct Place {
     /// Since when it waits for its client.
     waiting: Cell<Option<Duration>>,
     evicted: Cell<bool>,
+    /// Bytes that were sent, and for how long the client was waited for, since its rate was known last.
+    sent: Cell<usize>,
+    waited: Cell<Duration>,
+    /// Its rate, where that is less than it is to be.
+    slow: Cell<Option<u64>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -56,6 +65,8 @@ impl Pool {
         let place = self.places.iter().find(|place| !place.taken.get())?;
         place.taken.set(true);
         place.evicted.set(false);
+        place.measure_anew();
+        place.slow.set(None);
         self.free.set(self.free.get() - 1);
         if self.free.get() == 0
             && let Some(watcher) = self.watcher.take()
@@ -71,7 +82,8 @@ impl Pool {
     }
 
     /// Whenever all places are taken, has the connection end that has waited for its client the longest, and for a second
-    /// at least: so who sends and reads nothing cannot lock others out.
+    /// at least; where there is none, the one of the slowest client, if that takes less than 32 KiB in a second. So who
+    /// sends and reads nothing, or little, cannot lock others out.
     ///
     /// # Cancellation
     ///
@@ -87,11 +99,12 @@ impl Pool {
             })
             .await;
             let now = clock.now();
-            let waiting = self.places.iter().filter(|place| !place.evicted.get());
-            let longest =
-                waiting.filter_map(|place| Some((place.waiting.get()?, place))).min_by_key(|(since, _)| *since);
-            match longest {
-                Some((since, place)) if now >= since + TIMEOUT => {
+            let waiting = self.places.iter().filter(|place| place.waiting.get().is_some() && !place.evicted.get());
+            let longest = waiting.clone().min_by_key(|place| place.waiting.get());
+            let due = longest.and_then(|place| place.waiting.get()).unwrap_or(now) + TIMEOUT;
+            let slowest = waiting.filter(|place| place.slow.get().is_some()).min_by_key(|place| place.slow.get());
+            match longest.filter(|_| now >= due).or(slowest) {
+                Some(place) => {
                     place.evicted.set(true);
                     if let Some(waker) = place.waker.take() {
                         waker.wake();
@@ -99,10 +112,16 @@ impl Pool {
                     // It has to go before the next one is looked for.
                     clock.sleep(Duration::from_millis(10)).await;
                 }
-                Some((since, _)) => clock.sleep_until(since + TIMEOUT).await,
-                None => clock.sleep(TIMEOUT).await,
+                None => clock.sleep_until(due).await,
             }
         }
+    }
+}
+
+impl Place {
+    fn measure_anew(&self) {
+        self.sent.set(0);
+        self.waited.set(Duration::ZERO);
     }
 }
 
@@ -115,7 +134,13 @@ pub struct PoolGuard<'a> {
 
 impl PoolGuard<'_> {
     /// Waits for the client to do its part since `since`; nothing where others need the place more.
-    pub(crate) async fn wait_since<T>(&self, since: Duration, future: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn wait_since<T>(
+        &self,
+        clock: &impl Clock,
+        since: Duration,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        let begin = clock.now();
         let evicted = poll_fn(|cx| match self.place.evicted.get() {
             true => Poll::Ready(()),
             false => {
@@ -129,7 +154,25 @@ impl PoolGuard<'_> {
             self.place.waiting.set(None);
             self.place.waker.take();
         });
-        before(evicted, future).await
+        let outcome = before(evicted, future).await;
+        self.waited(clock.now() - begin);
+        outcome
+    }
+
+    /// So many bytes were sent to the client.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.place.sent.set(self.place.sent.get().saturating_add(bytes));
+    }
+
+    /// The client was waited for, for so long.
+    fn waited(&self, time: Duration) {
+        let place = self.place;
+        place.waited.set(place.waited.get() + time);
+        if place.waited.get() >= WINDOW {
+            let rate = place.sent.get() as u64 / place.waited.get().as_secs();
+            place.slow.set((rate < MIN_RATE).then_some(rate));
+            place.measure_anew();
+        }
     }
 }
 

@@ -47,6 +47,8 @@ pub enum Refusal {
     Late,
     /// The client has ended it in the middle.
     Incomplete,
+    /// There was no answer in time: others come first.
+    Busy,
 }
 
 impl Refusal {
@@ -60,6 +62,7 @@ impl Refusal {
             Refusal::Expectation => 417,
             Refusal::HeadTooLarge => 431,
             Refusal::UnknownEncoding => 501,
+            Refusal::Busy => 503,
             Refusal::Version => 505,
             _ => 400,
         }
@@ -89,6 +92,7 @@ impl fmt::Display for Refusal {
             Refusal::Expectation => "unsupported expectation",
             Refusal::Late => "the request took too long",
             Refusal::Incomplete => "the request ends in the middle",
+            Refusal::Busy => "the server is busy",
         })
     }
 }

@@ -34,9 +34,12 @@ impl Content for Bytes {
     }
 
     async fn next(&mut self, most: usize) -> Option<&[u8]> {
-        // It cannot be finished.
-        if self.left == 666 {
-            return None;
+        match self.left {
+            // It cannot be finished.
+            666 => return None,
+            // It never comes.
+            777 => std::future::pending().await,
+            _ => {}
         }
         self.piece.resize(most.min(5000), b'0');
         self.left -= self.piece.len() as u64;
@@ -62,6 +65,7 @@ impl Service for Zeros {
         let status = if matches!(request.method, Method::Get | Method::Head) { 200 } else { 405 };
         match request.path {
             "/304" => Response::new(304, None),
+            "/never" => std::future::pending().await,
             path => {
                 Response::new(status, self.bytes(path[1..].parse().unwrap_or(0))).with("X-Evil", "a\r\nSet-Cookie: b")
             }
@@ -344,6 +348,58 @@ fn idle_clients_make_room() {
         domain.sleep(Duration::from_millis(200)).await;
         assert_eq!((first.end(), third.end(), fourth.end()), (End::Aborted, End::Open, End::Open));
         drop(watching);
+    });
+}
+
+/// Where all places are taken, the slowest client makes room, though it is never waited for long; who is fast enough does
+/// not, and while there are places nobody does.
+#[test]
+fn slow_clients_make_room() {
+    with(3, async |site, domain| {
+        let (watched, clock) = (site.clone(), domain.clone());
+        let watching = domain.spawn(async move { watched.pool.make_room(&clock).await });
+        // Reads 8000 bytes each time that so many milliseconds have passed.
+        let read = |pause: u64| {
+            let (client, domain) = (Rc::new(site.connect(16_384)), domain.clone());
+            let reader = client.clone();
+            let task = domain.clone().spawn(async move {
+                reader.send(b"GET /100000000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+                while reader.end() == End::Open {
+                    reader.receive(8000).await;
+                    domain.sleep(Duration::from_millis(pause)).await;
+                }
+            });
+            task.detach();
+            client
+        };
+        let (slow, slower) = (read(400), read(800));
+        domain.sleep(Duration::from_secs(60)).await;
+        assert_eq!(([slow.end(), slower.end()], site.pool.free()), ([End::Open; 2], 1));
+        let _fast = read(50);
+        domain.sleep(Duration::from_secs(1)).await;
+        assert_eq!(([slow.end(), slower.end()], site.pool.free()), ([End::Open, End::Aborted], 1));
+        // One that is fast enough, though not as fast.
+        let fair = read(200);
+        domain.sleep(Duration::from_secs(1)).await;
+        assert_eq!((slow.end(), site.pool.free()), (End::Aborted, 1));
+        let _fast = read(50);
+        domain.sleep(Duration::from_secs(30)).await;
+        assert_eq!((fair.end(), site.pool.free()), (End::Open, 0));
+        drop(watching);
+    });
+}
+
+/// A service may take its time, but not for ever.
+#[test]
+fn answers_that_do_not_come() {
+    with(2, async |site, domain| {
+        let (never, half) = (site.connect(1 << 16), site.connect(1 << 16));
+        never.send(format!("GET /never HTTP/1.1\r\nHost: a\r\n\r\n{GET}").as_bytes()).await;
+        half.send(b"GET /5777 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!(statuses(&never.rest().await), (vec![503], true));
+        assert_eq!((never.end(), domain.now().as_secs()), (End::Closed, 10));
+        assert!(half.rest().await.ends_with(b"0000"), "the begin of it has come");
+        assert_eq!((half.end(), domain.now().as_secs()), (End::Aborted, 10));
     });
 }
 

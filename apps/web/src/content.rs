@@ -6,12 +6,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use async_lock::SemaphoreGuard;
 use sarab_http::{Content, Text};
 use sarab_site::{BlockDevice, File};
 
 use crate::counters::Counters;
 use crate::pages::Pages;
+use crate::turns::Turn;
 
 /// Bytes that are read from the disk at once for a client.
 pub const CHUNK: usize = 8 << 10;
@@ -32,7 +32,7 @@ pub struct FromDisk<'a, D: BlockDevice> {
     name: String,
     media_type: &'static str,
     /// Leave to use memory for it; none while the client takes nothing.
-    turn: Option<SemaphoreGuard<'a>>,
+    turn: Option<Turn<'a>>,
     bytes: Vec<u8>,
 }
 
@@ -43,14 +43,17 @@ impl<'a, D: BlockDevice> FromDisk<'a, D> {
         part: Range<u64>,
         name: &str,
         media_type: &'static str,
-        turn: SemaphoreGuard<'a>,
+        turn: Turn<'a>,
     ) -> FromDisk<'a, D> {
         FromDisk { pages, file, part, name: name.into(), media_type, turn: Some(turn), bytes: Vec::new() }
     }
 
     async fn next(&mut self, most: usize) -> Option<&[u8]> {
+        if self.turn.as_ref().is_some_and(|turn| turn.is_over(self.pages.host.now())) {
+            self.pause();
+        }
         if self.turn.is_none() {
-            self.turn = Some(self.pages.transfers.acquire().await);
+            self.turn = Some(self.pages.turn().await);
         }
         self.bytes.resize(most.min(CHUNK), 0);
         let at = self.part.start;
@@ -66,6 +69,12 @@ impl<'a, D: BlockDevice> FromDisk<'a, D> {
         self.pages.counters.cut();
         self.pages.report(format_args!("web: {:?}: cut at byte {at}: {problem}", format!("/{}", self.name)));
         None
+    }
+
+    fn pause(&mut self) {
+        self.bytes = Vec::new();
+        self.file.pause();
+        self.turn = None;
     }
 }
 
@@ -97,9 +106,7 @@ impl<D: BlockDevice> Content for Body<'_, D> {
 
     fn pause(&mut self) {
         if let Body::Disk(disk) = self {
-            disk.bytes = Vec::new();
-            disk.file.pause();
-            disk.turn = None;
+            disk.pause();
         }
     }
 }

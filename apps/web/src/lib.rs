@@ -17,12 +17,12 @@ pub mod counters;
 mod metrics;
 pub mod pages;
 pub mod ratelimit;
+pub mod turns;
 
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 
-use async_lock::Semaphore;
 use futures_util::future::join_all;
 use sarab::block::BlockDevice;
 use sarab::hal::Clock;
@@ -36,6 +36,7 @@ use content::{CHUNK, TRANSFER};
 use metrics::Machine;
 use pages::Pages;
 use ratelimit::Ratelimit;
+use turns::Turns;
 
 /// Connections that may be asked for, and what DHCP and names need.
 const MOST_CONNECTIONS: usize = 256;
@@ -73,7 +74,7 @@ pub async fn main(app: App) -> sarab::Result {
         network: network.clone(),
         pages: Pages {
             site: site.map(|site| site.with_pieces_of(piece)).map_err(|why| format!("{why:#}")),
-            transfers: Semaphore::new((share / (TRANSFER + piece)).clamp(1, connections)),
+            transfers: Turns::new((share / (TRANSFER + piece)).clamp(1, connections)),
             counters: Default::default(),
             messages: Ratelimit::default(),
             host: Box::new(Machine { app, network, disk }),

@@ -8,7 +8,6 @@ use core::fmt;
 use core::ops::Range;
 use core::time::Duration;
 
-use async_lock::Semaphore;
 use sarab_http::{Method, Refusal, Request, Response, Service, Text};
 use sarab_site::http::{Part, accepts, content_type, entity_tag, folder_address, has_tag, name, part};
 use sarab_site::{BlockDevice, File, ReadError, Site};
@@ -16,9 +15,12 @@ use sarab_site::{BlockDevice, File, ReadError, Site};
 use crate::content::{Body, FromDisk};
 use crate::counters::Counters;
 use crate::ratelimit::Ratelimit;
+use crate::turns::{Turn, Turns};
 
 /// Forms of a file that is there compressed already, by the ends of their names.
 const CODINGS: [(&str, &str); 3] = [("br", ".br"), ("zstd", ".zst"), ("gzip", ".gz")];
+/// When a client may try again that was told that others come first, in seconds.
+const RETRY_AFTER: &str = "10";
 const HTML: &str = "text/html; charset=utf-8";
 
 /// What the disk fails at, and how.
@@ -43,7 +45,7 @@ pub struct Pages<D: BlockDevice> {
     /// The site, or why there is none.
     pub site: Result<Site<D>, String>,
     /// As many answers read from the disk at once as there is memory for.
-    pub transfers: Semaphore,
+    pub transfers: Turns,
     pub counters: Counters,
     pub messages: Ratelimit,
     pub host: Box<dyn Host>,
@@ -72,7 +74,8 @@ impl<D: BlockDevice> Service for Pages<D> {
 
     fn refuse(&self, refusal: Refusal) -> Answer<'_, D> {
         self.counters.answered(refusal.status());
-        self.page(refusal.status(), "Refused", &format!("This request is not answered: {refusal}."))
+        let page = self.page(refusal.status(), "Refused", &format!("This request is not answered: {refusal}."));
+        if refusal == Refusal::Busy { page.with("Retry-After", RETRY_AFTER) } else { page }
     }
 }
 
@@ -94,6 +97,11 @@ impl<D: BlockDevice> Pages<D> {
             Some(missed) => self.host.print(format_args!("web: {missed} messages suppressed")),
         }
         self.host.print(line);
+    }
+
+    /// Waits for leave to use memory for an answer from the disk.
+    pub async fn turn(&self) -> Turn<'_> {
+        self.transfers.wait(|| self.host.now()).await
     }
 
     async fn find(&self, request: &Request<'_>) -> Answer<'_, D> {
@@ -183,7 +191,7 @@ impl<D: BlockDevice> Pages<D> {
         mut file: File<'a, D>,
         part: Range<u64>,
     ) -> Result<Answer<'a, D>, Failed> {
-        let turn = self.transfers.acquire().await;
+        let turn = self.turn().await;
         if !part.is_empty() {
             file.read(part.start, &mut [0]).await.map_err(|error| (name.into(), error))?;
         }

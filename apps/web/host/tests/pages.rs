@@ -6,13 +6,13 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use async_lock::Semaphore;
 use sarab_http::pipe::{Client, End, Server, pipe};
 use sarab_http::{Connection, Limits, Pool, Stop};
 use sarab_site::{BlockDevice, Site};
 use web::counters::Counters;
 use web::pages::{Host, Pages};
 use web::ratelimit::Ratelimit;
+use web::turns::Turns;
 use xen_blkif::Error;
 use xen_blkif::faulty::{DeviceRequest, Faulty};
 use xen_blkif::ramdisk::RamDisk;
@@ -80,7 +80,7 @@ impl<D: BlockDevice + 'static> Web<D> {
         Rc::new(Web {
             pages: Pages {
                 site: Site::new(disk, 1 << 20).await.map_err(|why| why.to_string()),
-                transfers: Semaphore::new(transfers),
+                transfers: Turns::new(transfers),
                 counters: Counters::default(),
                 messages: Ratelimit::default(),
                 host: Box::new(machine.clone()),
@@ -349,6 +349,59 @@ fn who_reads_nothing_is_not_in_the_way() {
         domain.sleep(Duration::from_secs(12)).await;
         assert!(slow[5..].iter().all(|client| client.end() == End::Aborted));
     });
+}
+
+/// Clients that read slowly, but so steadily that none is ever waited for, have their turns as others do; and all of
+/// them get what they have asked for.
+#[test]
+fn who_reads_slowly_and_steadily_is_not_in_the_way() {
+    with_site(async |web, domain| {
+        let request = b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        // Twice as many as there are answers from the disk at once.
+        let slow = futures_util::future::join_all((0..8).map(|_| async {
+            let client = web.connect(20_000);
+            client.send(request).await;
+            let mut answer = Vec::new();
+            while !answer.ends_with(LARGE) && client.end() != End::Aborted {
+                answer.extend(client.receive(4096).await);
+                domain.sleep(Duration::from_millis(80)).await;
+            }
+            client.close();
+            answer.ends_with(LARGE)
+        }));
+        let quick = async {
+            domain.sleep(Duration::from_secs(2)).await;
+            let (client, start) = (web.connect(20_000), domain.now());
+            client.send(request).await;
+            assert!(client.rest().await.ends_with(LARGE));
+            domain.now() - start
+        };
+        let (slow, took) = futures_util::future::join(slow, quick).await;
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert!(slow.into_iter().all(|whole| whole));
+    });
+}
+
+/// Who waits for long is told when to try again.
+#[test]
+fn who_gets_no_turn_is_told_so() {
+    let xen = Xen::new(1);
+    let domain = xen.domain();
+    xen.run(async move {
+        let bytes = site();
+        let disk = RamDisk::new(domain.clone(), bytes.len() as u64 / 512).unwrap();
+        disk.write_bytes(0, &bytes).await.unwrap();
+        let web = Web::new(&domain, disk, 0).await;
+        let (client, start) = (web.connect(20_000), domain.now());
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let answer = String::from_utf8(client.rest().await).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\r\nRetry-After: 10\r\n"), "{answer}");
+        assert_eq!((client.end(), (domain.now() - start).as_secs()), (End::Closed, 10));
+        client.close();
+        web.stop.set();
+        domain.sleep(Duration::from_secs(10)).await;
+    });
+    xen.end();
 }
 
 /// A disk that fails is said so, to the client and on the console: there a few times in a minute, and not for each request.
