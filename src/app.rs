@@ -72,7 +72,7 @@ impl App {
     /// Where the toolstack has made no connection for this domain.
     pub fn store(&self) -> Result<Store, Broken> {
         let connect = || {
-            let (store, runner) = xenstore_client::connect(self.own.store_channel())?;
+            let (store, runner) = xenstore_client::connect(self.own.store_channel(), self.clock())?;
             self.spawn(runner.run()).detach();
             Ok(store)
         };

@@ -120,7 +120,8 @@ impl Domain {
 
     /// Connects to the store and spawns the task that talks to it.
     pub fn store(&self) -> xenstore_client::Store {
-        let (store, runner) = xenstore_client::connect(self.clone()).expect("the connection was taken before");
+        let (store, runner) =
+            xenstore_client::connect(self.clone(), self.clone()).expect("the connection was taken before");
         self.spawn(runner.run()).detach();
         store
     }

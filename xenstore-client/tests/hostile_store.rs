@@ -1,8 +1,9 @@
 //! The client against servers that break the protocol, or make use of its rarer parts.
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use xen_hal::{DomId, Errno, Port};
+use xen_hal::{Clock, DomId, Errno, Port};
 use xen_ring::{ByteReader, ByteWriter, SharedPage};
 use xen_sim::{Budgets, Domain, SimPage, SimPort, Xen, check, keep_log, take_log};
 use xenstore_client::wire::offsets::{CONNECTION, ERROR, REPLIES, REQUESTS, SERVER_FEATURES};
@@ -63,6 +64,28 @@ impl Fake {
                 self.port.wait().await;
             }
         }
+    }
+
+    /// Stops talking, and waits until it is asked for a new connection.
+    async fn stop(&mut self) {
+        self.page.store(ERROR, 2);
+        self.port.notify();
+        while self.page.load(CONNECTION) != 1 {
+            self.port.wait().await;
+        }
+    }
+
+    /// Stops talking, and begins a new connection once it is asked for one.
+    async fn start_over(&mut self) {
+        self.stop().await;
+        self.page.store(ERROR, 0);
+        for offset in [REQUESTS.consumer, REQUESTS.producer, REPLIES.consumer, REPLIES.producer] {
+            self.page.store(offset, 0);
+        }
+        self.reader = REQUESTS.reader(&self.page).unwrap();
+        self.writer = REPLIES.writer(&self.page).unwrap();
+        self.page.store(CONNECTION, 0);
+        self.port.notify();
     }
 
     async fn answer(&mut self, to: Header, payload: &[u8]) {
@@ -230,20 +253,7 @@ fn a_server_that_offers_it_is_asked_for_a_new_connection() {
             assert_eq!(header.op, Op::Watch as u32);
             fake.answer(header, b"OK\0").await;
             fake.request().await;
-            fake.page.store(ERROR, 2);
-            fake.port.notify();
-            while fake.page.load(CONNECTION) != 1 {
-                fake.port.wait().await;
-            }
-            // Everything starts over.
-            fake.page.store(ERROR, 0);
-            for offset in [REQUESTS.consumer, REQUESTS.producer, REPLIES.consumer, REPLIES.producer] {
-                fake.page.store(offset, 0);
-            }
-            fake.reader = REQUESTS.reader(&fake.page).unwrap();
-            fake.writer = REPLIES.writer(&fake.page).unwrap();
-            fake.page.store(CONNECTION, 0);
-            fake.port.notify();
+            fake.start_over().await;
             let (header, again) = fake.request().await;
             assert_eq!((header.op, &again), (Op::Watch as u32, &watch));
             fake.answer(header, b"OK\0").await;
@@ -396,6 +406,136 @@ fn a_server_with_which_no_connection_works_is_given_up() {
         });
         let log = take_log();
         assert!(log.len() <= 10, "{log:#?}");
+    });
+}
+
+/// Each new connection works, for as long as it takes to send a packet, or to answer what is asked first.
+#[test]
+fn a_server_that_reconnects_without_end_is_given_up() {
+    for answers in [false, true] {
+        check("cycles", 20, |xen| {
+            keep_log();
+            let features = Features(Features::RECONNECTION.0 | Features::ERROR.0);
+            let (_, store, mut fake) = Fake::new(xen, features, 0);
+            xen.dom0()
+                .spawn(async move {
+                    loop {
+                        if answers {
+                            let (header, _) = fake.request().await;
+                            fake.answer(header, b"OK\0").await;
+                        } else {
+                            let event = Header { op: Op::WatchEvent as u32, request: 0, transaction: 0, len: 0 };
+                            fake.answer(event, b"a\0ffff\0").await;
+                        }
+                        fake.start_over().await;
+                    }
+                })
+                .detach();
+            xen.run(async move {
+                while store.broken().is_none() {
+                    let _ = store.read("a").await;
+                }
+                assert_eq!(store.broken(), Some(Broken::Server(RingError::RingIndex)));
+                assert_eq!(store.generation(), 8);
+            });
+            let log = take_log();
+            assert!(log.len() <= 10, "{log:#?}");
+        });
+    }
+}
+
+/// A server that is restarted now and then, for a day, and once a few times in a row.
+#[test]
+fn a_server_that_is_restarted_now_and_then_is_never_given_up() {
+    check("restarts", 3, |xen| {
+        let features = Features(Features::RECONNECTION.0 | Features::ERROR.0);
+        let (_, store, mut fake) = Fake::new(xen, features, 0);
+        let dom0 = xen.dom0();
+        let clock = dom0.clone();
+        dom0.spawn(async move {
+            for turn in 0..100 {
+                let (header, _) = fake.request().await;
+                fake.answer(header, b"good").await;
+                clock.sleep(Duration::from_secs(if turn % 50 < 7 { 1 } else { 900 })).await;
+                fake.start_over().await;
+            }
+            let (header, _) = fake.request().await;
+            fake.answer(header, b"at last").await;
+            std::future::pending::<()>().await;
+        })
+        .detach();
+        xen.run(async move {
+            loop {
+                match store.read("a").await {
+                    Ok(answer) if answer == b"at last" => break,
+                    Ok(answer) => assert_eq!(answer, b"good"),
+                    Err(error) => assert_eq!(error.kind, ErrorKind::Interrupted),
+                }
+            }
+            assert_eq!(store.generation(), 100);
+        });
+    });
+}
+
+/// What is to be registered anew is so once, however many connections have come and gone before the server reads it; and
+/// a watch does not end because the connection did before the answer came.
+#[test]
+fn watches_are_registered_again_once() {
+    check("watches again", 20, |xen| {
+        keep_log();
+        let features = Features(Features::RECONNECTION.0 | Features::ERROR.0);
+        let (_, store, mut fake) = Fake::new(xen, features, 0);
+        let served = xen.dom0().spawn(async move {
+            let mut tokens = Vec::new();
+            for _ in 0..3 {
+                let (header, watch) = fake.request().await;
+                fake.answer(header, b"OK\0").await;
+                tokens.push(watch);
+            }
+            // Some of it is read, and never answered.
+            for count in 0..3 {
+                fake.start_over().await;
+                for _ in 0..count {
+                    fake.request().await;
+                }
+            }
+            // It begins, and stops before anything can be sent.
+            for _ in 0..3 {
+                fake.stop().await;
+                fake.page.store(CONNECTION, 0);
+            }
+            fake.start_over().await;
+            let mut again = Vec::new();
+            for _ in 0..3 {
+                let (header, watch) = fake.request().await;
+                assert_eq!(header.op, Op::Watch as u32);
+                fake.answer(header, b"OK\0").await;
+                again.push(watch);
+            }
+            again.sort();
+            assert_eq!(again, tokens);
+            let event = Header { op: Op::WatchEvent as u32, request: 0, transaction: 0, len: 0 };
+            for watch in &tokens {
+                fake.answer(event, watch).await;
+            }
+            // Behind them there is nothing but this.
+            let (header, _) = fake.request().await;
+            assert_eq!(header.op, Op::Read as u32);
+            fake.answer(header, b"good").await;
+            fake
+        });
+        xen.run(async move {
+            let mut watches = Vec::new();
+            for path in ["a", "b", "c"] {
+                watches.push(store.watch(path).await.unwrap());
+            }
+            for (watch, path) in watches.iter_mut().zip(["a", "b", "c"]) {
+                assert_eq!(&*watch.next().await.unwrap().path, path);
+            }
+            assert_eq!((store.read("a").await.unwrap(), store.generation()), (b"good".to_vec(), 7));
+        });
+        drop(xen.run(served));
+        assert!(!take_log().iter().any(|line| line.contains("re-register")));
     });
 }
 

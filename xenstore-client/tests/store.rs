@@ -469,7 +469,7 @@ fn after_a_restore_all_goes_on() {
 fn the_last_handle_ends_the_task() {
     check("orderly end", 20, |xen| {
         let domain = xen.domain();
-        let (store, runner) = xenstore_client::connect(domain.clone()).unwrap();
+        let (store, runner) = xenstore_client::connect(domain.clone(), domain.clone()).unwrap();
         let task = domain.spawn(runner.run());
         let outcome = xen.run(async move {
             let watch = store.watch("data").await.unwrap();
@@ -479,7 +479,7 @@ fn the_last_handle_ends_the_task() {
         });
         assert_eq!(outcome, Ok(()));
         assert_eq!(domain.in_use(), Usage { ports: 0, grants: 0, mapped: 0, watches: 0, transactions: 0 });
-        assert!(xenstore_client::connect(domain).is_err(), "there is one connection");
+        assert!(xenstore_client::connect(domain.clone(), domain).is_err(), "there is one connection");
     });
 }
 
@@ -487,7 +487,7 @@ fn the_last_handle_ends_the_task() {
 fn a_runner_that_is_dropped_is_an_error_to_who_waits() {
     check("dropped runner", 20, |xen| {
         let domain = xen.domain();
-        let (store, runner) = xenstore_client::connect(domain.clone()).unwrap();
+        let (store, runner) = xenstore_client::connect(domain.clone(), domain.clone()).unwrap();
         let waiting = store.clone();
         let mut read = Box::pin(async move { waiting.read("data").await });
         assert!(read.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

@@ -228,8 +228,10 @@ impl Link {
                 }
             }
             Then::Rewatched(id) => {
+                // The connection that it was lost with is followed by one on which it is made again.
                 if let Some(Err(error)) = answer
                     && !is_exists(error)
+                    && *error != ErrorKind::Interrupted
                 {
                     let mut state = self.state.borrow_mut();
                     if let Some(watch) = state.watches.get_mut(id) {
@@ -401,9 +403,17 @@ impl Link {
                     lost.push((id, ErrorKind::Interrupted));
                 }
             }
-            // Those that were never registered are in the queue still, or fail now.
+            // Those that were never registered are in the queue still, or fail now; and so are those in the queue that were
+            // to be registered on a connection that is over already.
+            let rewatched = |packet: &Packet| match state.calls.get(packet.request)?.state {
+                CallState::Detached(Then::Rewatched(id)) => Some(id),
+                _ => None,
+            };
+            let queued: Vec<u32> = state.queue.iter().filter_map(rewatched).collect();
             for (id, watch) in state.watches.iter().filter(|(_, watch)| watch.registered && !watch.dropped) {
-                watches.push((id, watch.path.clone(), watch.depth));
+                if !queued.contains(&id) {
+                    watches.push((id, watch.path.clone(), watch.depth));
+                }
             }
         }
         for (id, error) in lost {

@@ -4,8 +4,9 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::task::{Context, Poll};
+use core::time::Duration;
 
-use xen_hal::{Port, StoreChannel, warning};
+use xen_hal::{Clock, Port, StoreChannel, warning};
 use xen_ring::{ByteReader, ByteWriter, SharedPage};
 
 use super::error::Broken;
@@ -15,19 +16,22 @@ use crate::wire::{Features, HEADER_SIZE, Header, RingError};
 
 /// Rounds in one poll: other tasks are to have their turn, whatever the server sends.
 const MAX_ROUNDS: usize = 32;
-/// New connections that are asked for while none of them works.
+/// New connections that are asked for at once, and then one more each time that so long has passed: a server that is
+/// restarted needs one. Whether any of them has worked does not count, as a server can make it look so.
 const MAX_RECONNECTIONS: u32 = 8;
+const RECONNECTION_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The task that talks to the store; see [`connect`](crate::connect).
 #[must_use = "nothing is sent unless it runs"]
-pub struct Runner<C: StoreChannel> {
+pub struct Runner<C: StoreChannel, K: Clock> {
     channel: C,
+    clock: K,
     link: Rc<Link>,
     connection: Option<Connection<C>>,
     /// Bytes of a packet that is not all there yet.
     incoming: Vec<u8>,
-    /// New connections that were asked for since the last packet.
-    reconnections: u32,
+    /// When all new connections that were asked for are forgotten.
+    forgotten: Duration,
 }
 
 struct Connection<C: StoreChannel> {
@@ -59,11 +63,11 @@ impl<C: StoreChannel> Connection<C> {
     }
 }
 
-impl<C: StoreChannel> Runner<C> {
-    pub(super) fn new(channel: C, page: C::Page, port: C::Port, link: Rc<Link>) -> Self {
+impl<C: StoreChannel, K: Clock> Runner<C, K> {
+    pub(super) fn new(channel: C, clock: K, page: C::Page, port: C::Port, link: Rc<Link>) -> Self {
         let connection = Connection::new(page, port);
         link.state.borrow_mut().features = connection.features;
-        Runner { channel, link, connection: Some(connection), incoming: Vec::new(), reconnections: 0 }
+        Runner { channel, clock, link, connection: Some(connection), incoming: Vec::new(), forgotten: Duration::ZERO }
     }
 
     /// Talks to the store until the last handle is gone, or the connection breaks for good.
@@ -170,7 +174,6 @@ impl<C: StoreChannel> Runner<C> {
             let len = header.payload_len().ok_or(Broken::Oversized { len: header.len, op: header.op })?;
             let Some((payload, after)) = after.split_at_checked(len) else { break };
             self.link.deliver(header, payload);
-            self.reconnections = 0;
             rest = after;
         }
         let left = rest.len();
@@ -184,10 +187,14 @@ impl<C: StoreChannel> Runner<C> {
             return false;
         }
         let Some(connection) = &mut self.connection else { return false };
-        if !connection.features.offers(Features::RECONNECTION) || self.reconnections == MAX_RECONNECTIONS {
+        let now = self.clock.now();
+        let forgotten = self.forgotten.max(now) + RECONNECTION_INTERVAL;
+        if !connection.features.offers(Features::RECONNECTION)
+            || forgotten > now + MAX_RECONNECTIONS * RECONNECTION_INTERVAL
+        {
             return false;
         }
-        self.reconnections += 1;
+        self.forgotten = forgotten;
         warning!("store: {}; asking for a new connection", broken);
         connection.ends = None;
         connection.page.store(CONNECTION, 1);
@@ -203,7 +210,7 @@ impl<C: StoreChannel> Runner<C> {
     }
 }
 
-impl<C: StoreChannel> Drop for Runner<C> {
+impl<C: StoreChannel, K: Clock> Drop for Runner<C, K> {
     fn drop(&mut self) {
         self.link.fail(Broken::Stopped);
     }

@@ -7,7 +7,7 @@ use core::future::poll_fn;
 use core::ops::Deref;
 use core::task::Poll;
 
-use xen_hal::{DomId, StoreChannel};
+use xen_hal::{Clock, DomId, StoreChannel};
 
 use super::error::{Broken, Error, ErrorKind};
 use super::link::{Link, Phase};
@@ -17,15 +17,16 @@ use super::tree::Tree;
 use super::watch::{Keep, Watch};
 use crate::wire::{self, Features, Op, Request};
 
-/// Connects to the store: a handle, and the task that owns the ring, which is to be spawned.
+/// Connects to the store: a handle, and the task that owns the ring, which is to be spawned. The clock tells how often the
+/// server wants a new connection.
 ///
 /// # Errors
 ///
 /// [`Broken::Absent`] where the toolstack has made no connection for this domain.
-pub fn connect<C: StoreChannel>(channel: C) -> Result<(Store, Runner<C>), Broken> {
+pub fn connect<C: StoreChannel, K: Clock>(channel: C, clock: K) -> Result<(Store, Runner<C, K>), Broken> {
     let (page, port) = channel.open_store().ok_or(Broken::Absent)?;
     let link = Link::new();
-    let runner = Runner::new(channel, page, port, link.clone());
+    let runner = Runner::new(channel, clock, page, port, link.clone());
     Ok((Store { tree: Tree { link, transaction: 0, generation: None } }, runner))
 }
 
