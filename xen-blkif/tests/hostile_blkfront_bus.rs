@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,10 +13,10 @@ use xen_blkif::front;
 use xen_blkif::protocol::{Operation, Segment, Status};
 use xen_blkif::ramdisk::RamDisk;
 use xen_hal::{Clock, Port};
-use xen_sim::{Domain, Xen, check, script};
+use xen_sim::{Domain, Xen, check, keep_log, script, take_log};
 use xenbus::{State, frontend};
 
-use support::block::{DEVICE, How, SECTORS, Scripted, against_backend, answered};
+use support::block::{DEVICE, Guest, How, SECTORS, Scripted, against_backend, answered};
 
 /// A backend that has an empty disk for each that asks.
 fn serve_disks(back: &Domain) {
@@ -64,6 +65,43 @@ fn xsa_331_350_and_441_a_guest_that_comes_and_goes_in_a_hurry() {
             dom0.sleep(Duration::from_secs(1)).await;
             assert_eq!((guest.in_use().grants, guest.in_use().mapped), (0, 0));
             assert!(back.in_use().ports <= 1, "the store's port alone");
+        });
+    });
+}
+
+/// The first bad request of a connection is logged, and not one for each of many connections.
+#[test]
+fn bad_requests_over_many_connections_do_not_fill_the_log() {
+    check("bad requests", 1, |xen| {
+        keep_log();
+        let toolstack = xen.toolstack();
+        let (guest, back) = (xen.domain(), xen.domain());
+        serve_disks(&back);
+        let store = guest.store();
+        let turns = 30;
+        xen.run(async move {
+            let nodes = [("params", "disk"), ("mode", "w")];
+            toolstack.attach_with("vbd", guest.id(), back.id(), DEVICE, &nodes).await.unwrap();
+            for _ in 0..turns {
+                let run = script(async |guest: &Guest| {
+                    let segment = Segment { reference: guest.reference(0).0, first: 0, last: 7 };
+                    let answer = guest.ask(guest.direct(Operation::Read, SECTORS, segment)).await;
+                    assert_eq!(answer, answered(Status::Error, Operation::Read));
+                });
+                let done = Rc::<Cell<bool>>::default();
+                let mut driver = Scripted { domain: guest.clone(), how: How::default(), run, done: done.clone() };
+                let (store, domain) = (store.clone(), guest.clone());
+                let path = format!("device/vbd/{DEVICE}");
+                let driver = guest.spawn(async move { drop(frontend(&store, &domain, &path, &mut driver).await) });
+                while !done.get() {
+                    guest.sleep(Duration::from_millis(10)).await;
+                }
+                driver.cancel().await;
+            }
+            let log = take_log();
+            let bad = log.iter().filter(|line| line.contains(&format!(" at sector {SECTORS}: "))).count();
+            let most = 9 + guest.now().as_secs() as usize / 60;
+            assert!((1..=most).contains(&bad) && most < turns, "{bad} lines, at most {most}: {log:#?}");
         });
     });
 }

@@ -445,3 +445,119 @@ fn a_backend_that_comes_and_goes_without_end_has_to_wait() {
         });
     }
 }
+
+/// How many lines have this in them.
+fn count(log: &[String], text: &str) -> usize {
+    log.iter().filter(|line| line.contains(text)).count()
+}
+
+/// A few at once, and then one each minute.
+fn allowed(time: Duration) -> usize {
+    9 + time.as_secs() as usize / 60
+}
+
+/// A frontend that stays connected for as long as makes its row forgotten, and then comes and goes as often as it is served
+/// at once: in an hour that is some hundred connections, without a pause.
+#[test]
+fn connections_of_a_frontend_without_end_do_not_fill_the_log() {
+    for class in ["vbd", "vif"] {
+        check("rows of connections", 1, |xen| {
+            keep_log();
+            let machine = xen.clone();
+            xen.run(async move {
+                let bench = Bench::attach(machine, class).await;
+                let begun = bench.guest.now();
+                for turn in 0..120 {
+                    let rings = bench.publish().await.unwrap();
+                    bench.until_backend("4").await;
+                    if turn % 6 == 5 {
+                        bench.guest.sleep(Duration::from_secs(61)).await;
+                    }
+                    bench.set("state", "5").await;
+                    bench.until_backend("6").await;
+                    drop(rings);
+                    bench.set("state", "6").await;
+                    bench.set("state", "1").await;
+                    bench.until_backend("2").await;
+                }
+                let (log, most) = (take_log(), allowed(bench.guest.now() - begun));
+                assert!(most < 35 && count(&log, "in a row") == 0, "{log:#?}");
+                assert!((2..=most).contains(&count(&log, ": connected with")), "{log:#?}");
+                assert!((2..=most).contains(&count(&log, ": Connected (4)")), "{log:#?}");
+                assert!((1..=most).contains(&count(&log, " lines suppressed")), "{log:#?}");
+                assert!(log.len() < 6 * most, "{} lines: {log:#?}", log.len());
+                bench.detach().await;
+            });
+        });
+    }
+}
+
+/// A frontend that fails its device in other words each time, and does not close it.
+#[test]
+fn failures_without_end_do_not_fill_the_log() {
+    check("failures", 1, |xen| {
+        keep_log();
+        let machine = xen.clone();
+        xen.run(async move {
+            let bench = Bench::attach(machine, "vbd").await;
+            let (begun, path) = (bench.guest.now(), format!("{}/state", bench.back_path));
+            for turn in 0..120 {
+                bench.set("ring-ref", &format!("banana{turn}")).await;
+                bench.set("state", "3").await;
+                bench.until_backend("6").await;
+                // Where the toolstack looks for it, it is in any case.
+                let error = bench.error().await.expect("the device's error node says why");
+                assert!(error.contains(&format!("banana{turn}")), "{error}");
+                bench.set("state", "6").await;
+                bench.set("state", "1").await;
+                bench.store.wait_for(&path, |value| (value? == b"2").then_some(())).await.unwrap();
+            }
+            let (log, most) = (take_log(), allowed(bench.guest.now() - begun));
+            assert!(most < 90, "{most}");
+            for text in ["banana", "timeout closing device", "in a row"] {
+                assert!((1..=most).contains(&count(&log, text)), "{text}: {log:#?}");
+            }
+            bench.detach().await;
+        });
+    });
+}
+
+/// A backend that comes and goes, and whose features are nonsense.
+#[test]
+fn connections_of_a_backend_without_end_do_not_fill_the_log() {
+    check("backends", 1, |xen| {
+        keep_log();
+        let machine = xen.clone();
+        xen.run(async move {
+            let (guest, back) = (machine.domain(), machine.domain());
+            let toolstack = machine.toolstack();
+            let nodes = [("mac", "00:16:3e:01:02:03"), ("feature-rx-copy", "1"), ("feature-sg", "banana")];
+            toolstack.attach_with("vif", guest.id(), back.id(), 0, &nodes).await.unwrap();
+            let (front_path, path) = Toolstack::paths("vif", guest.id(), back.id(), 0);
+            toolstack.store().set(&format!("{front_path}/mac"), "00:16:3e:01:02:03").await.unwrap();
+            let (front_store, store) = (guest.store(), back.store());
+            let options = xen_netif::front::Options::default();
+            let (interface, runner) = xen_netif::front::connect(&front_store, guest.clone(), "device/vif/0", options);
+            let driver = guest.spawn(runner);
+            let state = format!("{front_path}/state");
+            let begun = back.now();
+            for turn in 0..120 {
+                store.set(&format!("{path}/state"), "2").await.unwrap();
+                store.wait_for(&state, |value| (value? == b"4").then_some(())).await.unwrap();
+                store.set(&format!("{path}/state"), "4").await.unwrap();
+                back.sleep(Duration::from_millis(if turn % 6 == 5 { 61_000 } else { 10 })).await;
+                store.set(&format!("{path}/state"), "5").await.unwrap();
+                store.wait_for(&state, |value| (value? == b"6").then_some(())).await.unwrap();
+            }
+            let (log, most) = (take_log(), allowed(back.now() - begun));
+            assert!(most < 35, "{most}");
+            assert_eq!(count(&log, "is not a number"), 1, "{log:#?}");
+            assert!((2..=most).contains(&count(&log, ": up, served by")), "{log:#?}");
+            assert!((2..=most).contains(&count(&log, ": Closed (6)")), "{log:#?}");
+            assert!(log.len() < 6 * most, "{} lines: {log:#?}", log.len());
+            drop(interface);
+            toolstack.store().remove(&front_path).await.unwrap();
+            assert_eq!(driver.await, Ok(EndReason::Removed));
+        });
+    });
+}

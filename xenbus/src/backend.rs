@@ -1,5 +1,6 @@
 //! A backend's life.
 
+use alloc::rc::Rc;
 use core::convert::Infallible;
 use core::time::Duration;
 
@@ -87,9 +88,9 @@ pub async fn backend<B: Backend>(
     driver: &mut B,
 ) -> Result<EndReason, Error> {
     loop {
-        let Some(device) = Device::open(store, End::Backend, path).await? else { return Ok(EndReason::Removed) };
         // Nobody but the toolstack makes a device anew: what was before counts no more.
-        let mut backoff = Backoff::default();
+        let (mut backoff, log) = (Backoff::default(), Rc::default());
+        let Some(device) = Device::open(store, End::Backend, path, &log).await? else { return Ok(EndReason::Removed) };
         let Err(stop) = live(&device, &clock, driver, &mut backoff).await;
         if let Some(outcome) = stop.end() {
             return outcome;

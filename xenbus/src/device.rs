@@ -1,16 +1,16 @@
 //! One end of a device: its two directories.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
-use core::cell::{Cell, RefCell};
+use core::cell::Cell;
 use core::fmt;
-use core::time::Duration;
 
 use xen_hal::{DomId, Errno, information, warning};
-use xenstore_client::{Error, FromValue, Path, Store, Tree, printable};
+use xenstore_client::{Error, FromValue, Path, Store, Tree};
 
+use crate::device_log::DeviceLog;
 use crate::failure::{EndReason, Failure};
 use crate::keys::Keys;
 use crate::state::{End, State, is_legal};
@@ -26,19 +26,17 @@ pub struct Device {
     other_domain: DomId,
     /// The state that this end has written last.
     last: Cell<State>,
-    /// Keys of the other end that were complained of: a driver may come to read them again at any change.
-    complaints: RefCell<BTreeSet<String>>,
-    /// The device connects again and again: the log is spared the steps.
-    quiet: Cell<bool>,
-    /// Lines that the log was spared since it was told so last.
-    spared: Cell<u32>,
-    /// What was reported last.
-    reported: RefCell<Option<Failure>>,
+    log: Rc<DeviceLog>,
 }
 
 impl Device {
     /// Reads who the other end is; `None` where the directory is not there, or not whole.
-    pub(crate) async fn open(store: &Store, end: End, path: &str) -> Result<Option<Device>, Error> {
+    pub(crate) async fn open(
+        store: &Store,
+        end: End,
+        path: &str,
+        log: &Rc<DeviceLog>,
+    ) -> Result<Option<Device>, Error> {
         let (name, domain) = match end {
             End::Frontend => ("backend", "backend-id"),
             End::Backend => ("frontend", "frontend-id"),
@@ -60,10 +58,7 @@ impl Device {
             other,
             other_domain,
             last: Cell::new(state),
-            complaints: RefCell::default(),
-            quiet: Cell::new(false),
-            spared: Cell::new(0),
-            reported: RefCell::default(),
+            log: log.clone(),
         }))
     }
 
@@ -97,32 +92,9 @@ impl Device {
         self.path.rsplit('/').next().unwrap_or_default()
     }
 
-    /// Logs what is wrong with a key of the other end, once for each key.
-    pub(crate) fn warn_once(&self, key: &str, what: &str) {
-        if self.complaints.borrow_mut().insert(key.into()) {
-            warning!("{}: {}", self.path, printable(what));
-        }
-    }
-
-    /// Whether the log is to be spared the steps of connections, and failures that it has already.
-    pub(crate) fn set_quiet(&self, quiet: bool) {
-        self.quiet.set(quiet);
-    }
-
-    fn spare(&self) {
-        self.spared.set(self.spared.get().saturating_add(1));
-    }
-
-    /// Says that the device pauses before it connects again, and what the log was spared until now.
-    pub(crate) fn announce_pause(&self, count: u32, pause: Duration) {
-        warning!(
-            "{}: connecting for the {}th time in a row, in {} ms ({} lines suppressed)",
-            self.path,
-            count,
-            pause.as_millis(),
-            self.spared.take()
-        );
-        self.set_quiet(true);
+    /// What the log is told of it.
+    pub(crate) fn log(&self) -> &Rc<DeviceLog> {
+        &self.log
     }
 
     /// The path of a node of this end.
@@ -245,9 +217,8 @@ impl Device {
             return Err(stop);
         }
         self.last.set(to);
-        match self.quiet.get() {
-            true => self.spare(),
-            false => information!("{}: {}", self.path, to),
+        if self.log.allows_step() {
+            information!("{}: {}", self.path, to);
         }
         Ok(())
     }
@@ -263,12 +234,12 @@ impl Device {
     ///
     /// May be dropped at any time: the log has the failure, the node may not.
     pub async fn report(&self, failure: &Failure) -> Result<(), Error> {
-        let known = self.reported.replace(Some(failure.clone()));
-        if self.quiet.get() && known.as_ref() == Some(failure) {
-            self.spare();
+        if !self.log.is_news(failure) {
             return Ok(());
         }
-        warning!("{}: {}", self.path, failure);
+        if self.log.allows_warning() {
+            warning!("{}: {}", self.path, failure);
+        }
         let home = match self.path.strip_prefix("/local/domain/").and_then(|rest| rest.split_once('/')) {
             Some((_, rest)) => rest,
             None => &self.path,

@@ -1,5 +1,6 @@
 //! A frontend's life.
 
+use alloc::rc::Rc;
 use core::convert::Infallible;
 use core::time::Duration;
 
@@ -81,9 +82,9 @@ pub async fn frontend<F: Frontend>(
     path: &str,
     driver: &mut F,
 ) -> Result<EndReason, Error> {
-    let mut backoff = Backoff::default();
+    let (mut backoff, log) = (Backoff::default(), Rc::default());
     loop {
-        let Some(device) = Device::open(store, End::Frontend, path).await? else { return Ok(EndReason::Removed) };
+        let Some(device) = Device::open(store, End::Frontend, path, &log).await? else { return Ok(EndReason::Removed) };
         let Err(stop) = live(&device, &clock, driver, &mut backoff).await;
         if let Some(outcome) = stop.end() {
             return outcome;
@@ -97,7 +98,6 @@ async fn live<F: Frontend>(
     driver: &mut F,
     backoff: &mut Backoff,
 ) -> Result<Infallible, Stop> {
-    device.set_quiet(backoff.is_throttled());
     let life = Life::new(device, clock, backoff).await?;
     let generation = device.store().generation();
     let stage = FrontendStage::Fresh;
@@ -277,6 +277,6 @@ async fn is_online(device: &Device) -> Result<bool, Error> {
 }
 
 async fn is_renamed(device: &Device) -> Result<bool, Error> {
-    let now = Device::open(device.store(), End::Frontend, device.path()).await?;
+    let now = Device::open(device.store(), End::Frontend, device.path(), device.log()).await?;
     Ok(now.is_some_and(|now| now.other_path() != device.other_path()))
 }

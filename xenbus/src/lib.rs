@@ -153,6 +153,7 @@ extern crate alloc;
 mod backend;
 mod backoff;
 mod device;
+mod device_log;
 mod failure;
 mod frontend;
 mod keys;

@@ -37,11 +37,10 @@ impl<'a, C: Clock> Life<'a, C> {
     /// When the device may connect once more.
     pub(crate) fn pause(&mut self, again: impl FnOnce(&mut Backoff) -> Duration) -> Duration {
         let pause = again(self.backoff);
-        match self.backoff.is_throttled() {
-            true => self.device.announce_pause(self.backoff.count(), pause),
-            false => self.device.set_quiet(false),
-        }
-        self.clock.now().saturating_add(pause)
+        let now = self.clock.now();
+        let row = self.backoff.is_throttled().then(|| (self.backoff.count(), pause));
+        self.device.log().next_connection(self.device.path(), now, row);
+        now.saturating_add(pause)
     }
 
     /// The closing handshake, from this end, which waits for the other's part until `done` says that it was done.

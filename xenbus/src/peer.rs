@@ -138,7 +138,7 @@ impl Device {
             other => other?,
         };
         for (key, what) in complaints.take() {
-            self.warn_once(&key, &what);
+            self.log().warn_once(self.path(), &key, &what);
         }
         outcome
     }

@@ -115,7 +115,8 @@ where
     async fn run(&mut self, device: &Device, link: Self::Link, signals: &Signals) -> Result<(), Failure> {
         let (_, disk) = self.opened.as_ref().expect("opened before it is used");
         let share = self.guests.join(device.other_domain(), link.persistent);
-        let worker = Worker::new(&self.xen, disk, device, self.geometry(), share, self.statistics);
+        let may_log = || self.may_log();
+        let worker = Worker::new(&self.xen, disk, device, self.geometry(), share, self.statistics, &may_log);
         let mut advertised = self.advertised.unwrap_or_else(|| disk.geometry());
         let resize = async {
             loop {

@@ -41,8 +41,9 @@ pub(super) struct Worker<'a, M: Memory, D> {
     share: Share<'a, M>,
     pub(super) geometry: Cell<Geometry>,
     statistics: &'a Counters<Statistics>,
-    /// Bad requests are logged once; the statistics count them.
+    /// A connection's first bad request is logged, and few of a device; the statistics count them.
     warned: Cell<bool>,
+    may_log: &'a dyn Fn() -> bool,
     path: &'a str,
 }
 
@@ -54,9 +55,10 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
         geometry: Geometry,
         share: Share<'a, M>,
         statistics: &'a Counters<Statistics>,
+        may_log: &'a dyn Fn() -> bool,
     ) -> Self {
         let (geometry, warned, path) = (Cell::new(geometry), Cell::new(false), device.path());
-        Worker { memory, disk, share, geometry, statistics, warned, path }
+        Worker { memory, disk, share, geometry, statistics, warned, may_log, path }
     }
 
     pub(super) fn count(&self, change: impl FnOnce(&mut Statistics)) {
@@ -67,7 +69,7 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
     pub(super) fn record(&self, request: &Request, outcome: Result<(), BadRequest>) {
         let Err(bad) = outcome else { return };
         self.count(|statistics| statistics.failures += 1);
-        if !self.warned.replace(true) {
+        if !self.warned.replace(true) && (self.may_log)() {
             let operation = request.response_operation();
             warning!("{}: {} of {} at sector {}: {}", self.path, operation, self.share.guest, request.sector, bad);
         }

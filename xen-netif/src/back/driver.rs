@@ -12,7 +12,7 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 
 use xen_hal::{Errno, GrantRef, Memory, PortNumber, Xen, information};
-use xenbus::{Backend, Device, EventThrottle, Failure, Keys, Phase, Signals, attach_ring, yield_now};
+use xenbus::{Backend, Device, EventThrottle, Failure, Keys, Phase, RateLimit, Signals, attach_ring, yield_now};
 use xenstore_client::Error as StoreError;
 
 use super::credit::{self, Credit};
@@ -32,6 +32,8 @@ pub(super) struct Driver<'a, X, O> {
     pub(super) limits: Limits,
     pub(super) opened: &'a O,
     pub(super) shared: Option<Rc<Shared>>,
+    /// For the lines that a guest can cause.
+    pub(super) lines: RateLimit,
 }
 
 /// A guest's rings and event channels.
@@ -79,14 +81,16 @@ impl<X: Xen, O: Fn(Port) -> Result<(), Failure>> Backend for Driver<'_, X, O> {
         let (tx_memory, rx_memory) = (map(keys.tx_reference)?, map(keys.rx_reference)?);
         let bind = |port| device.bind_port(&self.xen, port);
         let (tx_port, rx_port) = (bind(keys.tx_port)?, keys.rx_port.map(bind).transpose()?);
-        information!(
-            "{}: connected with {}, rings {} and {}{}",
-            device.path(),
-            peer,
-            keys.tx_reference,
-            keys.rx_reference,
-            if rx_port.is_some() { ", two event channels" } else { "" }
-        );
+        if self.lines.allows(self.xen.now()) {
+            information!(
+                "{}: connected with {}, rings {} and {}{}",
+                device.path(),
+                peer,
+                keys.tx_reference,
+                keys.rx_reference,
+                if rx_port.is_some() { ", two event channels" } else { "" }
+            );
+        }
         Ok(Link {
             rings: Rings {
                 peer,

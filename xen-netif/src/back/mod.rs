@@ -17,7 +17,7 @@ use core::convert::Infallible;
 use core::time::Duration;
 
 use xen_hal::{DomId, Xen, warning};
-use xenbus::{End, Failure, Phase, backend, serve as serve_class};
+use xenbus::{End, Failure, Phase, RateLimit, backend, serve as serve_class};
 use xenstore_client::Store;
 
 pub use device::{Device, RxToken, TxToken};
@@ -146,7 +146,8 @@ pub async fn serve<X: Xen>(
     serve_class(store, xen.clone(), End::Backend, "vif", |found| {
         let (store, xen) = (store.clone(), xen.clone());
         async move {
-            let mut driver = Driver { xen: xen.clone(), limits, opened, shared: None };
+            let lines = RateLimit::for_log_lines();
+            let mut driver = Driver { xen: xen.clone(), limits, opened, shared: None, lines };
             let outcome = backend(&store, xen, &found.path, &mut driver).await;
             if let Some(shared) = driver.shared.take() {
                 shared.disconnect(Phase::Gone);

@@ -7,7 +7,7 @@ use core::pin::pin;
 use core::task::{Context, Poll};
 
 use xen_hal::{Clock, Errno, Memory, Port, Xen, information};
-use xenbus::{Device, EventThrottle, Failure, Frontend, Keys, Phase, Signals, State, yield_now};
+use xenbus::{Device, EventThrottle, Failure, Frontend, Keys, Phase, RateLimit, Signals, State, yield_now};
 use xenstore_client::Error as StoreError;
 
 use super::Info;
@@ -23,6 +23,8 @@ const MIN_MTU: u16 = 68;
 pub(super) struct Driver<X: Xen> {
     pub(super) shared: Rc<Shared<X>>,
     pub(super) xen: X,
+    /// For the lines that a backend can cause.
+    pub(super) lines: RateLimit,
 }
 
 /// What a backend is granted: both rings and their event channels.
@@ -119,13 +121,15 @@ impl<X: Xen> Frontend for Driver<X> {
         shared.count(|statistics| statistics.connections += 1);
         *shared.tx.borrow_mut() = Some(tx);
         *shared.rx.borrow_mut() = Some(rx);
-        information!(
-            "{}: up, served by {}, MTU {}{}",
-            device.path(),
-            device.other_domain(),
-            info.mtu,
-            if info.gso_v4 { ", large segments" } else { "" }
-        );
+        if self.lines.allows(self.xen.now()) {
+            information!(
+                "{}: up, served by {}, MTU {}{}",
+                device.path(),
+                device.other_domain(),
+                info.mtu,
+                if info.gso_v4 { ", large segments" } else { "" }
+            );
+        }
         shared.set_phase(Phase::Up);
         let outcome = serve(shared, &tx_port, rx_port.as_ref(), signals, &self.xen).await;
         shared.disconnect(Phase::Waiting);

@@ -14,7 +14,7 @@ use core::pin::pin;
 
 use futures_util::future::{Either, select};
 use xen_hal::{Memory, Xen};
-use xenbus::{EndReason, Handle, Phase, frontend};
+use xenbus::{EndReason, Handle, Phase, RateLimit, frontend};
 use xenstore_client::Store;
 
 pub use device::{Device, RxToken, TxToken};
@@ -198,7 +198,7 @@ pub fn connect<X: Xen>(
     let runner = async move {
         // Also where the future is dropped: nobody is to wait for ever.
         let _end = End(shared.clone());
-        let mut driver = Driver { shared: shared.clone(), xen: xen.clone() };
+        let mut driver = Driver { shared: shared.clone(), xen: xen.clone(), lines: RateLimit::for_log_lines() };
         let status = &shared.status;
         loop {
             let ended = frontend(&store, xen.clone(), &path, &mut driver).await?;
