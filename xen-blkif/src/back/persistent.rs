@@ -122,10 +122,17 @@ impl<M: Memory> Persistent<M> {
 
     /// Unmaps batches that are not used in this turn, until so many pages more are allowed or none is left.
     fn make_room(&mut self, pages: usize) {
-        while self.mapped + pages > self.allowance {
-            let unused = self.batches.iter().filter(|(_, batch)| batch.used != self.turn);
-            let Some((oldest, _)) = unused.min_by_key(|(_, batch)| batch.used) else { return };
-            let batch = self.batches.remove(oldest);
+        if self.mapped + pages <= self.allowance {
+            return;
+        }
+        let unused = self.batches.iter().filter(|(_, batch)| batch.used != self.turn);
+        let mut unused: Vec<_> = unused.map(|(index, batch)| (batch.used, index)).collect();
+        unused.sort_unstable();
+        for (_, index) in unused {
+            if self.mapped + pages <= self.allowance {
+                return;
+            }
+            let batch = self.batches.remove(index);
             self.mapped -= batch.references.len();
             for reference in &batch.references {
                 self.places.remove(reference);
