@@ -2,9 +2,13 @@
 
 mod support;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
-use xen_blkif::protocol::{Body, Request};
+use xen_blkif::back::Limits;
+use xen_blkif::protocol::{Body, Operation, Request, SEGMENT_SIZE, Segment, Status};
 use xen_hal::Clock;
 use xen_sim::check;
 
@@ -32,5 +36,47 @@ fn a_ring_of_discards_leaves_the_others_their_turn() {
         assert_eq!(did.discards, DISCARDS);
         // `check` does this too: here it is the point.
         xen.check_budgets();
+    });
+}
+
+/// A request stays in the ring, where it is the guest's memory, until there is something to be done with it soon.
+#[test]
+fn large_requests_wait_in_the_ring() {
+    const SEGMENTS: u16 = 256;
+    const REQUESTS: u64 = 31;
+    // What is looked at together.
+    const BATCH: usize = 16;
+    check("large requests", 5, |xen| {
+        let how = How { sectors: SECTORS, limits: Limits::default().with_in_flight(4096), ..How::default() };
+        against_backend(xen, how, async |guest| {
+            for index in 0..usize::from(SEGMENTS) {
+                let mut bytes = [0; SEGMENT_SIZE];
+                Segment::new(guest.reference(0), 0, 7).encode(&mut bytes);
+                guest.data[1].write(index * SEGMENT_SIZE, &bytes);
+            }
+            let mut pages = [0; 8];
+            pages[0] = guest.reference(1).0;
+            for id in 0..REQUESTS {
+                let body = Body::Indirect { operation: Operation::Read, count: SEGMENTS, pages };
+                guest.push(&Request { id, sector: 0, handle: 0, body });
+            }
+            let waiting = Rc::<RefCell<(BTreeSet<usize>, usize)>>::default();
+            let (seen, ring) = (waiting.clone(), guest.page.reference().unwrap());
+            guest.domain.second_processor(move |accessed| {
+                let (waiting, most) = &mut *seen.borrow_mut();
+                if accessed.granted.1 == ring && accessed.offset >= 64 {
+                    let slot = (accessed.offset - 64) / 112;
+                    let _ = if accessed.write { waiting.remove(&slot) } else { waiting.insert(slot) };
+                    *most = waiting.len().max(*most);
+                }
+            });
+            guest.publish();
+            for _ in 0..REQUESTS {
+                assert_eq!(guest.response().await.map(|response| response.status), Some(Status::Okay));
+            }
+            guest.domain.one_processor();
+            let most = waiting.borrow().1;
+            assert!((1..=BATCH).contains(&most), "{most} requests were taken and not answered");
+        });
     });
 }

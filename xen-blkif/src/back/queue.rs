@@ -7,7 +7,7 @@ use core::pin::pin;
 use core::task::{Context, Poll};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use xen_hal::{Clock, Errno, GrantTable, Mapping, Memory, Port};
+use xen_hal::{Clock, Errno, GrantTable, Mapping, Memory, PAGE_SIZE, Port};
 use xen_ring::{BackRing, BadProducer, SharedMapping};
 use xenbus::{BUDGET, EventThrottle, Failure, Signals, Turn};
 
@@ -18,6 +18,9 @@ use crate::protocol::{Abi, Request};
 
 /// Most bytes of requests that are made one.
 const MAX_MERGED: usize = 1 << 20;
+/// Most bytes of requests that were taken out of the ring and are not begun, and of one batch beyond: as many as may be
+/// done as one. Each counts as a page at least.
+const MAX_WAITING: usize = MAX_MERGED;
 /// What taking a request out of the ring costs of a turn, and beginning with it again, besides its bytes.
 const STEP_COST: usize = 4096;
 
@@ -43,10 +46,18 @@ struct Pending {
     alone: bool,
 }
 
+impl Pending {
+    fn cost(&self) -> usize {
+        self.work.load().max(PAGE_SIZE)
+    }
+}
+
 /// What a queue has to do.
 #[derive(Default)]
 struct Tasks {
     waiting: VecDeque<Pending>,
+    /// The costs of those.
+    waiting_cost: usize,
     answers: Vec<(Request, Result<(), BadRequest>)>,
     /// What runs is a barrier: nothing is begun before its end.
     barrier: bool,
@@ -124,7 +135,7 @@ impl<A: Mapping, P: Port> Queue<A, P> {
         }
     }
 
-    /// Takes requests out of the ring, as many as it holds at most.
+    /// Takes requests out of the ring.
     fn take<M: Memory, D: BlockDevice>(
         &mut self,
         worker: &Worker<'_, M, D>,
@@ -132,7 +143,7 @@ impl<A: Mapping, P: Port> Queue<A, P> {
         tasks: &mut Tasks,
         turn: &mut Turn,
     ) -> Result<(), BadProducer> {
-        while !turn.is_over() && tasks.waiting.len() < self.ring.slots() as usize {
+        while !turn.is_over() && tasks.waiting_cost < MAX_WAITING {
             let mut requests = Vec::new();
             while requests.len() < MAX_LISTS
                 && let Some(request) = self.ring.pop(&self.mapping)?
@@ -172,7 +183,11 @@ impl Tasks {
         let checked = worker.check(&requests, lists);
         for (request, checked) in requests.into_iter().zip(checked) {
             match checked {
-                Ok(work) => self.waiting.push_back(Pending { request, work, alone: false }),
+                Ok(work) => {
+                    let pending = Pending { request, work, alone: false };
+                    self.waiting_cost += pending.cost();
+                    self.waiting.push_back(pending);
+                }
                 Err(bad) => self.answers.push((request, Err(bad))),
             }
         }
@@ -208,18 +223,24 @@ impl Tasks {
         if !idle && (first.work.cost() > room || matches!(first.work, Work::Barrier { .. })) {
             return None;
         }
-        let Pending { request, mut work, alone } = self.waiting.pop_front()?;
+        let Pending { request, mut work, alone } = self.take_first()?;
         let mut requests = alloc::vec![(request, work.list().len())];
         while let Some(next) = self.waiting.front().filter(|next| !alone && !next.alone) {
             let total = work.load() + next.work.load();
             if total > room.min(MAX_MERGED) || !work.is_followed_by(&next.work) {
                 break;
             }
-            let next = self.waiting.pop_front()?;
+            let next = self.take_first()?;
             requests.push((next.request, next.work.list().len()));
             work.append(next.work);
         }
         Some(Group { work, requests })
+    }
+
+    fn take_first(&mut self) -> Option<Pending> {
+        let first = self.waiting.pop_front()?;
+        self.waiting_cost -= first.cost();
+        Some(first)
     }
 
     /// Takes what the device has done: what it has read goes to the guest, all of it in one call to the hypervisor.
@@ -262,6 +283,7 @@ impl Tasks {
             .map(|(request, count)| Pending { request, work: rest.split_off_front(count), alone: true })
             .collect();
         for pending in again.into_iter().rev() {
+            self.waiting_cost += pending.cost();
             self.waiting.push_front(pending);
         }
     }
