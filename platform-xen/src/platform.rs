@@ -33,6 +33,10 @@ unsafe impl GrantTable for XenPlatform {
         XenGrantTable.grant(page, peer, access)
     }
 
+    fn keeps_too_many(&self, peer: DomId) -> bool {
+        XenGrantTable.keeps_too_many(peer)
+    }
+
     fn map(&self, requests: &[MapRequest]) -> Result<XenMapping, XenGrantError> {
         XenGrantTable.map(requests)
     }

@@ -221,6 +221,8 @@ pub enum Error {
     Gone,
     /// There are no pages for it.
     OutOfMemory,
+    /// The backend still maps too many pages that it is granted no longer.
+    PagesKept,
 }
 
 impl fmt::Display for Error {
@@ -237,6 +239,7 @@ impl fmt::Display for Error {
             Error::Failed { operation, sector } => write!(f, "the device has failed to {operation} at sector {sector}"),
             Error::Gone => f.write_str("the device is gone"),
             Error::OutOfMemory => f.write_str("no memory for the request"),
+            Error::PagesKept => f.write_str("backend has not unmapped pages that it is granted no longer"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, select};
 use xen_blkif::protocol::{Body, Operation, Response, Status};
 use xen_blkif::{BlockDevice, Error, Geometry, front};
-use xen_hal::{Access, Clock, DomId, GrantRef, GrantTable, MapRequest, Port};
+use xen_hal::{Access, Clock, DomId, GrantRef, GrantTable, MapRequest, Mapping, Port};
 use xen_ring::SharedMapping;
 use xen_sim::{Toolstack, check, keep_log, script, take_log};
 use xenbus::{State, backend};
@@ -173,6 +173,53 @@ fn xsa_396_and_403_pages_that_a_backend_keeps_are_given_to_nobody_and_hold_nothi
             async |disk| {
                 assert_eq!(read(disk).await, Ok(()));
                 assert_eq!(read(disk).await, Ok(()));
+            },
+        );
+        assert_eq!(error, None);
+    });
+}
+
+/// A backend that maps whatever it is given and never lets go: what it keeps has a bound, and then requests fail until it
+/// lets go.
+#[test]
+fn xsa_396_a_backend_that_keeps_all_pages_takes_no_more_than_a_bound() {
+    const MAX_KEPT: usize = 256;
+    check("all pages kept", 5, |xen| {
+        let machine = xen.clone();
+        let kept = Rc::<RefCell<Vec<_>>>::default();
+        let mapped = kept.clone();
+        let error = against_frontend_with(
+            xen,
+            &[("feature-persistent", "0")],
+            async move |served| loop {
+                let request = served.request().await;
+                let Body::Direct { operation, segments, count } = request.body else {
+                    panic!("8 pages are not indirect")
+                };
+                let access = if operation == Operation::Read { Access::ReadWrite } else { Access::ReadOnly };
+                for segment in &segments[..count.into()] {
+                    let reference = GrantRef(segment.reference);
+                    let map = served.domain.map(&[MapRequest { peer: served.peer, reference, access }]).unwrap();
+                    assert!(map.page(0).is_ok());
+                    mapped.borrow_mut().push(map);
+                }
+                served.answer(okay(&request));
+            },
+            async move |disk| {
+                let mut bytes = vec![0; 8 * 4096];
+                let mut outcomes = Vec::new();
+                for _ in 0..100 {
+                    outcomes.push(disk.read_bytes(0, &mut bytes).await);
+                    outcomes.push(disk.write_bytes(0, &bytes).await);
+                    let (_, deferred) = machine.in_use();
+                    assert!(deferred <= MAX_KEPT + 8, "{deferred} pages are kept");
+                }
+                let refused = outcomes.iter().position(|outcome| *outcome == Err(Error::PagesKept)).unwrap();
+                assert!(outcomes[..refused].iter().all(|outcome| *outcome == Ok(())));
+                assert!(outcomes[refused..].iter().all(|outcome| *outcome == Err(Error::PagesKept)));
+                kept.borrow_mut().clear();
+                assert_eq!(machine.in_use().1, 0);
+                assert_eq!(disk.read_bytes(0, &mut bytes).await, Ok(()));
             },
         );
         assert_eq!(error, None);

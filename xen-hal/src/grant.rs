@@ -91,6 +91,8 @@ pub enum GrantErrorKind {
     NoAddressSpace,
     /// No memory is left.
     OutOfMemory,
+    /// The peer maps too many pages whose grants were dropped ([`GrantTable::keeps_too_many`]).
+    PagesKept,
     /// Anything else.
     Other,
 }
@@ -154,13 +156,18 @@ pub unsafe trait GrantTable {
     ///
     /// # Errors
     ///
-    /// [`NoGrants`](GrantErrorKind::NoGrants) if the table is full. The page is returned with the error.
+    /// [`NoGrants`](GrantErrorKind::NoGrants) if the table is full, [`PagesKept`](GrantErrorKind::PagesKept) where
+    /// [`keeps_too_many`](GrantTable::keeps_too_many). The page is returned with the error.
     fn grant(
         &self,
         page: Self::Page,
         peer: DomId,
         access: Access,
     ) -> Result<Self::Grant, RefusedGrant<Self::Page, Self::Error>>;
+
+    /// Whether the peer still maps so many pages whose [`Grant`]s were dropped that it is granted no more. Such pages are
+    /// of no use to this domain: without a bound, a peer that never lets go would take all of its memory.
+    fn keeps_too_many(&self, peer: DomId) -> bool;
 
     /// Maps pages of peers side by side, in one call to the hypervisor.
     ///
@@ -195,6 +202,10 @@ unsafe impl<T: GrantTable + ?Sized> GrantTable for &T {
         access: Access,
     ) -> Result<Self::Grant, RefusedGrant<Self::Page, Self::Error>> {
         (**self).grant(page, peer, access)
+    }
+
+    fn keeps_too_many(&self, peer: DomId) -> bool {
+        (**self).keeps_too_many(peer)
     }
 
     fn map(&self, requests: &[MapRequest]) -> Result<Self::Mapping, Self::Error> {

@@ -25,6 +25,8 @@ pub struct Domain {
 pub(crate) struct DomainState {
     pub(crate) ports: BTreeMap<u32, PortState>,
     pub(crate) grants: BTreeMap<u32, GrantState>,
+    /// How many pages of dropped grants each peer still maps.
+    pub(crate) kept: BTreeMap<DomId, usize>,
     pub(crate) tasks: Vec<Weak<RefCell<dyn Slot>>>,
     /// The ring page and this domain's port to the store, until they are taken.
     store: Option<(SimPage, u32)>,
@@ -80,6 +82,7 @@ impl Domain {
         let state = DomainState {
             ports: BTreeMap::new(),
             grants: BTreeMap::new(),
+            kept: BTreeMap::new(),
             tasks: Vec::new(),
             store: None,
             next_grant: 8,

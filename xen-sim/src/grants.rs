@@ -30,6 +30,9 @@ impl GrantState {
     }
 }
 
+/// How many pages of dropped grants a peer may keep.
+const MAX_KEPT: usize = 256;
+
 impl World {
     /// The page that a reference leads `id` to.
     fn granted(&self, id: DomId, peer: DomId, reference: GrantRef, access: Access) -> Result<Frame, GrantStatus> {
@@ -48,10 +51,14 @@ impl World {
             let Some(domain) = domains.get_mut(&peer.0) else { return };
             let Some(grant) = domain.grants.get_mut(&reference.0) else { return };
             grant.mapped = grant.mapped.saturating_add_signed(change);
-            match grant.ended && grant.mapped == 0 {
+            let done = match grant.ended && grant.mapped == 0 {
                 true => domain.grants.remove(&reference.0),
                 false => None,
+            };
+            if let Some(kept) = done.as_ref().and_then(|grant| domain.kept.get_mut(&grant.peer)) {
+                *kept -= 1;
             }
+            done
         };
         if done.is_some() {
             self.deferred.set(self.deferred.get() - 1);
@@ -63,6 +70,7 @@ impl World {
         let grants = {
             let mut domains = self.domains.borrow_mut();
             let Some(domain) = domains.get_mut(&id.0) else { return };
+            domain.kept.clear();
             std::mem::take(&mut domain.grants)
         };
         let frames: Vec<Frame> =
@@ -76,6 +84,13 @@ impl World {
         let ended = state.grants.values().filter(|grant| grant.ended).count();
         self.deferred.set(self.deferred.get() - ended);
         state.grants.clear();
+    }
+}
+
+impl DomainState {
+    /// How many pages of dropped grants the peer still maps, where it is granted no more for that.
+    fn too_many_kept(&self, peer: DomId) -> Option<usize> {
+        self.kept.get(&peer).copied().filter(|kept| *kept >= MAX_KEPT)
     }
 }
 
@@ -102,12 +117,21 @@ unsafe impl GrantTable for Domain {
         let Some(domain) = domains.get_mut(&self.id.0) else {
             return Err(RefusedGrant { page, error: SimGrantError::TableFull });
         };
+        if let Some(pages) = domain.too_many_kept(peer) {
+            return Err(RefusedGrant { page, error: SimGrantError::PagesKept { peer, pages } });
+        }
         let reference = domain.next_grant;
         domain.next_grant += 1;
         let granted = world.memory.alias(page.frame());
         domain.grants.insert(reference, GrantState { page: granted, peer, access, mapped: 0, ended: false });
         drop(domains);
         Ok(SimGrant { world: Rc::downgrade(&world), id: self.id, reference, page: Some(page) })
+    }
+
+    fn keeps_too_many(&self, peer: DomId) -> bool {
+        let world = self.world();
+        let domains = world.domains.borrow();
+        domains.get(&self.id.0).is_some_and(|domain| domain.too_many_kept(peer).is_some())
     }
 
     fn map(&self, requests: &[MapRequest]) -> Result<SimMapping, SimGrantError> {
@@ -190,6 +214,7 @@ impl SimGrant {
         let Some(grant) = domain.grants.get_mut(&self.reference) else { return };
         if grant.mapped > 0 {
             grant.ended = true;
+            *domain.kept.entry(grant.peer).or_default() += 1;
             world.deferred.set(world.deferred.get() + 1);
         } else {
             domain.grants.remove(&self.reference);
@@ -270,6 +295,13 @@ impl Drop for SimMapping {
 pub enum SimGrantError {
     /// The grant table is full, as the faults have it.
     TableFull,
+    /// The peer still maps so many pages whose grants were dropped that it is granted no more.
+    PagesKept {
+        /// Who maps them.
+        peer: DomId,
+        /// How many.
+        pages: usize,
+    },
     /// The domain has no address space left to map so many pages.
     NoAddressSpace,
 }
@@ -278,6 +310,7 @@ impl GrantError for SimGrantError {
     fn kind(&self) -> GrantErrorKind {
         match self {
             SimGrantError::TableFull => GrantErrorKind::NoGrants,
+            SimGrantError::PagesKept { .. } => GrantErrorKind::PagesKept,
             SimGrantError::NoAddressSpace => GrantErrorKind::NoAddressSpace,
         }
     }
@@ -285,10 +318,13 @@ impl GrantError for SimGrantError {
 
 impl fmt::Display for SimGrantError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SimGrantError::TableFull => "the grant table is full",
-            SimGrantError::NoAddressSpace => "no address space left to map foreign pages",
-        })
+        match self {
+            SimGrantError::TableFull => f.write_str("the grant table is full"),
+            SimGrantError::PagesKept { peer, pages } => {
+                write!(f, "{peer} has not unmapped {pages} pages that it is granted no longer")
+            }
+            SimGrantError::NoAddressSpace => f.write_str("no address space left to map foreign pages"),
+        }
     }
 }
 

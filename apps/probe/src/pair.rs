@@ -8,8 +8,8 @@ use core::ptr::NonNull;
 use core::time::Duration;
 
 use sarab::hal::{
-    Access, Clock, CopyOp, DomId, EventChannels, Grant, GrantRef, GrantTable, MapRequest, Mapping, PAGE_SIZE, Page,
-    Pages, Port, PortNumber, Remote,
+    Access, Clock, CopyOp, DomId, EventChannels, Grant, GrantError, GrantErrorKind, GrantRef, GrantTable, MapRequest,
+    Mapping, PAGE_SIZE, Page, Pages, Port, PortNumber, Remote,
 };
 use sarab::platform::{XenPort, grant_use};
 use sarab::{App, Args, println};
@@ -56,8 +56,17 @@ pub async fn offer(app: App, checks: &mut Checks) -> Result<(), String> {
     fill(grants[1].page().as_ptr(), 2);
     fill(grants[2].page().as_ptr(), 3);
     let refs: Vec<u32> = grants.iter().map(|grant| grant.reference().0).collect();
+    // As many as a peer may keep, three more are mapped besides.
+    let most = ((app.memory().total / 16) as usize / PAGE_SIZE).clamp(256, 4096);
+    let mut many = Vec::new();
+    for _ in 0..most {
+        many.push(table.grant(table.alloc_page().map_err(text)?, peer, Access::ReadOnly).map_err(text)?);
+    }
+    let first = many[0].reference().0;
+    let in_order = (first..).zip(&many).all(|(reference, grant)| grant.reference().0 == reference);
+    checks.check(in_order, "references of a new table count up");
     println!(
-        "offer: peer={} port={} rw={} ro={} more={}",
+        "offer: peer={} port={} rw={} ro={} many={first} count={most} more={}",
         app.domain_id().map_or(0, |id| id.0),
         port.number().0,
         refs[0],
@@ -88,12 +97,23 @@ pub async fn offer(app: App, checks: &mut Checks) -> Result<(), String> {
     drop(third);
     checks.equal(grant_use().deferred, 3, "grants in use are put off");
     checks.equal(app.memory().free, free, "their pages stay out of use");
+    checks.check(!table.keeps_too_many(peer), "three pages are few");
+    drop(many);
+    checks.equal(grant_use().deferred, 3 + most, "all of them are put off");
+    let refused = table.grant(table.alloc_page().map_err(text)?, peer, Access::ReadOnly);
+    let refused = refused.err().map(|refused| refused.error.kind());
+    checks.equal(refused, Some(GrantErrorKind::PagesKept), "no more for who keeps so many");
+    let other = table.grant(table.alloc_page().map_err(text)?, DomId(peer.0 + 100), Access::ReadOnly);
+    checks.check(other.is_ok(), "other peers are granted pages");
     turn(app, &port, checks, "the peer has let go").await;
     let deadline = app.clock().now() + Duration::from_secs(10);
     while grant_use().deferred > 0 && app.clock().now() < deadline {
         app.clock().sleep(Duration::from_millis(20)).await;
     }
     checks.equal(grant_use().deferred, 0, "what was put off is done");
+    let again = table.grant(table.alloc_page().map_err(text)?, peer, Access::ReadOnly);
+    checks.check(again.is_ok(), "and the peer is granted pages again");
+    drop(again);
     checks.check(app.memory().free >= free + 3 * PAGE_SIZE as u64, "the pages are free again");
     port.notify();
     Ok(())
@@ -107,6 +127,8 @@ pub async fn accept(app: App, checks: &mut Checks) -> Result<(), String> {
     let peer = DomId(args.require("peer").map_err(text)?);
     let reference = |key| args.require(key).map(GrantRef).map_err(text);
     let (rw, ro, more) = (reference("rw")?, reference("ro")?, reference("more")?);
+    let first: u32 = args.require("many").map_err(text)?;
+    let many = first..first + args.require::<u32>("count").map_err(text)?;
     let port =
         app.event_channels().bind_interdomain(peer, PortNumber(args.require("port").map_err(text)?)).map_err(text)?;
 
@@ -119,7 +141,7 @@ pub async fn accept(app: App, checks: &mut Checks) -> Result<(), String> {
         .map(&[
             request(rw, Access::ReadWrite),
             request(ro, Access::ReadOnly),
-            request(GrantRef(300), Access::ReadOnly),
+            request(GrantRef(many.end), Access::ReadOnly),
             request(ro, Access::ReadWrite),
             request(more, Access::ReadWrite),
         ])
@@ -154,6 +176,10 @@ pub async fn accept(app: App, checks: &mut Checks) -> Result<(), String> {
     checks.check(pair.all().is_ok_and(|start| holds(start, 1)), "pages lie side by side");
     drop(pair);
 
+    let requests: Vec<_> = many.map(|reference| request(GrantRef(reference), Access::ReadOnly)).collect();
+    let many = table.map(&requests).map_err(text)?;
+    checks.check(many.all().is_ok(), "many pages are mapped");
+
     fill(first, 0x77);
     turn(app, &port, checks, "the first ring").await;
     for _ in 0..ROUNDS {
@@ -161,7 +187,7 @@ pub async fn accept(app: App, checks: &mut Checks) -> Result<(), String> {
     }
     // That was the peer letting us know that it has ended its grants: they work on until we let go.
     checks.check(holds(second, 2), "a mapped page stays while it is mapped");
-    drop(mapping);
+    drop((mapping, many));
     turn(app, &port, checks, "the end").await;
     let gone = table.map(&[request(rw, Access::ReadWrite)]).map_err(text)?;
     checks.check(gone.page(0).is_err(), "an ended grant cannot be mapped");

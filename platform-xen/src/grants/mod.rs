@@ -36,6 +36,10 @@ unsafe impl GrantTable for XenGrantTable {
         table::grant(page, peer, access)
     }
 
+    fn keeps_too_many(&self, peer: DomId) -> bool {
+        table::keeps_too_many(peer)
+    }
+
     fn map(&self, requests: &[MapRequest]) -> Result<XenMapping, XenGrantError> {
         map::map(requests)
     }
@@ -67,6 +71,13 @@ pub enum XenGrantError {
         /// Entries in the table.
         entries: u32,
     },
+    /// The peer still maps so many pages whose grants were dropped that it is granted no more.
+    PagesKept {
+        /// Who maps them.
+        peer: DomId,
+        /// How many.
+        pages: usize,
+    },
     /// No address space is left to map that many pages side by side.
     NoAddressSpace {
         /// How many were asked for.
@@ -82,6 +93,7 @@ impl GrantError for XenGrantError {
     fn kind(&self) -> GrantErrorKind {
         match self {
             XenGrantError::TableFull { .. } => GrantErrorKind::NoGrants,
+            XenGrantError::PagesKept { .. } => GrantErrorKind::PagesKept,
             XenGrantError::NoAddressSpace { .. } => GrantErrorKind::NoAddressSpace,
             XenGrantError::Hypervisor(Errno::ENOMEM) => GrantErrorKind::OutOfMemory,
             XenGrantError::FrameTooHigh | XenGrantError::Hypervisor(_) => GrantErrorKind::Other,
@@ -94,6 +106,9 @@ impl fmt::Display for XenGrantError {
         match self {
             XenGrantError::TableFull { entries } => {
                 write!(f, "all {entries} entries of the grant table are in use (max_grant_frames= in the xl file)")
+            }
+            XenGrantError::PagesKept { peer, pages } => {
+                write!(f, "{peer} has not unmapped {pages} pages that it is granted no longer")
             }
             XenGrantError::NoAddressSpace { pages } => write!(f, "no address space left to map {pages} foreign pages"),
             XenGrantError::FrameTooHigh => f.write_str("the page lies above 16 TiB, where it cannot be granted"),

@@ -1,19 +1,24 @@
 //! This domain's entries: granting pages, and getting them back.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 use core::time::Duration;
 
-use xen_hal::{Access, Clock, DomId, Errno, Grant, GrantRef, Page, RefusedGrant};
+use xen_hal::{Access, Clock, DomId, Errno, Grant, GrantRef, PAGE_SIZE, Page, RefusedGrant};
 
 use super::XenGrantError;
 use crate::cell::Global;
-use crate::memory::{RamPage, address_space};
+use crate::memory::{RamPage, address_space, memory};
 use crate::time::XenClock;
 use crate::{abi, executor, hypercall};
 
 const ENTRIES_PER_FRAME: u32 = 512;
+/// The part of the domain's memory that one peer may keep of pages whose grants were dropped, and its bounds in pages. So
+/// many are looked through in microseconds.
+const KEPT_PART: u64 = 16;
+const KEPT_PAGES: core::ops::RangeInclusive<usize> = 256..=4096;
 
 static TABLE: Global<Table> = Global::new(Table {
     frames: 0,
@@ -21,6 +26,8 @@ static TABLE: Global<Table> = Global::new(Table {
     free: Vec::new(),
     in_use: 0,
     deferred: Vec::new(),
+    kept: BTreeMap::new(),
+    max_kept: 0,
     sweeper: None,
     generation: 0,
 });
@@ -31,11 +38,20 @@ struct Table {
     free: Vec<GrantRef>,
     in_use: usize,
     /// Ended here, still in use by the peer: neither entry nor page may be used again before it has let go.
-    deferred: Vec<(GrantRef, RamPage)>,
+    deferred: Vec<Deferred>,
+    /// How many of these each peer has, and how many one may have.
+    kept: BTreeMap<DomId, usize>,
+    max_kept: usize,
     /// The task that looks after `deferred`.
     sweeper: Option<executor::Signal>,
     /// Counts resumes: entries from before one are gone.
     generation: u32,
+}
+
+struct Deferred {
+    reference: GrantRef,
+    peer: DomId,
+    page: RamPage,
 }
 
 /// Forgets everything after a resume: the table is a new one, and no peer knows of this domain.
@@ -46,6 +62,7 @@ pub(crate) fn resume() {
         table.frames = 0;
         table.free.clear();
         table.in_use = 0;
+        table.kept.clear();
         core::mem::take(&mut table.deferred)
     };
     drop(deferred);
@@ -108,6 +125,8 @@ impl Table {
                 Err(errno) => return Err(XenGrantError::Hypervisor(errno)),
             }
             self.max_frames = hypercall::grant_query_size().map_err(XenGrantError::Hypervisor)?.1;
+            let part = memory().total / KEPT_PART / PAGE_SIZE as u64;
+            self.max_kept = (part as usize).clamp(*KEPT_PAGES.start(), *KEPT_PAGES.end());
         }
         let full = XenGrantError::TableFull { entries: self.frames * ENTRIES_PER_FRAME };
         if self.frames >= self.max_frames {
@@ -126,18 +145,33 @@ impl Table {
         Ok(())
     }
 
-    /// Takes back what peers have let go of. Returns the pages, to be dropped outside.
-    fn sweep(&mut self) {
-        let mut index = 0;
-        while index < self.deferred.len() {
-            if end_access(self.deferred[index].0) {
-                let (reference, page) = self.deferred.swap_remove(index);
-                self.free.push(reference);
-                drop(page);
-            } else {
-                index += 1;
-            }
+    /// How many pages of dropped grants the peer still maps, where it is granted no more for that.
+    fn too_many_kept(&mut self, peer: DomId) -> Option<usize> {
+        // Most of the time nobody keeps anything.
+        if self.kept.get(&peer).is_none_or(|kept| *kept < self.max_kept) {
+            return None;
         }
+        self.sweep();
+        self.kept.get(&peer).copied().filter(|kept| *kept >= self.max_kept)
+    }
+
+    /// Takes back what peers have let go of.
+    fn sweep(&mut self) {
+        let Table { deferred, free, kept, .. } = self;
+        let ended = deferred.extract_if(.., |entry| end_access(entry.reference));
+        for Deferred { reference, peer, page } in ended {
+            free.push(reference);
+            if let Some(count) = kept.get_mut(&peer) {
+                *count -= 1;
+            }
+            drop(page);
+        }
+        kept.retain(|_, count| *count > 0);
+    }
+
+    fn defer(&mut self, entry: Deferred) {
+        *self.kept.entry(entry.peer).or_default() += 1;
+        self.deferred.push(entry);
     }
 }
 
@@ -165,6 +199,9 @@ pub(crate) fn grant(
         return Err(RefusedGrant { page, error: XenGrantError::FrameTooHigh });
     };
     let mut table = TABLE.get();
+    if let Some(pages) = table.too_many_kept(peer) {
+        return Err(RefusedGrant { page, error: XenGrantError::PagesKept { peer, pages } });
+    }
     let reference = match table.take() {
         Ok(reference) => reference,
         Err(error) => return Err(RefusedGrant { page, error }),
@@ -176,13 +213,18 @@ pub(crate) fn grant(
     fence(Ordering::SeqCst);
     let read_only = if access == Access::ReadOnly { abi::GTF_READONLY } else { 0 };
     entry.flags.store(abi::GTF_PERMIT_ACCESS | read_only, Ordering::SeqCst);
-    Ok(XenGrant { reference, page: ManuallyDrop::new(page), generation: table.generation })
+    Ok(XenGrant { reference, peer, page: ManuallyDrop::new(page), generation: table.generation })
+}
+
+pub(crate) fn keeps_too_many(peer: DomId) -> bool {
+    TABLE.get().too_many_kept(peer).is_some()
 }
 
 /// A page granted to a peer; dropping it ends that, or has it ended as soon as the peer lets go.
 #[derive(Debug)]
 pub struct XenGrant {
     reference: GrantRef,
+    peer: DomId,
     page: ManuallyDrop<RamPage>,
     generation: u32,
 }
@@ -241,7 +283,7 @@ impl Drop for XenGrant {
         // SAFETY: as above; `end` has not taken it.
         let page = unsafe { ManuallyDrop::take(&mut self.page) };
         table.in_use -= 1;
-        table.deferred.push((self.reference, page));
+        table.defer(Deferred { reference: self.reference, peer: self.peer, page });
         let sweeper = table.sweeper.get_or_insert_with(start_sweeper).clone();
         drop(table);
         sweeper.raise();

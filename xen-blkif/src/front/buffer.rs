@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
 
-use xen_hal::{Access, DomId, GrantRef, Memory, PAGE_SIZE};
+use xen_hal::{Access, DomId, GrantError, GrantErrorKind, GrantRef, Memory, PAGE_SIZE};
 use xen_ring::{GrantablePage, SharedMemory};
 
 use crate::device::{self, Error};
@@ -135,7 +135,7 @@ impl<G: Memory> Pool<G> {
         match self.persistent.get() {
             true if page.epoch == self.epoch.get() => self.bounces.borrow_mut().push(page),
             _ => {
-                if self.settle(&mut page).is_ok() {
+                if page.page.revoke() {
                     self.give(page);
                 }
             }
@@ -167,24 +167,31 @@ impl<G: Memory> Pool<G> {
         peer: DomId,
         access: Access,
     ) -> Result<GrantRef, Error> {
-        if page.epoch != self.epoch.get() {
-            self.reclaim(page)?;
+        if !self.stays_granted(page) {
+            self.reclaim(page, peer)?;
             page.epoch = self.epoch.get();
         }
         // Whoever keeps it mapped has to be able to write to it the next time.
         let access = if self.persistent.get() { Access::ReadWrite } else { access };
-        page.page.grant(&self.memory, peer, access).map_err(|_| Error::OutOfMemory)
+        page.page.grant(&self.memory, peer, access).map_err(|error| match error.kind() {
+            GrantErrorKind::PagesKept => Error::PagesKept,
+            _ => Error::OutOfMemory,
+        })
     }
 
     /// After a request: ends the peer's access, unless it keeps the page mapped for the next.
-    pub(super) fn settle(&self, page: &mut PooledPage<G>) -> Result<(), Error> {
-        if self.stays_granted(page) { Ok(()) } else { self.reclaim(page) }
+    pub(super) fn settle(&self, page: &mut PooledPage<G>, peer: DomId) -> Result<(), Error> {
+        if self.stays_granted(page) { Ok(()) } else { self.reclaim(page, peer) }
     }
 
-    /// Makes a page this domain's alone. A peer that does not let go keeps the old page, and a copy takes its place.
-    fn reclaim(&self, page: &mut PooledPage<G>) -> Result<(), Error> {
+    /// Makes a page this domain's alone. A peer that does not let go keeps the old page, and a copy takes its place; from
+    /// one that keeps too many the page is not taken back.
+    fn reclaim(&self, page: &mut PooledPage<G>, peer: DomId) -> Result<(), Error> {
         if page.page.revoke() {
             return Ok(());
+        }
+        if self.memory.keeps_too_many(peer) {
+            return Err(Error::PagesKept);
         }
         let fresh = GrantablePage::<G::Grant>::new(self.memory.alloc_page().map_err(|_| Error::OutOfMemory)?);
         let mut bytes = [0; PAGE_SIZE];

@@ -164,7 +164,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
         let again = status == Status::Unsupported && self.disable(request.operation);
         let job = request.job;
         if let Some(active) = self.jobs.record_response(job) {
-            settle(&self.shared, active, request, status, again);
+            settle(&self.shared, self.peer, active, request, status, again);
         }
         match again {
             true => self.jobs.send_again(job),
@@ -278,7 +278,14 @@ impl<G: Memory, P: Port> Connection<G, P> {
 }
 
 /// Revokes what a request was granted of its job's buffer, and records the outcome.
-fn settle<G: Memory>(shared: &Shared<G>, active: &mut Active<G>, request: InFlight<G>, status: Status, again: bool) {
+fn settle<G: Memory>(
+    shared: &Shared<G>,
+    peer: DomId,
+    active: &mut Active<G>,
+    request: InFlight<G>,
+    status: Status,
+    again: bool,
+) {
     let pool = &shared.pool;
     if let Some(page) = request.indirect {
         pool.give_bounce(page);
@@ -290,7 +297,7 @@ fn settle<G: Memory>(shared: &Shared<G>, active: &mut Active<G>, request: InFlig
     let job = &mut active.job;
     if let Some(buffer) = &mut job.buffer {
         for page in &mut buffer.pages[request.pages] {
-            if let Err(error) = pool.settle(page) {
+            if let Err(error) = pool.settle(page, peer) {
                 job.outcome = Err(error);
             }
         }

@@ -105,7 +105,10 @@ impl<M: Memory> RequestBuilder<'_, M> {
             Err(error) => {
                 // The backend was told of none of them, but could guess.
                 bounces.into_iter().for_each(|(_, bounce)| pool.give_bounce(bounce));
-                pages.iter_mut().try_for_each(|page| pool.settle(page))?;
+                for page in pages {
+                    // One that the backend keeps all the same is taken back when it is used again.
+                    let _ = pool.settle(page, self.peer);
+                }
                 return Err(error);
             }
         };

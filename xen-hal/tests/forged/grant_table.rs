@@ -21,6 +21,10 @@ unsafe impl<T: GrantTable + Pages<Page = <T as GrantTable>::Page>> GrantTable fo
         self.0.grant(self.0.alloc_page().unwrap(), peer, access)
     }
 
+    fn keeps_too_many(&self, peer: DomId) -> bool {
+        self.0.keeps_too_many(peer)
+    }
+
     fn map(&self, requests: &[MapRequest]) -> Result<Self::Mapping, Self::Error> {
         self.0.map(requests)
     }
