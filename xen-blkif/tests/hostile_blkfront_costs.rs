@@ -12,7 +12,7 @@ use xen_blkif::protocol::{Body, Operation, Request, SEGMENT_SIZE, Segment, Statu
 use xen_hal::Clock;
 use xen_sim::check;
 
-use support::block::{How, against_backend};
+use support::block::{Guest, How, against_backend};
 
 const SECTORS: u64 = 2 << 11; // 2 MiB
 const DISCARDS: u64 = 31;
@@ -39,27 +39,51 @@ fn a_ring_of_discards_leaves_the_others_their_turn() {
     });
 }
 
+/// So many indirect requests, each of which reads 1 MiB into one page.
+fn push_large_reads(guest: &Guest, count: u64) {
+    const SEGMENTS: u16 = 256;
+    for index in 0..usize::from(SEGMENTS) {
+        let mut bytes = [0; SEGMENT_SIZE];
+        Segment::new(guest.reference(0), 0, 7).encode(&mut bytes);
+        guest.data[1].write(index * SEGMENT_SIZE, &bytes);
+    }
+    let mut pages = [0; 8];
+    pages[0] = guest.reference(1).0;
+    for id in 0..count {
+        let body = Body::Indirect { operation: Operation::Read, count: SEGMENTS, pages };
+        guest.push(&Request { id, sector: 0, handle: 0, body });
+    }
+}
+
+/// What the device has done at one moment goes to the guest in pieces.
+#[test]
+fn reads_that_end_together_leave_the_others_their_turn() {
+    const REQUESTS: u64 = 8;
+    // One request has about 1500, six for each page.
+    const MAX_ACCESSES: u64 = 2000;
+    check("reads that end together", 5, |xen| {
+        let how = How { sectors: SECTORS, reads_end_every: Some(Duration::from_millis(2)), ..How::default() };
+        against_backend(xen, how, async |guest| {
+            push_large_reads(guest, REQUESTS);
+            guest.publish();
+            for _ in 0..REQUESTS {
+                assert_eq!(guest.response().await.map(|response| response.status), Some(Status::Okay));
+            }
+        });
+        assert!(xen.longest_turn() < MAX_ACCESSES, "{} accesses in one turn", xen.longest_turn());
+    });
+}
+
 /// A request stays in the ring, where it is the guest's memory, until there is something to be done with it soon.
 #[test]
 fn large_requests_wait_in_the_ring() {
-    const SEGMENTS: u16 = 256;
     const REQUESTS: u64 = 31;
     // What is looked at together.
     const BATCH: usize = 16;
     check("large requests", 5, |xen| {
         let how = How { sectors: SECTORS, limits: Limits::default().with_in_flight(4096), ..How::default() };
         against_backend(xen, how, async |guest| {
-            for index in 0..usize::from(SEGMENTS) {
-                let mut bytes = [0; SEGMENT_SIZE];
-                Segment::new(guest.reference(0), 0, 7).encode(&mut bytes);
-                guest.data[1].write(index * SEGMENT_SIZE, &bytes);
-            }
-            let mut pages = [0; 8];
-            pages[0] = guest.reference(1).0;
-            for id in 0..REQUESTS {
-                let body = Body::Indirect { operation: Operation::Read, count: SEGMENTS, pages };
-                guest.push(&Request { id, sector: 0, handle: 0, body });
-            }
+            push_large_reads(guest, REQUESTS);
             let waiting = Rc::<RefCell<(BTreeSet<usize>, usize)>>::default();
             let (seen, ring) = (waiting.clone(), guest.page.reference().unwrap());
             guest.domain.second_processor(move |accessed| {

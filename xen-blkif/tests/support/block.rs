@@ -5,11 +5,11 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
 
-use xen_blkif::BlockDevice;
 use xen_blkif::back::{self, Attachment, Limits, Statistics};
 use xen_blkif::front;
 use xen_blkif::protocol::{Abi, Body, Operation, Request, Response, Segment, Status};
 use xen_blkif::ramdisk::RamDisk;
+use xen_blkif::{BlockDevice, Completed, Error, Geometry};
 use xen_hal::{Access, Clock, Errno, EventChannels, GrantRef, Pages, Port};
 use xen_ring::{FrontRing, GrantablePage, SharedMemory};
 use xen_sim::{Domain, Script, SimGrant, SimPort, Xen, script};
@@ -117,6 +117,8 @@ pub struct How {
     pub persistent: bool,
     /// How large the disk is.
     pub sectors: u64,
+    /// Reads end at multiples of this time, all that there are then at once; immediately where there is none.
+    pub reads_end_every: Option<Duration>,
     /// This queue's ring is a page that is not granted.
     pub bad_ring: Option<usize>,
 }
@@ -129,6 +131,7 @@ impl Default for How {
             queues: 1,
             persistent: false,
             sectors: SECTORS,
+            reads_end_every: None,
             bad_ring: None,
         }
     }
@@ -189,6 +192,49 @@ impl Frontend for Scripted {
     fn lost(&mut self) {}
 }
 
+/// See [`How::reads_end_every`].
+struct Periodic {
+    disk: RamDisk<Domain>,
+    domain: Domain,
+    period: Option<Duration>,
+}
+
+impl BlockDevice for Periodic {
+    type Buffer = <RamDisk<Domain> as BlockDevice>::Buffer;
+
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    fn buffer(&self, len: usize) -> Result<Self::Buffer, Error> {
+        self.disk.buffer(len)
+    }
+
+    async fn read(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {
+        if let Some(period) = self.period {
+            let periods = self.domain.now().as_nanos() / period.as_nanos() + 1;
+            self.domain.sleep_until(period * periods as u32).await;
+        }
+        self.disk.read(sector, buffer).await
+    }
+
+    async fn write(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {
+        self.disk.write(sector, buffer).await
+    }
+
+    async fn flush(&self) -> Result<(), Error> {
+        self.disk.flush().await
+    }
+
+    async fn discard(&self, sector: u64, sectors: u64, secure: bool) -> Result<(), Error> {
+        self.disk.discard(sector, sectors, secure).await
+    }
+
+    async fn changed(&self, known: &Geometry) -> Geometry {
+        self.disk.changed(known).await
+    }
+}
+
 /// Runs a script as a frontend of our backend, beside an honest guest whose disk has to go on working.
 /// Returns what the backend has done for the script.
 pub fn against_backend(xen: &Xen, how: How, run: impl AsyncFn(&Guest) + 'static) -> Statistics {
@@ -204,7 +250,8 @@ pub fn run_against_backend(xen: &Xen, how: How, run: Script<Guest>) -> Statistic
     back.spawn(async move {
         let open = async |attachment: &Attachment| {
             let disk = RamDisk::new(domain.clone(), how.sectors).unwrap();
-            Ok(if attachment.writable { disk } else { disk.read_only() })
+            let disk = if attachment.writable { disk } else { disk.read_only() };
+            Ok(Periodic { disk, domain: domain.clone(), period: how.reads_end_every })
         };
         let ended =
             |attachment: &Attachment, statistics: Statistics| did.borrow_mut().push((attachment.domain, statistics));
