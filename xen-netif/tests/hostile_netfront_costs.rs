@@ -245,7 +245,7 @@ fn pieces_are_cut_up_to_a_bound() {
         let (found, opened) = found();
         let error = guest::against_with(xen, &["feature-sg"], Limits::default(), opened, async move |guest| {
             let port = up(guest, &found).await;
-            for (packets, size, pieces, batches) in [(6, 15_000, 24, 5), (1, 500, 120, 2)] {
+            for (packets, len, size, pieces, batches) in [(6, 60_000, 15_000, 24, 5), (1, 30_000, 300, 100, 2)] {
                 for _ in 0..128 {
                     let request = RxRequest { id: 0, reference: guest.reference(0) };
                     guest.rx.borrow_mut().push(&guest.rx_page, &request).unwrap();
@@ -254,7 +254,7 @@ fn pieces_are_cut_up_to_a_bound() {
                 let before = port.statistics();
                 for _ in 0..packets {
                     let gso = Some((Gso::TcpV4, size));
-                    port.send(Packet { bytes: tcp_v4(60_000), checksum: Checksum::Blank, gso }).unwrap();
+                    port.send(Packet { bytes: tcp_v4(len), checksum: Checksum::Blank, gso }).unwrap();
                 }
                 guest.domain.sleep(Duration::from_millis(10)).await;
                 let after = port.statistics();
