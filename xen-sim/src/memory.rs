@@ -14,11 +14,57 @@ use xen_hal::{Access, Frame, PAGE_SIZE, Page};
 /// Pages of the machine; no more are needed at a time by what is tested here.
 const FRAMES: usize = 4096;
 
-pub(crate) struct Memory {
+thread_local! {
+    /// What the thread's last machine has left to the next one: a test or a fuzz target makes thousands, and mapping and
+    /// unmapping their memory takes longer than many a run.
+    static SPARE: Cell<Option<Region>> = const { Cell::new(None) };
+}
+
+/// The file, and where all of it is mapped.
+struct Region {
     file: OwnedFd,
     base: NonNull<u8>,
-    /// By frame: how many hold it; 0 is free.
+}
+
+impl Region {
+    /// The pages have any content.
+    fn take() -> Region {
+        SPARE.take().unwrap_or_else(Region::new)
+    }
+
+    fn new() -> Region {
+        let file = memfd_create("xen-sim", MemfdFlags::CLOEXEC).expect("a file in memory");
+        ftruncate(&file, (FRAMES * PAGE_SIZE) as u64).expect("memory for the machine");
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs nothing.
+        let base = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                FRAMES * PAGE_SIZE,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                &file,
+                0,
+            )
+        };
+        let base = NonNull::new(base.expect("address space for the machine").cast()).expect("no null mapping");
+        Region { file, base }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and the machine that used it is gone.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), FRAMES * PAGE_SIZE) };
+    }
+}
+
+pub(crate) struct Memory {
+    /// There until the end.
+    region: Option<Region>,
+    base: NonNull<u8>,
+    /// By frame, up to the last that was ever taken: how many hold it; 0 is free.
     holders: RefCell<Vec<u32>>,
+    /// Those that are free again.
     free: RefCell<Vec<usize>>,
     /// By where they begin: what is mapped there, side by side.
     windows: RefCell<BTreeMap<usize, Vec<Option<Mapped>>>>,
@@ -34,23 +80,10 @@ struct Mapped {
 
 impl Memory {
     pub(crate) fn new() -> Rc<Memory> {
-        let file = memfd_create("xen-sim", MemfdFlags::CLOEXEC).expect("a file in memory");
-        ftruncate(&file, (FRAMES * PAGE_SIZE) as u64).expect("memory for the machine");
-        // SAFETY: a new mapping at an address of the kernel's choice disturbs nothing.
-        let base = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                FRAMES * PAGE_SIZE,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                &file,
-                0,
-            )
-        };
-        let base = NonNull::new(base.expect("address space for the machine").cast()).expect("no null mapping");
-        let free = (0..FRAMES).rev().collect();
-        let (holders, windows) = (RefCell::new(vec![0; FRAMES]), RefCell::default());
-        Rc::new(Memory { file, base, holders, free: RefCell::new(free), windows })
+        let region = Region::take();
+        let base = region.base;
+        let (holders, free, windows) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Rc::new(Memory { region: Some(region), base, holders, free, windows })
     }
 
     fn address(&self, frame: usize) -> NonNull<u8> {
@@ -61,7 +94,8 @@ impl Memory {
 
     /// Takes a free page and clears it.
     pub(crate) fn allocate(self: &Rc<Self>) -> Option<SimPage> {
-        let frame = self.free.borrow_mut().pop()?;
+        let again = self.free.borrow_mut().pop();
+        let frame = again.or_else(|| Some(self.holders.borrow().len()).filter(|next| *next < FRAMES))?;
         Some(self.hold(frame))
     }
 
@@ -70,7 +104,7 @@ impl Memory {
         let start = {
             let holders = self.holders.borrow();
             (0..(FRAMES + 1).checked_sub(count)?)
-                .find(|start| holders[*start..start + count].iter().all(|n| *n == 0))?
+                .find(|start| holders.iter().skip(*start).take(count).all(|n| *n == 0))?
         };
         self.free.borrow_mut().retain(|frame| !(start..start + count).contains(frame));
         Some((start..start + count).map(|frame| self.hold(frame)).collect())
@@ -80,7 +114,14 @@ impl Memory {
     fn hold(self: &Rc<Self>, frame: usize) -> SimPage {
         // SAFETY: nobody holds the page.
         unsafe { self.address(frame).write_bytes(0, PAGE_SIZE) };
-        self.holders.borrow_mut()[frame] = 1;
+        let mut holders = self.holders.borrow_mut();
+        match holders.get_mut(frame) {
+            Some(count) => *count = 1,
+            None => {
+                assert_eq!(frame, holders.len(), "frames are taken in order");
+                holders.push(1);
+            }
+        }
         SimPage { memory: self.clone(), frame }
     }
 
@@ -114,7 +155,7 @@ impl Memory {
 
     /// Pages that somebody holds.
     pub(crate) fn used(&self) -> usize {
-        FRAMES - self.free.borrow().len()
+        self.holders.borrow().len() - self.free.borrow().len()
     }
 
     /// Maps pages side by side; `None` leaves a hole, which faults when it is touched.
@@ -146,8 +187,9 @@ impl Memory {
             Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
         };
         let (at, offset) = (at.as_ptr().cast::<c_void>(), frame.0 * PAGE_SIZE as u64);
+        let file = &self.region.as_ref().expect("it is there until the end").file;
         // SAFETY: the caller's.
-        unsafe { mmap(at, PAGE_SIZE, protection, MapFlags::SHARED | MapFlags::FIXED, &self.file, offset) }
+        unsafe { mmap(at, PAGE_SIZE, protection, MapFlags::SHARED | MapFlags::FIXED, file, offset) }
             .expect("a mapping");
     }
 
@@ -178,8 +220,9 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and every page of it is gone: each held a reference to this.
-        let _ = unsafe { munmap(self.base.as_ptr().cast(), FRAMES * PAGE_SIZE) };
+        // Every page of it is gone: each held a reference to this. A thread that ends keeps nothing.
+        let region = self.region.take();
+        let _ = SPARE.try_with(|spare| spare.set(region));
     }
 }
 
