@@ -1,6 +1,7 @@
 //! The server: packets in, packets out.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use xen_hal::{DomId, Errno};
 use xenstore_client::wire::{Features, HEADER_SIZE, Header, MAX_PAYLOAD, Op, Request, check_path, check_watch_path};
@@ -84,7 +85,7 @@ pub struct Server {
 /// What happened to the tree, for the watches.
 enum Event {
     Changed(String),
-    Removed(Vec<(String, std::rc::Rc<Node>)>),
+    Removed(Vec<(Rc<str>, Rc<Node>)>),
 }
 
 impl Default for Server {
@@ -395,7 +396,7 @@ impl Server {
                     return Err(Errno::ENOSPC);
                 }
                 let mut events = Vec::new();
-                for change in transaction.changes {
+                for change in transaction.into_changes() {
                     events.extend(make(&mut self.tree, domain, change, &Quotas::NONE)?);
                 }
                 Ok((ok(), events))

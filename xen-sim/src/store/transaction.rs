@@ -49,6 +49,11 @@ impl Transaction {
         self.reads.iter().all(|(path, generation)| tree.node(path).map(|node| node.generation) == *generation)
     }
 
+    /// The changes, without the trees: the store's own need not be copied for them any more.
+    pub(crate) fn into_changes(self) -> Vec<Change> {
+        self.changes
+    }
+
     /// Whether the changes can be made by this domain, within its quota of nodes.
     pub(crate) fn fits(&self, tree: &Tree, domain: DomId, quotas: &Quotas) -> bool {
         let mut tree = tree.clone();

@@ -1,6 +1,7 @@
 //! Nodes, and who may do what with them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::rc::Rc;
 
 use xen_hal::{DomId, Errno};
@@ -42,10 +43,13 @@ impl Node {
     }
 }
 
-/// All nodes by their absolute path. A clone is cheap: nodes are shared until they change.
+/// Hashed, in all runs alike: paths differ only near their ends, so that a sorted map takes many long comparisons.
+type Nodes = HashMap<Rc<str>, Rc<Node>, BuildHasherDefault<DefaultHasher>>;
+
+/// All nodes by their absolute path. A clone is cheap: the nodes are shared until one of the two changes.
 #[derive(Clone, Debug)]
 pub struct Tree {
-    nodes: BTreeMap<String, Rc<Node>>,
+    nodes: Rc<Nodes>,
     /// The latest generation.
     generation: u64,
 }
@@ -76,7 +80,10 @@ impl Tree {
             generation: 1,
             children: BTreeSet::new(),
         };
-        Tree { nodes: BTreeMap::from([("/".into(), Rc::new(root))]), generation: 1 }
+        // Enough for a few domains with a device each.
+        let mut nodes = Nodes::with_capacity_and_hasher(100, BuildHasherDefault::default());
+        nodes.insert("/".into(), Rc::new(root));
+        Tree { nodes: Rc::new(nodes), generation: 1 }
     }
 
     /// The node at a path.
@@ -86,7 +93,9 @@ impl Tree {
 
     /// All paths, in order.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
-        self.nodes.keys().map(String::as_str)
+        let mut paths: Vec<&str> = self.nodes.keys().map(|path| &**path).collect();
+        paths.sort_unstable();
+        paths.into_iter()
     }
 
     /// How many nodes a domain owns.
@@ -122,7 +131,7 @@ impl Tree {
 
     fn change(&mut self, path: &str, change: impl FnOnce(&mut Node)) {
         let generation = self.next_generation();
-        if let Some(node) = self.nodes.get_mut(path) {
+        if let Some(node) = Rc::make_mut(&mut self.nodes).get_mut(path) {
             let node = Rc::make_mut(node);
             node.generation = generation;
             change(node);
@@ -169,7 +178,7 @@ impl Tree {
             let generation = self.next_generation();
             let node =
                 Node { value: Vec::new(), permissions: permissions.clone(), generation, children: BTreeSet::new() };
-            self.nodes.insert(path.into(), Rc::new(node));
+            Rc::make_mut(&mut self.nodes).insert(path.into(), Rc::new(node));
             let name = name(path).to_owned();
             self.change(parent(path).unwrap_or("/"), |node| {
                 node.children.insert(name);
@@ -187,9 +196,11 @@ impl Tree {
     }
 
     /// Removes a node and all below; returns what was removed.
-    pub(crate) fn remove(&mut self, path: &str) -> Vec<(String, Rc<Node>)> {
-        let paths: Vec<String> = self.paths().filter(|known| is_at_or_below(known, path)).map(str::to_owned).collect();
-        let removed = paths.into_iter().filter_map(|path| self.nodes.remove(&path).map(|node| (path, node))).collect();
+    pub(crate) fn remove(&mut self, path: &str) -> Vec<(Rc<str>, Rc<Node>)> {
+        let mut paths: Vec<Rc<str>> = self.nodes.keys().filter(|known| is_at_or_below(known, path)).cloned().collect();
+        paths.sort_unstable();
+        let nodes = Rc::make_mut(&mut self.nodes);
+        let removed = paths.into_iter().filter_map(|path| nodes.remove(&path).map(|node| (path, node))).collect();
         if let Some(above) = parent(path) {
             let name = name(path).to_owned();
             self.change(above, |node| {
