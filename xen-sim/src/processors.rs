@@ -4,7 +4,7 @@
 //! machine may have others act before the task goes on: tasks of other domains, and what a test gives a hostile domain for
 //! a second processor.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
@@ -29,6 +29,8 @@ pub(crate) struct Processors {
     /// What the running task has done in its turn, and the most that any has.
     turn: Cell<u64>,
     longest_turn: Cell<u64>,
+    /// What is told of each access of a domain's task.
+    hook: OnceCell<hook::Hook>,
 }
 
 /// Memory that a domain shares, just accessed by another.
@@ -111,18 +113,20 @@ impl Drop for Turn<'_> {
 impl World {
     /// Runs a task of `domain`.
     pub(crate) fn run_task(self: &Rc<Self>, domain: Option<DomId>, run: impl FnOnce()) {
-        let world: Weak<World> = Rc::downgrade(self);
-        let hook = domain.map(|_| -> hook::Hook {
-            Rc::new(move |access| {
-                if let Some(world) = world.upgrade() {
-                    world.accessed(access);
-                }
-            })
-        });
         let processors = &self.processors;
+        let hook = domain.map(|_| processors.hook.get_or_init(|| self.hook()).clone());
         let _turn =
             Turn { processors, before: (processors.running.replace(domain), processors.turn.take(), hook::set(hook)) };
         run();
+    }
+
+    fn hook(self: &Rc<Self>) -> hook::Hook {
+        let world: Weak<World> = Rc::downgrade(self);
+        Rc::new(move |access| {
+            if let Some(world) = world.upgrade() {
+                world.accessed(access);
+            }
+        })
     }
 
     /// What the running task does counts: an access, a copy, a notification.

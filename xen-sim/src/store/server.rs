@@ -482,9 +482,7 @@ impl Server {
             }
             for watch in connection.watches.iter().filter(|watch| !watch.path.starts_with('@')) {
                 let hit = if exact { watch.path == path } else { is_at_or_below(path, &watch.path) };
-                let below =
-                    path.matches('/').count().saturating_sub(watch.path.trim_end_matches('/').matches('/').count());
-                if hit && watch.depth.is_none_or(|depth| below <= depth as usize) {
+                if hit && watch.depth.is_none_or(|depth| levels_below(path, &watch.path) <= depth as usize) {
                     let home = format!("/local/domain/{id}/");
                     let shown = match watch.relative {
                         true => path.strip_prefix(&home).unwrap_or(path),
@@ -558,6 +556,11 @@ fn absolute(domain: DomId, path: &str) -> Result<String, Errno> {
         true => path.to_owned(),
         false => format!("/local/domain/{}/{path}", domain.0),
     })
+}
+
+/// How many levels a path is below another.
+fn levels_below(path: &str, above: &str) -> usize {
+    path.matches('/').count().saturating_sub(above.trim_end_matches('/').matches('/').count())
 }
 
 /// As many whole names from `offset` on as fit into a packet.
