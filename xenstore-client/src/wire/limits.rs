@@ -99,7 +99,7 @@ fn check_characters(path: &str) -> Result<(), PathError> {
     }
     let mut slash_before = false;
     for (at, character) in path.char_indices() {
-        if !(character.is_ascii_alphanumeric() || "-/_@".contains(character)) {
+        if !(character.is_ascii_alphanumeric() || matches!(character, '-' | '/' | '_' | '@')) {
             return Err(PathError::Character { character, at });
         }
         let slash = character == '/';
