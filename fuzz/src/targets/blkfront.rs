@@ -66,9 +66,11 @@ fn start_users(guest: &Domain) {
         let (disk, clock) = (disk.clone(), guest.clone());
         guest
             .spawn(async move {
+                // One buffer for all turns: to fill up to 2 MiB anew for each took most of the target's time.
+                let mut bytes = Vec::new();
                 for turn in 0..20_u64 {
                     let Geometry { sectors, sector_size, .. } = disk.geometry();
-                    let mut bytes = vec![turn as u8; (1 << (index * 3)) * sector_size.max(512) as usize];
+                    bytes.resize((1 << (index * 3)) * sector_size.max(512) as usize, turn as u8);
                     let sector = (turn * 8) % sectors.max(1) / 8 * 8;
                     match turn % 5 {
                         0 | 1 => drop(disk.read_bytes(sector, &mut bytes).await),
