@@ -1,4 +1,4 @@
-//! A ring of bytes, as XenStore and the console use it.
+//! A ring of bytes, as XenStore, the console and 9pfs use it.
 
 use core::fmt;
 use core::sync::atomic::{Ordering, fence};
@@ -70,6 +70,9 @@ pub struct Transfer {
     pub bytes: usize,
     /// Whether the peer may be waiting for just this, and is to be notified: the ring was full before a read, or empty
     /// before a write.
+    ///
+    /// That is enough for a peer that takes or gives any number of bytes. One that waits for a whole message, or for
+    /// room for one, is to be notified after each step that moves bytes (docs/misc/9pfs.pandoc in Xen, "Ring Usage").
     pub notify: bool,
 }
 
