@@ -75,7 +75,7 @@ pub fn quick(tally: &Tally) {
 }
 
 /// The crates whose log lines go through what their user turns on.
-const LOGGING: [&str; 4] = ["xenstore-client", "xenbus", "xen-blkif", "xen-netif"];
+const LOGGING: [&str; 5] = ["xenstore-client", "xenbus", "xen-9pfs", "xen-blkif", "xen-netif"];
 
 fn drivers_logging(root: &Path) -> Result<String> {
     for features in [&[][..], &["log"], &["defmt"], &["log", "defmt"]] {
