@@ -36,6 +36,7 @@ mod mss;
 mod netback;
 mod netfront;
 mod offloads;
+mod p9front;
 mod packet;
 mod ring;
 mod server;

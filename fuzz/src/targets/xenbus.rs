@@ -1,4 +1,4 @@
-//! XenBus in both ends of both classes, against a peer that writes any value into any of its keys at any time.
+//! XenBus in all drivers, against a peer that writes any value into any of its keys at any time.
 
 use std::time::Duration;
 
@@ -75,10 +75,11 @@ const BACK_NET: &[&str] = &[
     "mtu",
     "online",
 ];
+const BACK_SHARE: &[&str] = &["versions", "max-rings", "max-ring-page-order", "online"];
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
     // Connected in the ordinary way, then a key and a state.
-    (0..4).map(|end| vec![0, end, 0x17, 3, 0x17, 4, 0x20, 40, 0x01, 3, 9, 0x17, 5, 0x20, 40, 0x17, 6]).collect()
+    (0..5).map(|end| vec![0, end, 0x17, 3, 0x17, 4, 0x20, 40, 0x01, 3, 9, 0x17, 5, 0x20, 40, 0x17, 6]).collect()
 }
 
 pub(super) fn run(data: &[u8]) {
@@ -86,12 +87,17 @@ pub(super) fn run(data: &[u8]) {
     let xen = Xen::new(u64::from(input.byte()));
     let (own, peer) = (xen.domain(), xen.domain());
     let end = input.byte();
-    let (class, device) = if end & 1 == 0 { ("vbd", 51712) } else { ("vif", 0) };
-    let under_test_is_back = end & 2 == 0;
+    let (class, device) = match end & 5 {
+        0 => ("vbd", 51712),
+        1 => ("vif", 0),
+        _ => ("9pfs", 0),
+    };
+    let under_test_is_back = end & 2 == 0 && class != "9pfs";
     let keys = match (under_test_is_back, class) {
         (true, "vbd") => FRONT_DISK,
         (true, _) => FRONT_NET,
         (false, "vbd") => BACK_DISK,
+        (false, "9pfs") => BACK_SHARE,
         (false, _) => BACK_NET,
     };
     let (front, back) = if under_test_is_back { (peer.clone(), own.clone()) } else { (own.clone(), peer.clone()) };
@@ -107,6 +113,7 @@ pub(super) fn run(data: &[u8]) {
     }
     match (under_test_is_back, class) {
         (false, "vbd") => start_blkfront(&own),
+        (false, "9pfs") => start_9pfsfront(&own),
         (false, _) => start_netfront(&own),
         (true, _) => {}
     }
@@ -141,6 +148,7 @@ pub(super) fn run(data: &[u8]) {
                         ("request-rx-copy", 1),
                     ],
                     (false, "vbd") => &[("sectors", 64), ("sector-size", 512), ("info", 0)],
+                    (false, "9pfs") => &[("versions", 1), ("max-rings", 1), ("max-ring-page-order", 4)],
                     (false, _) => &[("feature-rx-copy", 1)],
                 };
                 needed.iter().for_each(|(key, value)| put(key, value.to_string().as_bytes()));
@@ -224,6 +232,18 @@ fn start_blkfront(domain: &Domain) {
             let _ = disk.ready().await;
             let mut bytes = vec![0; disk.geometry().sector_size.max(512) as usize];
             let _ = disk.read_bytes(0, &mut bytes).await;
+        })
+        .detach();
+}
+
+fn start_9pfsfront(domain: &Domain) {
+    use xen_9pfs::front::{Options, connect};
+    let store = domain.store();
+    let (share, runner) = connect(&store, domain.clone(), "device/9pfs/0", Options::default());
+    domain.spawn(async move { drop(runner.await) }).detach();
+    domain
+        .spawn(async move {
+            let _ = share.version().await;
         })
         .detach();
 }
