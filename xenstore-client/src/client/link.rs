@@ -10,8 +10,8 @@ use async_lock::Semaphore;
 use xen_hal::{Errno, warning};
 
 use super::error::{Broken, Error, ErrorKind};
+use super::events::{self, WatchState};
 use super::table::Table;
-use super::watch::{self, WatchState};
 use crate::wire::{self, Features, Header, Malformed, Op, Request, ServerError};
 
 /// Requests that may wait for their answers at a time; more wait for a place.
@@ -223,7 +223,7 @@ impl Link {
             Then::Unwatch(id) => {
                 let watch = self.state.borrow_mut().watches.remove(id);
                 if let (Some(watch), Some(Ok(_))) = (watch, answer) {
-                    let token = watch::token(id);
+                    let token = events::token(id);
                     self.begin_detached(&Request::Unwatch { path: &watch.path, token: &token }, 0, Then::Nothing);
                 }
             }
@@ -305,7 +305,7 @@ impl Link {
         let mut state = self.state.borrow_mut();
         let waker = match wire::watch_event(payload) {
             Ok(event) => {
-                let id = watch::id_of_token(event.token);
+                let id = events::id_of_token(event.token);
                 match id.and_then(|id| state.watches.get_mut(id)) {
                     Some(watch) => watch.push(event.path),
                     // One that was still on its way when the watch was dropped.
@@ -420,7 +420,7 @@ impl Link {
             self.answer(id, Err(error));
         }
         for (id, path, depth) in watches {
-            let token = watch::token(id);
+            let token = events::token(id);
             let request = Request::Watch { path: &path, token: &token, depth };
             self.begin_detached(&request, 0, Then::Rewatched(id));
         }

@@ -2,6 +2,7 @@
 
 mod call;
 mod error;
+mod events;
 mod link;
 mod runner;
 mod store;
@@ -12,9 +13,10 @@ mod value;
 mod watch;
 
 pub use error::{Broken, Error, ErrorKind};
+pub use events::WatchEvent;
 pub use runner::Runner;
 pub use store::{Quiesced, Restart, Store, connect};
 pub use transaction::Transaction;
 pub use tree::Tree;
 pub use value::{FromValue, Path, ToValue};
-pub use watch::{Watch, WatchEvent};
+pub use watch::Watch;

@@ -10,11 +10,12 @@ use core::task::Poll;
 use xen_hal::{Clock, DomId, StoreChannel};
 
 use super::error::{Broken, Error, ErrorKind};
+use super::events::Keep;
 use super::link::{Link, Phase};
 use super::runner::Runner;
 use super::transaction::{self, Transaction};
 use super::tree::Tree;
-use super::watch::{Keep, Watch};
+use super::watch::Watch;
 use crate::wire::{self, Features, Op, Request};
 
 /// Connects to the store: a handle, and the task that owns the ring, which is to be spawned. The clock tells how often the
