@@ -104,3 +104,21 @@ fn large_requests_wait_in_the_ring() {
         });
     });
 }
+
+/// What the guest has asked before the device closes is looked at, also what still waits in the ring. Most of it fails
+/// here: this guest takes its pages back.
+#[test]
+fn what_was_asked_before_the_end_is_looked_at() {
+    const REQUESTS: u64 = 31;
+    check("closing", 5, |xen| {
+        let limits = Limits::default().with_in_flight(4096);
+        let reads_end_every = Some(Duration::from_millis(2));
+        let how = How { sectors: SECTORS, limits, reads_end_every, ..How::default() };
+        let did = against_backend(xen, how, async |guest| {
+            push_large_reads(guest, REQUESTS);
+            guest.publish();
+            guest.domain.sleep(Duration::from_millis(3)).await;
+        });
+        assert!((REQUESTS - 4..=REQUESTS).contains(&did.failures), "{} of {REQUESTS} failed", did.failures);
+    });
+}

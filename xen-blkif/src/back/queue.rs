@@ -79,13 +79,16 @@ impl<A: Mapping, P: Port> Queue<A, P> {
         let mut throttle = EventThrottle::default();
         let mut turn = Turn::default();
         let mut closed = pin!(signals.closing());
+        // Requests that were in the ring when the device was to close.
+        let mut last = None;
         loop {
             tasks.finish(worker, finished.drain(..));
             // What was asked is looked at, in its order; what is asked from now on is another backend's.
             let closing = signals.is_closing();
-            if !closing {
-                self.take(worker, &lists, &mut tasks, &mut turn).map_err(broken)?;
+            if closing && last.is_none() {
+                last = Some(self.ring.waiting(&self.mapping).map_err(broken)?);
             }
+            self.take(worker, &lists, &mut tasks, &mut turn, &mut last).map_err(broken)?;
             self.respond(worker, &mut tasks);
             let chosen = tasks.choose(worker, running.is_empty(), &mut turn);
             let started = !chosen.is_empty();
@@ -95,7 +98,8 @@ impl<A: Mapping, P: Port> Queue<A, P> {
                     Err(bad) => tasks.settle(worker, group, Err(bad)),
                 }
             }
-            if closing && running.is_empty() && tasks.answers.is_empty() && tasks.waiting.is_empty() {
+            let idle = running.is_empty() && tasks.answers.is_empty() && tasks.waiting.is_empty();
+            if idle && last == Some(0) {
                 return Ok(());
             }
             // Where something waits there is something running, and its end is an occasion to look at the ring again.
@@ -135,20 +139,25 @@ impl<A: Mapping, P: Port> Queue<A, P> {
         }
     }
 
-    /// Takes requests out of the ring.
+    /// Takes requests out of the ring, no more than `last` where it says how many are to be taken.
     fn take<M: Memory, D: BlockDevice>(
         &mut self,
         worker: &Worker<'_, M, D>,
         lists: &Lists<<M as GrantTable>::Page>,
         tasks: &mut Tasks,
         turn: &mut Turn,
+        last: &mut Option<u32>,
     ) -> Result<(), BadProducer> {
         while !turn.is_over() && tasks.waiting_cost < MAX_WAITING {
             let mut requests = Vec::new();
             while requests.len() < MAX_LISTS
+                && *last != Some(0)
                 && let Some(request) = self.ring.pop(&self.mapping)?
             {
                 requests.push(request);
+                if let Some(last) = last {
+                    *last -= 1;
+                }
             }
             if requests.is_empty() {
                 break;
