@@ -211,7 +211,7 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
     /// Waits for the client, who has been waited for since `since`.
     async fn read(&mut self, to: &mut [u8], since: Duration, deadline: Duration) -> Result<usize, End> {
         let read = by(self.clock, deadline, self.stream.read(to));
-        let read = before(self.stop.wait(), self.seat.wait_since(self.clock, since, read));
+        let read = before(self.stop.wait(), self.seat.wait_since(since, read));
         match read.await {
             // The server stops.
             None => Err(End::Close),
@@ -263,6 +263,7 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
     }
 
     async fn send<T: Content>(&mut self, mut response: Response<T>, form: Form) -> Result<(), End> {
+        self.seat.begin_answer();
         let head = response.head(form.keep_alive, form.is_1_0);
         let mut content = response.content.take();
         let mut rest = head.as_bytes();
@@ -290,12 +291,13 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
     async fn room(&mut self, wished: usize, content: Option<&mut impl Content>) -> Result<usize, End> {
         let since = self.clock.now();
         let pause = by(self.clock, since + self.limits.pause, self.stream.room(wished));
-        let mut room = self.seat.wait_since(self.clock, since, pause).await.ok_or(End::Abort)?;
+        let mut room = self.seat.wait_since(since, pause).await.ok_or(End::Abort)?;
         if room.is_none() {
             content.map(Content::pause);
             let progress = by(self.clock, since + self.limits.progress, self.stream.room(wished));
-            room = self.seat.wait_since(self.clock, since, progress).await.ok_or(End::Abort)?;
+            room = self.seat.wait_since(since, progress).await.ok_or(End::Abort)?;
         }
+        self.seat.waited(self.clock.now() - since);
         room.and_then(Result::ok).ok_or(End::Abort)
     }
 
@@ -315,7 +317,7 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
             }
             self.stream.flush().await.is_ok()
         };
-        let over = self.seat.wait_since(self.clock, since, by(self.clock, since + self.limits.linger, rest));
+        let over = self.seat.wait_since(since, by(self.clock, since + self.limits.linger, rest));
         let (stop, clock) = (self.stop, self.clock);
         let stop = async {
             stop.wait().await;

@@ -45,7 +45,7 @@ struct Place {
     /// Since when it waits for its client.
     waiting: Cell<Option<Duration>>,
     evicted: Cell<bool>,
-    /// Bytes that were sent, and for how long the client was waited for, since its rate was known last.
+    /// Of its answer: bytes that were sent, and for how long the client was waited for, since its rate was known last.
     sent: Cell<usize>,
     waited: Cell<Duration>,
     /// Its rate, where that is less than it is to be.
@@ -65,8 +65,7 @@ impl Pool {
         let place = self.places.iter().find(|place| !place.taken.get())?;
         place.taken.set(true);
         place.evicted.set(false);
-        place.measure_anew();
-        place.slow.set(None);
+        place.begin_answer();
         self.free.set(self.free.get() - 1);
         if self.free.get() == 0
             && let Some(watcher) = self.watcher.take()
@@ -119,6 +118,11 @@ impl Pool {
 }
 
 impl Place {
+    fn begin_answer(&self) {
+        self.measure_anew();
+        self.slow.set(None);
+    }
+
     fn measure_anew(&self) {
         self.sent.set(0);
         self.waited.set(Duration::ZERO);
@@ -134,13 +138,7 @@ pub struct PoolGuard<'a> {
 
 impl PoolGuard<'_> {
     /// Waits for the client to do its part since `since`; nothing where others need the place more.
-    pub(crate) async fn wait_since<T>(
-        &self,
-        clock: &impl Clock,
-        since: Duration,
-        future: impl Future<Output = T>,
-    ) -> Option<T> {
-        let begin = clock.now();
+    pub(crate) async fn wait_since<T>(&self, since: Duration, future: impl Future<Output = T>) -> Option<T> {
         let evicted = poll_fn(|cx| match self.place.evicted.get() {
             true => Poll::Ready(()),
             false => {
@@ -154,9 +152,13 @@ impl PoolGuard<'_> {
             self.place.waiting.set(None);
             self.place.waker.take();
         });
-        let outcome = before(evicted, future).await;
-        self.waited(clock.now() - begin);
-        outcome
+        before(evicted, future).await
+    }
+
+    /// An answer begins. How fast the client was with an earlier one says nothing of this one, nor how long it took to
+    /// ask for it.
+    pub(crate) fn begin_answer(&self) {
+        self.place.begin_answer();
     }
 
     /// So many bytes were sent to the client.
@@ -164,8 +166,8 @@ impl PoolGuard<'_> {
         self.place.sent.set(self.place.sent.get().saturating_add(bytes));
     }
 
-    /// The client was waited for, for so long.
-    fn waited(&self, time: Duration) {
+    /// The client was waited for, for so long, to take what was sent.
+    pub(crate) fn waited(&self, time: Duration) {
         let place = self.place;
         place.waited.set(place.waited.get() + time);
         if place.waited.get() >= WINDOW {

@@ -389,6 +389,38 @@ fn slow_clients_make_room() {
     });
 }
 
+/// How long a client takes to ask for something is not held against it while it is sent that.
+#[test]
+fn who_has_been_idle_is_not_slow() {
+    with(3, async |site, domain| {
+        let (watched, clock) = (site.clone(), domain.clone());
+        let watching = domain.spawn(async move { watched.pool.make_room(&clock).await });
+        // Reads so many bytes each time that so many milliseconds have passed.
+        let read = |client: Rc<Client>, piece: usize, pause: u64| {
+            let clock = domain.clone();
+            domain.spawn(async move {
+                client.send(b"GET /1000000000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+                while client.end() == End::Open {
+                    client.receive(piece).await;
+                    clock.sleep(Duration::from_millis(pause)).await;
+                }
+            })
+        };
+        let (slow, honest) = (Rc::new(site.connect(16_384)), Rc::new(site.connect(16_384)));
+        read(slow.clone(), 800, 400).detach();
+        honest.send(b"GET /1000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        honest.receive(8000).await;
+        domain.sleep(Duration::from_secs(6)).await;
+        read(honest.clone(), 8000, 10).detach();
+        domain.sleep(Duration::from_secs(9)).await;
+        let third = Rc::new(site.connect(16_384));
+        read(third.clone(), 8000, 10).detach();
+        domain.sleep(Duration::from_secs(1)).await;
+        assert_eq!([slow.end(), honest.end(), third.end()], [End::Aborted, End::Open, End::Open]);
+        drop(watching);
+    });
+}
+
 /// A service may take its time, but not for ever.
 #[test]
 fn answers_that_do_not_come() {
