@@ -36,7 +36,13 @@ impl Turns {
                 return Poll::Ready(());
             }
             match place {
-                Some(place) => queue[place].1.clone_from(cx.waker()),
+                Some(place) if queue[place].1.will_wake(cx.waker()) => {}
+                Some(place) => {
+                    let displaced = core::mem::replace(&mut queue[place].1, cx.waker().clone());
+                    // Dropped with nothing borrowed: a task may go with its last waker.
+                    drop(queue);
+                    drop(displaced);
+                }
                 None => queue.push_back((number, cx.waker().clone())),
             }
             Poll::Pending
@@ -58,7 +64,11 @@ struct Leave<'a>(&'a Turns, u64);
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         let Leave(turns, number) = self;
-        turns.queue.borrow_mut().retain(|(waiting, _)| waiting != number);
+        let left = {
+            let mut queue = turns.queue.borrow_mut();
+            queue.iter().position(|(waiting, _)| waiting == number).and_then(|place| queue.remove(place))
+        };
+        drop(left);
         turns.wake();
     }
 }

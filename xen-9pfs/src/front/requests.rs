@@ -163,11 +163,14 @@ impl Requests {
 
     /// For the driver: a request is over.
     pub(super) fn finish(&self, index: usize, outcome: Result<Answer, Error>) {
-        let place = &mut self.places.borrow_mut().places[index];
-        *place = match place {
-            Place::Abandoned(_) | Place::Free => Place::Free,
-            _ => Place::Done(outcome),
-        };
+        {
+            let place = &mut self.places.borrow_mut().places[index];
+            *place = match place {
+                Place::Abandoned(_) | Place::Free => Place::Free,
+                _ => Place::Done(outcome),
+            };
+        }
+        // Woken with nothing borrowed: a task that goes with its last waker may ask for something.
         self.changes.wake_all();
     }
 
