@@ -493,3 +493,47 @@ fn a_restored_guest_goes_on_with_its_disk() {
         });
     });
 }
+
+/// A disk that closes leaves hundreds of pages mapped until its backend unmaps them, as it may: the other disks of that
+/// backend go on meanwhile.
+#[test]
+fn a_disk_that_closes_disturbs_no_other_one() {
+    const OTHER: u32 = 51728;
+    check("two disks", 3, |xen| {
+        let bench = bench(xen, |domain| Slow::new(domain, 1, RamDisk::new(domain.clone(), 16_384).unwrap()));
+        xen.set_faults(Faults { store_delay: Duration::from_micros(200), ..Faults::default() });
+        let machine = xen.clone();
+        xen.run(async move {
+            bench.attach().await;
+            let nodes = [("params", "disk"), ("mode", "w")];
+            bench.toolstack.attach_with("vbd", bench.front.id(), bench.back.id(), OTHER, &nodes).await.unwrap();
+            let (first, first_ended) = bench.connect(front::Options::default());
+            let options = front::Options::default().with_persistent(false);
+            let path = format!("device/vbd/{OTHER}");
+            let (second, runner) = front::connect(&bench.store, bench.front.clone(), &path, options);
+            let second_ended = bench.front.spawn(runner);
+            second.ready().await.unwrap();
+            // 512 pages stay granted and mapped.
+            first.write(0, first.buffer(512 * 4096).unwrap()).await.1.unwrap();
+            let stop = Rc::new(Cell::new(false));
+            let (user, stopped) = (second.clone(), stop.clone());
+            let task = bench.front.spawn(async move {
+                let mut most = 0;
+                while !stopped.get() {
+                    user.read_bytes(0, &mut [0; 8 * 4096]).await.unwrap();
+                    most = most.max(machine.in_use().1);
+                }
+                most
+            });
+            bench.dom0.sleep(Duration::from_millis(5)).await;
+            drop(first);
+            first_ended.await;
+            bench.dom0.sleep(Duration::from_millis(20)).await;
+            stop.set(true);
+            let most = task.await;
+            assert!(most >= 512, "{most} pages were mapped after their grants had ended");
+            drop(second);
+            second_ended.await.unwrap();
+        });
+    });
+}

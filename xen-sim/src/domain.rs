@@ -10,7 +10,7 @@ use xen_hal::{DomId, OutOfPages, Page, Pages, StoreChannel};
 use xen_ring::SharedPage;
 
 use crate::events::{PortState, SimPort};
-use crate::grants::GrantState;
+use crate::grants::{GrantState, PeerUse};
 use crate::memory::SimPage;
 use crate::store;
 use crate::world::{Slot, World, Xen};
@@ -25,8 +25,8 @@ pub struct Domain {
 pub(crate) struct DomainState {
     pub(crate) ports: BTreeMap<u32, PortState>,
     pub(crate) grants: BTreeMap<u32, GrantState>,
-    /// How many pages of dropped grants each peer still maps.
-    pub(crate) kept: BTreeMap<DomId, usize>,
+    /// What each peer has of its pages.
+    pub(crate) peers: BTreeMap<DomId, PeerUse>,
     pub(crate) tasks: Vec<Weak<RefCell<dyn Slot>>>,
     /// The ring page and this domain's port to the store, until they are taken.
     store: Option<(SimPage, u32)>,
@@ -82,7 +82,7 @@ impl Domain {
         let state = DomainState {
             ports: BTreeMap::new(),
             grants: BTreeMap::new(),
-            kept: BTreeMap::new(),
+            peers: BTreeMap::new(),
             tasks: Vec::new(),
             store: None,
             next_grant: 8,

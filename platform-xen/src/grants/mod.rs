@@ -2,6 +2,7 @@
 
 mod copy;
 mod map;
+mod peers;
 mod table;
 
 use core::fmt;

@@ -1,6 +1,5 @@
 //! This domain's entries: granting pages, and getting them back.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
@@ -9,16 +8,20 @@ use core::time::Duration;
 use xen_hal::{Access, Clock, DomId, Errno, Grant, GrantRef, PAGE_SIZE, Page, RefusedGrant};
 
 use super::XenGrantError;
+use super::peers::Peers;
 use crate::cell::Global;
 use crate::memory::{RamPage, address_space, memory};
 use crate::time::XenClock;
 use crate::{abi, executor, hypercall};
 
 const ENTRIES_PER_FRAME: u32 = 512;
-/// The part of the domain's memory that one peer may keep of pages whose grants were dropped, and its bounds in pages. So
-/// many are looked through in microseconds.
+/// The part of the domain's memory that one peer may keep of pages whose grants were dropped, and its bounds in pages;
+/// or as many as it was ever granted at a time, where that is more: a backend that is to close unmaps them only
+/// afterwards.
 const KEPT_PART: u64 = 16;
 const KEPT_PAGES: core::ops::RangeInclusive<usize> = 256..=4096;
+/// Pages that a peer keeps are looked through no more often than this for its sake.
+const SWEEP_PAUSE: Duration = Duration::from_millis(1);
 
 static TABLE: Global<Table> = Global::new(Table {
     frames: 0,
@@ -26,8 +29,8 @@ static TABLE: Global<Table> = Global::new(Table {
     free: Vec::new(),
     in_use: 0,
     deferred: Vec::new(),
-    kept: BTreeMap::new(),
-    max_kept: 0,
+    peers: Peers::new(),
+    next_sweep: Duration::ZERO,
     sweeper: None,
     generation: 0,
 });
@@ -39,9 +42,8 @@ struct Table {
     in_use: usize,
     /// Ended here, still in use by the peer: neither entry nor page may be used again before it has let go.
     deferred: Vec<Deferred>,
-    /// How many of these each peer has, and how many one may have.
-    kept: BTreeMap<DomId, usize>,
-    max_kept: usize,
+    peers: Peers,
+    next_sweep: Duration,
     /// The task that looks after `deferred`.
     sweeper: Option<executor::Signal>,
     /// Counts resumes: entries from before one are gone.
@@ -62,7 +64,7 @@ pub(crate) fn resume() {
         table.frames = 0;
         table.free.clear();
         table.in_use = 0;
-        table.kept.clear();
+        table.peers.clear();
         core::mem::take(&mut table.deferred)
     };
     drop(deferred);
@@ -126,7 +128,7 @@ impl Table {
             }
             self.max_frames = hypercall::grant_query_size().map_err(XenGrantError::Hypervisor)?.1;
             let part = memory().total / KEPT_PART / PAGE_SIZE as u64;
-            self.max_kept = (part as usize).clamp(*KEPT_PAGES.start(), *KEPT_PAGES.end());
+            self.peers.allow((part as usize).clamp(*KEPT_PAGES.start(), *KEPT_PAGES.end()));
         }
         let full = XenGrantError::TableFull { entries: self.frames * ENTRIES_PER_FRAME };
         if self.frames >= self.max_frames {
@@ -147,31 +149,22 @@ impl Table {
 
     /// How many pages of dropped grants the peer still maps, where it is granted no more for that.
     fn too_many_kept(&mut self, peer: DomId) -> Option<usize> {
-        // Most of the time nobody keeps anything.
-        if self.kept.get(&peer).is_none_or(|kept| *kept < self.max_kept) {
-            return None;
+        self.peers.too_many_kept(peer)?;
+        if XenClock.now() >= self.next_sweep {
+            self.sweep();
+            self.next_sweep = XenClock.now() + SWEEP_PAUSE;
         }
-        self.sweep();
-        self.kept.get(&peer).copied().filter(|kept| *kept >= self.max_kept)
+        self.peers.too_many_kept(peer)
     }
 
     /// Takes back what peers have let go of.
     fn sweep(&mut self) {
-        let Table { deferred, free, kept, .. } = self;
-        let ended = deferred.extract_if(.., |entry| end_access(entry.reference));
-        for Deferred { reference, peer, page } in ended {
+        let Table { deferred, free, peers, .. } = self;
+        for Deferred { reference, peer, page } in deferred.extract_if(.., |entry| end_access(entry.reference)) {
             free.push(reference);
-            if let Some(count) = kept.get_mut(&peer) {
-                *count -= 1;
-            }
+            peers.count_released(peer);
             drop(page);
         }
-        kept.retain(|_, count| *count > 0);
-    }
-
-    fn defer(&mut self, entry: Deferred) {
-        *self.kept.entry(entry.peer).or_default() += 1;
-        self.deferred.push(entry);
     }
 }
 
@@ -206,6 +199,7 @@ pub(crate) fn grant(
         Ok(reference) => reference,
         Err(error) => return Err(RefusedGrant { page, error }),
     };
+    table.peers.count_granted(peer);
     let entry = entry(reference);
     entry.frame.store(frame, Ordering::Relaxed);
     entry.domid.store(peer.0, Ordering::Relaxed);
@@ -244,6 +238,7 @@ impl XenGrant {
             }
             table.free.push(self.reference);
             table.in_use -= 1;
+            table.peers.count_ended(self.peer, false);
         }
         // SAFETY: the caller's promise: it is not taken again.
         Some(unsafe { ManuallyDrop::take(&mut self.page) })
@@ -283,7 +278,8 @@ impl Drop for XenGrant {
         // SAFETY: as above; `end` has not taken it.
         let page = unsafe { ManuallyDrop::take(&mut self.page) };
         table.in_use -= 1;
-        table.defer(Deferred { reference: self.reference, peer: self.peer, page });
+        table.peers.count_ended(self.peer, true);
+        table.deferred.push(Deferred { reference: self.reference, peer: self.peer, page });
         let sweeper = table.sweeper.get_or_insert_with(start_sweeper).clone();
         drop(table);
         sweeper.raise();

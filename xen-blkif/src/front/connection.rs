@@ -14,7 +14,7 @@ use super::Options;
 use super::active::{Active, ActiveJobs};
 use super::link::{Link, read_geometry};
 use super::queue::Kind;
-use super::request::{InFlight, NewRequest, RequestBuilder};
+use super::request::{InFlight, MIN_COST, NewRequest, RequestBuilder};
 use super::shared::Shared;
 use crate::device::Error;
 use crate::protocol::{Body, Operation, Request, Status};
@@ -222,6 +222,7 @@ impl<G: Memory, P: Port> Connection<G, P> {
                     break;
                 }
                 Err(error) => {
+                    turn.spend(MIN_COST);
                     self.jobs.get_mut(index).job.outcome = Err(error);
                     self.jobs.mark_all_sent(index);
                 }

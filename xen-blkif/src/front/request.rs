@@ -14,6 +14,9 @@ use crate::protocol::{
     Segment,
 };
 
+/// What a request costs of a turn at the least.
+pub(super) const MIN_COST: usize = 2048;
+
 /// A request that the backend has.
 pub(super) struct InFlight<M: Memory> {
     pub(super) job: usize,
@@ -29,7 +32,7 @@ pub(super) struct InFlight<M: Memory> {
 impl<M: Memory> InFlight<M> {
     /// What it costs of a turn, on its way to the backend and on its way back.
     pub(super) fn cost(&self) -> usize {
-        2048 + self.pages.len() * 512 + self.bounces.len() * PAGE_SIZE
+        MIN_COST + self.pages.len() * 512 + self.bounces.len() * PAGE_SIZE
     }
 }
 
