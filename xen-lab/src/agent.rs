@@ -2,12 +2,16 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::dom0::{Dom0, Stream};
 use crate::marker::Marker;
+
+/// After so long a silence dom0 is sent something. The emulator loses a timer of Xen's now and then: everything stands still
+/// then until the next interrupt, which may be minutes away.
+const WAKE_UP: Duration = Duration::from_secs(5);
 
 /// Runs commands in the lab's dom0 over a forwarded port: one connection a command.
 #[derive(Clone)]
@@ -31,7 +35,7 @@ impl Dom0 for Agent {
         use base64::prelude::{BASE64_STANDARD, Engine};
         let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).context("the lab has ended")?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(self.timeout)?;
+        socket.set_read_timeout(Some(self.timeout.map_or(WAKE_UP, |timeout| timeout.min(WAKE_UP))))?;
         writeln!(socket, "{}\n{}", self.token, BASE64_STANDARD.encode(command))?;
         let mut writer = socket.try_clone()?;
         if let Some(mut stdin) = stdin {
@@ -40,7 +44,8 @@ impl Dom0 for Agent {
                 let _ = writer.shutdown(Shutdown::Write);
             });
         }
-        Ok(Box::new(AgentStream { socket, marker: Marker::new(&self.token) }))
+        let (marker, heard) = (Marker::new(&self.token), Instant::now());
+        Ok(Box::new(AgentStream { agent: self.clone(), socket, marker, heard }))
     }
 
     fn bridge(&self) -> Option<&str> {
@@ -49,8 +54,11 @@ impl Dom0 for Agent {
 }
 
 struct AgentStream {
+    agent: Agent,
     socket: TcpStream,
     marker: Marker,
+    /// When the command has printed something last.
+    heard: Instant,
 }
 
 impl Stream for AgentStream {
@@ -65,9 +73,19 @@ impl Stream for AgentStream {
                     let rest = self.marker.rest();
                     return Ok((!rest.is_empty()).then_some(rest));
                 }
-                Ok(count) => self.marker.feed(&bytes[..count]),
+                Ok(count) => {
+                    self.heard = Instant::now();
+                    self.marker.feed(&bytes[..count])
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => bail!("a command in dom0 is stuck"),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.agent.timeout.is_some_and(|timeout| self.heard.elapsed() >= timeout) {
+                        bail!("a command in dom0 is stuck");
+                    }
+                    // A connection without a token, which dom0's agent ends.
+                    drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.agent.port)));
+                    continue;
+                }
                 Err(error) => return Err(error).context("reading from dom0"),
             };
             if !shown.is_empty() {
