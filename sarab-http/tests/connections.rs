@@ -412,7 +412,7 @@ fn who_has_been_idle_is_not_slow() {
         honest.receive(8000).await;
         domain.sleep(Duration::from_secs(6)).await;
         read(honest.clone(), 8000, 10).detach();
-        domain.sleep(Duration::from_secs(9)).await;
+        domain.sleep(Duration::from_secs(3)).await;
         let third = Rc::new(site.connect(16_384));
         read(third.clone(), 8000, 10).detach();
         domain.sleep(Duration::from_secs(1)).await;
