@@ -8,6 +8,7 @@ mod grant;
 mod ids;
 mod log;
 mod page;
+mod peer_grants;
 mod store;
 mod xen;
 
@@ -20,5 +21,6 @@ pub use grant::{
 };
 pub use ids::{DomId, Frame, GrantRef, PortNumber};
 pub use page::{OutOfPages, PAGE_SIZE, Page, Pages};
+pub use peer_grants::PeerGrants;
 pub use store::StoreChannel;
 pub use xen::Xen;

@@ -6,11 +6,11 @@ use std::future::Future;
 use std::rc::{Rc, Weak};
 
 use async_task::Task;
-use xen_hal::{DomId, OutOfPages, Page, Pages, StoreChannel};
+use xen_hal::{DomId, OutOfPages, Page, Pages, PeerGrants, StoreChannel};
 use xen_ring::SharedPage;
 
 use crate::events::{PortState, SimPort};
-use crate::grants::{GrantState, PeerUse};
+use crate::grants::GrantState;
 use crate::memory::SimPage;
 use crate::store;
 use crate::world::{Slot, World, Xen};
@@ -26,7 +26,7 @@ pub(crate) struct DomainState {
     pub(crate) ports: BTreeMap<u32, PortState>,
     pub(crate) grants: BTreeMap<u32, GrantState>,
     /// What each peer has of its pages.
-    pub(crate) peers: BTreeMap<DomId, PeerUse>,
+    pub(crate) peers: BTreeMap<DomId, PeerGrants>,
     pub(crate) tasks: Vec<Weak<RefCell<dyn Slot>>>,
     /// The ring page and this domain's port to the store, until they are taken.
     store: Option<(SimPage, u32)>,

@@ -33,24 +33,6 @@ impl GrantState {
 /// How many pages of dropped grants a peer may keep, where it was never granted more at a time.
 const MAX_KEPT: usize = 256;
 
-/// What a peer has of a domain's pages.
-#[derive(Default)]
-pub(crate) struct PeerUse {
-    granted: usize,
-    /// The most that `granted` was since it had nothing.
-    max_granted: usize,
-    /// Of dropped grants.
-    kept: usize,
-}
-
-impl PeerUse {
-    fn forget_if_unused(&mut self) {
-        if self.granted == 0 && self.kept == 0 {
-            self.max_granted = 0;
-        }
-    }
-}
-
 impl World {
     /// The page that a reference leads `id` to.
     fn granted(&self, id: DomId, peer: DomId, reference: GrantRef, access: Access) -> Result<Frame, GrantStatus> {
@@ -74,8 +56,7 @@ impl World {
                 false => None,
             };
             if let Some(peer) = done.as_ref().and_then(|grant| domain.peers.get_mut(&grant.peer)) {
-                peer.kept -= 1;
-                peer.forget_if_unused();
+                peer.release();
             }
             done
         };
@@ -109,8 +90,7 @@ impl World {
 impl DomainState {
     /// How many pages of dropped grants the peer still maps, where it is granted no more for that.
     fn too_many_kept(&self, peer: DomId) -> Option<usize> {
-        let peer = self.peers.get(&peer)?;
-        Some(peer.kept).filter(|kept| *kept >= peer.max_granted.max(MAX_KEPT))
+        self.peers.get(&peer)?.too_many_kept(MAX_KEPT)
     }
 }
 
@@ -140,9 +120,7 @@ unsafe impl GrantTable for Domain {
         if let Some(pages) = domain.too_many_kept(peer) {
             return Err(RefusedGrant { page, error: SimGrantError::PagesKept { peer, pages } });
         }
-        let uses = domain.peers.entry(peer).or_default();
-        uses.granted += 1;
-        uses.max_granted = uses.max_granted.max(uses.granted);
+        domain.peers.entry(peer).or_default().begin();
         let reference = domain.next_grant;
         domain.next_grant += 1;
         let granted = world.memory.alias(page.frame());
@@ -235,10 +213,7 @@ impl SimGrant {
         let mut domains = world.domains.borrow_mut();
         let Some(domain) = domains.get_mut(&self.id.0) else { return };
         let Some(grant) = domain.grants.get_mut(&self.reference) else { return };
-        let peer = domain.peers.entry(grant.peer).or_default();
-        peer.granted -= 1;
-        peer.kept += usize::from(grant.mapped > 0);
-        peer.forget_if_unused();
+        domain.peers.entry(grant.peer).or_default().end(grant.mapped > 0);
         if grant.mapped > 0 {
             grant.ended = true;
             world.deferred.set(world.deferred.get() + 1);

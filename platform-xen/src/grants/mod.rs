@@ -2,7 +2,6 @@
 
 mod copy;
 mod map;
-mod peers;
 mod table;
 
 use core::fmt;

@@ -5,10 +5,9 @@ use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 use core::time::Duration;
 
-use xen_hal::{Access, Clock, DomId, Errno, Grant, GrantRef, PAGE_SIZE, Page, RefusedGrant};
+use xen_hal::{Access, Clock, DomId, Errno, Grant, GrantRef, PAGE_SIZE, Page, PeerGrants, RefusedGrant};
 
 use super::XenGrantError;
-use super::peers::Peers;
 use crate::cell::Global;
 use crate::memory::{RamPage, address_space, memory};
 use crate::time::XenClock;
@@ -29,7 +28,8 @@ static TABLE: Global<Table> = Global::new(Table {
     free: Vec::new(),
     in_use: 0,
     deferred: Vec::new(),
-    peers: Peers::new(),
+    peers: Vec::new(),
+    max_kept: 0,
     next_sweep: Duration::ZERO,
     sweeper: None,
     generation: 0,
@@ -42,7 +42,10 @@ struct Table {
     in_use: usize,
     /// Ended here, still in use by the peer: neither entry nor page may be used again before it has let go.
     deferred: Vec<Deferred>,
-    peers: Peers,
+    /// Those that were ever granted a page: few, of which most guests have one.
+    peers: Vec<(DomId, PeerGrants)>,
+    /// How many pages a peer may keep in any case.
+    max_kept: usize,
     next_sweep: Duration,
     /// The task that looks after `deferred`.
     sweeper: Option<executor::Signal>,
@@ -128,7 +131,7 @@ impl Table {
             }
             self.max_frames = hypercall::grant_query_size().map_err(XenGrantError::Hypervisor)?.1;
             let part = memory().total / KEPT_PART / PAGE_SIZE as u64;
-            self.peers.allow((part as usize).clamp(*KEPT_PAGES.start(), *KEPT_PAGES.end()));
+            self.max_kept = (part as usize).clamp(*KEPT_PAGES.start(), *KEPT_PAGES.end());
         }
         let full = XenGrantError::TableFull { entries: self.frames * ENTRIES_PER_FRAME };
         if self.frames >= self.max_frames {
@@ -147,14 +150,23 @@ impl Table {
         Ok(())
     }
 
+    fn peer(&mut self, peer: DomId) -> &mut PeerGrants {
+        let index = self.peers.iter().position(|(id, _)| *id == peer).unwrap_or_else(|| {
+            self.peers.push((peer, PeerGrants::default()));
+            self.peers.len() - 1
+        });
+        &mut self.peers[index].1
+    }
+
     /// How many pages of dropped grants the peer still maps, where it is granted no more for that.
     fn too_many_kept(&mut self, peer: DomId) -> Option<usize> {
-        self.peers.too_many_kept(peer)?;
+        let max = self.max_kept;
+        self.peer(peer).too_many_kept(max)?;
         if XenClock.now() >= self.next_sweep {
             self.sweep();
             self.next_sweep = XenClock.now() + SWEEP_PAUSE;
         }
-        self.peers.too_many_kept(peer)
+        self.peer(peer).too_many_kept(max)
     }
 
     /// Takes back what peers have let go of.
@@ -162,7 +174,9 @@ impl Table {
         let Table { deferred, free, peers, .. } = self;
         for Deferred { reference, peer, page } in deferred.extract_if(.., |entry| end_access(entry.reference)) {
             free.push(reference);
-            peers.count_released(peer);
+            if let Some((_, peer)) = peers.iter_mut().find(|(id, _)| *id == peer) {
+                peer.release();
+            }
             drop(page);
         }
     }
@@ -199,7 +213,7 @@ pub(crate) fn grant(
         Ok(reference) => reference,
         Err(error) => return Err(RefusedGrant { page, error }),
     };
-    table.peers.count_granted(peer);
+    table.peer(peer).begin();
     let entry = entry(reference);
     entry.frame.store(frame, Ordering::Relaxed);
     entry.domid.store(peer.0, Ordering::Relaxed);
@@ -238,7 +252,7 @@ impl XenGrant {
             }
             table.free.push(self.reference);
             table.in_use -= 1;
-            table.peers.count_ended(self.peer, false);
+            table.peer(self.peer).end(false);
         }
         // SAFETY: the caller's promise: it is not taken again.
         Some(unsafe { ManuallyDrop::take(&mut self.page) })
@@ -278,7 +292,7 @@ impl Drop for XenGrant {
         // SAFETY: as above; `end` has not taken it.
         let page = unsafe { ManuallyDrop::take(&mut self.page) };
         table.in_use -= 1;
-        table.peers.count_ended(self.peer, true);
+        table.peer(self.peer).end(true);
         table.deferred.push(Deferred { reference: self.reference, peer: self.peer, page });
         let sweeper = table.sweeper.get_or_insert_with(start_sweeper).clone();
         drop(table);
