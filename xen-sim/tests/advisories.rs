@@ -16,12 +16,13 @@ use xen_blkif::back as blkback;
 use xen_blkif::front as blkfront;
 use xen_blkif::protocol::{Operation, Segment, Status};
 use xen_blkif::ramdisk::RamDisk;
-use xen_hal::{Access, Clock, DomId, EventChannels, Pages, Port as _};
+use xen_hal::{Access, Clock, DomId, EventChannels, GrantRef, GrantTable, MapRequest, Mapping, Pages, Port as _};
 use xen_netif::back::{Checksum, Limits, Packet, Port, SendError};
 use xen_netif::front::{self as netfront, Interface, Options};
 use xen_netif::protocol::{TxSlot, TxStatus, tx_flags};
 use xen_ring::GrantablePage;
 use xen_sim::{Domain, SimGrant, Toolstack, check};
+use xenbus::EndReason;
 use xenstore_client::{Restart, Store};
 
 use blkif::block::{DEVICE, How, SECTORS, against_backend};
@@ -469,4 +470,63 @@ fn slots(guest: &Guest, packet: &[u8], lengths: &[usize], flags: u16) -> Vec<TxS
         offset += len;
     }
     slots
+}
+
+/// A backend that maps all that it is granted, keeps it, and has the frontend connect again and again.
+#[test]
+fn xsa_396_a_backend_that_keeps_all_pages_of_each_connection_takes_no_more_than_a_bound() {
+    const MAX_KEPT: usize = 256;
+    // What an interface grants.
+    const CONNECTION: usize = 258;
+    check("kept connections", 3, |xen| {
+        let machine = xen.clone();
+        xen.run(async move {
+            let (guest, back) = (machine.domain(), machine.domain());
+            let toolstack = machine.toolstack();
+            toolstack.attach_with("vif", guest.id(), back.id(), 0, &[("feature-rx-copy", "1")]).await.unwrap();
+            let (own, path) = Toolstack::paths("vif", guest.id(), back.id(), 0);
+            toolstack.store().set(&format!("{own}/mac"), "00:16:3e:00:00:01").await.unwrap();
+            let (front_store, store) = (guest.store(), back.store());
+            let (interface, runner) =
+                netfront::connect(&front_store, guest.clone(), "device/vif/0", Options::default());
+            let driver = guest.spawn(runner);
+            let mut kept = Vec::new();
+            let (mut next, mut refused) = (8, 0);
+            for _ in 0..20 {
+                for state in ["2", "4"] {
+                    store.set(&format!("{path}/state"), state).await.unwrap();
+                    back.sleep(Duration::from_millis(20)).await;
+                }
+                // References count up.
+                let first = next;
+                for reference in first..first + 2 * CONNECTION as u32 {
+                    for access in [Access::ReadWrite, Access::ReadOnly] {
+                        let reference = GrantRef(reference);
+                        let map = back.map(&[MapRequest { peer: guest.id(), reference, access }]).unwrap();
+                        if map.page(0).is_ok() {
+                            next = reference.0 + 1;
+                            kept.push(map);
+                            break;
+                        }
+                    }
+                }
+                for state in ["5", "6"] {
+                    store.set(&format!("{path}/state"), state).await.unwrap();
+                    back.sleep(Duration::from_millis(20)).await;
+                }
+                let (_, deferred) = machine.in_use();
+                assert!(deferred <= MAX_KEPT + CONNECTION, "{deferred} pages are kept");
+                let error = format!("/local/domain/{}/error/device/vif/0/error", guest.id().0);
+                let error: Option<String> = toolstack.store().get(&error).await.unwrap();
+                refused += u32::from(error.is_some_and(|error| error.contains("has not unmapped")));
+            }
+            assert!(kept.len() >= CONNECTION && refused > 0, "{} pages mapped, refused {refused} times", kept.len());
+            kept.clear();
+            assert_eq!(machine.in_use().1, 0);
+            toolstack.store().remove(&own).await.unwrap();
+            // Whoever has it would wait for it to be plugged in again.
+            drop(interface);
+            assert_eq!(driver.await, Ok(EndReason::Removed));
+        });
+    });
 }

@@ -64,6 +64,9 @@ pub fn run(address: &str, requests: u64, segments: u64, clients: u64, allowed: u
         value(&before, LEAST)? / 1024,
         value(&after, LEAST)? / 1024,
     );
+    // A server that answers none of them is not a slow machine.
+    let (late, most) = (late.into_inner(), segments / request(address).len() as u64 / 2);
+    ensure!(late <= most, "{late} requests were too late: at most {most} may be");
     // They have arrived one by one.
     let frames = value(&after, FRAMES)? - value(&between, FRAMES)?;
     ensure!(frames >= segments / 10 * 9, "only {frames} frames came for {segments} segments");
@@ -112,7 +115,7 @@ fn ask(address: &str, left: &AtomicU64) -> Result<()> {
 
 /// Requests whose bytes are written one by one; at most `share` of them on one connection, so that no client takes all.
 fn trickle(address: &str, left: &AtomicU64, share: u64, late: &AtomicU64) -> Result<()> {
-    let request = format!("GET /index.html HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    let request = request(address);
     loop {
         // Whole requests: the last ones may be a few segments too many.
         let most = share.clamp(1, PER_CONNECTION * request.len() as u64);
@@ -130,6 +133,10 @@ fn trickle(address: &str, left: &AtomicU64, share: u64, late: &AtomicU64) -> Res
             }
         }
     }
+}
+
+fn request(address: &str) -> String {
+    format!("GET /index.html HTTP/1.1\r\nHost: {address}\r\n\r\n")
 }
 
 fn byte_by_byte(connection: &mut Client, request: &str) -> Result<()> {

@@ -130,13 +130,18 @@ impl<D: BlockDevice + 'static> Web<D> {
 
 /// Runs a test of a server with the site.
 fn with_site(test: impl AsyncFnOnce(Rc<Web<RamDisk<Domain>>>, Domain) + 'static) {
+    with_transfers(4, test);
+}
+
+/// The same, of a server with memory for so many transfers.
+fn with_transfers(transfers: usize, test: impl AsyncFnOnce(Rc<Web<RamDisk<Domain>>>, Domain) + 'static) {
     let xen = Xen::new(1);
     let domain = xen.domain();
     xen.run(async move {
         let bytes = site();
         let disk = RamDisk::new(domain.clone(), bytes.len() as u64 / 512).unwrap();
         disk.write_bytes(0, &bytes).await.unwrap();
-        let web = Web::new(&domain, disk, 4).await;
+        let web = Web::new(&domain, disk, transfers).await;
         test(web.clone(), domain.clone()).await;
         web.stop.set();
         domain.sleep(Duration::from_secs(10)).await;
@@ -385,23 +390,14 @@ fn who_reads_slowly_and_steadily_is_not_in_the_way() {
 /// Who waits for long is told when to try again.
 #[test]
 fn who_gets_no_turn_is_told_so() {
-    let xen = Xen::new(1);
-    let domain = xen.domain();
-    xen.run(async move {
-        let bytes = site();
-        let disk = RamDisk::new(domain.clone(), bytes.len() as u64 / 512).unwrap();
-        disk.write_bytes(0, &bytes).await.unwrap();
-        let web = Web::new(&domain, disk, 0).await;
+    with_transfers(0, async |web, domain| {
         let (client, start) = (web.connect(20_000), domain.now());
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let answer = String::from_utf8(client.rest().await).unwrap();
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\r\nRetry-After: 10\r\n"), "{answer}");
         assert_eq!((client.end(), (domain.now() - start).as_secs()), (End::Closed, 10));
         client.close();
-        web.stop.set();
-        domain.sleep(Duration::from_secs(10)).await;
     });
-    xen.end();
 }
 
 /// A disk that fails is said so, to the client and on the console: there a few times in a minute, and not for each request.
