@@ -1,17 +1,19 @@
-//! The domain's network: its interfaces, and a TCP/IP stack on one of them.
+//! The domain's networks: its interfaces, and TCP/IP stacks on them.
 
-mod auto;
+mod arrivals;
 mod config;
-mod guard;
-mod slaac;
+mod port;
+mod value;
 
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::string::{String, ToString};
 use core::convert::Infallible;
 use core::fmt;
 
 use embassy_net::StackResources;
-use xen_hal::{Clock, Errno};
+use futures_util::Stream;
+use xen_hal::Clock;
 use xen_netif::front::Gone;
 use xenbus::Failure;
 use xenstore_client::{Broken, Error};
@@ -19,13 +21,13 @@ use xenstore_client::{Broken, Error};
 use crate::machine::{XenPlatform, println};
 use crate::{App, ArgError};
 
+pub use arrivals::NetworkEvent;
 #[doc(hidden)]
-pub use auto::{Autoconfiguration, SlaacDriver, SlaacRxToken, new_stack};
-#[doc(hidden)]
-pub use config::{config, configured};
+pub use config::config;
 pub use embassy_net as stack;
 pub use front::{Info, Options, Statistics};
-pub use guard::{Guarded, GuardedFrame};
+pub use sarab_net::{Addresses, Config, Counters, IpCidr, Ipv4, Ipv4Cidr, Ipv6, Ipv6Cidr, Route};
+pub use value::Network;
 pub use xen_netif::front;
 pub use xen_netif::{back, pcap};
 
@@ -33,15 +35,6 @@ pub use xen_netif::{back, pcap};
 pub type Interface = front::Interface<XenPlatform>;
 /// A TCP/IP stack: what sockets are made on.
 pub type Stack = embassy_net::Stack<'static>;
-
-/// An interface with a stack on it.
-#[derive(Clone)]
-pub struct Network {
-    /// The interface.
-    pub interface: Interface,
-    /// The stack, which has an address.
-    pub stack: Stack,
-}
 
 /// Why there is no network.
 #[derive(Debug)]
@@ -55,6 +48,10 @@ pub enum NetworkError {
     Store(Error),
     /// The toolstack has given the domain no interface at all.
     None,
+    /// The domain has no interface of this name.
+    NotFound(Box<str>),
+    /// It is no interface's name.
+    Name(Box<str>),
     /// Its backend cannot serve it, or it was removed, before it could be used: the log says why.
     Gone(Box<str>),
 }
@@ -68,6 +65,10 @@ impl fmt::Display for NetworkError {
             NetworkError::None => {
                 f.write_str("the domain has no network interface; its xl file lists them (vif = [...])")
             }
+            NetworkError::NotFound(name) => {
+                write!(f, "network interface {name}: the domain has none of this name (vif = [...] in its xl file)")
+            }
+            NetworkError::Name(name) => write!(f, "{name}: expected the name of a network interface such as vif/0"),
             NetworkError::Gone(name) => {
                 write!(f, "network interface {name}: refused by its backend, or removed")
             }
@@ -96,8 +97,8 @@ impl From<Error> for NetworkError {
 }
 
 impl App {
-    /// The network interface with the least number, once it can be used. It is driven by a task of its own until its
-    /// last handle is dropped. To be called once: handles can be cloned.
+    /// A network interface, `vif/1`, or with `vif` the one with the least number, once it can be used. It is driven by a
+    /// task of its own until its last handle is dropped. To be called once for each: handles can be cloned.
     ///
     /// # Errors
     ///
@@ -106,15 +107,10 @@ impl App {
     /// # Cancellation
     ///
     /// Dropping the future closes the interface.
-    pub async fn interface(&self, options: Options) -> Result<Interface, NetworkError> {
+    pub async fn interface(&self, name: &str, options: Options) -> Result<Interface, NetworkError> {
         let store = self.store()?;
-        let names = match store.list("device/vif").await {
-            Ok(names) => names,
-            Err(error) if error.errno() == Some(Errno::ENOENT) => return Err(NetworkError::None),
-            Err(error) => return Err(error.into()),
-        };
-        let first = names.iter().filter_map(|name| name.parse::<u32>().ok()).min().ok_or(NetworkError::None)?;
-        let path = format!("device/vif/{first}");
+        let number = self.interface_number(name).await?;
+        let path = format!("device/vif/{number}");
         let (interface, runner) = front::connect(&store, self.xen(), &path, options);
         // What ends it is in the log, and the link is down from then on.
         self.spawn(async { drop(runner.await) }).detach();
@@ -127,6 +123,19 @@ impl App {
         match interface.ready().await {
             Ok(_) => Ok(interface),
             Err(Gone) => Err(NetworkError::Gone(path.into())),
+        }
+    }
+
+    async fn interface_number(&self, name: &str) -> Result<u32, NetworkError> {
+        let numbers = arrivals::numbers(&self.store()?).await?;
+        if name == "vif" {
+            return numbers.first().copied().ok_or(NetworkError::None);
+        }
+        let number = name.strip_prefix("vif/").and_then(|number| number.parse().ok());
+        let number = number.ok_or_else(|| NetworkError::Name(name.into()))?;
+        match numbers.contains(&number) {
+            true => Ok(number),
+            false => Err(NetworkError::NotFound(name.into())),
         }
     }
 
@@ -157,31 +166,113 @@ impl App {
         Ok(back::serve(&store, self.xen(), limits, opened).await?)
     }
 
-    /// A TCP/IP stack for so many sockets on the [first interface](App::interface), once it has an address.
-    /// The command line says which: `ip=dhcp`, which is usual, or `ip=A.B.C.D/NN` with `gw=` and `dns=`; `ip6=auto` or
-    /// `ip6=ADDRESS/NN`. The address is printed, and written to the store as `data/ip`. With `ip6=auto` routers tell it
-    /// (RFC 4862), which may come later than an address of IPv4 and may change: the console reports that.
-    ///
-    /// Of the sockets DHCP takes one, and names another.
+    /// The domain's network interfaces as they come and go: those that there are come first.
     ///
     /// # Errors
     ///
-    /// If an argument is wrong, or there is no interface.
+    /// Where there is no store, or it fails.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the stream ends its watch.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use core::pin::pin;
+    ///
+    /// use futures_util::StreamExt;
+    /// use sarab::App;
+    /// use sarab::network::NetworkEvent;
+    ///
+    /// /// Has a task for each network.
+    /// async fn all(app: App) -> sarab::Result {
+    ///     let mut networks = pin!(app.networks().await?);
+    ///     while let Some(event) = networks.next().await {
+    ///         if let NetworkEvent::Arrived(name) = event? {
+    ///             let serve = async move {
+    ///                 match app.network(&name).await {
+    ///                     Ok(network) => sarab::println!("{name}: {}", network.addresses()),
+    ///                     Err(error) => sarab::println!("{error}"),
+    ///                 }
+    ///             };
+    ///             app.spawn(serve).detach();
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub async fn networks(&self) -> Result<impl Stream<Item = Result<NetworkEvent, Error>>, NetworkError> {
+        Ok(arrivals::arrivals(self.store()?).await?)
+    }
+
+    /// A TCP/IP stack on an [interface](App::interface), `vif/1`, or with `vif` the first one, once it has an address.
+    ///
+    /// The command line says which: `ip=dhcp`, which is usual, or `ip=A.B.C.D/NN` with `gw=`; `ip6=auto` or `ip6=ADDRESS/NN`
+    /// with `gw6=`; `dns=`. The first interface takes these, and another its own: `vif1.ip=`. The addresses are printed, and
+    /// written to the store as `data/ip` for the first, `data/vif/1/ip` for others, whenever they change: a DHCP server may
+    /// give others, and with `ip6=auto` routers tell them (RFC 4862), which may be later than an address of IPv4.
+    ///
+    /// # Errors
+    ///
+    /// If an argument is wrong, or there is no such interface.
     ///
     /// # Cancellation
     ///
     /// Dropping the future closes the interface, unless its address is on the way already.
-    pub async fn network<const SOCKETS: usize>(&self) -> Result<Network, NetworkError> {
-        let config = config(&self.args())?;
-        let interface = self.interface(Options::default()).await?;
-        let resources = Box::leak(Box::new(StackResources::<SOCKETS>::new()));
-        let (stack, mut runner, routers) = new_stack(interface.device(), &config, resources, self.seed());
+    pub async fn network(&self, name: &str) -> Result<Network, NetworkError> {
+        let number = self.interface_number(name).await?;
+        let is_first = arrivals::numbers(&self.store()?).await?.first() == Some(&number);
+        let own = format!("vif/{number}");
+        let prefix = if is_first { String::new() } else { format!("vif{number}.") };
+        let config = config::config(&self.args(), &prefix)?;
+        let key = if is_first { "data/ip".to_string() } else { format!("data/vif/{number}/ip") };
+        let title = if is_first { "network".to_string() } else { format!("network {own}") };
+        let network =
+            self.network_with(&own, config, Options::default(), move |text| println!("{title}: {text}")).await?;
+        let store = self.store()?;
+        let shown = network.clone();
+        let mut text = network.configured().await.to_string();
+        store.set(&key, text.as_str()).await?;
+        self.spawn(async move {
+            loop {
+                shown.changed().await;
+                let now = shown.addresses().to_string();
+                // A store that fails now is others' to notice.
+                if now != text && store.set(&key, now.as_str()).await.is_ok() {
+                    text = now;
+                }
+            }
+        })
+        .detach();
+        Ok(network)
+    }
+
+    /// [`network`](App::network) without the command line and the store, and before it has an address. What an administrator
+    /// is to know of its addresses goes to `say`.
+    ///
+    /// # Errors
+    ///
+    /// As [`interface`](App::interface).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future closes the interface.
+    pub async fn network_with(
+        &self,
+        name: &str,
+        config: Config,
+        options: Options,
+        say: impl Fn(fmt::Arguments<'_>) + 'static,
+    ) -> Result<Network, NetworkError> {
+        let interface = self.interface(name, options).await?;
+        let resources = Box::leak(Box::new(StackResources::<0>::new()));
+        let device = port::Port(interface.device());
+        let (stack, mut runner, configurator, link) = sarab_net::new(device, config, resources, self.seed());
         self.spawn(async move { runner.run().await }).detach();
-        self.spawn(routers.run(|text| println!("{text}"))).detach();
-        let address = configured(stack, &config, &self.clock(), |text| println!("{text}")).await;
-        println!("network: {address}");
-        self.store()?.set("data/ip", address.as_str()).await?;
-        Ok(Network { interface, stack })
+        self.spawn(configurator.run(say)).detach();
+        let name = format!("vif/{}", interface.name()).into();
+        Ok(Network { interface, stack, name, link })
     }
 
     /// Where ports and sequence numbers begin.

@@ -13,25 +13,18 @@ use crate::{App, ArgError};
 #[doc(hidden)]
 pub trait NeedsFeatureNet {}
 
-/// A number of sockets, in a type.
-#[doc(hidden)]
-pub struct Sockets<const N: usize>;
-
 /// As an application goes on with it, so that nothing else is reported.
 type Nothing = Ready<Result<(), ArgError>>;
 
 #[doc(hidden)]
 impl App {
-    /// With the feature `net`: a TCP/IP stack on the first interface.
-    pub fn network<const SOCKETS: usize>(&self) -> Nothing
-    where
-        Sockets<SOCKETS>: NeedsFeatureNet,
-    {
+    /// With the feature `net`: a TCP/IP stack on an interface.
+    pub fn network<N: NeedsFeatureNet>(&self, _name: N) -> Nothing {
         ready(Ok(()))
     }
 
-    /// With the feature `net`: the first network interface.
-    pub fn interface<O: NeedsFeatureNet>(&self, _options: O) -> Nothing {
+    /// With the feature `net`: a network interface.
+    pub fn interface<O: NeedsFeatureNet>(&self, _name: &str, _options: O) -> Nothing {
         ready(Ok(()))
     }
 

@@ -244,7 +244,7 @@ fn a_guest_answers_on_its_network() {
         let guest = Guest::new(xen).network().command_line("ip=10.0.0.2/24");
         xen.run(async move {
             let main = async |app: App| -> sarab::Result {
-                let network = app.network::<4>().await?;
+                let network = app.network("vif").await?;
                 let (mut incoming, mut outgoing) = ([0; 2048], [0; 2048]);
                 let mut socket = TcpSocket::new(network.stack, &mut incoming, &mut outgoing);
                 println!("listening");

@@ -2,13 +2,15 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::task::Context;
 use std::time::Duration;
 
 use embassy_net::{Stack, StackResources};
+use embassy_net_driver::{Capabilities, Driver, HardwareAddress, LinkState};
 use futures_util::future::{Either, join, select};
-use sarab::Args;
-use sarab::network::{config, configured, new_stack};
+use sarab_net::{Config, EthernetDevice};
 use xen_hal::Clock;
+use xen_netif::back;
 use xen_netif::back::{Checksum, Packet};
 use xen_netif::checksum;
 use xen_netif::fuzzing::Wire;
@@ -48,24 +50,52 @@ impl Network {
     }
 }
 
-/// Runs `script` beside a stack that is configured as the command line says, by what `App::network` does.
-pub(crate) fn run(line: &'static [u8], script: impl AsyncFnOnce(Network, Stack<'_>) + 'static) {
+/// netback's device below a stack.
+struct Device(back::Device);
+
+impl Driver for Device {
+    type RxToken<'a> = <back::Device as Driver>::RxToken<'a>;
+    type TxToken<'a> = <back::Device as Driver>::TxToken<'a>;
+
+    fn receive(&mut self, cx: &mut Context<'_>) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
+        self.0.receive(cx)
+    }
+
+    fn transmit(&mut self, cx: &mut Context<'_>) -> Option<Self::TxToken<'_>> {
+        self.0.transmit(cx)
+    }
+
+    fn link_state(&mut self, cx: &mut Context<'_>) -> LinkState {
+        self.0.link_state(cx)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn hardware_address(&self) -> HardwareAddress {
+        self.0.hardware_address()
+    }
+}
+
+impl EthernetDevice for Device {}
+
+/// Runs `script` beside a stack with these addresses, by what `App::network` does.
+pub(crate) fn run(config: Config, script: impl AsyncFnOnce(Network, Stack<'_>) + 'static) {
     let xen = Xen::new(0);
-    let config = config(&Args::new(line)).expect("a good command line");
     let (wire, port) = Wire::new(MAC);
     let network = Network { wire: Rc::new(wire), clock: xen.dom0(), said: Rc::default(), configured: Rc::default() };
     xen.run(async move {
-        let mut resources = StackResources::<4>::new();
-        let (stack, mut runner, routers) = new_stack(port.device(MAC, 1500), &config, &mut resources, 7);
-        let clock = network.clock.clone();
+        let mut resources = StackResources::<0>::new();
+        let device = Device(port.device(MAC, 1500));
+        let (stack, mut runner, configurator, interface) = sarab_net::new(device, config, &mut resources, 7);
         let (said, done) = (network.said.clone(), network.configured.clone());
         let other = async {
             let configure = async {
-                let text = configured(stack, &config, &clock, |text| said.borrow_mut().push(text.to_string())).await;
-                *done.borrow_mut() = Some(text);
+                *done.borrow_mut() = Some(interface.configured().await.to_string());
                 std::future::pending::<()>().await
             };
-            let configure = join(configure, routers.run(|text| said.borrow_mut().push(text.to_string())));
+            let configure = join(configure, configurator.run(|text| said.borrow_mut().push(text.to_string())));
             let script = std::pin::pin!(script(network, stack));
             select(script, std::pin::pin!(configure)).await;
         };

@@ -20,17 +20,14 @@ use sarab::network::{Network, Statistics};
 use sarab::platform::{self, Counters};
 use sarab::{App, Size, println};
 
-/// Streams of a test, its control connection, DHCP and names.
-const SOCKETS: usize = session::MOST_STREAMS + 6;
-
 /// What the guest does.
 #[cfg_attr(feature = "guest", sarab::main)]
 pub async fn main(app: App) -> sarab::Result {
     let args = app.args();
-    args.expect_only(&["ip", "gw", "dns", "ip6", "port", "buffer"])?;
+    args.expect_only(&["ip", "gw", "dns", "ip6", "gw6", "port", "buffer"])?;
     let port = args.get_or("port", 5201_u16)?;
     let buffer = args.get::<Size>("buffer")?.map(|size| size.0.clamp(4 << 10, 16 << 20) as usize);
-    let network = app.network::<SOCKETS>().await?;
+    let network = app.network("vif").await?;
     println!("iperf: ready on port {port}");
     let server = async {
         loop {

@@ -38,9 +38,8 @@ use pages::Pages;
 use ratelimit::Ratelimit;
 use turns::Turns;
 
-/// Connections that may be asked for, and what DHCP and names need.
+/// Connections that may be asked for.
 const MOST_CONNECTIONS: usize = 256;
-const SOCKETS: usize = MOST_CONNECTIONS + 4;
 /// What is said where there is nothing to serve.
 const NO_DISK: &str =
     "the domain has no disk; its xl file gives it one (disk = ['format=raw,vdev=xvda,target=/site.tar'])";
@@ -48,7 +47,7 @@ const NO_DISK: &str =
 /// What the guest does.
 #[cfg_attr(feature = "guest", sarab::main)]
 pub async fn main(app: App) -> sarab::Result {
-    app.args().expect_only(&["ip", "gw", "dns", "ip6", "port", "connections"])?;
+    app.args().expect_only(&["ip", "gw", "dns", "ip6", "gw6", "port", "connections"])?;
     let Port(port) = app.args().get_or("port", Port(80))?;
     let connections = app.args().get_or("connections", MOST_CONNECTIONS)?.clamp(1, MOST_CONNECTIONS);
 
@@ -63,7 +62,7 @@ pub async fn main(app: App) -> sarab::Result {
         println!("web: no site: {why:#}");
     }
 
-    let network = app.network::<SOCKETS>().await?;
+    let network = app.network("vif").await?;
     // A third of what is free for what is on its way, and a third for what is read.
     let share = app.memory().free as usize / 3;
     let piece = (share / connections).saturating_sub(TRANSFER).clamp(16 << 10, 64 << 10);

@@ -13,6 +13,9 @@ compile_error!("You must enable at least one of the following features: proto-ip
 // This mod MUST go first, so that the others see its macros.
 pub(crate) mod fmt;
 
+#[cfg(feature = "alloc")]
+extern crate alloc;
+
 #[cfg(feature = "dns")]
 pub mod dns;
 mod driver_util;
@@ -293,6 +296,8 @@ pub(crate) struct Inner {
     static_v4: Option<StaticConfigV4>,
     #[cfg(feature = "proto-ipv6")]
     static_v6: Option<StaticConfigV6>,
+    #[cfg(feature = "proto-ipv6")]
+    link_local_v6: Option<Ipv6Address>,
     #[cfg(feature = "slaac")]
     slaac: bool,
     #[cfg(feature = "dhcpv4")]
@@ -340,9 +345,14 @@ pub fn new<'d, D: Driver, const SOCK: usize>(
         core::mem::transmute(x)
     }
 
+    #[cfg(not(feature = "alloc"))]
     let sockets = resources.sockets.write([SocketStorage::EMPTY; SOCK]);
+    #[cfg(not(feature = "alloc"))]
     #[allow(unused_mut)]
     let mut sockets: SocketSet<'static> = SocketSet::new(unsafe { transmute_slice(sockets) });
+    #[cfg(feature = "alloc")]
+    #[allow(unused_mut)]
+    let mut sockets: SocketSet<'static> = SocketSet::new(alloc::vec::Vec::with_capacity(SOCK));
 
     let next_local_port = (random_seed % (LOCAL_PORT_MAX - LOCAL_PORT_MIN) as u64) as u16 + LOCAL_PORT_MIN;
 
@@ -366,6 +376,8 @@ pub fn new<'d, D: Driver, const SOCK: usize>(
         static_v4: None,
         #[cfg(feature = "proto-ipv6")]
         static_v6: None,
+        #[cfg(feature = "proto-ipv6")]
+        link_local_v6: None,
         #[cfg(feature = "slaac")]
         slaac: false,
         #[cfg(feature = "dhcpv4")]
@@ -541,6 +553,15 @@ impl<'d> Stack<'d> {
     pub fn set_config_v4(&self, config: ConfigV4) {
         self.with_mut(|i| {
             i.set_config_v4(config);
+            i.apply_static_config();
+        })
+    }
+
+    /// Set the link-local IPv6 address, for a device whose hardware address gives none (`HardwareAddress::Ip`).
+    #[cfg(feature = "proto-ipv6")]
+    pub fn set_link_local_v6(&self, address: Option<Ipv6Address>) {
+        self.with_mut(|i| {
+            i.link_local_v6 = address;
             i.apply_static_config();
         })
     }
@@ -803,6 +824,11 @@ impl Inner {
             }
         } else {
             info!("IPv6: DOWN");
+        }
+
+        #[cfg(feature = "proto-ipv6")]
+        if let Some(address) = self.link_local_v6 {
+            unwrap!(addrs.push(IpCidr::Ipv6(Ipv6Cidr::new(address, 64))).ok());
         }
 
         // Apply addresses

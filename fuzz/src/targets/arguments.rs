@@ -39,7 +39,7 @@ pub(super) fn run(data: &[u8]) {
     shown(args.choice("mode", &["a", "b"]));
     shown(args.require::<u32>("n"));
     shown(args.expect_only(&["ip", "ip6", "gw", "dns"]));
-    shown(config(&args));
+    shown(config(&args, ""));
 }
 
 fn get<T: FromArg>(args: &Args, key: &str) {

@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use embassy_net::Stack;
+use sarab_net::{Config, Ipv6};
 
 use crate::input::Input;
 use crate::stack::{MAC, Network, SERVER, arp_answer, run as run_stack, udp};
@@ -66,7 +67,8 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
 
 pub(super) fn run(data: &[u8]) {
     let bytes = data.to_vec();
-    run_stack(b"ip=dhcp ip6=auto", async move |network, stack| {
+    let config = Config { ipv6: Ipv6::Auto, ..Config::default() };
+    run_stack(config, async move |network, stack| {
         let mut lan = Lan { network, stack, request: None, last: Vec::new(), solicitations: 0, answers: 0 };
         lan.talk(&bytes).await;
         lan.end().await;

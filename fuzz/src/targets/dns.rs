@@ -1,10 +1,12 @@
 //! A stack's questions for names, to a DNS server that answers anything.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use embassy_net::Stack;
 use embassy_net::dns::DnsQueryType;
 use futures_util::future::{Either, select};
+use sarab_net::{Config, Ipv4Cidr, Route};
 
 use crate::input::Input;
 use crate::stack::{Network, arp_answer, run as run_stack, udp};
@@ -26,7 +28,13 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
 
 pub(super) fn run(data: &[u8]) {
     let bytes = data.to_vec();
-    run_stack(b"ip=10.0.0.2/24 gw=10.0.0.1 dns=10.0.0.1", async move |network, stack| {
+    let server = Ipv4Addr::new(10, 0, 0, 1);
+    let config = Config {
+        routes: vec![Route::default_via(server)],
+        name_servers: vec![server.into()],
+        ..Config::static_v4(Ipv4Cidr::new(Ipv4Addr::new(10, 0, 0, 2), 24))
+    };
+    run_stack(config, async move |network, stack| {
         let script = std::pin::pin!(talk(&bytes, &network));
         let questions = std::pin::pin!(ask(stack));
         if let Either::Left(((), questions)) = select(script, questions).await {

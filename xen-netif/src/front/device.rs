@@ -68,6 +68,13 @@ impl<G: Memory> Shared<G> {
     }
 }
 
+impl<G: Memory> Device<G> {
+    /// How often it has been connected: the wire may be another one each time.
+    pub fn connections(&self) -> u64 {
+        self.shared.status.statistics().get().connections
+    }
+}
+
 impl<G: Memory> Driver for Device<G> {
     type RxToken<'a> = RxToken<'a, G>;
     type TxToken<'a> = TxToken<'a, G>;
@@ -135,17 +142,22 @@ impl<G: Memory> embassy_net_driver::RxToken for RxToken<'_, G> {
     }
 }
 
-impl<G: Memory> embassy_net_driver::TxToken for TxToken<'_, G> {
-    /// Has the stack write the frame to where the backend reads it, leaves to the backend what it takes, and sends it.
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
+impl<G: Memory> TxToken<'_, G> {
+    /// Sends a frame whose length is known only once it is written: `write` gets `max` bytes, and returns how many of them
+    /// are to be sent, none where it is 0.
+    pub fn consume_up_to<R>(self, max: usize, write: impl FnOnce(&mut [u8]) -> (R, usize)) -> R {
         let shared = self.0;
         let mut tx = shared.tx.borrow_mut();
-        let Some((tx, place)) = tx.as_mut().and_then(|tx| tx.place(len).map(|place| (tx, place))) else {
+        let Some((tx, place)) = tx.as_mut().and_then(|tx| tx.place(max).map(|place| (tx, place))) else {
             shared.count_unsent();
-            return write(&mut vec![0; len]);
+            return write(&mut vec![0; max]).0;
         };
+        let (value, len) = write(tx.bytes(place));
+        if len == 0 {
+            return value;
+        }
+        let place = place.shortened(len);
         let bytes = tx.bytes(place);
-        let value = write(bytes);
         match offload::outgoing(bytes, shared.status.info().offloads(), shared.flows()) {
             Outgoing::Whole { blank, gso } => shared.send_whole(tx, place, blank, gso),
             Outgoing::Pieces(cut) => {
@@ -156,6 +168,13 @@ impl<G: Memory> embassy_net_driver::TxToken for TxToken<'_, G> {
         }
         shared.status.notify();
         value
+    }
+}
+
+impl<G: Memory> embassy_net_driver::TxToken for TxToken<'_, G> {
+    /// Has the stack write the frame to where the backend reads it, leaves to the backend what it takes, and sends it.
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
+        self.consume_up_to(len, |bytes| (write(bytes), len))
     }
 }
 

@@ -46,6 +46,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The same for a frame that has turned out shorter.
+    pub(super) fn shortened(self, len: usize) -> Place {
+        Place { len: len.min(self.len), ..self }
+    }
+
     /// The frame's length in bytes.
     pub(super) fn len(&self) -> usize {
         self.len

@@ -27,7 +27,7 @@ fn text(mac: &[u8]) -> String {
 
 /// A guest that sends frames, by whose addresses are typed on its console, and prints those of the frames that arrive.
 async fn station(app: App) -> sarab::Result {
-    let interface = app.interface(Options::default()).await?;
+    let interface = app.interface("vif", Options::default()).await?;
     let device = Rc::new(RefCell::new(interface.device()));
     let receiving = device.clone();
     app.spawn(async move {
@@ -110,7 +110,7 @@ fn frames_go_to_whom_they_name_and_to_all() {
 
 /// A guest that sends back what it receives on a connection.
 async fn echo(app: App) -> sarab::Result {
-    let network = app.network::<4>().await?;
+    let network = app.network("vif").await?;
     let (mut incoming, mut outgoing) = (vec![0; 16 << 10], vec![0; 16 << 10]);
     let mut socket = TcpSocket::new(network.stack, &mut incoming, &mut outgoing);
     println!("listening");
@@ -125,7 +125,7 @@ async fn echo(app: App) -> sarab::Result {
 
 /// A guest that sends it something, and looks at what comes back.
 async fn client(app: App) -> sarab::Result {
-    let network = app.network::<4>().await?;
+    let network = app.network("vif").await?;
     let (mut incoming, mut outgoing) = (vec![0; 16 << 10], vec![0; 16 << 10]);
     let mut socket = TcpSocket::new(network.stack, &mut incoming, &mut outgoing);
     socket.connect((IpAddress::v4(10, 0, 0, 1), 7)).await?;

@@ -1,25 +1,31 @@
 //! IPv6 addresses without a server: what router advertisements say of a network, for how long, and when to ask for them
 //! (RFC 4861, 4862, 7559 and 8106). Nothing here does input or output, or reads a clock.
 //!
-//! smoltcp 0.13.1 has this too, with two faults: where no router answers, it has the stack polled for ever and without a
-//! pause; and where it waits for nothing (anybody can see to that with an advertisement), no socket's timer runs.
+//! smoltcp has this for its own Ethernet, with two faults: where no router answers it has the stack polled without a pause,
+//! and an advertisement of nothing, which anybody can send, stops all sockets' timers.
 //!
-//! Not done, as before: detection of duplicate addresses, which those made of a MAC hardly need; routers' preferences
-//! (RFC 4191), their MTU, and whether they can be reached. One address is configured at a time, for the stack has room
-//! for one.
-
-#![forbid(unsafe_code)]
+//! Not done: routers' preferences (RFC 4191), their MTU, and whether they can be reached. One address is configured at a
+//! time.
 
 use alloc::vec::Vec;
 use core::net::Ipv6Addr;
 use core::time::Duration;
 
-use embassy_net::{EthernetAddress, HardwareAddress, Ipv6Cidr, StaticConfigV6};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, Icmpv6Message, Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv6Packet, Ipv6Repr,
-    NdiscOption, NdiscOptionRepr, NdiscOptionType, NdiscPrefixInfoFlags, NdiscPrefixInformation, NdiscRepr,
+    EthernetAddress, EthernetFrame, EthernetProtocol, HardwareAddress, Icmpv6Message, Icmpv6Packet, Icmpv6Repr,
+    IpProtocol, Ipv6Cidr, Ipv6Packet, Ipv6Repr, NdiscOption, NdiscOptionRepr, NdiscOptionType, NdiscPrefixInfoFlags,
+    NdiscPrefixInformation, NdiscRepr,
 };
+
+/// What the stack is to be given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Configuration {
+    /// With a prefix of 128 bits where the network is not on the link.
+    pub(crate) address: Ipv6Cidr,
+    pub(crate) gateway: Option<Ipv6Addr>,
+    pub(crate) name_servers: Vec<Ipv6Addr>,
+}
 
 /// How many prefixes, and how many routers, are remembered.
 const MAX_ENTRIES: usize = 4;
@@ -45,7 +51,7 @@ const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
 
 const SOLICIT: NdiscRepr<'static> = NdiscRepr::RouterSolicit { lladdr: None };
 /// How long a solicitation is with its sender's link-layer address, as an Ethernet frame.
-pub(super) const SOLICITATION: usize = 14 + 40 + SOLICIT.buffer_len() + 8;
+pub(crate) const SOLICITATION: usize = 14 + 40 + SOLICIT.buffer_len() + 8;
 
 /// An advertised prefix or router.
 struct Advertised<T> {
@@ -78,7 +84,7 @@ struct Server {
 }
 
 /// What is known of the network. All times are since the same moment.
-pub(super) struct Slaac {
+pub(crate) struct Slaac {
     mac: EthernetAddress,
     random: u64,
     is_up: bool,
@@ -88,6 +94,8 @@ pub(super) struct Slaac {
     /// What the stack was last given.
     prefix: Option<Ipv6Addr>,
     router: Option<Ipv6Addr>,
+    /// When that was.
+    configured_at: Duration,
     /// When the next solicitation is due; `None` where a router is known.
     solicit_at: Option<Duration>,
     /// Between the last solicitation and the next; none was sent where it is zero.
@@ -96,7 +104,7 @@ pub(super) struct Slaac {
 }
 
 impl Slaac {
-    pub(super) fn new(mac: [u8; 6], seed: u64) -> Slaac {
+    pub(crate) fn new(mac: [u8; 6], seed: u64) -> Slaac {
         Slaac {
             mac: EthernetAddress(mac),
             random: seed,
@@ -106,15 +114,16 @@ impl Slaac {
             servers: Vec::with_capacity(MAX_SERVERS),
             prefix: None,
             router: None,
+            configured_at: Duration::ZERO,
             solicit_at: None,
             interval: Duration::ZERO,
             solicited_at: None,
         }
     }
 
-    /// The link's state, and whether that is news. After a pause the network may be another one: routers are asked again,
+    /// The link's state. After a pause the network may be another one: routers are asked again,
     /// and who answers goes before what was known. Until then that stands, for mostly it is the same.
-    pub(super) fn link(&mut self, is_up: bool, now: Duration) -> bool {
+    pub(crate) fn link(&mut self, is_up: bool, now: Duration) {
         let is_new = self.is_up != is_up;
         self.is_up = is_up;
         if is_new && is_up {
@@ -125,7 +134,6 @@ impl Slaac {
         } else if is_new {
             self.solicit_at = None;
         }
-        is_new
     }
 
     fn begin_to_solicit(&mut self, at: Duration) {
@@ -141,12 +149,12 @@ impl Slaac {
     }
 
     /// When the next solicitation is due.
-    pub(super) fn solicit_at(&self) -> Option<Duration> {
+    pub(crate) fn solicit_at(&self) -> Option<Duration> {
         self.solicit_at
     }
 
     /// A solicitation that is sent now.
-    pub(super) fn solicit(&mut self, now: Duration) -> [u8; SOLICITATION] {
+    pub(crate) fn solicit(&mut self, now: Duration) -> [u8; SOLICITATION] {
         self.interval = match self.interval {
             Duration::ZERO => FIRST_INTERVAL,
             last => (last * 2).min(LAST_INTERVAL),
@@ -179,19 +187,16 @@ impl Slaac {
         bytes
     }
 
-    /// The address in a network: that of the MAC (EUI-64).
+    /// The address in a network.
     fn address(&self, network: Ipv6Addr) -> Ipv6Addr {
-        let network = Ipv6Cidr::new(network, 64);
-        let address = Ipv6Cidr::from_link_prefix(&network, HardwareAddress::Ethernet(self.mac));
-        address.expect("an Ethernet address gives 64 bits").address()
+        interface_address(self.mac.0, network)
     }
 
-    /// Takes what a frame says, and tells whether that was an advertisement. Few are: the clock is not read for others.
-    pub(super) fn process(&mut self, frame: &[u8], now: impl FnOnce() -> Duration) -> bool {
-        let Some(Advertisement { router, lifetime, options }) = advertisement(frame, self.address(LINK_LOCAL)) else {
+    /// Takes what a packet says, and tells whether that was an advertisement.
+    pub(crate) fn process(&mut self, packet: &[u8], now: Duration) -> bool {
+        let Some(Advertisement { router, lifetime, options }) = advertisement(packet, self.address(LINK_LOCAL)) else {
             return false;
         };
-        let now = now();
         self.expire(now);
         for option in options {
             match option.option_type() {
@@ -289,28 +294,37 @@ impl Slaac {
 
     /// What the stack is to be given now. What it has stands while nothing is better: a stranger's advertisement does not
     /// take its place.
-    pub(super) fn configuration(&mut self, now: Duration) -> Option<StaticConfigV6> {
+    pub(crate) fn configuration(&mut self, now: Duration) -> Option<Configuration> {
         self.expire(now);
+        self.configured_at = now;
         let rank = |seen: &LastSeen, is_used: bool| (!seen.is_stale, is_used, seen.at);
         let prefix = self.prefixes.iter().max_by_key(|known| {
             (known.what.preferred_until > now, rank(&known.seen, self.prefix == Some(known.address)))
         });
         let router = self.routers.iter().max_by_key(|known| rank(&known.seen, self.router == Some(known.address)));
         (self.prefix, self.router) = (prefix.map(|known| known.address), router.map(|known| known.address));
-        prefix.map(|prefix| StaticConfigV6 {
+        prefix.map(|prefix| Configuration {
             address: Ipv6Cidr::new(self.address(prefix.address), if prefix.what.is_on_link { 64 } else { 128 }),
             gateway: self.router,
-            dns_servers: self.servers.iter().map(|server| server.address).collect(),
+            name_servers: self.servers.iter().map(|server| server.address).collect(),
         })
     }
 
     /// When [`configuration`](Slaac::configuration) may say something else, unless an advertisement comes before that.
-    pub(super) fn next_change(&self, now: Duration) -> Option<Duration> {
+    pub(crate) fn changes_at(&self) -> Option<Duration> {
+        let now = self.configured_at;
         let prefixes = self.prefixes.iter().flat_map(|known| [known.what.preferred_until, known.what.valid_until]);
         let routers = self.routers.iter().map(|known| known.what.until);
         let servers = self.servers.iter().map(|server| server.until);
         prefixes.chain(routers).chain(servers).filter(|until| *until > now && *until < Duration::MAX).min()
     }
+}
+
+/// A host's address in a network of 64 bits: that of its MAC (EUI-64).
+pub(crate) fn interface_address(mac: [u8; 6], network: Ipv6Addr) -> Ipv6Addr {
+    let network = Ipv6Cidr::new(network, 64);
+    let address = Ipv6Cidr::from_link_prefix(&network, HardwareAddress::Ethernet(EthernetAddress(mac)));
+    address.expect("an Ethernet address gives 64 bits").address()
 }
 
 /// Has one more find room: of what the stack does not use, that goes which was not advertised for the longest time.
@@ -335,14 +349,10 @@ struct Advertisement<'a> {
     options: Options<'a>,
 }
 
-/// The advertisement in a frame for whom has this link-local address, where that is a good one (RFC 4861, section
+/// The advertisement in a packet for whom has this link-local address, where that is a good one (RFC 4861, section
 /// 6.1.2).
-fn advertisement(frame: &[u8], own: Ipv6Addr) -> Option<Advertisement<'_>> {
-    let frame = EthernetFrame::new_checked(frame).ok()?;
-    if frame.ethertype() != EthernetProtocol::Ipv6 {
-        return None;
-    }
-    let packet = Ipv6Packet::new_checked(frame.payload()).ok()?;
+fn advertisement(packet: &[u8], own: Ipv6Addr) -> Option<Advertisement<'_>> {
+    let packet = Ipv6Packet::new_checked(packet).ok()?;
     let (router, to) = (packet.src_addr(), packet.dst_addr());
     // Whoever is not on the link cannot send with this hop limit.
     if packet.version() != 6 || packet.next_header() != IpProtocol::Icmpv6 || packet.hop_limit() != 255 {
@@ -447,16 +457,21 @@ mod tests {
 
     fn up() -> Slaac {
         let mut slaac = Slaac::new(MAC, 7);
-        assert!(slaac.link(true, secs(0)));
+        slaac.link(true, secs(0));
         slaac
     }
 
     impl Slaac {
         fn tell(&mut self, router: Ipv6Addr, lifetime: u16, options: &[Vec<u8>], now: u64) {
-            assert!(self.process(&frame(router, &message(lifetime, options)), || secs(now)));
+            assert!(self.process(&frame(router, &message(lifetime, options))[14..], secs(now)));
         }
 
         /// The address, and the gateway.
+        fn next_change(&mut self, now: Duration) -> Option<Duration> {
+            self.configured_at = now;
+            self.changes_at()
+        }
+
         fn now(&mut self, now: u64) -> Option<(Ipv6Cidr, Option<Ipv6Addr>)> {
             self.configuration(secs(now)).map(|config| (config.address, config.gateway))
         }
@@ -591,12 +606,11 @@ mod tests {
         let good = frame(A, &message(1800, &[usual(NET)]));
         let refuses = |what: &str, frame: &[u8]| {
             let mut slaac = up();
-            assert!(!slaac.process(frame, || secs(0)), "{what}");
+            assert!(!slaac.process(frame.get(14..).unwrap_or_default(), secs(0)), "{what}");
             assert_eq!((slaac.now(0), slaac.routers.len()), (None, 0), "{what}");
         };
-        assert!(up().process(&good, || secs(0)));
+        assert!(up().process(&good[14..], secs(0)));
         for (what, at, value) in [
-            ("another protocol", 12, 8),
             ("another version", 14, 0x40),
             ("another header first", 20, 0),
             ("through a router", 21, 254),
@@ -625,14 +639,14 @@ mod tests {
         let mut to_us = good.clone();
         to_us[38..54].copy_from_slice(&OWN.octets());
         sum(&mut to_us);
-        assert!(up().process(&to_us, || secs(0)));
+        assert!(up().process(&to_us[14..], secs(0)));
     }
 
     #[test]
     fn name_servers() {
         let bad = [Ipv6Addr::UNSPECIFIED, Ipv6Addr::LOCALHOST, ALL_NODES];
         let mut slaac = up();
-        let dns = |slaac: &mut Slaac, now: u64| slaac.configuration(secs(now)).unwrap().dns_servers.to_vec();
+        let dns = |slaac: &mut Slaac, now: u64| slaac.configuration(secs(now)).unwrap().name_servers;
         slaac.tell(A, 1800, &[usual(NET), servers(0, &[B, OTHER]), servers(100, &bad), servers(100, &[NET, A])], 0);
         assert_eq!(dns(&mut slaac, 0), [NET, A]);
         assert_eq!(slaac.next_change(secs(0)), Some(secs(100)));
@@ -691,12 +705,14 @@ mod tests {
         let mut slaac = up();
         slaac.tell(A, 1800, &[usual(NET)], 10);
         slaac.now(10);
-        assert!(!slaac.link(true, secs(11)) && slaac.solicit_at().is_none());
-        assert!(slaac.link(false, secs(20)) && slaac.solicit_at().is_none());
+        slaac.link(true, secs(11));
+        assert!(slaac.solicit_at().is_none());
+        slaac.link(false, secs(20));
+        assert!(slaac.solicit_at().is_none());
         slaac.tell(A, 0, &[], 21);
         assert_eq!(slaac.solicit_at(), None, "nobody would hear it");
         slaac.tell(A, 1800, &[], 22);
-        assert!(slaac.link(true, secs(30)));
+        slaac.link(true, secs(30));
         let at = slaac.solicit_at().expect("it asks again");
         assert!(at >= secs(30) && at <= secs(30) + DELAY);
         assert_eq!(slaac.now(31), Some((address(NET), Some(A))), "until somebody answers");
@@ -737,7 +753,7 @@ mod tests {
                 slaac.link(true, now);
             }
             for lifetime in [1800, 0] {
-                slaac.process(&frame(A, &message(lifetime, &[])), || now);
+                slaac.process(&frame(A, &message(lifetime, &[]))[14..], now);
             }
             if slaac.solicit_at().is_some_and(|at| at <= now) {
                 slaac.solicit(now);
@@ -780,7 +796,7 @@ mod tests {
             if bytes.len() > 58 {
                 sum(&mut bytes);
             }
-            slaac.process(&bytes, || secs(now));
+            slaac.process(bytes.get(14..).unwrap_or_default(), secs(now));
             slaac.configuration(secs(now));
         }
     }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use embassy_net::tcp::TcpSocket;
 use embassy_net::udp::{PacketMetadata, UdpSocket};
-use embassy_net::{Config, ConfigV6, IpAddress, Stack, StackResources};
+use embassy_net::{IpAddress, Stack};
 use futures_util::future::select;
-use sarab::Args;
-use sarab::network::{config, new_stack};
+use sarab_net::Config;
+use support::config;
 use support::segment::{MAC, Segment};
 use xen_hal::Clock;
 use xen_sim::{Domain, Xen, check};
@@ -160,22 +160,17 @@ fn address(stack: Stack<'_>) -> Option<(Ipv6Addr, Option<Ipv6Addr>)> {
 }
 
 /// Runs `script` beside a stack that is configured as the command line says, by what `App::network` does.
-fn run(xen: &Xen, line: &'static [u8], script: impl AsyncFnOnce(Lan, Stack<'static>) + 'static) {
+fn run(xen: &Xen, config: Config, script: impl AsyncFnOnce(Lan, Stack<'static>) + 'static) {
     let guest = xen.domain();
     let lan = Lan { wire: Segment::default(), clock: xen.dom0(), said: Rc::default(), sent: Rc::default() };
-    let config = config(&Args::new(line)).expect("a good command line");
-    let resources = Box::leak(Box::new(StackResources::<6>::new()));
-    let (stack, mut runner, routers) = new_stack(lan.wire.clone(), &config, resources, xen.seed());
-    guest.spawn(async move { runner.run().await }).detach();
-    let said = lan.said.clone();
-    guest.spawn(routers.run(move |line| said.borrow_mut().push(line.to_string()))).detach();
+    let (stack, _) = support::stack(&guest, lan.wire.clone(), config, xen.seed(), &lan.said);
     xen.run(async move { script(lan, stack).await });
 }
 
 #[test]
 fn without_a_router_there_is_hardly_any_work() {
     check("nobody", 4, |xen| {
-        run(xen, b"ip=10.0.0.2/24 ip6=auto", async |lan, stack| {
+        run(xen, config("10.0.0.2/24", "auto"), async |lan, stack| {
             lan.pass(secs(600)).await;
             let asked = lan.solicitations();
             // At 0, 4, 12, 28, 60, 124, 252 and 508 s, or a little off.
@@ -185,7 +180,7 @@ fn without_a_router_there_is_hardly_any_work() {
             assert!(lan.wire.polls() < 60, "the stack was polled {} times", lan.wire.polls());
             assert_eq!(address(stack), None);
             assert_eq!(lan.ping(5, neighbor(5), OWN).await, Some(neighbor_mac(5)), "the link-local address is there");
-            assert!(lan.said.borrow().is_empty());
+            assert_eq!(*lan.said.borrow(), ["10.0.0.2/24"]);
         });
     });
 }
@@ -193,7 +188,7 @@ fn without_a_router_there_is_hardly_any_work() {
 #[test]
 fn an_advertisement_of_nothing_stops_no_timer() {
     check("DHCP", 2, |xen| {
-        run(xen, b"ip=dhcp ip6=auto", async |lan, _| {
+        run(xen, config("dhcp", "auto"), async |lan, _| {
             lan.pass(secs(1)).await;
             lan.wire.deliver(advertisement(1, 0, &[]));
             lan.pass(secs(60)).await;
@@ -201,7 +196,7 @@ fn an_advertisement_of_nothing_stops_no_timer() {
         });
     });
     check("TCP", 2, |xen| {
-        run(xen, b"ip=10.0.0.2/24 ip6=auto", async |lan, stack| {
+        run(xen, config("10.0.0.2/24", "auto"), async |lan, stack| {
             lan.pass(secs(1)).await;
             lan.wire.deliver(advertisement(1, 0, &[]));
             let (mut rx, mut tx) = ([0; 64], [0; 64]);
@@ -223,13 +218,13 @@ fn discoveries(sent: &[Sent]) -> usize {
 #[test]
 fn a_life() {
     check("a life", 4, |xen| {
-        run(xen, b"ip=10.0.0.2/24 ip6=auto", async |lan, stack| {
+        run(xen, config("10.0.0.2/24", "auto"), async |lan, stack| {
             lan.pass(secs(1)).await;
             lan.wire.deliver(advertisement(1, 1800, &[prefix(NET)]));
             lan.pass(secs(1)).await;
             let home = own(NET);
             assert_eq!(address(stack), Some((home, Some(neighbor(1)))));
-            assert_eq!(*lan.said.borrow(), [format!("network: IPv6 address {home}/64, gateway fe80::1")]);
+            assert_eq!(*lan.said.borrow(), ["10.0.0.2/24", &format!("10.0.0.2/24, {home}/64, gateway fe80::1")]);
             assert_eq!(lan.ping(1, FAR, home).await, Some(neighbor_mac(1)), "by way of the router");
             assert!(lan.finds(home).await && !lan.finds(own(FAR)).await);
             assert_eq!(lan.ping(5, neighbor(5), OWN).await, Some(neighbor_mac(5)), "the link-local address stays");
@@ -268,8 +263,8 @@ fn a_life() {
             assert!(lan.finds(OWN).await && !lan.finds(home).await);
             assert_eq!(lan.ping(5, neighbor(5), OWN).await, Some(neighbor_mac(5)));
             let said = lan.said.borrow();
-            assert_eq!(said.last().map(String::as_str), Some("network: the IPv6 address has expired"));
-            assert!(said.len() <= 5, "{said:?}");
+            assert_eq!(said.last().map(String::as_str), Some("10.0.0.2/24"));
+            assert!(said.len() <= 6, "{said:?}");
             assert!(lan.wire.polls() < 500, "the stack was polled {} times", lan.wire.polls());
         });
     });
@@ -303,7 +298,7 @@ fn advertisements_that_are_none_change_nothing() {
     ];
     check("bad advertisements", 2, move |xen| {
         let frames = frames.clone();
-        run(xen, b"ip=10.0.0.2/24 ip6=auto", async move |lan, stack| {
+        run(xen, config("10.0.0.2/24", "auto"), async move |lan, stack| {
             for (number, frame) in frames.into_iter().enumerate() {
                 lan.wire.deliver(frame);
                 lan.pass(secs(2)).await;
@@ -320,7 +315,7 @@ fn advertisements_that_are_none_change_nothing() {
 #[test]
 fn a_flood_of_advertisements_is_little_work() {
     check("a flood", 2, |xen| {
-        run(xen, b"ip=10.0.0.2/24 ip6=auto", async |lan, stack| {
+        run(xen, config("10.0.0.2/24", "auto"), async |lan, stack| {
             lan.pass(secs(1)).await;
             let network = |number: u32| Ipv6Addr::from_bits(NET.to_bits() | u128::from(number) << 64);
             let (mut changes, mut last) = (0, None);
@@ -343,7 +338,7 @@ fn a_flood_of_advertisements_is_little_work() {
             lan.pass(secs(30)).await;
             assert_eq!(*lan.said.borrow().last().unwrap(), {
                 let (address, gateway) = address(stack).unwrap();
-                format!("network: IPv6 address {address}/64, gateway {}", gateway.unwrap())
+                format!("10.0.0.2/24, {address}/64, gateway {}", gateway.unwrap())
             });
             assert_eq!(lan.ping(5, neighbor(5), OWN).await, Some(neighbor_mac(5)), "it is alive");
         });
@@ -354,7 +349,7 @@ fn a_flood_of_advertisements_is_little_work() {
 #[test]
 fn a_link_that_comes_back_has_routers_asked_again() {
     check("a link", 2, |xen| {
-        run(xen, b"ip=10.0.0.2/24 ip6=auto", async |lan, stack| {
+        run(xen, config("10.0.0.2/24", "auto"), async |lan, stack| {
             lan.pass(secs(1)).await;
             lan.wire.deliver(advertisement(1, 1800, &[prefix(NET)]));
             lan.pass(secs(10)).await;
@@ -377,14 +372,15 @@ fn a_link_that_comes_back_has_routers_asked_again() {
 #[test]
 fn a_device_without_room_is_waited_for() {
     check("no room", 2, |xen| {
-        run(xen, b"ip=10.0.0.2/24 ip6=auto", async |lan, _| {
+        run(xen, config("10.0.0.2/24", "auto"), async |lan, _| {
             lan.wire.set_room(false);
             lan.pass(secs(60)).await;
             assert!(lan.solicitations().is_empty());
             assert!(lan.wire.polls() < 30, "the stack was polled {} times", lan.wire.polls());
             lan.wire.set_room(true);
             lan.pass(secs(1)).await;
-            assert_eq!(lan.solicitations().len(), 1);
+            // The one that waited, and the one that has become due meanwhile.
+            assert!((1..=2).contains(&lan.solicitations().len()));
         });
     });
 }
@@ -392,66 +388,33 @@ fn a_device_without_room_is_waited_for() {
 #[test]
 fn name_servers_are_taken_where_the_command_line_names_none() {
     let servers = || [&[25, 3, 0, 0, 0, 0, 1, 0][..], &FAR.octets()].concat();
-    let test = |xen: &Xen, line: &'static [u8], expected: &'static [Ipv6Addr]| {
-        run(xen, line, async move |lan, stack| {
+    let test = |xen: &Xen, config: Config, expected: &'static [Ipv6Addr]| {
+        run(xen, config, async move |lan, stack| {
             lan.pass(secs(1)).await;
             lan.wire.deliver(advertisement(1, 1800, &[prefix(NET), servers()]));
             lan.pass(secs(1)).await;
             assert_eq!(stack.config_v6().unwrap().dns_servers, expected);
         });
     };
-    check("no server", 1, |xen| test(xen, b"ip=10.0.0.2/24 ip6=auto", &[FAR]));
-    check("DHCP's", 1, |xen| test(xen, b"ip=dhcp ip6=auto", &[FAR]));
-    check("by hand", 1, |xen| test(xen, b"ip=10.0.0.2/24 dns=10.0.0.1 ip6=auto", &[]));
+    check("no server", 1, |xen| test(xen, config("10.0.0.2/24", "auto"), &[FAR]));
+    check("DHCP's", 1, |xen| test(xen, config("dhcp", "auto"), &[FAR]));
+    let server = "10.0.0.1".parse().unwrap();
+    check("by hand", 1, move |xen| {
+        test(xen, Config { name_servers: vec![server], ..config("10.0.0.2/24", "auto") }, &[]);
+    });
 }
 
 #[test]
 fn who_did_not_ask_for_an_address_gets_none() {
-    for line in [&b"ip=10.0.0.2/24"[..], b"ip=10.0.0.2/24 ip6=fd00::2/64"] {
-        check("not auto", 1, |xen| {
-            run(xen, line, async |lan, stack| {
+    for v6 in ["", "fd00::2/64"] {
+        check("not auto", 1, move |xen| {
+            run(xen, config("10.0.0.2/24", v6), async |lan, stack| {
                 let before = address(stack);
                 lan.wire.deliver(advertisement(1, 1800, &[prefix(NET)]));
                 lan.pass(secs(60)).await;
                 assert_eq!(address(stack), before);
                 assert!(lan.solicitations().is_empty());
             });
-        });
-    }
-}
-
-/// Where these fail, smoltcp can do it by itself again.
-mod with_smoltcps_own {
-    use super::*;
-
-    fn run(xen: &Xen, script: impl AsyncFnOnce(Lan) + 'static) {
-        let guest = xen.domain();
-        let lan = Lan { wire: Segment::default(), clock: xen.dom0(), said: Rc::default(), sent: Rc::default() };
-        let mut config = Config::dhcpv4(Default::default());
-        config.ipv6 = ConfigV6::Slaac;
-        let resources = Box::leak(Box::new(StackResources::<4>::new()));
-        let (_, mut runner) = embassy_net::new(lan.wire.clone(), config, resources, 1);
-        guest.spawn(async move { runner.run().await }).detach();
-        xen.run(async move { script(lan).await });
-    }
-
-    #[test]
-    fn the_stack_is_polled_without_a_pause() {
-        run(&Xen::new(1), async |lan| {
-            lan.pass(Duration::from_millis(12_100)).await;
-            assert!(lan.wire.polls() > 10_000, "{}", lan.wire.polls());
-        });
-    }
-
-    #[test]
-    fn an_advertisement_of_nothing_ends_all_timers() {
-        run(&Xen::new(1), async |lan| {
-            lan.pass(secs(1)).await;
-            lan.wire.deliver(advertisement(1, 0, &[]));
-            lan.pass(secs(1)).await;
-            lan.sent.borrow_mut().clear();
-            lan.pass(secs(100)).await;
-            assert_eq!(discoveries(&lan.sent.borrow()), 0);
         });
     }
 }

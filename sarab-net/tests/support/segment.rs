@@ -8,6 +8,7 @@ use std::task::{Context, Waker};
 use embassy_net_driver::{
     Capabilities, Checksum, ChecksumCapabilities, Driver, HardwareAddress, LinkState, RxToken, TxToken,
 };
+use sarab_net::EthernetDevice;
 
 pub const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
 
@@ -110,3 +111,5 @@ impl Driver for Segment {
         HardwareAddress::Ethernet(MAC)
     }
 }
+
+impl EthernetDevice for Segment {}
