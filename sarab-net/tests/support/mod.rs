@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
 
+pub mod hosts;
 pub mod segment;
 
 use std::cell::RefCell;
