@@ -4,6 +4,7 @@
 
 pub mod hosts;
 pub mod segment;
+pub mod v6;
 
 use std::cell::RefCell;
 use std::rc::Rc;
