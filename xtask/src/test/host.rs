@@ -38,6 +38,12 @@ pub fn run(tally: &Tally) {
             }
         }
     });
+    // With the features that upstream tests, which the guests do not have.
+    tally.step("tests of the forks", || {
+        let forks = root.join("forks");
+        let mut stack = command(&forks, &["test", "-p", "sarab-smoltcp", "--features", "all-tests,socket-tcp-cubic"]);
+        finish(stack.env("CARGO_TARGET_DIR", root.join("target/forks")))
+    });
     // What users see, and then what contributors do: a link may be right in one of them alone.
     tally.step("documentation", || {
         let public = ["doc", "--quiet", "--workspace", "--no-deps", "--features", "sarab/net"];
@@ -54,6 +60,7 @@ fn style(tally: &Tally) {
     let root = repo();
     tally.step("format", || {
         cargo(&root, &["fmt", "--all", "--check"])?;
+        cargo(&root.join("forks"), &["fmt", "--all", "--check"])?;
         cargo(&apps(), &["fmt", "--all", "--check"])
     });
     tally.step("clippy", || {
