@@ -11,7 +11,7 @@ use xen_netif::checksum;
 use xen_netif::front::Options;
 use xen_netif::headers::Headers;
 use xen_netif::protocol::Gso;
-use xen_sim::{Faults, Toolstack, check};
+use xen_sim::{Faults, Toolstack, check, keep_log, take_log};
 
 use support::network::{bench, beside, frame, receive, send};
 
@@ -338,4 +338,48 @@ fn rings_are_shown_at_any_time() {
         });
         xen.end();
     });
+}
+
+/// Whoever makes a slip in a configuration is told so, and has a network.
+#[test]
+fn an_mtu_that_is_none_is_1500_with_one_warning() {
+    for (value, mtu) in [
+        ("banana", None),
+        ("100000", None),
+        ("65536", None),
+        ("67", None),
+        ("0", None),
+        ("-1", None),
+        ("", None),
+        ("\u{1b}[31m", None),
+        ("68", Some(68)),
+        ("1400\n", Some(1400)),
+        ("65517", Some(65517)),
+        ("65535", Some(65535)),
+    ] {
+        check("MTU", 1, move |xen| {
+            keep_log();
+            let bench = bench(xen, Limits::default());
+            xen.run(async move {
+                bench.attach(&[]).await;
+                bench.write_mtu(value).await;
+                let (interface, _port) = bench.connect(Options::default()).await;
+                assert_eq!(interface.info().mtu, mtu.unwrap_or(1500));
+                // A backend that is restarted, as often as it likes, has it read again, and not complained of again.
+                let state = format!("/local/domain/{}/backend/vif/{}/0/state", bench.back.id().0, bench.front.id().0);
+                bench.toolstack.store().set(&state, &5_u32).await.unwrap();
+                while interface.statistics().connections < 2 {
+                    bench.front.sleep(Duration::from_millis(1)).await;
+                }
+            });
+            let lines = take_log();
+            let warnings: Vec<_> = lines.iter().filter(|line| line.contains("/mtu")).collect();
+            let shown = if value.starts_with('\u{1b}') { "\\u{1b}[31m" } else { value };
+            let expected = format!("device/vif/0/mtu is \"{shown}\", not a number from 68 to 65535: using 1500");
+            match mtu {
+                None => assert_eq!(warnings, [&expected]),
+                Some(_) => assert_eq!(warnings, [""; 0]),
+            }
+        });
+    }
 }
