@@ -383,3 +383,36 @@ fn an_mtu_that_is_none_is_1500_with_one_warning() {
         });
     }
 }
+
+/// A domain with more devices than grants for them waits for grants: whoever uses the interface waits with it.
+#[test]
+fn an_interface_without_grants_is_up_once_there_are_some() {
+    check("no grants", 4, |xen| {
+        keep_log();
+        xen.set_faults(Faults { grants: 100, ..Faults::default() });
+        let bench = bench(xen, Limits::default());
+        let machine = xen.clone();
+        xen.run(async move {
+            bench.attach(&[]).await;
+            let clock = bench.front.clone();
+            let relief = async {
+                clock.sleep(Duration::from_secs(500)).await;
+                machine.set_faults(Faults::default());
+            };
+            let ((interface, _port), ()) = futures_util::future::join(bench.connect(Options::default()), relief).await;
+            assert!(clock.now() < Duration::from_secs(562));
+            assert_eq!(interface.statistics().connections, 1);
+        });
+        let lines = take_log();
+        let own: Vec<_> = lines.iter().filter(|line| line.contains("grant table") || line.contains("needs")).collect();
+        let full = "device/vif/0: cannot connect: the transmit ring: the grant table is full (ENOSPC); trying again in \
+                    5 s, then less often";
+        assert!(own.len() == 2 && own[0] == full, "{lines:?}");
+        assert!(own[1].starts_with("device/vif/0: has what it needs after 5"), "{lines:?}");
+        assert_eq!(
+            lines.iter().filter(|line| line.starts_with("backend")).count(),
+            2,
+            "InitWait, Connected: {lines:?}"
+        );
+    });
+}

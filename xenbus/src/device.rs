@@ -264,6 +264,11 @@ impl Device {
         if self.log.allows_warning() {
             warning!("{}: {}", self.path, failure);
         }
+        self.write_error(failure).await
+    }
+
+    /// As [`report`](Device::report), without the log.
+    pub(crate) async fn write_error(&self, failure: &Failure) -> Result<(), Error> {
         let home = match self.path.strip_prefix("/local/domain/").and_then(|rest| rest.split_once('/')) {
             Some((_, rest)) => rest,
             None => &self.path,

@@ -34,7 +34,8 @@ pub trait Frontend {
     ///
     /// # Errors
     ///
-    /// What makes the device unusable.
+    /// What makes the device unusable. `ENOSPC` and `ENOMEM` do not: this domain has too little left of something, such as
+    /// grants, and this is called again after a pause.
     async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure>;
 
     /// Writes where they are. This runs in the transaction that also changes the state, and perhaps more than once.
@@ -187,8 +188,21 @@ impl<F: Frontend, C: Clock> FrontendLife<'_, F, C> {
 
     /// Makes what the backend is to have, and says where it is.
     async fn publish(&mut self) -> Result<(), Stop> {
-        let Self { life: Life { device, .. }, driver, .. } = self;
-        let link = driver.connect(device).await?;
+        let Self { life: Life { device, clock, watches, .. }, driver, waiting, .. } = self;
+        if let Some(at) = waiting.retry_at().filter(|at| clock.now() < *at) {
+            watches.next_before(device, *clock, at).await?;
+            return Ok(());
+        }
+        let link = match driver.connect(device).await {
+            Err(failure) if failure.is_shortage() => {
+                if waiting.lacks(device.path(), &failure, clock.now()) {
+                    device.write_error(&failure).await?;
+                }
+                return Ok(());
+            }
+            link => link?,
+        };
+        waiting.lacks_nothing(device.path(), clock.now());
         let published = device.switch_with(F::PUBLISHED, async |keys| driver.publish(keys, &link).await).await;
         published.map_err(Stop::of_driver)?;
         self.link = Some(link);

@@ -1,5 +1,6 @@
-//! A frontend whose backend does not come says so.
+//! A frontend whose backend does not come, or that cannot connect itself, says so.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use xenstore_client::{Error, Store};
 struct Plain {
     domain: Domain,
     status: Rc<Status<(), ()>>,
+    tries: Rc<Cell<u32>>,
 }
 
 impl Frontend for Plain {
@@ -19,6 +21,7 @@ impl Frontend for Plain {
     type Link = (SimGrant, SimPort);
 
     async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure> {
+        self.tries.set(self.tries.get() + 1);
         let short = |error: &dyn std::fmt::Display| Failure::new(Errno::ENOSPC, format_args!("the ring: {error}"));
         let page = self.domain.alloc_page().map_err(|error| short(&error))?;
         let grant = self.domain.grant(page, device.other_domain(), Access::ReadWrite);
@@ -53,6 +56,7 @@ struct Bench {
     store: Store,
     back_path: String,
     status: Rc<Status<(), ()>>,
+    tries: Rc<Cell<u32>>,
     began: Duration,
 }
 
@@ -62,12 +66,12 @@ impl Bench {
         let (guest, back, toolstack) = (xen.domain(), xen.domain(), xen.toolstack());
         toolstack.attach("vif", guest.id(), back.id(), 0).await.unwrap();
         let (_, back_path) = Toolstack::paths("vif", guest.id(), back.id(), 0);
-        let status = Rc::new(Status::new(()));
-        let mut driver = Plain { domain: guest.clone(), status: status.clone() };
+        let (status, tries) = (Rc::new(Status::new(())), Rc::<Cell<u32>>::default());
+        let mut driver = Plain { domain: guest.clone(), status: status.clone(), tries: tries.clone() };
         let (own, clock) = (guest.store(), guest.clone());
         guest.spawn(async move { drop(frontend(&own, clock, "device/vif/0", &mut driver).await) }).detach();
         let store = toolstack.store().clone();
-        Bench { began: guest.now(), guest, back, store, back_path, status }
+        Bench { began: guest.now(), guest, back, store, back_path, status, tries }
     }
 
     async fn set(&self, key: &str, value: &str) {
@@ -189,5 +193,41 @@ fn a_busy_backend_neither_hides_nor_multiplies_the_lines() {
         let minutes = (bench.guest.now() - bench.began).as_secs() as usize / 60;
         // Those of both limits: of waits, and of connections.
         assert!(lines <= 2 * (8 + minutes) + minutes, "{lines} lines in {minutes} minutes");
+    });
+}
+
+#[test]
+fn a_frontend_that_lacks_grants_says_so_once_and_tries_ever_less_often() {
+    check("no grants", 4, |xen| {
+        xen.set_faults(Faults { grants: 100, ..Faults::default() });
+        let machine = xen.clone();
+        xen.run(async move {
+            let bench = Bench::new(&machine).await;
+            bench.set("state", "2").await;
+            let expected = "device/vif/0: cannot connect: the ring: the grant table is full (ENOSPC); trying again in \
+                            5 s, then less often";
+            assert_eq!(bench.lines_until(3_000).await, [expected]);
+            // After 5, 15, 35, 75 s, and then once a minute.
+            let tries = bench.tries.get();
+            assert!((52..=54).contains(&tries), "{tries} tries");
+            let error = format!("/local/domain/{}/error/device/vif/0/error", bench.guest.id().0);
+            assert_eq!(bench.store.read_as::<String>(&error).await.unwrap(), "28 the ring: the grant table is full");
+            assert_eq!(bench.status.phase(), Phase::Waiting, "there may be grants again");
+            // A backend that pokes does not have it try sooner.
+            for _ in 0..100 {
+                bench.set("state", "2").await;
+                bench.guest.sleep(Duration::from_millis(100)).await;
+            }
+            assert!(bench.tries.get() <= tries + 1);
+            machine.set_faults(Faults::default());
+            let state = format!("/local/domain/{}/device/vif/0/state", bench.guest.id().0);
+            while bench.tries.get() == tries || bench.store.read(&state).await.unwrap() == b"1" {
+                bench.guest.sleep(Duration::from_millis(100)).await;
+            }
+            bench.set("state", "4").await;
+            let lines = bench.lines_until(3_100).await;
+            assert!(lines.len() == 1 && lines[0].starts_with("device/vif/0: has what it needs after 30"), "{lines:?}");
+            assert_eq!(bench.status.phase(), Phase::Up);
+        });
     });
 }
