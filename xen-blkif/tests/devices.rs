@@ -18,7 +18,7 @@ use xen_blkif::ramdisk::RamDisk;
 use xen_blkif::slice::Slice;
 use xen_blkif::{BlockDevice, Completed, Error, Geometry};
 use xen_hal::Clock;
-use xen_sim::{Domain, SimPage, Xen, check};
+use xen_sim::{Domain, SimPage, Xen, check, keep_log, take_log};
 
 const SECTOR: usize = 512;
 
@@ -310,6 +310,30 @@ fn a_pointer_to_a_device_is_the_device() {
             // As a library for any executor has it.
             #[allow(clippy::arc_with_non_send_sync)]
             writes(Arc::new(disk), 4).await;
+        });
+    });
+}
+
+/// A disk whose backend is not there says what it waits for.
+#[test]
+fn a_disk_that_waits_for_its_backend_says_so() {
+    check("no backend", 2, |xen| {
+        keep_log();
+        let machine = xen.clone();
+        xen.run(async move {
+            let (guest, back) = (machine.domain(), machine.domain());
+            machine.toolstack().attach("vbd", guest.id(), back.id(), 51712).await.unwrap();
+            let (store, own) = (guest.store(), guest.clone());
+            let (disk, driver) = xen_blkif::front::connect(&store, own, "device/vbd/51712", Default::default());
+            guest.spawn(async move { drop(driver.await) }).detach();
+            guest.sleep(Duration::from_secs(30)).await;
+            let expected = format!(
+                "device/vbd/51712: waiting for its backend for 5 s (domain {}, state 1, Initialising): its driver has \
+                 not begun (is it loaded in that domain?)",
+                back.id().0
+            );
+            assert_eq!(take_log(), [expected]);
+            drop(disk);
         });
     });
 }

@@ -91,6 +91,18 @@ pub fn is_valid(frame: &[u8], headers: &Headers) -> bool {
     complement(sum) == [0, 0]
 }
 
+/// The complement of the sum over a message of ICMP; nothing where its checksum is in it and right.
+pub(crate) fn icmp(frame: &[u8], headers: &Headers) -> [u8; 2] {
+    // That of IPv6 covers the addresses as well (RFC 4443).
+    let sum = if headers.v6 { pseudo_header(frame, headers) } else { Sum16BitWords::new() };
+    complement(sum.add_slice(&frame[headers.transport..headers.end]))
+}
+
+/// Whether the checksum of a message of ICMP is right.
+pub(crate) fn is_valid_icmp(frame: &[u8], headers: &Headers) -> bool {
+    icmp(frame, headers) == [0, 0]
+}
+
 /// Writes the checksum of an IPv4 header.
 pub fn complete_ipv4(frame: &mut [u8], headers: &Headers) {
     let length = usize::from(frame[headers.ip] & 15) * 4;

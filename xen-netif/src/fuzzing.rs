@@ -2,3 +2,4 @@
 
 pub use crate::back::fuzzing::Wire;
 pub use crate::mss::Flows;
+pub use crate::path_mtu::Paths;

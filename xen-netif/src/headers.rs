@@ -3,10 +3,14 @@
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPES_VLAN: [u16; 2] = [0x8100, 0x88a8];
+/// The number of ICMP over IPv4.
+pub(crate) const ICMP: u8 = 1;
 /// The number of TCP.
 pub const TCP: u8 = 6;
 /// The number of UDP.
 pub const UDP: u8 = 17;
+/// The number of ICMP over IPv6.
+pub(crate) const ICMPV6: u8 = 58;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;

@@ -12,6 +12,7 @@ pub mod fuzzing;
 pub mod headers;
 mod mss;
 mod offload;
+mod path_mtu;
 pub mod pcap;
 pub mod protocol;
 pub mod segment;

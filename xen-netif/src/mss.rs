@@ -38,7 +38,7 @@ const KIND_NOTHING: u8 = 1;
 const KIND_MSS: u8 = 2;
 
 /// A connection: the far end's address and port, and this end's.
-type Flow = [u8; 36];
+pub(crate) type Flow = [u8; 36];
 
 /// What the far ends of connections take.
 #[derive(Debug)]
@@ -129,12 +129,12 @@ impl Flows {
 }
 
 /// Where a packet's bytes begin among those of its sender.
-fn number(frame: &[u8], headers: &Headers) -> u32 {
+pub(crate) fn number(frame: &[u8], headers: &Headers) -> u32 {
     u32::from_be_bytes(*frame[headers.transport + 4..].first_chunk().expect("a whole TCP header"))
 }
 
 /// The number of the last byte that a packet's sender has got from the other end.
-fn acknowledged(frame: &[u8], headers: &Headers) -> u32 {
+pub(crate) fn acknowledged(frame: &[u8], headers: &Headers) -> u32 {
     let next = u32::from_be_bytes(*frame[headers.transport + 8..].first_chunk().expect("a whole TCP header"));
     next.wrapping_sub(1)
 }
@@ -144,7 +144,8 @@ fn least(v6: bool) -> u16 {
     if v6 { 1220 } else { 536 }
 }
 
-fn flow(frame: &[u8], headers: &Headers, incoming: bool) -> Flow {
+/// The connection of a TCP packet, which the stack gets or sends.
+pub(crate) fn flow(frame: &[u8], headers: &Headers, incoming: bool) -> Flow {
     let mut flow = [0; 36];
     // Of the sender, then of the receiver.
     let (first, second) = if incoming { (0, 16) } else { (16, 0) };

@@ -7,6 +7,7 @@ use embassy_net_driver::{Capabilities, Checksum, ChecksumCapabilities};
 use crate::checksum;
 use crate::headers::{self, ETHERNET, Headers, TCP, UDP};
 use crate::mss::Flows;
+use crate::path_mtu::PathMtus;
 use crate::protocol::{Gso, MAX_BYTES};
 use crate::segment::Segmenter;
 
@@ -79,7 +80,7 @@ pub(crate) fn can_segment(frame: &[u8], headers: &Headers, protocol: Gso, size: 
 /// Prepares a frame for the stack, which sends large segments where there are `flows`; whether it is good. It is not
 /// where it leaves something to the stack that cannot be done, or its checksum is wrong. Of what nobody can find a
 /// checksum in, the stack would take any bytes.
-pub(crate) fn incoming(frame: &mut [u8], info: FrameInfo, flows: Option<&RefCell<Flows>>) -> bool {
+pub(crate) fn incoming(frame: &mut [u8], info: FrameInfo, flows: Option<&RefCell<Flows>>, paths: &PathMtus) -> bool {
     let Some(headers) = Headers::parse(frame) else {
         return !info.blank && info.gso.is_none() && !headers::is_ip(frame);
     };
@@ -88,6 +89,9 @@ pub(crate) fn incoming(frame: &mut [u8], info: FrameInfo, flows: Option<&RefCell
         FrameInfo { blank: true, .. } => checksum::is_present(frame, &headers),
         FrameInfo { good, .. } => good || checksum::is_valid(frame, &headers),
     };
+    if good {
+        paths.incoming(frame, &headers);
+    }
     if good
         && headers.protocol == TCP
         && let Some(flows) = flows
@@ -98,14 +102,17 @@ pub(crate) fn incoming(frame: &mut [u8], info: FrameInfo, flows: Option<&RefCell
 }
 
 /// Makes a frame of the stack's one for the other end.
-pub(crate) fn outgoing(frame: &mut [u8], offloads: Offloads, flows: Option<&RefCell<Flows>>) -> Outgoing {
+pub(crate) fn outgoing(
+    frame: &mut [u8],
+    offloads: Offloads,
+    flows: Option<&RefCell<Flows>>,
+    paths: &PathMtus,
+) -> Outgoing {
     let Some(headers) = Headers::parse(frame) else { return PLAIN };
     let blank = if headers.v6 { offloads.checksum_v6 } else { offloads.checksum_v4 };
-    if let Some(flows) = flows
-        && headers.protocol == TCP
-        && !headers.fragment
-    {
-        let size = flows.borrow_mut().outgoing(frame, &headers, offloads.mtu);
+    if headers.protocol == TCP && !headers.fragment {
+        let allowed = flows.and_then(|flows| flows.borrow_mut().outgoing(frame, &headers, offloads.mtu));
+        let size = allowed.into_iter().chain(paths.outgoing(frame, &headers)).min();
         let payload = headers.tcp_header(frame).map_or(0, |length| headers.end - headers.transport - length);
         if let Some(size) = size
             && payload > usize::from(size)

@@ -11,7 +11,7 @@ use xen_netif::checksum;
 use xen_netif::front::Options;
 use xen_netif::headers::Headers;
 use xen_netif::protocol::Gso;
-use xen_sim::{Faults, Toolstack, check};
+use xen_sim::{Faults, Toolstack, check, keep_log, take_log};
 
 use support::network::{bench, beside, frame, receive, send};
 
@@ -337,5 +337,82 @@ fn rings_are_shown_at_any_time() {
             assert!(!back.is_alive());
         });
         xen.end();
+    });
+}
+
+/// Whoever makes a slip in a configuration is told so, and has a network.
+#[test]
+fn an_mtu_that_is_none_is_1500_with_one_warning() {
+    for (value, mtu) in [
+        ("banana", None),
+        ("100000", None),
+        ("65536", None),
+        ("67", None),
+        ("0", None),
+        ("-1", None),
+        ("", None),
+        ("\u{1b}[31m", None),
+        ("68", Some(68)),
+        ("1400\n", Some(1400)),
+        ("65517", Some(65517)),
+        ("65535", Some(65535)),
+    ] {
+        check("MTU", 1, move |xen| {
+            keep_log();
+            let bench = bench(xen, Limits::default());
+            xen.run(async move {
+                bench.attach(&[]).await;
+                bench.write_mtu(value).await;
+                let (interface, _port) = bench.connect(Options::default()).await;
+                assert_eq!(interface.info().mtu, mtu.unwrap_or(1500));
+                // A backend that is restarted, as often as it likes, has it read again, and not complained of again.
+                let state = format!("/local/domain/{}/backend/vif/{}/0/state", bench.back.id().0, bench.front.id().0);
+                bench.toolstack.store().set(&state, &5_u32).await.unwrap();
+                while interface.statistics().connections < 2 {
+                    bench.front.sleep(Duration::from_millis(1)).await;
+                }
+            });
+            let lines = take_log();
+            let warnings: Vec<_> = lines.iter().filter(|line| line.contains("/mtu")).collect();
+            let shown = if value.starts_with('\u{1b}') { "\\u{1b}[31m" } else { value };
+            let expected = format!("device/vif/0/mtu is \"{shown}\", not a number from 68 to 65535: using 1500");
+            match mtu {
+                None => assert_eq!(warnings, [&expected]),
+                Some(_) => assert_eq!(warnings, [""; 0]),
+            }
+        });
+    }
+}
+
+/// A domain with more devices than grants for them waits for grants: whoever uses the interface waits with it.
+#[test]
+fn an_interface_without_grants_is_up_once_there_are_some() {
+    check("no grants", 4, |xen| {
+        keep_log();
+        xen.set_faults(Faults { grants: 100, ..Faults::default() });
+        let bench = bench(xen, Limits::default());
+        let machine = xen.clone();
+        xen.run(async move {
+            bench.attach(&[]).await;
+            let clock = bench.front.clone();
+            let relief = async {
+                clock.sleep(Duration::from_secs(500)).await;
+                machine.set_faults(Faults::default());
+            };
+            let ((interface, _port), ()) = futures_util::future::join(bench.connect(Options::default()), relief).await;
+            assert!(clock.now() < Duration::from_secs(562));
+            assert_eq!(interface.statistics().connections, 1);
+        });
+        let lines = take_log();
+        let own: Vec<_> = lines.iter().filter(|line| line.contains("grant table") || line.contains("needs")).collect();
+        let full = "device/vif/0: cannot connect: the transmit ring: the grant table is full (ENOSPC); trying again in \
+                    5 s, then less often";
+        assert!(own.len() == 2 && own[0] == full, "{lines:?}");
+        assert!(own[1].starts_with("device/vif/0: has what it needs after 5"), "{lines:?}");
+        assert_eq!(
+            lines.iter().filter(|line| line.starts_with("backend")).count(),
+            2,
+            "InitWait, Connected: {lines:?}"
+        );
     });
 }

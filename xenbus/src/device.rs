@@ -4,11 +4,13 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::cell::Cell;
 use core::fmt;
+use core::ops::RangeInclusive;
 
 use xen_hal::{DomId, Errno, information, warning};
-use xenstore_client::{Error, FromValue, Path, Store, Tree};
+use xenstore_client::{Error, ErrorKind, FromValue, Path, Store, Tree};
 
 use crate::device_log::DeviceLog;
 use crate::failure::{EndReason, Failure};
@@ -139,6 +141,28 @@ impl Device {
         self.get(key).await?.ok_or_else(missing)
     }
 
+    /// A number that the toolstack may have written, from `range`. What is no such number counts as `default`, with a
+    /// warning: a slip of the administrator's is no reason to have no device.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn number(&self, key: &str, range: RangeInclusive<u32>, default: u32) -> Result<u32, Error> {
+        let Some(value) = self.get::<Vec<u8>>(key).await? else { return Ok(default) };
+        if let Some(number) = u32::from_value(value.trim_ascii()).filter(|number| range.contains(number)) {
+            return Ok(number);
+        }
+        let ErrorKind::Value { found, .. } = ErrorKind::value(u32::EXPECTED, &value) else { return Ok(default) };
+        let (path, least, most) = (self.own(key), range.start(), range.end());
+        let line = format!("{path} is {found:?}, not a number from {least} to {most}: using {default}");
+        self.log.warn_once(&path, &line);
+        Ok(default)
+    }
+
     /// The failure for a node of this end with a value that is not what it has to be.
     pub fn unexpected(&self, key: &str, value: impl fmt::Display, expected: impl fmt::Display) -> Failure {
         Failure::new(Errno::EINVAL, format_args!("{} = {value}: expected {expected}", self.own(key)))
@@ -240,6 +264,11 @@ impl Device {
         if self.log.allows_warning() {
             warning!("{}: {}", self.path, failure);
         }
+        self.write_error(failure).await
+    }
+
+    /// As [`report`](Device::report), without the log.
+    pub(crate) async fn write_error(&self, failure: &Failure) -> Result<(), Error> {
         let home = match self.path.strip_prefix("/local/domain/").and_then(|rest| rest.split_once('/')) {
             Some((_, rest)) => rest,
             None => &self.path,

@@ -19,7 +19,7 @@ pub(crate) struct DeviceLog {
     level: Cell<Level>,
     /// Lines that the log was spared since it was told so last.
     spared: Cell<u32>,
-    /// Keys of the other end that were complained of: a driver may come to read them again at any change.
+    /// Keys of either end that were complained of: a driver may come to read them again at any change.
     complaints: RefCell<BTreeSet<String>>,
     /// What was reported last.
     reported: RefCell<Option<Failure>>,
@@ -95,11 +95,11 @@ impl DeviceLog {
         self.allows(self.level.get() == Level::All || known.as_ref() != Some(failure))
     }
 
-    /// Logs what is wrong with a key of the other end, once for each key.
-    pub(crate) fn warn_once(&self, path: &str, key: &str, what: &str) {
+    /// Logs what is wrong with a key, once for each.
+    pub(crate) fn warn_once(&self, key: &str, line: &str) {
         if !self.complaints.borrow().contains(key) && self.allows_warning() {
             self.complaints.borrow_mut().insert(key.into());
-            warning!("{}: {}", path, printable(what));
+            warning!("{}", printable(line));
         }
     }
 }

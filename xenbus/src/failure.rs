@@ -40,6 +40,11 @@ impl Failure {
     pub fn new(errno: Errno, text: impl fmt::Display) -> Failure {
         Failure { errno, text: printable(&text.to_string()) }
     }
+
+    /// Whether it is this domain that has too little of something, of which there may be more later.
+    pub(crate) fn is_shortage(&self) -> bool {
+        matches!(self.errno, Errno::ENOSPC | Errno::ENOMEM)
+    }
 }
 
 impl fmt::Display for Failure {

@@ -15,6 +15,7 @@ use crate::life::{Life, attend};
 use crate::signals::Signals;
 use crate::state::{End, FrontendStage, FrontendStep, State, frontend_step};
 use crate::stop::Stop;
+use crate::waiting::Waiting;
 
 /// What a driver does for its end of a device that another domain provides.
 ///
@@ -33,7 +34,8 @@ pub trait Frontend {
     ///
     /// # Errors
     ///
-    /// What makes the device unusable.
+    /// What makes the device unusable. `ENOSPC` and `ENOMEM` do not: this domain has too little left of something, such as
+    /// grants, and this is called again after a pause.
     async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure>;
 
     /// Writes where they are. This runs in the transaction that also changes the state, and perhaps more than once.
@@ -67,6 +69,9 @@ pub trait Frontend {
 /// backend's wish to close, and connects again to a backend that comes back, until the device is removed or the driver
 /// has had enough. A backend that comes and goes without end has to wait, as with [`backend()`](crate::backend()).
 ///
+/// A backend that does not come, or does not connect, is waited for without end; after five seconds a line in the log
+/// says so.
+///
 /// Whatever makes the device unusable is written to its error node, and closes it; that is no error here.
 ///
 /// # Errors
@@ -82,10 +87,10 @@ pub async fn frontend<F: Frontend>(
     path: &str,
     driver: &mut F,
 ) -> Result<EndReason, Error> {
-    let (mut backoff, log) = (Backoff::default(), Rc::default());
+    let (mut backoff, mut waiting, log) = (Backoff::default(), Waiting::default(), Rc::default());
     loop {
         let Some(device) = Device::open(store, End::Frontend, path, &log).await? else { return Ok(EndReason::Removed) };
-        let Err(stop) = live(&device, &clock, driver, &mut backoff).await;
+        let Err(stop) = live(&device, &clock, driver, &mut backoff, &mut waiting).await;
         if let Some(outcome) = stop.end() {
             return outcome;
         }
@@ -97,11 +102,13 @@ async fn live<F: Frontend>(
     clock: &impl Clock,
     driver: &mut F,
     backoff: &mut Backoff,
+    waiting: &mut Waiting,
 ) -> Result<Infallible, Stop> {
     let life = Life::new(device, clock, backoff).await?;
     let generation = device.store().generation();
     let stage = FrontendStage::Fresh;
-    let mut life = FrontendLife { life, driver, generation, stage, link: None, resume: None, resume_unasked: None };
+    let mut life =
+        FrontendLife { life, driver, waiting, generation, stage, link: None, resume: None, resume_unasked: None };
     life.begin().await?;
     loop {
         match life.step().await {
@@ -115,6 +122,7 @@ async fn live<F: Frontend>(
 struct FrontendLife<'a, F: Frontend, C> {
     life: Life<'a, C>,
     driver: &'a mut F,
+    waiting: &'a mut Waiting,
     /// Of the connection to the store: after a restore of this domain it is another one.
     generation: u32,
     stage: FrontendStage,
@@ -157,7 +165,7 @@ impl<F: Frontend, C: Clock> FrontendLife<'_, F, C> {
         // A backend that was taken from the device and given back may have seen this end's old state, and closed again:
         // it is for this end to begin.
         if !(closed && state == Some(State::Closed) && is_online(device).await?) {
-            return self.life.next().await;
+            return self.wait_for_change(state).await;
         }
         let at = *self.resume_unasked.get_or_insert_with(|| self.life.pause(Backoff::next_unrequested_pause));
         if self.life.watches.next_before(device, clock, at).await? {
@@ -167,10 +175,34 @@ impl<F: Frontend, C: Clock> FrontendLife<'_, F, C> {
         Err(Stop::Again)
     }
 
+    /// Waits for the backend to do something, and says so where that takes long.
+    async fn wait_for_change(&mut self, state: Option<State>) -> Result<(), Stop> {
+        let Self { life: Life { device, clock, watches, .. }, waiting, stage, .. } = self;
+        let Some(at) = waiting.due(clock.now()) else { return self.life.next().await };
+        // A backend that never ceases to write its state has done nothing by that.
+        if clock.now() < at && watches.next_before(device, *clock, at).await? {
+            return Ok(());
+        }
+        Ok(waiting.tell(device, clock.now(), *stage, state).await?)
+    }
+
     /// Makes what the backend is to have, and says where it is.
     async fn publish(&mut self) -> Result<(), Stop> {
-        let Self { life: Life { device, .. }, driver, .. } = self;
-        let link = driver.connect(device).await?;
+        let Self { life: Life { device, clock, watches, .. }, driver, waiting, .. } = self;
+        if let Some(at) = waiting.retry_at().filter(|at| clock.now() < *at) {
+            watches.next_before(device, *clock, at).await?;
+            return Ok(());
+        }
+        let link = match driver.connect(device).await {
+            Err(failure) if failure.is_shortage() => {
+                if waiting.lacks(device.path(), &failure, clock.now()) {
+                    device.write_error(&failure).await?;
+                }
+                return Ok(());
+            }
+            link => link?,
+        };
+        waiting.lacks_nothing(device.path(), clock.now());
         let published = device.switch_with(F::PUBLISHED, async |keys| driver.publish(keys, &link).await).await;
         published.map_err(Stop::of_driver)?;
         self.link = Some(link);
@@ -182,6 +214,7 @@ impl<F: Frontend, C: Clock> FrontendLife<'_, F, C> {
     async fn finish(&mut self) -> Result<(), Stop> {
         let Some(link) = self.link.take() else { return Err(Stop::Again) };
         self.life.backoff.connected(self.life.clock.now());
+        self.waiting.connected(self.life.device.path(), self.life.clock.now());
         let outcome = self.run(link).await;
         self.life.backoff.disconnected(self.life.clock.now());
         outcome?;

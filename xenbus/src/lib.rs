@@ -168,6 +168,7 @@ mod state;
 mod status;
 mod stop;
 mod throttle;
+mod waiting;
 mod watches;
 mod r#yield;
 

@@ -138,7 +138,7 @@ impl Device {
             other => other?,
         };
         for (key, what) in complaints.take() {
-            self.log().warn_once(self.path(), &key, &what);
+            self.log().warn_once(&key, &format!("{}: {what}", self.path()));
         }
         outcome
     }

@@ -48,11 +48,26 @@ impl State {
     pub fn from_number(number: u32) -> State {
         State::ALL.get(number as usize).copied().unwrap_or(State::Unknown)
     }
+
+    /// Its name in the protocol.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            State::Unknown => "Unknown",
+            State::Initialising => "Initialising",
+            State::InitWait => "InitWait",
+            State::Initialised => "Initialised",
+            State::Connected => "Connected",
+            State::Closing => "Closing",
+            State::Closed => "Closed",
+            State::Reconfiguring => "Reconfiguring",
+            State::Reconfigured => "Reconfigured",
+        }
+    }
 }
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?} ({})", *self as u8)
+        write!(f, "{} ({})", self.name(), *self as u8)
     }
 }
 

@@ -435,6 +435,11 @@ impl<'d> Stack<'d> {
         self.with(|i| i.hardware_address)
     }
 
+    /// Check whether all of [`StackResources`] is in use. Creating another socket panics then.
+    pub fn is_full(&self) -> bool {
+        self.with(|i| i.sockets.is_full())
+    }
+
     /// Check whether the link is up.
     pub fn is_link_up(&self) -> bool {
         self.with(|i| i.link_up)

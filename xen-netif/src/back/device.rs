@@ -12,6 +12,7 @@ use super::port::{Port, Shared};
 use super::queue;
 use crate::mss::Flows;
 use crate::offload::{self, FrameInfo, Offloads, Outgoing};
+use crate::path_mtu::PathMtus;
 use crate::protocol::MAX_BYTES;
 
 /// The driver for a network stack of this domain, whose wire to the guest is a [`Port`].
@@ -23,6 +24,7 @@ pub struct Device {
     mac: [u8; 6],
     mtu: u16,
     flows: RefCell<Flows>,
+    paths: PathMtus,
 }
 
 /// A frame that the guest has sent.
@@ -38,7 +40,10 @@ impl Port {
     /// A driver for a stack, which has `mac` for its own address, and sends no packet of more than `mtu` bytes over the
     /// guest's wire. Packets go to whoever asks first: the device, or [`receive`](Port::receive).
     pub fn device(&self, mac: [u8; 6], mtu: u16) -> Device {
-        Device { port: self.0.clone(), mac, mtu, flows: RefCell::default() }
+        let port = self.0.clone();
+        let clock = port.clone();
+        let paths = PathMtus::new(move || (clock.now)());
+        Device { port, mac, mtu, flows: RefCell::default(), paths }
     }
 }
 
@@ -95,7 +100,7 @@ impl embassy_net_driver::RxToken for RxToken<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(mut self, read: F) -> R {
         let Packet { checksum, gso, .. } = self.packet;
         let info = FrameInfo { good: checksum == Checksum::Valid, blank: checksum == Checksum::Blank, gso };
-        match offload::incoming(&mut self.packet.bytes, info, Some(&self.device.flows)) {
+        match offload::incoming(&mut self.packet.bytes, info, Some(&self.device.flows), &self.device.paths) {
             true => read(&mut self.packet.bytes),
             // A stack takes nothing from a frame of no bytes.
             false => {
@@ -112,7 +117,7 @@ impl embassy_net_driver::TxToken for TxToken<'_> {
         let mut bytes = vec![0; len];
         let value = write(&mut bytes);
         let all = Offloads { mtu: device.mtu, gso_v4: true, gso_v6: true, checksum_v4: true, checksum_v6: true };
-        match offload::outgoing(&mut bytes, all, Some(&device.flows)) {
+        match offload::outgoing(&mut bytes, all, Some(&device.flows), &device.paths) {
             Outgoing::Whole { blank, gso } => {
                 device.send(Packet { bytes, checksum: if blank { Checksum::Blank } else { Checksum::Present }, gso });
             }

@@ -52,7 +52,7 @@ impl<X: Xen, O: Fn(Port) -> Result<(), Failure>> Backend for Driver<'_, X, O> {
         if self.shared.is_none() {
             let attachment = read_attachment(device).await?;
             information!("{}: for {}", device.path(), device.other_domain());
-            self.shared = Some(open(attachment, self.limits, self.opened)?);
+            self.shared = Some(open(attachment, self.limits, self.xen.clone(), self.opened)?);
         }
         Ok(())
     }

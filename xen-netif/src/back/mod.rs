@@ -16,7 +16,7 @@ use alloc::string::String;
 use core::convert::Infallible;
 use core::time::Duration;
 
-use xen_hal::{DomId, Xen, warning};
+use xen_hal::{Clock, DomId, Xen, warning};
 use xenbus::{End, Failure, Phase, RateLimit, backend, serve as serve_class};
 use xenstore_client::Store;
 
@@ -164,9 +164,10 @@ pub async fn serve<X: Xen>(
 fn open(
     attachment: Attachment,
     limits: Limits,
+    clock: impl Clock + 'static,
     opened: &impl Fn(Port) -> Result<(), Failure>,
 ) -> Result<Rc<Shared>, Failure> {
-    let shared = Rc::new(Shared::new(attachment, limits));
+    let shared = Rc::new(Shared::new(attachment, limits, move || clock.now()));
     opened(Port(shared.clone()))?;
     Ok(shared)
 }

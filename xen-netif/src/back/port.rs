@@ -7,6 +7,7 @@ use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::future::poll_fn;
 use core::task::Poll;
+use core::time::Duration;
 
 use xenbus::{Phase, Status, WakerSlot};
 
@@ -57,10 +58,11 @@ pub(super) struct Shared {
     pub(super) rings: RefCell<Option<Box<Show>>>,
     /// Whom to wake when there is a packet from the guest, or room for one to it.
     pub(super) application: WakerSlot,
+    pub(super) now: Box<dyn Fn() -> Duration>,
 }
 
 impl Shared {
-    pub(super) fn new(attachment: Attachment, limits: Limits) -> Shared {
+    pub(super) fn new(attachment: Attachment, limits: Limits, now: impl Fn() -> Duration + 'static) -> Shared {
         Shared {
             attachment,
             limits,
@@ -72,6 +74,7 @@ impl Shared {
             wants_room: Cell::new(false),
             rings: RefCell::default(),
             application: WakerSlot::default(),
+            now: Box::new(now),
         }
     }
 

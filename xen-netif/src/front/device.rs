@@ -158,7 +158,7 @@ impl<G: Memory> TxToken<'_, G> {
         }
         let place = place.shortened(len);
         let bytes = tx.bytes(place);
-        match offload::outgoing(bytes, shared.status.info().offloads(), shared.flows()) {
+        match offload::outgoing(bytes, shared.status.info().offloads(), shared.flows(), &shared.paths) {
             Outgoing::Whole { blank, gso } => shared.send_whole(tx, place, blank, gso),
             Outgoing::Pieces(cut) => {
                 let whole = bytes.to_vec();
@@ -198,7 +198,7 @@ impl<G: Memory> Shared<G> {
             blank: frame.flags & rx_flags::CSUM_BLANK != 0,
             gso: frame.gso,
         };
-        let good = self.options.has_requested(info) && offload::incoming(frame.bytes, info, self.flows());
+        let good = self.options.has_requested(info) && offload::incoming(frame.bytes, info, self.flows(), &self.paths);
         if !good {
             self.count(|statistics| statistics.dropped += 1);
         }

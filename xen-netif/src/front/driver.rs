@@ -17,8 +17,9 @@ use super::tx::Tx;
 
 /// What Ethernet carries where nobody has said anything else.
 const USUAL_MTU: u16 = 1500;
-/// The least that IPv4 takes (RFC 791).
+/// The least that IPv4 takes (RFC 791), and IPv6 (RFC 8200).
 const MIN_MTU: u16 = 68;
+const MIN_MTU_V6: u16 = 1280;
 
 pub(super) struct Driver<X: Xen> {
     pub(super) shared: Rc<Shared<X>>,
@@ -47,11 +48,8 @@ impl<X: Xen> Frontend for Driver<X> {
     async fn connect(&mut self, device: &Device) -> Result<Self::Link, Failure> {
         let keys = read_keys(device).await?;
         let large = self.shared.options.large_segments && keys.gather;
-        let mtu = match device.get::<u16>("mtu").await? {
-            Some(mtu) if mtu >= MIN_MTU => mtu,
-            Some(mtu) => return Err(device.unexpected("mtu", mtu, format_args!("{MIN_MTU} at least"))),
-            None => USUAL_MTU,
-        };
+        let mtu = device.number("mtu", MIN_MTU.into()..=u16::MAX.into(), USUAL_MTU.into()).await?;
+        let mtu = u16::try_from(mtu).unwrap_or(USUAL_MTU);
         let info = Info {
             mac: mac_address(device).await?,
             // Without scatter and gather a frame has one page.
@@ -123,10 +121,11 @@ impl<X: Xen> Frontend for Driver<X> {
         *shared.rx.borrow_mut() = Some(rx);
         if self.lines.allows(self.xen.now()) {
             information!(
-                "{}: up, served by {}, MTU {}{}",
+                "{}: up, served by {}, MTU {}{}{}",
                 device.path(),
                 device.other_domain(),
                 info.mtu,
+                if info.mtu < MIN_MTU_V6 { " (too small for IPv6)" } else { "" },
                 if info.gso_v4 { ", large segments" } else { "" }
             );
         }

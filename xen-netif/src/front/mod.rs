@@ -191,7 +191,8 @@ pub fn connect<X: Xen>(
 ) -> (Interface<X>, impl Future<Output = Result<EndReason, xenstore_client::Error>> + use<X>) {
     assert!(options.transmit_pages >= 17, "a frame takes up to 17 pages");
     assert!(options.receive_pages.is_power_of_two() && (32..=256).contains(&options.receive_pages), "32 to 256 pages");
-    let shared = Rc::new(Shared::new(xen.clone(), options));
+    let clock = xen.clone();
+    let shared = Rc::new(Shared::new(xen.clone(), options, move || clock.now()));
     let name = path.rsplit('/').next().unwrap_or(path).into();
     let interface = Interface { shared: Handle::new(shared.clone()), name };
     let (store, path) = (store.clone(), String::from(path));

@@ -1,6 +1,7 @@
 //! What an interface's handles, its device and its driver have in common.
 
 use core::cell::{Cell, RefCell};
+use core::time::Duration;
 
 use xen_hal::{DomId, Memory};
 use xenbus::{Failure, Phase, Status, Users, WakerSlot};
@@ -9,6 +10,7 @@ use super::rx::Rx;
 use super::tx::Tx;
 use super::{Info, Options};
 use crate::mss::Flows;
+use crate::path_mtu::PathMtus;
 use crate::protocol::Extra;
 
 /// What an interface has done since its driver began.
@@ -54,6 +56,7 @@ pub(super) struct Shared<G: Memory> {
     pub(super) tx: RefCell<Option<Tx<G>>>,
     pub(super) rx: RefCell<Option<Rx<G>>>,
     pub(super) flows: RefCell<Flows>,
+    pub(super) paths: PathMtus,
     /// What broke while the device was using the rings, for the driver to end the connection with.
     pub(super) failure: RefCell<Option<Failure>>,
     /// The stack, where it waits for a frame, for room or for the link.
@@ -63,7 +66,7 @@ pub(super) struct Shared<G: Memory> {
 }
 
 impl<G: Memory> Shared<G> {
-    pub(super) fn new(memory: G, options: Options) -> Shared<G> {
+    pub(super) fn new(memory: G, options: Options, now: impl Fn() -> Duration + 'static) -> Shared<G> {
         Shared {
             memory,
             options,
@@ -73,6 +76,7 @@ impl<G: Memory> Shared<G> {
             tx: RefCell::new(None),
             rx: RefCell::new(None),
             flows: RefCell::default(),
+            paths: PathMtus::new(now),
             failure: RefCell::new(None),
             stack: WakerSlot::default(),
             wants_room: Cell::new(false),

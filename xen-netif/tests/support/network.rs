@@ -54,8 +54,13 @@ impl Bench {
 
     /// Says what the interface's MTU is; before it connects.
     pub async fn set_mtu(&self, mtu: u16) {
+        self.write_mtu(&mtu.to_string()).await;
+    }
+
+    /// The same with whatever an administrator may have written.
+    pub async fn write_mtu(&self, mtu: &str) {
         let own = format!("/local/domain/{}/device/vif/0/mtu", self.front.id().0);
-        self.toolstack.store().set(&own, &mtu).await.unwrap();
+        self.toolstack.store().set(&own, mtu).await.unwrap();
     }
 
     /// Drives the interface, once it can be used; and its port.
