@@ -34,7 +34,8 @@ pub fn start<'a>(f: &'a Fixture<'_>, name: &str, words: &str) -> Result<(Domain<
     start_with(f, name, words, VIF)
 }
 
-fn start_with<'a>(f: &'a Fixture<'_>, name: &str, words: &str, vif: &str) -> Result<(Domain<'a>, String)> {
+/// The same, on another interface than the usual.
+pub fn start_with<'a>(f: &'a Fixture<'_>, name: &str, words: &str, vif: &str) -> Result<(Domain<'a>, String)> {
     let site = web::put_site(f)?;
     let web = guest(&f.lab, f.guest("web")?, name).memory(16).command_line(words).line(vif).line(&site).create()?;
     let console = web.wait_for("web: ready", 30)?;
@@ -227,6 +228,12 @@ fn bad_words(f: &Fixture) -> Result<String> {
         xen_lab::domain::destroy_all(&f.lab)?;
     }
     Ok(String::new())
+}
+
+/// What `web` has printed and logged.
+pub fn log(f: &Fixture, web: &Domain<'_>) -> String {
+    let decoded = || cargo_xen::logs::decoded(&f.guest("web")?.debug, web.console()?.as_bytes());
+    decoded().unwrap_or_else(|error| format!("{error:#}"))
 }
 
 /// dom0's iperf3 is the client.
