@@ -81,6 +81,14 @@ impl<'a> Lan<'a> {
         self.wait_printed(name, first, 20).map(drop)
     }
 
+    pub fn stop(&self, name: &str) -> Result<()> {
+        self.lab
+            .run(&format!(
+                "pid=$(cat /tmp/lan-{name}.pid); kill $pid; while grep -q . /proc/$pid/cmdline; do usleep 20000; done 2>/dev/null"
+            ))
+            .map(drop)
+    }
+
     /// What a program has printed that was started.
     pub fn printed(&self, name: &str) -> Result<String> {
         self.lab.run(&format!("cat /tmp/lan-{name}"))

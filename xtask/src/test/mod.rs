@@ -1,5 +1,6 @@
 //! `cargo xen test`: everything that is checked before a change lands.
 
+mod addresses;
 mod checks;
 mod deny;
 mod disk;
@@ -195,7 +196,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
     let boot = |suite: &Suite, server| {
         let mut checks = match server {
             StoreServer::Xenstored => {
-                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, web::ALL].concat()
+                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, addresses::ALL, web::ALL].concat()
             }
             StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
         };
