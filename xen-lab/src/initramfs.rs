@@ -46,8 +46,12 @@ const PROGRAMS: [&str; 11] = [
     "mkfs.ext4",
 ];
 
+/// iproute2's programs, of which each release has some elsewhere. They are put in `/usr/bin`, and are called by that path:
+/// busybox's shell takes its own ones of these names, whatever `$PATH` says.
+const NETWORK_PROGRAMS: [&str; 2] = ["ip", "tc"];
+
 /// Kernel modules in dom0, in the order in which they are loaded; what they depend on is added.
-const MODULES: [&str; 16] = [
+const MODULES: [&str; 19] = [
     "xen-blkback",
     // After this one dom0 goes on with one processor.
     "xen-blkfront",
@@ -63,6 +67,9 @@ const MODULES: [&str; 16] = [
     "e1000",
     "nvme",
     "tun",
+    "veth",
+    "sch_netem",
+    "sch_tbf",
     // ext4 asks for it by the name of what it does, which no list of dependencies tells.
     "crc32c_generic",
     "ext4",
@@ -153,6 +160,11 @@ pub fn write_base(suite: Suite, root: &Path, output: &Path) -> Result<()> {
     for program in &programs {
         archive.file(program.strip_prefix(root)?, 0o755, &fs::read(program)?)?;
     }
+    for name in NETWORK_PROGRAMS {
+        let file = find(root, &["usr/bin", "usr/sbin", "bin", "sbin"].map(|folder| format!("{folder}/{name}")))?;
+        archive.file(format!("usr/bin/{name}"), 0o755, &fs::read(&file)?)?;
+        programs.push(file);
+    }
     // oxenstored finds the hypervisor's page by its configuration, and newer ones load a part of themselves.
     archive.file("etc/xen/oxenstored.conf", 0o644, &fs::read(root.join("etc/xen/oxenstored.conf"))?)?;
     let plugin = format!("usr/lib/xen-{}/ocaml/xsd_glue/xenctrl_plugin/domain_getinfo_v1.cmxs", suite.xen);
@@ -223,10 +235,11 @@ pub fn write_overlay(suite: Suite, values: &[(&str, &str)], output: &Path) -> Re
     archive.finish()
 }
 
-fn find(root: &Path, candidates: &[&str]) -> Result<PathBuf> {
-    match candidates.iter().map(|name| root.join(name)).find(|path| path.exists()) {
+fn find<S: AsRef<str>>(root: &Path, candidates: &[S]) -> Result<PathBuf> {
+    let names = || candidates.iter().map(AsRef::as_ref);
+    match names().map(|name| root.join(name)).find(|path| path.exists()) {
         Some(path) => Ok(path),
-        None => bail!("the downloaded packages do not hold {}", candidates.join(" or ")),
+        None => bail!("the downloaded packages do not hold {}", names().collect::<Vec<_>>().join(" or ")),
     }
 }
 
@@ -253,7 +266,7 @@ fn libraries(root: &Path, programs: &[PathBuf]) -> Result<BTreeMap<PathBuf, Vec<
                 continue;
             }
             let candidates: Vec<_> = dirs.iter().map(|dir| format!("{dir}/{name}")).collect();
-            let file = find(root, &candidates.iter().map(String::as_str).collect::<Vec<_>>())?;
+            let file = find(root, &candidates)?;
             let data = fs::read(&file).with_context(|| file.display().to_string())?;
             queue.push_back(data.clone());
             found.insert(path, data);

@@ -46,6 +46,7 @@ impl Suite {
             "busybox-static".into(),
             "dropbear-bin".into(),
             "iperf3".into(),
+            "iproute2".into(),
             "e2fsprogs".into(),
             "nginx".into(),
         ];

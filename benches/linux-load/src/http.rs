@@ -11,14 +11,18 @@ use anyhow::{Context, Result, bail, ensure};
 /// `count` fetches by `clients` at once, each over a new connection after every `per_connection` of them.
 pub fn run(address: &str, path: &str, clients: u64, count: u64, per_connection: u64) -> Result<()> {
     let expected = Client::connect(address)?.fetch(address, path)?;
-    let left = AtomicU64::new(count);
+    let (left, slowest) = (AtomicU64::new(count), AtomicU64::new(0));
     let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
     let client = || -> Result<()> {
         let mut more = take();
         while more {
+            // The first of a connection takes the handshake, too.
+            let mut start = Instant::now();
             let mut connection = Client::connect(address)?;
             for _ in 0..per_connection {
                 let found = connection.fetch(address, path)?;
+                slowest.fetch_max(start.elapsed().as_millis() as u64, Ordering::Relaxed);
+                start = Instant::now();
                 ensure!(found == expected, "{path}: {} bytes that are not those of the first answer", found.len());
                 more = take();
                 if !more {
@@ -34,7 +38,12 @@ pub fn run(address: &str, path: &str, clients: u64, count: u64, per_connection: 
         clients.into_iter().try_for_each(|client| client.join().expect("no panic"))
     })?;
     let took = start.elapsed().as_secs_f64();
-    println!("{count} fetches of {} bytes by {clients} clients: {:.0} a second", expected.len(), count as f64 / took);
+    println!(
+        "{count} fetches of {} bytes by {clients} clients: {:.0} a second, {} ms at most",
+        expected.len(),
+        count as f64 / took,
+        slowest.into_inner()
+    );
     Ok(())
 }
 

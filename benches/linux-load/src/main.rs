@@ -1,8 +1,9 @@
-//! Load from Linux: on a disk, for a web server, or for iperf.
+//! Load from Linux: on a disk, for a web server, or for iperf; and hosts of a network.
 
 mod disk;
 mod http;
 mod iperf;
+mod lan;
 mod site;
 mod soak;
 
@@ -35,6 +36,7 @@ fn main() -> Result<()> {
             soak::run(address, number(requests)?, number(segments)?, number(clients)?, number(allowed)?)
         }
         ["drain", address, bytes] => iperf::drain(address, number(bytes)?),
-        _ => bail!(USAGE),
+        ["lan", ref words @ ..] => lan::run(words),
+        _ => bail!("{USAGE}{}", lan::USAGE),
     }
 }

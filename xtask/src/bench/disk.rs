@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::spread;
+use super::table::{Pair, counts, median, ratios, rounds};
 use crate::apps::{app, linux_load};
 use xen_lab::Dom0;
 use xen_lab::Lab;
@@ -17,49 +17,51 @@ const DISK: &str = "disk = [\"format=raw,vdev=xvda,access=rw,target=/tmp/disk\"]
 /// Size, pattern, operation and requests in flight.
 type Load = (u64, String, String, u64);
 
-#[derive(Default)]
-struct Row {
-    ours: Vec<Value>,
-    linux: Vec<Value>,
-}
+/// What the two have printed of each load.
+type Rows = BTreeMap<Load, Pair<Value>>;
 
-pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
+pub(super) fn lab(lab: &Lab, count: u32) -> Result<()> {
     lab.run("dd if=/dev/zero of=/tmp/disk bs=1M count=64 2>/dev/null")?;
     let image = app("disk")?;
     let program = fs::read(linux_load()?)?;
-    let mut rows = BTreeMap::<Load, Row>::new();
-    for round in 1..=rounds {
-        eprint!("\r  round {round} of {rounds}");
+    let mut rows = Rows::new();
+    let outcome = rounds(count, || {
         let ours = guest(lab, &image, "ours").memory(64).command_line("mode=bench write=yes ms=500");
-        for line in lines(ours)? {
-            rows.entry(load(&line)).or_default().ours.push(line);
-        }
+        measure(ours, 0, &mut rows)?;
         let job = "/linux-load disk /dev/xvda 500 write";
-        for line in lines(linux(lab, "linux", job, &[("linux-load", &program)])?)? {
-            rows.entry(load(&line)).or_default().linux.push(line);
-        }
-    }
-    eprintln!("\r  {rounds} rounds, ours and Linux's in turn: medians; the ratio's least and greatest");
+        measure(linux(lab, "linux", job, &[("linux-load", &program)])?, 1, &mut rows)
+    });
     println!(
-        "  {:<34} {:>9} {:>9} {:>7} {:>13} {:>15} {:>15} {:>10}",
-        "Linux's blkback", "ours", "Linux's", "ratio", "", "p50 us", "p99 us", "events"
+        "  {:<34} {:>9} {:>9} {:>7} {:>13} {:>6} {:>15} {:>15} {:>10}",
+        "Linux's blkback", "ours", "Linux's", "ratio", "", "rounds", "p50 us", "p99 us", "events"
     );
     for ((size, pattern, operation, in_flight), row) in &rows {
-        show(&format!("{pattern} {operation} {} KiB, {in_flight} in flight", size >> 10), *size, row)?;
+        show(&format!("{pattern} {operation} {} KiB, {in_flight} in flight", size >> 10), *size, row);
     }
+    outcome?;
+    ensure!(rows.values().all(|row| row[0].len() == row[1].len()), "a load was measured on one side alone");
     Ok(())
 }
 
-/// Runs a guest to its end; its lines of JSON.
-fn lines(builder: Builder<'_>) -> Result<Vec<Value>> {
+/// Runs a guest to its end, and keeps its lines of JSON, whatever its end is.
+fn measure(builder: Builder<'_>, column: usize, rows: &mut Rows) -> Result<()> {
     let domain = builder.line(DISK).create()?;
-    let (_, reason, console) = domain.wait_end(120)?;
-    ensure!(reason == "0", "{} ended with reason {reason}:\n{console}", domain.name);
-    // A dom0 that is busy takes a domain's last words after its end.
-    let console = domain.wait_for("\"op\":\"write\",\"pattern\":\"random\",\"size\":1048576,\"in_flight\":32", 20)?;
-    destroy_all(domain.lab())?;
-    let lines = console.lines().filter_map(|line| line.find("{\"op\"").map(|at| &line[at..]));
-    lines.map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    let outcome = domain.wait_end(120).and_then(|(_, reason, console)| {
+        ensure!(reason == "0", "{} ended with reason {reason}:\n{console}", domain.name);
+        // A dom0 that is busy takes a domain's last words after its end.
+        domain.wait_for("\"op\":\"write\",\"pattern\":\"random\",\"size\":1048576,\"in_flight\":32", 20)
+    });
+    let console = outcome.as_ref().map_or_else(|_| domain.console().unwrap_or_default(), String::clone);
+    for line in console.lines().filter_map(|line| line.find("{\"op\"").map(|at| &line[at..])) {
+        match serde_json::from_str(line) {
+            Ok(value) => rows.entry(load(&value)).or_default()[column].push(value),
+            // The last line may be half a line where a guest is stuck.
+            Err(_) if outcome.is_err() => {}
+            Err(error) => return Err(error).with_context(|| line.to_owned()),
+        }
+    }
+    outcome?;
+    destroy_all(domain.lab())
 }
 
 fn load(line: &Value) -> Load {
@@ -68,26 +70,21 @@ fn load(line: &Value) -> Load {
     (number("size"), text("pattern"), text("op"), number("in_flight"))
 }
 
-fn show(name: &str, size: u64, row: &Row) -> Result<()> {
-    ensure!(row.ours.len() == row.linux.len() && !row.ours.is_empty(), "{name}: measured on one side alone");
-    let number = |line: &Value, key: &str| line[key].as_f64().unwrap_or(0.0);
-    let median = |lines: &[Value], key: &str| spread(lines.iter().map(|line| number(line, key)).collect()).0;
-    let ratios: Vec<f64> =
-        row.ours.iter().zip(&row.linux).map(|(ours, linux)| number(ours, "iops") / number(linux, "iops")).collect();
-    let (ratio, least, greatest) = spread(ratios);
-    let speed = |lines: &[Value]| match size {
-        4096 => format!("{:.0}/s", median(lines, "iops")),
-        _ => format!("{:.0} MB/s", median(lines, "mb_per_s")),
+fn show(name: &str, size: u64, row: &Pair<Value>) {
+    let numbers = |key: &str| {
+        row.each_ref().map(|lines| lines.iter().map(|line| line[key].as_f64().unwrap_or(0.0)).collect::<Vec<_>>())
     };
-    let pair = |key: &str| format!("{:.0} | {:.0}", median(&row.ours, key), median(&row.linux, key));
+    let medians =
+        |key: &str, unit: &str| numbers(key).map(|values| median(&values, |value| format!("{value:.0}{unit}")));
+    let [ours, linux] = if size == 4096 { medians("iops", "/s") } else { medians("mb_per_s", " MB/s") };
+    let iops = numbers("iops");
+    let [ratio, between] = ratios(&iops[0], &iops[1]);
+    let pair = |key: &str| medians(key, "").join(" | ");
     println!(
-        "  {name:<34} {:>9} {:>9} {ratio:>7.2} {:>13} {:>15} {:>15} {:>10}",
-        speed(&row.ours),
-        speed(&row.linux),
-        format!("{least:.2}..{greatest:.2}"),
+        "  {name:<34} {ours:>9} {linux:>9} {ratio:>7} {between:>13} {:>6} {:>15} {:>15} {:>10}",
+        counts(row),
         pair("p50_us"),
         pair("p99_us"),
         pair("events"),
     );
-    Ok(())
 }

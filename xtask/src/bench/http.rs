@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::net;
+use super::table::{Row, head, rounds, show, show_busy};
 use crate::apps::{app, linux_load};
 use xen_lab::Dom0;
 use xen_lab::Lab;
@@ -35,21 +36,13 @@ const NGINX: &str = "
       http { sendfile on; tcp_nopush on; access_log off; keepalive_requests 1000000; server { listen 80; root /www; } }' >/conf
     echo nginx: begins; nginx -c /conf";
 
-/// For each load: ours and nginx's answers in a second, and how busy the guest's processor and dom0's were.
-#[derive(Default)]
-struct Row {
-    values: [Vec<f64>; 2],
-    busy: [Vec<[f64; 2]>; 2],
-}
-
-pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
+pub(super) fn lab(lab: &Lab, count: u32) -> Result<()> {
     let image = app("web")?;
     lab.put("/tmp/linux-load", Box::new(File::open(linux_load()?)?))?;
     lab.put(SITE, Box::new(Cursor::new(site()?)))?;
     lab.run("chmod +x /tmp/linux-load")?;
     let mut rows = LOADS.map(|_| Row::default());
-    for round in 1..=rounds {
-        eprint!("\r  round {round} of {rounds}");
+    let outcome = rounds(count, || {
         let ours = guest(lab, &image, "ours")
             .memory(64)
             .command_line(format!("ip={ADDRESS}/24"))
@@ -68,18 +61,17 @@ pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
         ))
         .with_context(|| theirs.console().unwrap_or_default())?;
         measure(lab, &theirs, 1, &mut rows).with_context(|| theirs.console().unwrap_or_default())?;
-        destroy_all(lab)?;
-    }
-    eprintln!("\r  {rounds} rounds, ours and Linux's in turn: medians; the ratio's least and greatest");
-    println!("  {:<34} {:>12} {:>12} {:>7} {:>13}", "HTTP, fetches in a second", "ours", "nginx", "ratio", "");
+        destroy_all(lab)
+    });
+    head("HTTP, fetches in a second", "nginx");
     for ((name, ..), row) in LOADS.iter().zip(&rows) {
-        net::show(name, "/s", &row.values);
+        show(name, "/s", &row.values);
     }
     println!("  How much of the time a processor was in use, the guest's and dom0's");
     for ((name, ..), row) in LOADS.iter().zip(&rows) {
-        net::show_busy(name, &row.busy);
+        show_busy(name, &row.busy);
     }
-    Ok(())
+    outcome
 }
 
 fn site() -> Result<Vec<u8>> {

@@ -7,13 +7,13 @@ mod http;
 mod net;
 mod soak;
 mod store;
+mod table;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use cargo_xen::parse_suite;
-use xen_lab::domain::destroy_all;
 use xen_lab::{Lab, Options, StoreServer, Suite, suite};
 
 /// The command-line arguments.
@@ -27,7 +27,7 @@ pub struct BenchArgs {
     lab_only: bool,
     /// Only this: store (requests to the store), disk, net or http (each beside a Linux guest), or soak (whether `web`'s
     /// memory stays as it is, which takes long and is not done otherwise)
-    #[arg(long, value_name = "WHAT", value_parser = ["store", "disk", "net", "http", "soak"])]
+    #[arg(long, value_name = "WHAT", value_parser = PARTS.map(|(name, _)| name))]
     only: Option<String>,
     /// Which Xen in the lab: bookworm (4.17) or trixie (4.20)
     #[arg(long, value_name = "SUITE", value_parser = parse_suite)]
@@ -40,10 +40,23 @@ pub struct BenchArgs {
     rounds: u32,
 }
 
+/// What is measured in the lab by its name.
+type Part<L> = (&'static str, fn(&L, u32) -> Result<()>);
+
+/// What `--only` names.
+const PARTS: [Part<Lab>; 5] = [
+    ("store", |lab, _| store::lab(lab)),
+    ("disk", disk::lab),
+    ("net", net::lab),
+    ("http", http::lab),
+    ("soak", |lab, _| soak::lab(lab)),
+];
+/// Done where it is asked for, and not otherwise.
+const LONG: &str = "soak";
+
 /// Runs the benchmarks that were asked for.
 pub fn command(args: &BenchArgs) -> Result<()> {
-    let wanted = |what: &str| args.only.as_ref().is_none_or(|only| only == what);
-    if !args.lab_only && wanted("store") {
+    if !args.lab_only && args.only.as_ref().is_none_or(|only| only == "store") {
         store::host()?;
     }
     if args.host_only {
@@ -54,33 +67,55 @@ pub fn command(args: &BenchArgs) -> Result<()> {
     println!("In the lab, {suite}, {}:", if args.oxenstored { "oxenstored" } else { "xenstored" });
     let timeout = Some(Duration::from_secs(120));
     let options = Options { timeout, store, parallel: true, isolated: true, ..Options::default() };
-    let lab = Lab::boot(suite, &options)?;
-    if wanted("store") {
-        store::lab(&lab)?;
-        destroy_all(&lab)?;
+    let chosen = PARTS.into_iter().filter(|(name, _)| args.only.as_deref().map_or(*name != LONG, |only| only == *name));
+    measure(chosen, args.rounds, || Lab::boot(suite, &options))
+}
+
+/// Does all parts, those after one that has failed in a new boot: a command that is stuck may hold up all others.
+fn measure<L>(parts: impl Iterator<Item = Part<L>>, rounds: u32, boot: impl Fn() -> Result<L>) -> Result<()> {
+    let (mut lab, mut failed) = (None, Vec::new());
+    for (name, part) in parts {
+        let booted = match lab.take() {
+            Some(booted) => booted,
+            None => boot()?,
+        };
+        match part(&booted, rounds) {
+            Ok(()) => lab = Some(booted),
+            Err(error) => {
+                println!("FAILED  {name}: {error:#}");
+                failed.push(name);
+            }
+        }
     }
-    if wanted("disk") {
-        disk::lab(&lab, args.rounds)?;
-    }
-    if wanted("net") {
-        net::lab(&lab, args.rounds)?;
-    }
-    if wanted("http") {
-        http::lab(&lab, args.rounds)?;
-    }
-    if args.only.as_deref() == Some("soak") {
-        soak::lab(&lab)?;
-    }
+    ensure!(failed.is_empty(), "not measured to the end: {}", failed.join(", "));
     Ok(())
 }
 
-/// The median, the least and the greatest of some values.
-fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let median = match values.len() % 2 {
-        0 => (values[middle - 1] + values[middle]) / 2.0,
-        _ => values[middle],
-    };
-    (median, values[0], values[values.len() - 1])
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_part_that_fails_does_not_keep_others_from_being_measured() {
+        thread_local!(static DONE: Cell<u32> = const { Cell::new(0) });
+        fn good(_: &u32, rounds: u32) -> Result<()> {
+            DONE.set(DONE.get() + rounds);
+            Ok(())
+        }
+        let parts: [Part<u32>; 4] = [
+            ("one", good),
+            ("two", |_, _| anyhow::bail!("a command in dom0 is stuck")),
+            ("three", good),
+            ("four", good),
+        ];
+        let boots = Cell::new(0);
+        let outcome = measure(parts.into_iter(), 5, || {
+            boots.set(boots.get() + 1);
+            Ok(boots.get())
+        });
+        assert_eq!(outcome.unwrap_err().to_string(), "not measured to the end: two");
+        assert_eq!((DONE.get(), boots.get()), (15, 2));
+    }
 }

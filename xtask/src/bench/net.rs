@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::spread;
+use super::table::{Row, head, rounds, show, show_busy, spread};
 use crate::apps::app;
 use xen_lab::Dom0;
 use xen_lab::Lab;
@@ -27,20 +27,15 @@ const LOADS: [(&str, &str, bool); 6] = [
 ];
 const PING: &str = "round trip";
 
-/// Ours and Linux's, by what is measured.
-#[derive(Default)]
-struct Rows {
-    values: BTreeMap<&'static str, [Vec<f64>; 2]>,
-    /// Of the time: how long the guest's processor was in use, and dom0's.
-    busy: BTreeMap<&'static str, [Vec<[f64; 2]>; 2]>,
-}
+/// By what is measured.
+type Rows = BTreeMap<&'static str, Row>;
 
-pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
+pub(super) fn lab(lab: &Lab, count: u32) -> Result<()> {
     let image = app("iperf")?;
-    let mut rows = Rows::default();
+    let mut rows: Rows =
+        LOADS.iter().map(|(name, ..)| *name).chain([PING]).map(|name| (name, Row::default())).collect();
     let mut costs = String::new();
-    for round in 1..=rounds {
-        eprint!("\r  round {round} of {rounds}");
+    let outcome = rounds(count, || {
         let words = format!("ip={ADDRESS}/24");
         let ours = guest(lab, &image, "ours").memory(64).command_line(words).line(VIF).create()?;
         ours.wait_for("iperf: ready", 30)?;
@@ -51,23 +46,22 @@ pub(super) fn lab(lab: &Lab, rounds: u32) -> Result<()> {
         let theirs = linux(lab, "linux", &job, &[])?.line(VIF).create()?;
         theirs.wait_for("Server listening", 60)?;
         measure(lab, &theirs, 1, &mut rows).with_context(|| theirs.console().unwrap_or_default())?;
-        destroy_all(lab)?;
-    }
-    eprintln!("\r  {rounds} rounds, ours and Linux's in turn: medians; the ratio's least and greatest");
-    println!("  {:<34} {:>12} {:>12} {:>7} {:>13}", "Linux's netback", "ours", "Linux's", "ratio", "");
+        destroy_all(lab)
+    });
+    head("Linux's netback", "Linux's");
     for (name, unit) in LOADS.iter().map(|(name, _, packets)| (*name, if *packets { "/s" } else { " Mbit/s" })) {
-        show(name, unit, &rows.values[name]);
+        show(name, unit, &rows[name].values);
     }
-    show(PING, " us", &rows.values[PING]);
+    show(PING, " us", &rows[PING].values);
     println!("  How much of the time a processor was in use, the guest's and dom0's: what bounds a row is at 1.00");
     for (name, ..) in LOADS {
-        show_busy(name, &rows.busy[name]);
+        show_busy(name, &rows[name].busy);
     }
     println!("  What ours has spent in the last round:");
     for line in costs.lines().filter(|line| line.contains("for each frame")) {
         println!("  {}", line.split_once("iperf: ").map_or(line, |(_, rest)| rest));
     }
-    Ok(())
+    outcome
 }
 
 fn measure(lab: &Lab, guest: &Domain<'_>, column: usize, rows: &mut Rows) -> Result<()> {
@@ -91,13 +85,15 @@ fn measure(lab: &Lab, guest: &Domain<'_>, column: usize, rows: &mut Rows) -> Res
             }
             false => end["sum_received"]["bits_per_second"].as_f64().context("no speed")? / 1e6,
         };
-        rows.values.entry(name).or_default()[column].push(value);
-        rows.busy.entry(name).or_default()[column].push(busy(lab, guest, used, start)?);
+        let busy = busy(lab, guest, used, start)?;
+        let row = rows.entry(name).or_default();
+        row.values[column].push(value);
+        row.busy[column].push(busy);
     }
     let text = lab.run(&format!("ping -A -c 300 {ADDRESS} | sed -n 's/.*time=\\([0-9.]*\\) ms/\\1/p'"))?;
     let times: Vec<f64> = text.lines().filter_map(|line| line.trim().parse().ok()).collect();
     ensure!(times.len() > 250, "only {} of 300 pings were answered", times.len());
-    rows.values.entry(PING).or_default()[column].push(spread(times).0 * 1000.0);
+    rows.entry(PING).or_default().values[column].extend(spread(times).map(|(median, ..)| median * 1000.0));
     Ok(())
 }
 
@@ -119,22 +115,4 @@ pub(super) fn used(lab: &Lab, guest: &Domain<'_>) -> Result<[f64; 2]> {
 
 fn seconds(sum: &Value) -> Result<f64> {
     sum["seconds"].as_f64().context("no time")
-}
-
-pub(super) fn show_busy(name: &str, busy: &[Vec<[f64; 2]>; 2]) {
-    let [ours, linux] = busy.each_ref().map(|rounds| {
-        let [guest, dom0] = [0, 1].map(|whose| spread(rounds.iter().map(|busy| busy[whose]).collect()).0);
-        format!("{guest:.2} {dom0:.2}")
-    });
-    println!("  {name:<34} {ours:>12} {linux:>12}");
-}
-
-pub(super) fn show(name: &str, unit: &str, [ours, linux]: &[Vec<f64>; 2]) {
-    let (ratio, least, greatest) = spread(ours.iter().zip(linux).map(|(ours, linux)| ours / linux).collect());
-    println!(
-        "  {name:<34} {:>12} {:>12} {ratio:>7.2} {:>13}",
-        format!("{:.0}{unit}", spread(ours.clone()).0),
-        format!("{:.0}{unit}", spread(linux.clone()).0),
-        format!("{least:.2}..{greatest:.2}"),
-    );
 }

@@ -9,7 +9,7 @@ use crate::paths::repo;
 use crate::test::store::install_program;
 use xen_lab::Dom0;
 use xen_lab::Lab;
-use xen_lab::domain::guest;
+use xen_lab::domain::{destroy_all, guest};
 
 pub(super) fn host() -> Result<()> {
     println!("In the simulation, on this machine:");
@@ -27,15 +27,17 @@ pub(super) fn lab(lab: &Lab) -> Result<()> {
     install_program(lab)?;
     let probe = app("probe")?;
     let domain = guest(lab, &probe, "bench").command_line("test=bench").create()?;
-    let console = domain.wait_passed(60)?;
-    let path = format!("/local/domain/{}/data/bench", domain.id);
-    let dom0 = lab.run(&format!("lab-store read {path} 3"))?;
+    let outcome = domain.wait_passed(60);
     println!("  {:<34} {:>12} {:>22} {:>20}", "", "requests/s", "notifications/request", "hypercalls/request");
+    let console = outcome.as_ref().map_or_else(|_| domain.console().unwrap_or_default(), String::clone);
     for line in console.lines().filter(|line| line.starts_with("bench: ")) {
         show("Sarab guest, through the ring", line);
     }
+    outcome?;
+    let path = format!("/local/domain/{}/data/bench", domain.id);
+    let dom0 = lab.run(&format!("lab-store read {path} 3"))?;
     show("dom0's library, through a socket", dom0.trim());
-    Ok(())
+    destroy_all(lab)
 }
 
 fn show(who: &str, line: &str) {

@@ -1,10 +1,12 @@
 //! `cargo xen test`: everything that is checked before a change lands.
 
+mod addresses;
 mod checks;
 mod deny;
 mod disk;
 mod host;
 mod hostile;
+mod lan;
 mod linux;
 mod net;
 pub mod store;
@@ -193,7 +195,9 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
     // One boot runs all checks with the one server, a second one those of the store with the other.
     let boot = |suite: &Suite, server| {
         let mut checks = match server {
-            StoreServer::Xenstored => [checks::ALL, store::ALL, disk::ALL, net::ALL, web::ALL].concat(),
+            StoreServer::Xenstored => {
+                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, addresses::ALL, web::ALL].concat()
+            }
             StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
         };
         if server == StoreServer::Xenstored && *suite == suite::DEFAULT {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Cursor;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -19,6 +20,8 @@ pub const ALL: &[(&str, Check)] = &[
     ("web: frames of 9,000 and 65,517 bytes, with a backend that is not to be trusted", jumbo),
     ("switch: dom0's Linux and a guest of ours behind it", switch),
     ("web: bad words on the command line", bad_words),
+    ("web: an MTU in the store that is none", bad_mtu),
+    ("web: a backend that never connects is named", no_hotplug),
 ];
 
 /// What is done for one Xen alone, for its time.
@@ -34,7 +37,8 @@ pub fn start<'a>(f: &'a Fixture<'_>, name: &str, words: &str) -> Result<(Domain<
     start_with(f, name, words, VIF)
 }
 
-fn start_with<'a>(f: &'a Fixture<'_>, name: &str, words: &str, vif: &str) -> Result<(Domain<'a>, String)> {
+/// The same, on another interface than the usual.
+pub fn start_with<'a>(f: &'a Fixture<'_>, name: &str, words: &str, vif: &str) -> Result<(Domain<'a>, String)> {
     let site = web::put_site(f)?;
     let web = guest(&f.lab, f.guest("web")?, name).memory(16).command_line(words).line(vif).line(&site).create()?;
     let console = web.wait_for("web: ready", 30)?;
@@ -227,6 +231,75 @@ fn bad_words(f: &Fixture) -> Result<String> {
         xen_lab::domain::destroy_all(&f.lab)?;
     }
     Ok(String::new())
+}
+
+/// What the log says of an MTU that it does not use.
+fn unusable_mtu(value: &str) -> String {
+    format!("device/vif/0: mtu is {value:?}")
+}
+
+/// It costs a warning, and not the interface.
+fn bad_mtu(f: &Fixture) -> Result<String> {
+    let mut told = Vec::new();
+    for value in ["banana", "100000"] {
+        let site = web::put_site(f)?;
+        let write = |web: &Domain| {
+            let path = format!("/local/domain/{}/device/vif/0/mtu", web.id);
+            web.lab().run(&format!("xenstore-write {path} {value}")).map(drop)
+        };
+        let web =
+            guest(&f.lab, f.guest("web")?, "badmtu").memory(16).command_line("ip=10.0.2.82/24").line(VIF).line(&site);
+        let web = web.before(write).create()?;
+        wait_log(f, &web, "web: ready", 30)?;
+        let log = wait_log(f, &web, "MTU 1500", 10)?;
+        told.push(line(&wait_log(f, &web, &unusable_mtu(value), 1)?, &unusable_mtu(value)));
+        f.lab.run("wget -q -O /tmp/got http://10.0.2.82/bytes").with_context(|| log.clone())?;
+        check_bytes(f)?;
+        xen_lab::domain::destroy_all(&f.lab)?;
+    }
+    Ok(told.join("; "))
+}
+
+/// What the console says of a backend that is waited for.
+const WAITS_FOR_BACKEND: &str = "network: waiting for";
+
+/// A hotplug script that does not say that it is done: Linux's backend stays in InitWait for ever.
+fn no_hotplug(f: &Fixture) -> Result<String> {
+    const SCRIPT: &str = "/etc/xen/scripts/vif-silent";
+    f.lab.run(&format!("printf '#!/bin/sh\nexit 0\n' >{SCRIPT} && chmod +x {SCRIPT}"))?;
+    let vif = "vif = [\"bridge=xenbr0,script=vif-silent\"]";
+    let web = guest(&f.lab, f.guest("web")?, "silent").memory(16).command_line("ip=10.0.2.83/24").line(vif).create()?;
+    let log = wait_log(f, &web, WAITS_FOR_BACKEND, 30);
+    let state = f.lab.run(&format!("xenstore-read /local/domain/0/backend/vif/{}/0/state", web.id))?;
+    f.lab.run(&format!("rm {SCRIPT}"))?;
+    ensure!(state.trim() == "2", "the backend's state is {state}, and not InitWait");
+    let line = line(&log?, WAITS_FOR_BACKEND);
+    ensure!(line.contains("/vif/"), "it does not name the backend: {line}");
+    Ok(line)
+}
+
+/// What `web` has printed and logged.
+pub fn log(f: &Fixture, web: &Domain<'_>) -> String {
+    let decoded = || cargo_xen::logs::decoded(&f.guest("web")?.debug, web.console()?.as_bytes());
+    decoded().unwrap_or_else(|error| format!("{error:#}"))
+}
+
+/// Waits until `web` has printed or logged something, and returns all of it.
+fn wait_log(f: &Fixture, web: &Domain<'_>, text: &str, seconds: u64) -> Result<String> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        let log = log(f, web);
+        if log.contains(text) {
+            return Ok(log);
+        }
+        ensure!(Instant::now() < deadline, "no {text:?} within {seconds} s:\n{log}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The first line with a text.
+fn line(log: &str, text: &str) -> String {
+    log.lines().find(|line| line.contains(text)).unwrap_or_default().trim().to_owned()
 }
 
 /// dom0's iperf3 is the client.
