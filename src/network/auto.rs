@@ -36,8 +36,10 @@ pub fn new_stack<'d, D: Driver, const SOCKETS: usize>(
         let slaac = Slaac::new(mac, seed);
         shared = Some(Rc::new(RefCell::new(Shared { slaac, stack: Waker::noop().clone(), task: None })));
     }
+    let cuts = xen_netif::cuts_segments(&device.capabilities());
     let device = Guarded(SlaacDriver { device, shared: shared.clone() });
     let (stack, runner) = embassy_net::new(device, config, resources, seed);
+    stack.set_tcp_segmentation(cuts);
     // The one name server that the stack asks is that of the command line, where there is one.
     let takes_servers = !matches!(&asked.ipv4, ConfigV4::Static(config) if !config.dns_servers.is_empty());
     (stack, runner, Autoconfiguration { stack, shared, takes_servers })

@@ -15,3 +15,5 @@ mod offload;
 pub mod pcap;
 pub mod protocol;
 pub mod segment;
+
+pub use offload::cuts_segments;

@@ -423,6 +423,15 @@ impl<'d> Stack<'d> {
         self.with(|i| i.hardware_address)
     }
 
+    /// Set whether the driver cuts TCP segments, which a driver's capabilities cannot say.
+    ///
+    /// If `true`, the stack hands over TCP segments with more payload than the peer's maximum segment size, up to the
+    /// driver's MTU. The driver sends each as segments that the peer takes, and limits the maximum segment size in
+    /// outgoing SYNs to what it receives. It is `false` at first.
+    pub fn set_tcp_segmentation(&self, tcp_segmentation: bool) {
+        self.with_mut(|i| i.iface.set_tcp_segmentation(tcp_segmentation))
+    }
+
     /// Check whether the link is up.
     pub fn is_link_up(&self) -> bool {
         self.with(|i| i.link_up)

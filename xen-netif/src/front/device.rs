@@ -179,7 +179,8 @@ impl<G: Memory> Shared<G> {
             blank: frame.flags & rx_flags::CSUM_BLANK != 0,
             gso: frame.gso,
         };
-        let good = self.options.has_requested(info) && offload::incoming(frame.bytes, info, self.flows());
+        let good = self.options.has_requested(info)
+            && offload::incoming(frame.bytes, info, self.flows(), self.status.info().mtu);
         if !good {
             self.count(|statistics| statistics.dropped += 1);
         }

@@ -2224,7 +2224,9 @@ impl<'a> Socket<'a> {
         }
     }
 
-    fn seq_to_transmit(&self, cx: &mut Context) -> bool {
+    /// The effective maximum segment size, taking into account our and the remote's limits, and the most
+    /// payload of what we hand to the device, which is larger if that cuts segments.
+    fn segment_limit(&self, cx: &Context) -> (usize, usize) {
         let ip_header_len = match self.tuple.unwrap().local.addr {
             #[cfg(feature = "proto-ipv4")]
             IpAddress::Ipv4(_) => crate::wire::IPV4_HEADER_LEN,
@@ -2234,9 +2236,17 @@ impl<'a> Socket<'a> {
 
         // Max segment size we're able to send due to MTU limitations.
         let local_mss = cx.ip_mtu() - ip_header_len - TCP_HEADER_LEN;
-
-        // The effective max segment size, taking into account our and remote's limits.
         let effective_mss = local_mss.min(self.remote_mss);
+        let limit = if cx.tcp_segmentation() {
+            local_mss - local_mss % effective_mss
+        } else {
+            effective_mss
+        };
+        (effective_mss, limit)
+    }
+
+    fn seq_to_transmit(&self, cx: &mut Context) -> bool {
+        let (effective_mss, _) = self.segment_limit(cx);
 
         // Have we sent data that hasn't been ACKed yet?
         let data_in_flight = self.remote_last_seq != self.local_seq_no;
@@ -2540,9 +2550,7 @@ impl<'a> Socket<'a> {
                 // 1. remote window
                 // 2. MSS the remote is willing to accept, probably determined by their MTU
                 // 3. MSS we can send, determined by our MTU.
-                let size = win_limit
-                    .min(self.remote_mss)
-                    .min(cx.ip_mtu() - ip_repr.header_len() - TCP_HEADER_LEN);
+                let size = win_limit.min(self.segment_limit(cx).1);
 
                 let offset = self.remote_last_seq - self.local_seq_no;
                 repr.payload = self.tx_buffer.get_allocated(offset, size);
@@ -6929,6 +6937,40 @@ mod test {
                 payload: &[0; 1000][..],
                 ..RECV_TEMPL
             })
+        );
+    }
+
+    #[test]
+    fn test_tcp_segmentation() {
+        // What fills several segments goes to the device at once, up to its MTU in whole segments.
+        let mut s = socket_established_with_buffer_sizes(4000, 64);
+        s.cx.set_tcp_segmentation(true);
+        s.remote_mss = 400;
+        s.remote_win_len = 4000;
+        s.set_nagle_enabled(false);
+        s.send_slice(&[1; 2450][..]).unwrap();
+        recv!(
+            s,
+            [
+                TcpRepr {
+                    seq_number: LOCAL_SEQ + 1,
+                    ack_number: Some(REMOTE_SEQ + 1),
+                    payload: &[1; 1200][..],
+                    ..RECV_TEMPL
+                },
+                TcpRepr {
+                    seq_number: LOCAL_SEQ + 1 + 1200,
+                    ack_number: Some(REMOTE_SEQ + 1),
+                    payload: &[1; 1200][..],
+                    ..RECV_TEMPL
+                },
+                TcpRepr {
+                    seq_number: LOCAL_SEQ + 1 + 2400,
+                    ack_number: Some(REMOTE_SEQ + 1),
+                    payload: &[1; 50][..],
+                    ..RECV_TEMPL
+                }
+            ]
         );
     }
 
