@@ -78,7 +78,11 @@ impl Driver for Device {
     }
 }
 
-impl EthernetDevice for Device {}
+impl EthernetDevice for Device {
+    fn cuts_segments(&self) -> bool {
+        xen_netif::cuts_segments(&self.0.capabilities())
+    }
+}
 
 /// Runs `script` beside a stack with these addresses, by what `App::network` does.
 pub(crate) fn run(config: Config, script: impl AsyncFnOnce(Network, Stack<'_>) + 'static) {

@@ -26,6 +26,12 @@ pub trait EthernetDevice: Driver {
         value
     }
 
+    /// Whether it cuts TCP segments that are larger than the peer takes, and lowers the maximum segment size in outgoing
+    /// SYNs to what it receives.
+    fn cuts_segments(&self) -> bool {
+        false
+    }
+
     /// How often it has been connected, where that can happen unseen: the link may be another one each time.
     fn connections(&self) -> u64 {
         0

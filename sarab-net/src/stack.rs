@@ -89,8 +89,10 @@ pub fn new<'d, D: EthernetDevice, const SOCKETS: usize>(
         changed: WaitQueue::default(),
         carrier: Cell::new(false),
     });
+    let cuts_segments = device.cuts_segments();
     let driver = LinkDriver { device, shared: shared.clone() };
     let (stack, runner) = embassy_net::new(driver, embassy_net::Config::default(), resources, seed);
+    stack.set_tcp_segmentation(cuts_segments);
     (stack, runner, Configurator { stack, shared: shared.clone() }, Interface { shared, seen: Cell::new(0) })
 }
 

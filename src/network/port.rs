@@ -40,6 +40,10 @@ impl EthernetDevice for Port {
         token.consume_up_to(max, write)
     }
 
+    fn cuts_segments(&self) -> bool {
+        xen_netif::cuts_segments(&self.0.capabilities())
+    }
+
     fn connections(&self) -> u64 {
         self.0.connections()
     }

@@ -57,6 +57,8 @@ impl Running {
         let config = Config::ipv4_static(StaticConfigV4 { address, gateway: None, dns_servers: Default::default() });
         let resources = Box::leak(Box::new(StackResources::<SOCKETS>::new()));
         let (stack, mut runner) = embassy_net::new(port.device(MAC, 1500), config, resources, 1);
+        // A device of `Port` always does.
+        stack.set_tcp_segmentation(true);
         let run = async move {
             // For as long as it is kept there is an interface.
             let _port = port;

@@ -16,3 +16,5 @@ mod path_mtu;
 pub mod pcap;
 pub mod protocol;
 pub mod segment;
+
+pub use offload::cuts_segments;

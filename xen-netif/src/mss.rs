@@ -1,9 +1,9 @@
-//! Large segments for a TCP stack that knows of none.
+//! How large the segments may be that a stack's large ones are cut into.
 //!
-//! A stack sends segments as large as the peer's maximum segment size (MSS) and its own MTU allow. Here the stack's MTU
-//! is large, and the MSS that it sees in a peer's SYN is raised; what the peer has said is remembered, and what the
-//! stack sends is cut to that size, by the backend or here. In the SYN that leaves the stack, the MSS is lowered to what
-//! the wire takes. So neither the peer nor the stack notices.
+//! The stack's MTU is large: it sends segments of several times the peer's maximum segment size (MSS), which it counts
+//! in for congestion control. What the peer has said in its SYN is remembered, and what the stack sends is cut to that
+//! size, by the backend or here. In SYNs of both directions the MSS is lowered to what the wire takes: the peer does not
+//! see the stack's MTU, and the stack counts in what is really sent.
 //!
 //! Anybody can send a SYN in another's name. So what a SYN says is nothing but an offer until the stack takes part in the
 //! handshake, and it counts for a connection only once the far end has acknowledged the stack's own sequence number,
@@ -23,9 +23,6 @@ const MAX_FLOWS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 const MAX_OFFERS: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 /// Handshakes that the stack takes part in: many more than it has sockets.
 const MAX_HANDSHAKES: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
-/// What a stack sees as its peers' MSS. A stack acknowledges at the latest what fills two segments, so this is less than
-/// what fits into a packet.
-const RAISED: u16 = 15 * 4096 - 128;
 
 /// Segments are not made smaller than this, whatever a peer says: each costs all on their way.
 const MIN_MSS: u16 = 88;
@@ -62,12 +59,12 @@ impl Default for Flows {
 }
 
 impl Flows {
-    /// Looks at a TCP packet for the stack, and raises the MSS in a SYN.
-    pub fn incoming(&mut self, frame: &mut [u8], headers: &Headers) {
+    /// Looks at a TCP packet for the stack, and lowers the MSS in a SYN to what `mtu` allows.
+    pub fn incoming(&mut self, frame: &mut [u8], headers: &Headers, mtu: u16) {
         let Some(length) = headers.tcp_header(frame) else { return };
         let flags = frame[headers.transport + 13];
         if flags & SYN != 0 {
-            self.incoming_syn(frame, headers, length);
+            self.incoming_syn(frame, headers, length, mtu);
         } else if flags & (ACK | RST) == ACK && !self.handshakes.is_empty() {
             let key = (flow(frame, headers, true), acknowledged(frame, headers));
             if let Some(mss) = self.handshakes.peek(&key).copied().flatten() {
@@ -77,7 +74,7 @@ impl Flows {
         }
     }
 
-    fn incoming_syn(&mut self, frame: &mut [u8], headers: &Headers, length: usize) {
+    fn incoming_syn(&mut self, frame: &mut [u8], headers: &Headers, length: usize, mtu: u16) {
         let flow = flow(frame, headers, true);
         let option = mss_option(frame, headers, length);
         let said = option.map(|at| u16::from_be_bytes([frame[at], frame[at + 1]]));
@@ -93,7 +90,8 @@ impl Flows {
             self.offers.get_or_insert((flow, number(frame, headers)), || mss);
         }
         if let (Some(at), Some(said)) = (option, said) {
-            frame[at..at + 2].copy_from_slice(&RAISED.max(said).to_be_bytes());
+            // `MIN_MSS` here as well: the stack counts in what it is cut to.
+            frame[at..at + 2].copy_from_slice(&said.max(MIN_MSS).min(wire(headers.v6, mtu)).to_be_bytes());
         }
     }
 
@@ -101,7 +99,7 @@ impl Flows {
     /// that its segments may have.
     pub fn outgoing(&mut self, frame: &mut [u8], headers: &Headers, mtu: u16) -> Option<u16> {
         let length = headers.tcp_header(frame)?;
-        let wire = mtu.saturating_sub(if headers.v6 { 60 } else { 40 });
+        let wire = wire(headers.v6, mtu);
         let flow = flow(frame, headers, false);
         if frame[headers.transport + 13] & SYN != 0 {
             if let Some(at) = mss_option(frame, headers, length) {
@@ -137,6 +135,11 @@ pub(crate) fn number(frame: &[u8], headers: &Headers) -> u32 {
 pub(crate) fn acknowledged(frame: &[u8], headers: &Headers) -> u32 {
     let next = u32::from_be_bytes(*frame[headers.transport + 8..].first_chunk().expect("a whole TCP header"));
     next.wrapping_sub(1)
+}
+
+/// The MSS that a wire of this MTU takes.
+fn wire(v6: bool, mtu: u16) -> u16 {
+    mtu.saturating_sub(if v6 { 60 } else { 40 }).max(1)
 }
 
 /// What each host takes where nothing was said (RFC 9293, 3.7.1).
@@ -228,7 +231,7 @@ mod tests {
             let (number, next) = numbers;
             let mut frame = tcp(Segment { outgoing: false, far, flags, number, next }, options);
             let headers = Headers::parse(&frame).unwrap();
-            self.incoming(&mut frame, &headers);
+            self.incoming(&mut frame, &headers, 1500);
             option(&frame)
         }
 
@@ -270,7 +273,9 @@ mod tests {
     fn each_end_sees_what_suits_it() {
         let mut flows = Flows::default();
         let offered = [Noop, WindowScale(7), MaximumSegmentSize(1400)];
-        assert_eq!(flows.comes(5000, SYN, (7, 0), &offered), Some(RAISED));
+        assert_eq!(flows.comes(5000, SYN, (7, 0), &offered), Some(1400));
+        let jumbo = [MaximumSegmentSize(8960)];
+        assert_eq!(flows.comes(5009, SYN, (7, 0), &jumbo), Some(1460), "no more than the wire takes");
         assert_eq!(flows.goes(5000, SYN | ACK, (70, 8), &[MaximumSegmentSize(65495)]).1, Some(1460));
         flows.comes(5000, ACK, (8, 71), &[]);
         assert_eq!(flows.goes(5000, ACK, (71, 8), &[Noop, Noop, Timestamp(1, 2)]).0, 1388);
@@ -291,7 +296,7 @@ mod tests {
             let mut odd = tcp(syn, &[Noop, Noop, Noop, Noop]);
             odd[14 + 40..14 + 43].copy_from_slice(&bytes);
             let headers = Headers::parse(&odd).unwrap();
-            flows.incoming(&mut odd, &headers);
+            flows.incoming(&mut odd, &headers, 1500);
         }
     }
 
@@ -301,11 +306,11 @@ mod tests {
         // The stack does.
         assert_eq!(flows.goes(1, SYN, (70, 0), &[MaximumSegmentSize(65495)]).1, Some(1460));
         flows.goes(1, SYN, (70, 0), &[]);
-        assert_eq!(flows.comes(1, SYN | ACK, (7, 71), &[MaximumSegmentSize(1400)]), Some(RAISED));
+        assert_eq!(flows.comes(1, SYN | ACK, (7, 71), &[MaximumSegmentSize(1400)]), Some(1400));
         assert_eq!(flows.size(1), 1400);
         // Both do.
         flows.goes(2, SYN, (70, 0), &[]);
-        assert_eq!(flows.comes(2, SYN, (7, 0), &[MaximumSegmentSize(1300)]), Some(RAISED));
+        assert_eq!(flows.comes(2, SYN, (7, 0), &[MaximumSegmentSize(1300)]), Some(1300));
         flows.goes(2, SYN | ACK, (70, 8), &[]);
         flows.comes(2, SYN | ACK, (7, 71), &[MaximumSegmentSize(1300)]);
         assert_eq!(flows.size(2), 1300);

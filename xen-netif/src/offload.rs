@@ -52,6 +52,12 @@ pub(crate) fn capabilities(large: bool, mtu: u16) -> Capabilities {
     capabilities
 }
 
+/// Whether the device of such capabilities is one of this crate's that cuts what a stack sends by TCP: the stack may
+/// then send segments of several times the peer's MSS (`Stack::set_tcp_segmentation` of Sarab's embassy-net).
+pub fn cuts_segments(capabilities: &Capabilities) -> bool {
+    capabilities.max_transmission_unit == MAX_BYTES
+}
+
 /// The offload flags that come with a frame.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FrameInfo {
@@ -77,10 +83,16 @@ pub(crate) fn can_segment(frame: &[u8], headers: &Headers, protocol: Gso, size: 
     right && size >= MIN_SEGMENT && headers.tcp_header(frame).is_some()
 }
 
-/// Prepares a frame for the stack, which sends large segments where there are `flows`; whether it is good. It is not
-/// where it leaves something to the stack that cannot be done, or its checksum is wrong. Of what nobody can find a
-/// checksum in, the stack would take any bytes.
-pub(crate) fn incoming(frame: &mut [u8], info: FrameInfo, flows: Option<&RefCell<Flows>>, paths: &PathMtus) -> bool {
+/// Prepares a frame for the stack, which sends large segments where there are `flows`, over a wire of this MTU; whether it
+/// is good. It is not where it leaves something to the stack that cannot be done, or its checksum is wrong. Of what nobody
+/// can find a checksum in, the stack would take any bytes.
+pub(crate) fn incoming(
+    frame: &mut [u8],
+    info: FrameInfo,
+    flows: Option<&RefCell<Flows>>,
+    paths: &PathMtus,
+    mtu: u16,
+) -> bool {
     let Some(headers) = Headers::parse(frame) else {
         return !info.blank && info.gso.is_none() && !headers::is_ip(frame);
     };
@@ -96,7 +108,7 @@ pub(crate) fn incoming(frame: &mut [u8], info: FrameInfo, flows: Option<&RefCell
         && headers.protocol == TCP
         && let Some(flows) = flows
     {
-        flows.borrow_mut().incoming(frame, &headers);
+        flows.borrow_mut().incoming(frame, &headers, mtu);
     }
     good
 }

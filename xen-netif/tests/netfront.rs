@@ -134,7 +134,11 @@ fn a_backend_that_can_cuts_segments_and_makes_checksums() {
                 assert_eq!(device.capabilities().max_transmission_unit, 65535);
                 let syn = receive(&mut device).await;
                 let headers = Headers::parse(&syn).unwrap();
-                assert_eq!(syn[headers.transport + 22..headers.transport + 24], 61_312_u16.to_be_bytes(), "raised");
+                assert_eq!(
+                    syn[headers.transport + 22..headers.transport + 24],
+                    1000_u16.to_be_bytes(),
+                    "as it was said"
+                );
                 send(&mut device, &syn_ack(65_000)).await;
                 receive(&mut device).await;
                 send(&mut device, &tcp(20_000, false, None)).await;

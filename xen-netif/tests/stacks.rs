@@ -127,7 +127,9 @@ fn start<D: Driver + 'static>(domain: &xen_sim::Domain, driver: D, number: usize
     });
     // Small ones, for the test's time.
     let resources = Box::leak(Box::new(StackResources::<4>::new()));
+    let cuts = xen_netif::cuts_segments(&driver.capabilities());
     let (stack, mut runner) = embassy_net::new(driver, config, resources, number as u64 + 1);
+    stack.set_tcp_segmentation(cuts);
     domain.spawn(async move { runner.run().await }).detach();
     stack
 }

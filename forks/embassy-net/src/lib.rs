@@ -435,9 +435,13 @@ impl<'d> Stack<'d> {
         self.with(|i| i.hardware_address)
     }
 
-    /// Check whether all of [`StackResources`] is in use. Creating another socket panics then.
-    pub fn is_full(&self) -> bool {
-        self.with(|i| i.sockets.is_full())
+    /// Set whether the driver cuts TCP segments, which a driver's capabilities cannot say.
+    ///
+    /// If `true`, the stack hands over TCP segments with more payload than the peer's maximum segment size, up to the
+    /// driver's MTU. The driver sends each as segments that the peer takes, and limits the maximum segment size in
+    /// outgoing SYNs to what it receives. It is `false` at first.
+    pub fn set_tcp_segmentation(&self, tcp_segmentation: bool) {
+        self.with_mut(|i| i.iface.set_tcp_segmentation(tcp_segmentation))
     }
 
     /// Check whether the link is up.

@@ -35,7 +35,7 @@ pub(super) fn run(data: &[u8]) {
                     assert!(size > 0 && size < mtu.max(2), "segments of {size} bytes, MTU {mtu}");
                 }
             }
-            false => flows.incoming(&mut bytes, &headers),
+            false => flows.incoming(&mut bytes, &headers, mtu),
         }
         // No more than an option of two bytes is changed.
         assert_eq!(bytes.len(), len);

@@ -100,7 +100,13 @@ impl embassy_net_driver::RxToken for RxToken<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(mut self, read: F) -> R {
         let Packet { checksum, gso, .. } = self.packet;
         let info = FrameInfo { good: checksum == Checksum::Valid, blank: checksum == Checksum::Blank, gso };
-        match offload::incoming(&mut self.packet.bytes, info, Some(&self.device.flows), &self.device.paths) {
+        match offload::incoming(
+            &mut self.packet.bytes,
+            info,
+            Some(&self.device.flows),
+            &self.device.paths,
+            self.device.mtu,
+        ) {
             true => read(&mut self.packet.bytes),
             // A stack takes nothing from a frame of no bytes.
             false => {

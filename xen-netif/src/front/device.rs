@@ -198,7 +198,9 @@ impl<G: Memory> Shared<G> {
             blank: frame.flags & rx_flags::CSUM_BLANK != 0,
             gso: frame.gso,
         };
-        let good = self.options.has_requested(info) && offload::incoming(frame.bytes, info, self.flows(), &self.paths);
+        let mtu = self.status.info().mtu;
+        let good =
+            self.options.has_requested(info) && offload::incoming(frame.bytes, info, self.flows(), &self.paths, mtu);
         if !good {
             self.count(|statistics| statistics.dropped += 1);
         }

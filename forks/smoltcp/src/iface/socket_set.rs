@@ -55,16 +55,6 @@ impl<'a> SocketSet<'a> {
         SocketSet { sockets }
     }
 
-    /// Whether there is no room for another socket: the storage is fixed-size (not a `Vec`),
-    /// and none of it is free.
-    pub fn is_full(&self) -> bool {
-        match &self.sockets {
-            ManagedSlice::Borrowed(sockets) => sockets.iter().all(|slot| slot.inner.is_some()),
-            #[cfg(feature = "alloc")]
-            ManagedSlice::Owned(_) => false,
-        }
-    }
-
     /// Add a socket to the set, and return its handle.
     ///
     /// # Panics
@@ -157,42 +147,5 @@ impl<'a> SocketSet<'a> {
     /// Iterate every socket in this set.
     pub(crate) fn items_mut(&mut self) -> impl Iterator<Item = &mut Item<'a>> + '_ {
         self.sockets.iter_mut().filter_map(|x| x.inner.as_mut())
-    }
-}
-
-#[cfg(all(test, feature = "socket-udp"))]
-mod test {
-    use super::*;
-    use crate::socket::udp;
-
-    fn socket() -> udp::Socket<'static> {
-        udp::Socket::new(
-            udp::PacketBuffer::new(vec![], vec![]),
-            udp::PacketBuffer::new(vec![], vec![]),
-        )
-    }
-
-    #[test]
-    fn test_is_full() {
-        let mut storage = [SocketStorage::EMPTY, SocketStorage::EMPTY];
-        let mut sockets = SocketSet::new(&mut storage[..]);
-        let first = sockets.add(socket());
-        assert!(!sockets.is_full());
-        sockets.add(socket());
-        assert!(sockets.is_full());
-        sockets.remove(first);
-        assert!(!sockets.is_full());
-
-        assert!(!SocketSet::new(&mut [SocketStorage::EMPTY][..]).is_full());
-        assert!(SocketSet::new(&mut [][..]).is_full());
-    }
-
-    #[cfg(feature = "alloc")]
-    #[test]
-    fn test_is_never_full() {
-        let mut sockets = SocketSet::new(vec![]);
-        assert!(!sockets.is_full());
-        sockets.add(socket());
-        assert!(!sockets.is_full());
     }
 }

@@ -271,6 +271,13 @@ pub struct DeviceCapabilities {
     /// dynamically allocated.
     pub max_burst_size: Option<usize>,
 
+    /// Whether the device cuts TCP segments.
+    ///
+    /// If `true`, TCP may hand over segments with more payload than the peer's maximum segment size, up to
+    /// what fits into [`max_transmission_unit`](Self::max_transmission_unit). The device sends each as segments
+    /// that the peer takes, and limits the maximum segment size in outgoing SYNs to what it receives.
+    pub tcp_segmentation: bool,
+
     /// Checksum behavior.
     ///
     /// If the network device is capable of verifying or computing checksums for some protocols,

@@ -289,6 +289,14 @@ impl Interface {
         }
     }
 
+    /// Set whether the device cuts TCP segments, where its capabilities did not say so when the interface was
+    /// created. See [`DeviceCapabilities::tcp_segmentation`].
+    ///
+    /// [`DeviceCapabilities::tcp_segmentation`]: crate::phy::DeviceCapabilities::tcp_segmentation
+    pub fn set_tcp_segmentation(&mut self, tcp_segmentation: bool) {
+        self.inner.caps.tcp_segmentation = tcp_segmentation;
+    }
+
     /// Get the socket context.
     ///
     /// The context is needed for some socket methods.
@@ -838,6 +846,11 @@ impl InterfaceInner {
         self.caps.ip_mtu()
     }
 
+    #[allow(unused)] // unused depending on which sockets are enabled
+    pub(crate) fn tcp_segmentation(&self) -> bool {
+        self.caps.tcp_segmentation
+    }
+
     #[allow(unused)] // unused depending on which sockets are enabled, and in tests
     pub(crate) fn rand(&mut self) -> &mut Rand {
         &mut self.rand
@@ -851,6 +864,12 @@ impl InterfaceInner {
             #[cfg(feature = "proto-ipv6")]
             IpAddress::Ipv6(addr) => Some(self.get_source_address_ipv6(addr).into()),
         }
+    }
+
+    #[cfg(test)]
+    #[allow(unused)] // unused depending on which sockets are enabled
+    pub(crate) fn set_tcp_segmentation(&mut self, tcp_segmentation: bool) {
+        self.caps.tcp_segmentation = tcp_segmentation;
     }
 
     #[cfg(test)]
