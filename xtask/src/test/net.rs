@@ -68,9 +68,9 @@ fn addresses(f: &Fixture) -> Result<String> {
     f.lab.run(
         "ip -6 addr add fd00::10/64 dev xenbr0 
          wget -q -O /tmp/got http://10.0.2.77:8080/bytes || exit 1
-         # An address is of use once nobody else has it.
+         # Until it is known that nobody else has the address, dom0 may use one that the guest has no route to.
          tries=50
-         until wget -q -O /tmp/got6 'http://[fd00::77]:8080/bytes' 2>/dev/null; do
+         until wget -q -T 2 -O /tmp/got6 'http://[fd00::77]:8080/bytes' 2>/dev/null; do
            tries=$((tries - 1)); [ $tries -gt 0 ] || { echo 'nothing over IPv6'; ip -6 addr; ip -6 neigh; exit 1; }; usleep 100000
          done
          cmp /tmp/got /tmp/got6",
@@ -163,8 +163,8 @@ fn frames_of(f: &Fixture, mtu: u32) -> Result<String> {
     ))?;
     let after = counters()?;
     let (packets, bytes) = (after[0] - before[0], after[1] - before[1]);
-    // Each answer in one frame, and not in fragments.
-    ensure!(packets <= 8 && bytes >= 5 * u64::from(size), "{packets} frames with {bytes} bytes");
+    // Each answer in one frame, and not in seven fragments; beside them some that tell neighbours of the guest.
+    ensure!(packets <= 20 && bytes >= 5 * u64::from(size), "{packets} frames with {bytes} bytes");
     f.lab.run(&format!("wget -q -O /tmp/got http://{address}/bytes"))?;
     check_bytes(f)?;
     f.lab.run("xl destroy jumbo; ip link del jumbo")?;
@@ -217,9 +217,9 @@ fn bad_words(f: &Fixture) -> Result<String> {
         (
             "ip=10.0.0.300/24",
             VIF,
-            "error: command line: `ip=10.0.0.300/24`: expected dhcp, or a host's address with its prefix",
+            "error: command line: `ip=10.0.0.300/24`: expected dhcp, none, or a host's address with its prefix",
         ),
-        ("ip=10.0.0.3/33", VIF, "error: command line: `ip=10.0.0.3/33`: expected dhcp, or"),
+        ("ip=10.0.0.3/33", VIF, "error: command line: `ip=10.0.0.3/33`: expected dhcp, none, or"),
         ("ip6=fd00::1", VIF, "error: command line: `ip6=fd00::1`: expected auto, or"),
         ("ip=10.0.0.3/24 gw=here", VIF, "error: command line: `gw=here`: expected a host's IPv4 address"),
         ("ip=10.0.0.3/24 gw=0.0.0.0", VIF, "error: command line: `gw=0.0.0.0`: expected a host's IPv4 address"),
@@ -235,7 +235,7 @@ fn bad_words(f: &Fixture) -> Result<String> {
 
 /// What the log says of an MTU that it does not use.
 fn unusable_mtu(value: &str) -> String {
-    format!("device/vif/0: mtu is {value:?}")
+    format!("device/vif/0/mtu is {value:?}, not a number from 68 to 65535: using 1500")
 }
 
 /// It costs a warning, and not the interface.
@@ -251,8 +251,8 @@ fn bad_mtu(f: &Fixture) -> Result<String> {
             guest(&f.lab, f.guest("web")?, "badmtu").memory(16).command_line("ip=10.0.2.82/24").line(VIF).line(&site);
         let web = web.before(write).create()?;
         wait_log(f, &web, "web: ready", 30)?;
-        let log = wait_log(f, &web, "MTU 1500", 10)?;
-        told.push(line(&wait_log(f, &web, &unusable_mtu(value), 1)?, &unusable_mtu(value)));
+        let log = wait_log(f, &web, &unusable_mtu(value), 1)?;
+        told.push(line(&log, &unusable_mtu(value)));
         f.lab.run("wget -q -O /tmp/got http://10.0.2.82/bytes").with_context(|| log.clone())?;
         check_bytes(f)?;
         xen_lab::domain::destroy_all(&f.lab)?;
@@ -261,7 +261,7 @@ fn bad_mtu(f: &Fixture) -> Result<String> {
 }
 
 /// What the console says of a backend that is waited for.
-const WAITS_FOR_BACKEND: &str = "network: waiting for";
+const WAITS_FOR_BACKEND: &str = "waiting for its backend for";
 
 /// A hotplug script that does not say that it is done: Linux's backend stays in InitWait for ever.
 fn no_hotplug(f: &Fixture) -> Result<String> {
