@@ -8,6 +8,7 @@ mod net;
 mod soak;
 mod store;
 mod table;
+mod wan;
 
 use std::time::Duration;
 
@@ -25,8 +26,9 @@ pub struct BenchArgs {
     /// Only in the lab
     #[arg(long)]
     lab_only: bool,
-    /// Only this: store (requests to the store), disk, net or http (each beside a Linux guest), or soak (whether `web`'s
-    /// memory stays as it is, which takes long and is not done otherwise)
+    /// Only this: store (requests to the store), disk, net, http or wan (TCP with delay, loss, reordering and a
+    /// bottleneck; each beside a Linux guest), or soak (whether `web`'s memory stays as it is, which takes long and is not
+    /// done otherwise)
     #[arg(long, value_name = "WHAT", value_parser = PARTS.map(|(name, _)| name))]
     only: Option<String>,
     /// Which Xen in the lab: bookworm (4.17) or trixie (4.20)
@@ -35,7 +37,7 @@ pub struct BenchArgs {
     /// With oxenstored as the store, instead of xenstored
     #[arg(long)]
     oxenstored: bool,
-    /// How often disk, network and HTTP are measured, ours and Linux's in turn
+    /// How often disk, networks and HTTP are measured, ours and Linux's in turn
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
 }
@@ -44,11 +46,12 @@ pub struct BenchArgs {
 type Part<L> = (&'static str, fn(&L, u32) -> Result<()>);
 
 /// What `--only` names.
-const PARTS: [Part<Lab>; 5] = [
+const PARTS: [Part<Lab>; 6] = [
     ("store", |lab, _| store::lab(lab)),
     ("disk", disk::lab),
     ("net", net::lab),
     ("http", http::lab),
+    ("wan", wan::lab),
     ("soak", |lab, _| soak::lab(lab)),
 ];
 /// Done where it is asked for, and not otherwise.

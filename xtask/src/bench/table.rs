@@ -35,9 +35,14 @@ pub(super) fn show(name: &str, unit: &str, values: &Pair) {
 }
 
 fn line(name: &str, unit: &str, values: &Pair) -> String {
-    let [ours, linux] = values.each_ref().map(|values| median(values, |value| format!("{value:.0}{unit}")));
+    let [ours, linux] = values.each_ref().map(|values| median(values, |value| format!("{}{unit}", digits(value))));
     let [ratio, between] = ratios(&values[0], &values[1]);
     format!("{name:<34} {ours:>12} {linux:>12} {ratio:>7} {between:>13} {:>6}", counts(values))
+}
+
+/// A number with two digits at least.
+fn digits(value: f64) -> String {
+    format!("{value:.*}", usize::from(value < 10.0))
 }
 
 /// How long processors were in use.
@@ -91,10 +96,10 @@ mod tests {
         let words = |values| line("row", " us", &values).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(
             words([vec![3.0, 1.0, 2.0], vec![1.0, 2.0, 2.0]]),
-            ["row", "2", "us", "2", "us", "1.00", "0.50..3.00", "3"]
+            ["row", "2.0", "us", "2.0", "us", "1.00", "0.50..3.00", "3"]
         );
-        assert_eq!(words([vec![3.0, 1.0], vec![2.0]]), ["row", "2", "us", "2", "us", "1.50", "1.50..1.50", "2|1"]);
-        assert_eq!(words([vec![4.0], vec![]]), ["row", "4", "us", "-", "-", "1|0"]);
+        assert_eq!(words([vec![3.0, 1.0], vec![2.0]]), ["row", "2.0", "us", "2.0", "us", "1.50", "1.50..1.50", "2|1"]);
+        assert_eq!(words([vec![4.0], vec![]]), ["row", "4.0", "us", "-", "-", "1|0"]);
         assert_eq!(words([vec![], vec![]]), ["row", "-", "-", "-", "0"]);
     }
 
