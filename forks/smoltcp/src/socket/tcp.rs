@@ -18,6 +18,8 @@ use crate::wire::{
 };
 
 mod congestion;
+mod recovery;
+mod scoreboard;
 
 macro_rules! tcp_trace {
     ($($arg:expr),*) => (net_log!(trace, $($arg),*));
@@ -144,37 +146,41 @@ impl fmt::Display for State {
 /// RFC 6298: (2.1) Until a round-trip time (RTT) measurement has been made for a
 /// segment sent between the sender and receiver, the sender SHOULD
 /// set RTO <- 1 second,
-const RTTE_INITIAL_RTO: u32 = 1000;
+const RTTE_INITIAL_RTO: Duration = Duration::from_secs(1);
 
-// Minimum "safety margin" for the RTO that kicks in when the
-// variance gets very low.
-const RTTE_MIN_MARGIN: u32 = 5;
+// Minimum "safety margin" for the RTO that kicks in when the variance gets very low: as
+// long as a peer may delay an acknowledgment. RFC 6298 (2.4) has one second as the least RTO,
+// with reasons of the year 1999; this is what Linux has.
+const RTTE_MIN_MARGIN: Duration = Duration::from_millis(200);
 
 /// K, according to RFC 6298
 const RTTE_K: u32 = 4;
 
-// RFC 6298 (2.4): Whenever RTO is computed, if it is less than 1 second, then the
-// RTO SHOULD be rounded up to 1 second.
-const RTTE_MIN_RTO: u32 = 1000;
-
 // RFC 6298 (2.5) A maximum value MAY be placed on RTO provided it is at least 60
 // seconds
-const RTTE_MAX_RTO: u32 = 60_000;
+const RTTE_MAX_RTO: Duration = Duration::from_secs(120);
+
+/// How long data is sent again that nobody acknowledges: R2 of RFC 1122, 4.2.3.5. Linux's `tcp_retries2`
+/// comes to the same.
+const GIVE_UP: Duration = Duration::from_millis(924_600);
+
+/// The same for a SYN.
+const GIVE_UP_SYN: Duration = Duration::from_secs(180);
 
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 struct RttEstimator {
     /// true if we have made at least one rtt measurement.
     have_measurement: bool,
-    // Using u32 instead of Duration to save space (Duration is i64)
+    // Using u32 instead of Duration to save space (Duration is i64). All in microseconds.
     /// Smoothed RTT
     srtt: u32,
     /// RTT variance.
     rttvar: u32,
     /// Retransmission Time-Out
     rto: u32,
-    timestamp: Option<(Instant, TcpSeqNumber)>,
-    max_seq_sent: Option<TcpSeqNumber>,
+    /// When the SYN was sent, and what acknowledges it. What follows it has its times in `Recovery`.
+    syn: Option<(Instant, TcpSeqNumber)>,
     rto_count: u8,
 }
 
@@ -184,9 +190,8 @@ impl Default for RttEstimator {
             have_measurement: false,
             srtt: 0,   // ignored, will be overwritten on first measurement.
             rttvar: 0, // ignored, will be overwritten on first measurement.
-            rto: RTTE_INITIAL_RTO,
-            timestamp: None,
-            max_seq_sent: None,
+            rto: RTTE_INITIAL_RTO.total_micros() as u32,
+            syn: None,
             rto_count: 0,
         }
     }
@@ -194,13 +199,19 @@ impl Default for RttEstimator {
 
 impl RttEstimator {
     fn retransmission_timeout(&self) -> Duration {
-        Duration::from_millis(self.rto as _)
+        Duration::from_micros(self.rto as _)
     }
 
-    fn sample(&mut self, new_rtt: u32) {
+    fn srtt(&self) -> Option<Duration> {
+        self.have_measurement
+            .then(|| Duration::from_micros(self.srtt as _))
+    }
+
+    fn sample(&mut self, new_rtt: Duration) {
+        let new_rtt = new_rtt.min(RTTE_MAX_RTO).total_micros() as u32;
         if self.have_measurement {
             // RFC 6298 (2.3) When a subsequent RTT measurement R' is made, a host MUST set (...)
-            let diff = (self.srtt as i32 - new_rtt as i32).unsigned_abs();
+            let diff = self.srtt.abs_diff(new_rtt);
             self.rttvar = (self.rttvar * 3 + diff).div_ceil(4);
             self.srtt = (self.srtt * 7 + new_rtt).div_ceil(8);
         } else {
@@ -211,8 +222,8 @@ impl RttEstimator {
         }
 
         // RFC 6298 (2.2), (2.3)
-        let margin = RTTE_MIN_MARGIN.max(self.rttvar * RTTE_K);
-        self.rto = (self.srtt + margin).clamp(RTTE_MIN_RTO, RTTE_MAX_RTO);
+        let margin = (RTTE_MIN_MARGIN.total_micros() as u32).max(self.rttvar * RTTE_K);
+        self.rto = (self.srtt + margin).min(RTTE_MAX_RTO.total_micros() as u32);
 
         self.rto_count = 0;
 
@@ -225,39 +236,31 @@ impl RttEstimator {
         );
     }
 
-    fn on_send(&mut self, timestamp: Instant, seq: TcpSeqNumber) {
-        if self
-            .max_seq_sent
-            .map(|max_seq_sent| seq > max_seq_sent)
-            .unwrap_or(true)
-        {
-            self.max_seq_sent = Some(seq);
-            if self.timestamp.is_none() {
-                self.timestamp = Some((timestamp, seq));
-                tcp_trace!("rtte: sampling at seq={:?}", seq);
-            }
+    fn on_syn(&mut self, timestamp: Instant, acknowledged_by: TcpSeqNumber) {
+        if self.rto_count == 0 && self.syn.is_none() {
+            self.syn = Some((timestamp, acknowledged_by));
         }
     }
 
     fn on_ack(&mut self, timestamp: Instant, seq: TcpSeqNumber) {
-        if let Some((sent_timestamp, sent_seq)) = self.timestamp
+        if let Some((sent_timestamp, sent_seq)) = self.syn
             && seq >= sent_seq
         {
-            self.sample((timestamp - sent_timestamp).total_millis() as u32);
-            self.timestamp = None;
+            self.sample(timestamp - sent_timestamp);
+            self.syn = None;
         }
     }
 
     fn on_retransmit(&mut self) {
-        if self.timestamp.is_some() {
+        if self.syn.is_some() {
             tcp_trace!("rtte: abort sampling due to retransmit");
         }
-        self.timestamp = None;
+        self.syn = None;
 
         // RFC 6298 (5.5) The host MUST set RTO <- RTO * 2 ("back off the timer").  The
         // maximum value discussed in (2.5) above may be used to provide
         // an upper bound to this doubling operation.
-        self.rto = (self.rto * 2).min(RTTE_MAX_RTO);
+        self.rto = (self.rto * 2).min(RTTE_MAX_RTO.total_micros() as u32);
         tcp_trace!("rtte: doubling rto to {:?}", self.rto);
 
         // RFC 6298: a TCP implementation MAY clear SRTT and RTTVAR after
@@ -267,7 +270,8 @@ impl RttEstimator {
         // taken per (2.2) rather than using (2.3).
         self.rto_count += 1;
         if self.rto_count >= 3 {
-            self.rto_count = 0;
+            // Not the SYN's first time: it is not sampled again.
+            self.rto_count = 1;
             self.have_measurement = false;
             tcp_trace!("rtte: too many retransmissions, clearing srtt, rttvar.");
         }
@@ -283,7 +287,6 @@ enum Timer {
     Retransmit {
         expires_at: Instant,
     },
-    FastRetransmit,
     ZeroWindowProbe {
         expires_at: Instant,
         delay: Duration,
@@ -315,7 +318,6 @@ impl Timer {
     fn should_retransmit(&self, timestamp: Instant) -> bool {
         match *self {
             Timer::Retransmit { expires_at } if timestamp >= expires_at => true,
-            Timer::FastRetransmit => true,
             _ => false,
         }
     }
@@ -344,7 +346,6 @@ impl Timer {
             } => PollAt::Ingress,
             Timer::ZeroWindowProbe { expires_at, .. } => PollAt::Time(expires_at),
             Timer::Retransmit { expires_at, .. } => PollAt::Time(expires_at),
-            Timer::FastRetransmit => PollAt::Now,
             Timer::Close { expires_at } => PollAt::Time(expires_at),
         }
     }
@@ -372,7 +373,6 @@ impl Timer {
     fn set_for_retransmit(&mut self, timestamp: Instant, delay: Duration) {
         match *self {
             Timer::Idle { .. }
-            | Timer::FastRetransmit
             | Timer::Retransmit { .. }
             | Timer::ZeroWindowProbe { .. } => {
                 *self = Timer::Retransmit {
@@ -381,10 +381,6 @@ impl Timer {
             }
             Timer::Close { .. } => (),
         }
-    }
-
-    fn set_for_fast_retransmit(&mut self) {
-        *self = Timer::FastRetransmit
     }
 
     fn set_for_close(&mut self, timestamp: Instant) {
@@ -402,7 +398,7 @@ impl Timer {
 
     fn rewind_zero_window_probe(&mut self, timestamp: Instant) {
         if let Timer::ZeroWindowProbe { mut delay, .. } = *self {
-            delay = (delay * 2).min(Duration::from_millis(RTTE_MAX_RTO as _));
+            delay = (delay * 2).min(RTTE_MAX_RTO);
             *self = Timer::ZeroWindowProbe {
                 expires_at: timestamp + delay,
                 delay,
@@ -419,7 +415,7 @@ impl Timer {
     }
 
     fn is_retransmit(&self) -> bool {
-        matches!(self, Timer::Retransmit { .. } | Timer::FastRetransmit)
+        matches!(self, Timer::Retransmit { .. })
     }
 }
 
@@ -510,8 +506,8 @@ pub struct Socket<'a> {
     remote_mss: usize,
     /// The timestamp of the last packet received.
     remote_last_ts: Option<Instant>,
-    /// The sequence number of the last packet received, used for sACK
-    local_rx_last_seq: Option<TcpSeqNumber>,
+    /// Where the last segments began that were received out of order, newest first, used for sACK
+    local_rx_recent: [Option<TcpSeqNumber>; 3],
     /// The ACK number of the last packet received.
     local_rx_last_ack: Option<TcpSeqNumber>,
     /// The number of packets received directly after
@@ -532,6 +528,10 @@ pub struct Socket<'a> {
 
     /// The congestion control algorithm.
     congestion_controller: congestion::AnyController,
+    /// What is known of what was sent, and what follows from it.
+    recovery: recovery::Recovery,
+    /// Since when nothing is acknowledged, though it is sent again.
+    unacknowledged_since: Option<Instant>,
 
     /// tsval generator - if some, tcp timestamp is enabled
     tsval_generator: Option<TcpTimestampGenerator>,
@@ -596,7 +596,7 @@ impl<'a> Socket<'a> {
             remote_mss: DEFAULT_MSS,
             remote_last_ts: None,
             local_rx_last_ack: None,
-            local_rx_last_seq: None,
+            local_rx_recent: [None; 3],
             local_rx_dup_acks: 0,
             ack_delay: Some(ACK_DELAY_DEFAULT),
             ack_delay_timer: AckDelayTimer::Idle,
@@ -605,6 +605,8 @@ impl<'a> Socket<'a> {
             tsval_generator: None,
             last_remote_tsval: 0,
             congestion_controller: congestion::AnyController::new(),
+            recovery: recovery::Recovery::new(),
+            unacknowledged_since: None,
 
             #[cfg(feature = "async")]
             rx_waker: WakerRegistration::new(),
@@ -640,12 +642,7 @@ impl<'a> Socket<'a> {
     /// `CongestionControl::Cubic` represents a modern congestion control algorithm designed to
     /// be more efficient and fair compared to `CongestionControl::Reno`.
     /// It is the default choice for Linux, Windows, and macOS.
-    /// `CongestionControl::Cubic` relies on double precision (`f64`) floating point operations, which may cause issues in some contexts:
-    /// * Small embedded processors (such as Cortex-M0, Cortex-M1, and Cortex-M3) do not have an FPU, and floating point operations consume significant amounts of CPU time and Flash space.
-    /// * Interrupt handlers should almost always avoid floating-point operations.
-    /// * Kernel-mode code on desktop processors usually avoids FPU operations to reduce the penalty of saving and restoring FPU registers.
-    ///
-    /// In all these cases, `CongestionControl::Reno` is a better choice of congestion control algorithm.
+    /// Both begin anew: what they know of a connection is forgotten.
     pub fn set_congestion_control(&mut self, congestion_control: CongestionControl) {
         use congestion::*;
 
@@ -907,7 +904,14 @@ impl<'a> Socket<'a> {
         self.remote_win_scale = None;
         self.remote_win_shift = rx_cap_log2.saturating_sub(16) as u8;
         self.remote_mss = DEFAULT_MSS;
+        self.remote_has_sack = false;
         self.remote_last_ts = None;
+        self.local_rx_recent = [None; 3];
+        self.local_rx_last_ack = None;
+        self.local_rx_dup_acks = 0;
+        self.recovery = recovery::Recovery::new();
+        self.unacknowledged_since = None;
+        self.set_congestion_control(self.congestion_control());
         self.ack_delay_timer = AckDelayTimer::Idle;
         self.challenge_ack_timer = Instant::from_secs(0);
 
@@ -1444,7 +1448,57 @@ impl<'a> Socket<'a> {
         (ip_reply_repr, reply_repr)
     }
 
+    /// What the remote end is to know of what lies beyond the acknowledgment number: first what it has sent
+    /// twice (RFC 2883), then what was received last (RFC 2018), and then what comes first.
+    fn sack_ranges(
+        &self,
+        ack: TcpSeqNumber,
+        duplicate: Option<(TcpSeqNumber, TcpSeqNumber)>,
+    ) -> [Option<(u32, u32)>; 3] {
+        let mut ranges = [None; 3];
+        if !self.remote_has_sack {
+            return ranges;
+        }
+        let mut len = 0;
+        if let Some((left, right)) = duplicate {
+            ranges[0] = Some((left.0 as u32, right.0 as u32));
+            len = 1;
+        }
+        if self.assembler.is_empty() {
+            return ranges;
+        }
+        let received = || {
+            self.assembler
+                .iter_data()
+                .map(|(left, right)| (ack + left, ack + right))
+        };
+        let recent = self.local_rx_recent.iter().flatten().filter_map(|&seq| {
+            received().find(|&(left, right)| left <= seq && seq < right)
+        });
+        let first = len;
+        for (left, right) in recent.chain(received()) {
+            if len == ranges.len() {
+                break;
+            }
+            let range = Some((left.0 as u32, right.0 as u32));
+            if !ranges[first..len].contains(&range) {
+                ranges[len] = range;
+                len += 1;
+            }
+        }
+        ranges
+    }
+
     fn ack_reply(&mut self, ip_repr: &IpRepr, repr: &TcpRepr) -> (IpRepr, TcpRepr<'static>) {
+        self.ack_reply_with(ip_repr, repr, None)
+    }
+
+    fn ack_reply_with(
+        &mut self,
+        ip_repr: &IpRepr,
+        repr: &TcpRepr,
+        duplicate: Option<(TcpSeqNumber, TcpSeqNumber)>,
+    ) -> (IpRepr, TcpRepr<'static>) {
         let (mut ip_reply_repr, mut reply_repr) = Self::reply(ip_repr, repr);
         reply_repr.timestamp = repr
             .timestamp
@@ -1466,42 +1520,10 @@ impl<'a> Socket<'a> {
 
         // If the remote supports selective acknowledgement, add the option to the outgoing
         // segment.
-        if self.remote_has_sack {
-            net_debug!("sending sACK option with current assembler ranges");
-
-            // RFC 2018: The first SACK block (i.e., the one immediately following the kind and
-            // length fields in the option) MUST specify the contiguous block of data containing
-            // the segment which triggered this ACK, unless that segment advanced the
-            // Acknowledgment Number field in the header.
-            reply_repr.sack_ranges[0] = None;
-
-            let ack = reply_repr.ack_number.unwrap_or(TcpSeqNumber(0));
-
-            if let Some(last_seg_seq) = self.local_rx_last_seq {
-                reply_repr.sack_ranges[0] = self
-                    .assembler
-                    .iter_data()
-                    .map(|(left, right)| (ack + left, ack + right))
-                    .find(|&(left, right)| left <= last_seg_seq && right >= last_seg_seq)
-                    .map(|(left, right)| (left.0 as u32, right.0 as u32));
-            }
-
-            if reply_repr.sack_ranges[0].is_none() {
-                // The matching segment was removed from the assembler, meaning the acknowledgement
-                // number has advanced, or there was no previous sACK.
-                //
-                // While the RFC says we SHOULD keep a list of reported sACK ranges, and iterate
-                // through those, that is currently infeasible. Instead, we offer the range with
-                // the lowest sequence number (if one exists) to hint at what segments would
-                // most quickly advance the acknowledgement number.
-                reply_repr.sack_ranges[0] = self
-                    .assembler
-                    .iter_data()
-                    .map(|(left, right)| (ack + left, ack + right))
-                    .next()
-                    .map(|(left, right)| (left.0 as u32, right.0 as u32));
-            }
-        }
+        let ack = reply_repr.ack_number.unwrap_or(TcpSeqNumber(0));
+        reply_repr.sack_ranges = self.sack_ranges(ack, duplicate);
+        // It says all that is to be said.
+        self.ack_delay_timer = AckDelayTimer::Idle;
 
         // Since the sACK option may have changed the length of the payload, update that.
         ip_reply_repr.set_payload_len(reply_repr.buffer_len());
@@ -1572,7 +1594,6 @@ impl<'a> Socket<'a> {
             // all of the control flags we sent.
             _ => (false, false),
         };
-        let control_len = (sent_syn as usize) + (sent_fin as usize);
 
         // Reject unacceptable acknowledgements.
         match (self.state, repr.control, repr.ack_number) {
@@ -1642,11 +1663,15 @@ impl<'a> Socket<'a> {
             }
             // Every acknowledgement must be for transmitted but unacknowledged data.
             (_, _, Some(ack_number)) => {
-                let unacknowledged = self.tx_buffer.len() + control_len;
-
                 // Acceptable ACK range (both inclusive)
                 let mut ack_min = self.local_seq_no;
-                let ack_max = self.local_seq_no + unacknowledged;
+                let mut ack_max = self.remote_last_seq;
+                // A zero window probe does not count as sent.
+                if self.timer.is_zero_window_probe()
+                    && ack_max < self.local_seq_no + self.tx_buffer.len()
+                {
+                    ack_max += 1;
+                }
 
                 // If we have sent a SYN, it MUST be acknowledged.
                 if sent_syn {
@@ -1677,7 +1702,11 @@ impl<'a> Socket<'a> {
 
         let window_start = self.remote_seq_no + self.rx_buffer.len();
         let window_end = if let Some(last_ack) = self.remote_last_ack {
-            last_ack + ((self.remote_last_win as usize) << self.remote_win_shift)
+            // Where windows are scaled, the last one may be told by so much less than the one before.
+            let unit = (1 << self.remote_win_shift) - 1;
+            let told = (self.remote_last_win as usize) << self.remote_win_shift;
+            let end = last_ack + if told == 0 { 0 } else { told + unit };
+            end.min(window_start + self.rx_buffer.window()).max(window_start)
         } else {
             window_start
         };
@@ -1748,7 +1777,10 @@ impl<'a> Socket<'a> {
                     // the checks done above imply this.
                     debug_assert!(overlap_start <= overlap_end);
 
-                    self.local_rx_last_seq = Some(repr.seq_number);
+                    if overlap_start > window_start && self.local_rx_recent[0] != Some(overlap_start) {
+                        self.local_rx_recent.rotate_right(1);
+                        self.local_rx_recent[0] = Some(overlap_start);
+                    }
 
                     (
                         &repr.payload[overlap_start - segment_start..overlap_end - segment_start],
@@ -1759,6 +1791,16 @@ impl<'a> Socket<'a> {
                     // the remote end may not have realized we've closed the connection.
                     if self.state == State::TimeWait {
                         self.timer.set_for_close(cx.now());
+                    }
+
+                    // Data that has arrived already is no reason to be brief: the remote end lacks an
+                    // acknowledgment, or has sent too much.
+                    if segment_start < segment_end
+                        && segment_end <= window_start
+                        && self.state != State::SynReceived
+                    {
+                        let duplicate = Some((segment_start, segment_end));
+                        return Some(self.ack_reply_with(ip_repr, repr, duplicate));
                     }
 
                     return self.challenge_ack_reply(cx, ip_repr, repr);
@@ -1794,9 +1836,9 @@ impl<'a> Socket<'a> {
             }
 
             self.rtte.on_ack(cx.now(), ack_number);
-            self.congestion_controller
-                .inner_mut()
-                .on_ack(cx.now(), ack_len, &self.rtte);
+            if ack_number > self.local_seq_no {
+                self.unacknowledged_since = None;
+            }
         }
 
         // Disregard control flags we don't care about or shouldn't act on yet.
@@ -1846,9 +1888,6 @@ impl<'a> Socket<'a> {
                         tcp_trace!("received SYNACK with zero MSS, ignoring");
                         return None;
                     }
-                    self.congestion_controller
-                        .inner_mut()
-                        .set_mss(max_seg_size as usize);
                     self.remote_mss = max_seg_size as usize
                 }
 
@@ -1871,6 +1910,8 @@ impl<'a> Socket<'a> {
                 }
                 self.set_state(State::SynReceived);
                 self.timer.set_for_idle(cx.now(), self.keep_alive);
+                let (mss, _) = self.segment_limit(cx);
+                self.congestion_controller.inner_mut().set_mss(mss);
             }
 
             // ACK packets in the SYN-RECEIVED state change it to ESTABLISHED.
@@ -1901,9 +1942,6 @@ impl<'a> Socket<'a> {
                         return None;
                     }
                     self.remote_mss = max_seg_size as usize;
-                    self.congestion_controller
-                        .inner_mut()
-                        .set_mss(self.remote_mss);
                 }
 
                 self.remote_seq_no = repr.seq_number + 1;
@@ -1920,6 +1958,8 @@ impl<'a> Socket<'a> {
                     self.tsval_generator = None;
                 }
 
+                let (mss, _) = self.segment_limit(cx);
+                self.congestion_controller.inner_mut().set_mss(mss);
                 if repr.ack_number.is_some() {
                     self.set_state(State::Established);
                 } else {
@@ -2010,10 +2050,6 @@ impl<'a> Socket<'a> {
         let is_window_update = new_remote_win_len != self.remote_win_len;
         self.remote_win_len = new_remote_win_len;
 
-        self.congestion_controller
-            .inner_mut()
-            .set_remote_window(new_remote_win_len);
-
         if ack_len > 0 {
             // Dequeue acknowledged octets.
             debug_assert!(self.tx_buffer.len() >= ack_len);
@@ -2033,10 +2069,10 @@ impl<'a> Socket<'a> {
             // TODO: When flow control is implemented,
             // refractor the following block within that implementation
 
-            // Detect and react to duplicate ACKs by:
+            // Detect duplicate ACKs by:
             // 1. Check if duplicate ACK and change self.local_rx_dup_acks accordingly
-            // 2. If exactly 3 duplicate ACKs received, set for fast retransmit
-            // 3. Update the last received ACK (self.local_rx_last_ack)
+            // 2. Update the last received ACK (self.local_rx_last_ack)
+            let mut duplicates = 0;
             match self.local_rx_last_ack {
                 // Duplicate ACK if payload empty and ACK doesn't move send window ->
                 // Increment duplicate ACK count and set for retransmit if we just received
@@ -2050,10 +2086,7 @@ impl<'a> Socket<'a> {
                     // Increment duplicate ACK count
                     self.local_rx_dup_acks = self.local_rx_dup_acks.saturating_add(1);
 
-                    // Inform congestion controller of duplicate ACK
-                    self.congestion_controller
-                        .inner_mut()
-                        .on_duplicate_ack(cx.now());
+                    duplicates = self.local_rx_dup_acks;
 
                     net_debug!(
                         "received duplicate ACK for seq {} (duplicate nr {}{})",
@@ -2065,11 +2098,6 @@ impl<'a> Socket<'a> {
                             ""
                         }
                     );
-
-                    if self.local_rx_dup_acks == 3 {
-                        self.timer.set_for_fast_retransmit();
-                        net_debug!("started fast retransmit");
-                    }
                 }
                 // No duplicate ACK -> Reset state and update last received ACK
                 _ => {
@@ -2080,16 +2108,30 @@ impl<'a> Socket<'a> {
                     self.local_rx_last_ack = Some(ack_number);
                 }
             };
+            if !sent_syn {
+                self.cover(cx.now());
+            }
             // We've processed everything in the incoming segment, so advance the local
             // sequence number past it.
             self.local_seq_no = ack_number;
-            // During retransmission, if an earlier segment got lost but later was
-            // successfully received, self.local_seq_no can move past self.remote_last_seq.
-            // Do not attempt to retransmit the latter segments; not only this is pointless
-            // in theory but also impossible in practice, since they have been already
-            // deallocated from the buffer.
+            // A zero window probe does not count as sent, but may be acknowledged.
             if self.remote_last_seq < self.local_seq_no {
                 self.remote_last_seq = self.local_seq_no
+            }
+            if !sent_syn && self.tuple.is_some() {
+                let (mss, _) = self.segment_limit(cx);
+                self.recovery.on_ack(
+                    recovery::Ack {
+                        now: cx.now(),
+                        una: self.local_seq_no,
+                        nxt: self.remote_last_seq,
+                        sacks: repr.sack_ranges,
+                        duplicates,
+                        mss,
+                    },
+                    &mut self.rtte,
+                    self.congestion_controller.inner_mut(),
+                );
             }
         }
 
@@ -2100,7 +2142,7 @@ impl<'a> Socket<'a> {
 
         // update timers.
         match self.timer {
-            Timer::Retransmit { .. } | Timer::FastRetransmit => {
+            Timer::Retransmit { .. } => {
                 if ack_all {
                     // RFC 6298: (5.2) ACK of all outstanding data turn off the retransmit timer.
                     self.timer.set_for_idle(cx.now(), self.keep_alive);
@@ -2138,6 +2180,17 @@ impl<'a> Socket<'a> {
 
         let assembler_was_empty = self.assembler.is_empty();
 
+        // What of this segment has arrived before: its beginning, or all of it beyond a hole.
+        let duplicate = if segment_start < window_start {
+            Some((segment_start, window_start))
+        } else {
+            let (left, right) = (payload_offset, payload_offset + payload_len);
+            self.assembler
+                .iter_data()
+                .any(|(first, last)| first <= left && right <= last)
+                .then_some((segment_start, segment_end))
+        };
+
         // Try adding payload octets to the assembler.
         let Ok(contig_len) = self
             .assembler
@@ -2148,7 +2201,7 @@ impl<'a> Socket<'a> {
                 payload_len,
                 payload_offset
             );
-            return None;
+            return Some(self.ack_reply(ip_repr, repr));
         };
 
         // Place payload octets into the buffer.
@@ -2184,13 +2237,13 @@ impl<'a> Socket<'a> {
             && self.ack_to_transmit()
         {
             self.ack_delay_timer = match self.ack_delay_timer {
+                _ if self.immediate_ack_to_transmit() => {
+                    tcp_trace!("forcing expiry of delayed ack timer");
+                    AckDelayTimer::Immediate
+                }
                 AckDelayTimer::Idle => {
                     tcp_trace!("starting delayed ack timer");
                     AckDelayTimer::Waiting(cx.now() + ack_delay)
-                }
-                AckDelayTimer::Waiting(_) if self.immediate_ack_to_transmit() => {
-                    tcp_trace!("delayed ack timer already started, forcing expiry");
-                    AckDelayTimer::Immediate
                 }
                 timer @ AckDelayTimer::Waiting(_) => {
                     tcp_trace!("waiting until delayed ack timer expires");
@@ -2211,7 +2264,7 @@ impl<'a> Socket<'a> {
             // This is fine because smoltcp assumes that it can always transmit zero or one
             // packets for every packet it receives.
             tcp_trace!("ACKing incoming segment");
-            Some(self.ack_reply(ip_repr, repr))
+            Some(self.ack_reply_with(ip_repr, repr, duplicate))
         } else {
             None
         }
@@ -2245,60 +2298,152 @@ impl<'a> Socket<'a> {
         (effective_mss, limit)
     }
 
-    fn seq_to_transmit(&self, cx: &mut Context) -> bool {
-        let (effective_mss, _) = self.segment_limit(cx);
+    /// Has `recovery` be about what was sent and is not acknowledged.
+    fn cover(&mut self, now: Instant) {
+        self.recovery.cover(
+            self.local_seq_no,
+            self.remote_last_seq,
+            self.remote_has_sack,
+            now,
+        );
+    }
 
+    /// How much to hand to a device at once that cuts segments: what is sent in a millisecond or so, for then
+    /// little is gained by more, while queues on the way and losses do not like bursts.
+    fn burst(&self, mss: usize, limit: usize) -> usize {
+        if limit <= mss {
+            return mss;
+        }
+        let window = self
+            .recovery
+            .window(self.congestion_controller.inner())
+            .min(self.remote_win_len)
+            .min(self.tx_buffer.capacity());
+        let burst = match self.rtte.srtt() {
+            Some(srtt) if srtt.total_micros() < 1000 => window / 3,
+            // Windows open twice as fast in slow start.
+            Some(srtt) => {
+                let burst = window as u64 * 2000 / srtt.total_micros();
+                (window / 4).min(burst as usize)
+            }
+            None => window / 4,
+        };
+        let burst = burst.clamp(2 * mss, limit.max(2 * mss)).min(limit);
+        burst - burst % mss
+    }
+
+    /// The first sequence number of the segment to send now, and how much data it has; none if it is for a
+    /// flag alone.
+    fn segment_to_transmit(&self, cx: &Context) -> Option<(TcpSeqNumber, usize)> {
         // Have we sent data that hasn't been ACKed yet?
         let data_in_flight = self.remote_last_seq != self.local_seq_no;
-
-        // If we want to send a SYN and we haven't done so, do it!
-        if matches!(self.state, State::SynSent | State::SynReceived) && !data_in_flight {
-            return true;
+        match self.state {
+            // If we want to send a SYN and we haven't done so, do it!
+            State::SynSent | State::SynReceived => {
+                return (!data_in_flight).then_some((self.local_seq_no, 0));
+            }
+            State::Established
+            | State::CloseWait
+            | State::FinWait1
+            | State::Closing
+            | State::LastAck => (),
+            _ => return None,
         }
 
-        // max sequence number we can send.
-        let max_send_seq =
-            self.local_seq_no + core::cmp::min(self.remote_win_len, self.tx_buffer.len());
-
-        // Max amount of octets we can send.
-        let max_send = if max_send_seq >= self.remote_last_seq {
-            max_send_seq - self.remote_last_seq
+        let (mss, limit) = self.segment_limit(cx);
+        let next = self.remote_last_seq;
+        let data_end = self.local_seq_no + self.tx_buffer.len();
+        // Right edge of window, ie the max sequence number we're allowed to send.
+        let win_right_edge = self.local_seq_no + self.remote_win_len;
+        // Do we have to send a FIN?
+        let want_fin = matches!(
+            self.state,
+            State::FinWait1 | State::Closing | State::LastAck
+        );
+        // Data that was not sent, and of it what fits into the remote window.
+        let unsent = if data_end > next { data_end - next } else { 0 };
+        let available = if win_right_edge > next {
+            unsent.min(win_right_edge - next)
         } else {
             0
         };
-
-        // Compare max_send with the congestion window.
-        let max_send = max_send.min(self.congestion_controller.inner().window());
-
-        // Can we send at least 1 octet?
-        let mut can_send = max_send != 0;
-        // Can we send at least 1 full segment?
-        let can_send_full = max_send >= effective_mss;
-
-        // Do we have to send a FIN?
-        let want_fin = match self.state {
-            State::FinWait1 => true,
-            State::Closing => true,
-            State::LastAck => true,
-            _ => false,
+        let from = |start: TcpSeqNumber, len: usize| {
+            let end = (start + len).min(data_end);
+            (start, if end > start { end - start } else { 0 })
         };
 
-        // If we're applying the Nagle algorithm we don't want to send more
-        // until one of:
-        // * There's no data in flight
-        // * We can send a full packet
-        // * We have all the data we'll ever send (we're closing send)
-        if self.nagle && data_in_flight && !can_send_full && !want_fin {
-            can_send = false;
+        if self.recovery.is_probing() {
+            if available > 0 {
+                return Some((next, available.min(mss)));
+            }
+            let start = self.local_seq_no.max(next - mss);
+            return Some(from(start, next - start));
         }
 
-        // Can we actually send the FIN? We can send it if:
-        // 1. We have unsent data that fits in the remote window.
-        // 2. We have no unsent data.
-        // This condition matches only if #2, because #1 is already covered by can_data and we're ORing them.
-        let can_fin = want_fin && self.remote_last_seq == self.local_seq_no + self.tx_buffer.len();
+        // How much more the network takes.
+        let flight = self.recovery.flight();
+        let room = self
+            .recovery
+            .window(self.congestion_controller.inner())
+            .saturating_sub(flight);
+        let burst = self.burst(mss, limit);
 
-        can_send || can_fin
+        // What is lost comes first.
+        if let Some((start, end)) = self.recovery.first_lost() {
+            let len = end - start;
+            if flight > 0 && room < len.min(mss) {
+                return None;
+            }
+            if start >= data_end {
+                return Some((start, 0));
+            }
+            let allowed = if win_right_edge > start {
+                win_right_edge - start
+            } else {
+                0
+            };
+            let len = len
+                .min(allowed)
+                .min(burst.min(room - room % mss).max(mss));
+            return (len > 0).then(|| from(start, len));
+        }
+
+        if available == 0 {
+            // If all data is sent, nothing but the FIN is left.
+            let can_fin = want_fin && next == data_end;
+            return can_fin.then_some((next, 0));
+        }
+
+        let reach = if flight == 0 { room.max(mss) } else { room };
+        let mut len = available.min(burst).min(reach);
+        if flight > 0 {
+            if room < available.min(mss) {
+                return None;
+            }
+            // Most of the window is used, and will be acknowledged soon. Until then, gather what is worth
+            // a large segment. Behind a buffer that is almost full there is more to come.
+            let more = len < unsent || self.tx_buffer.window() <= burst;
+            if more && len < burst / 2 && burst > 2 * mss && !self.recovery.is_recovering() {
+                return None;
+            }
+        }
+
+        // If we're applying the Nagle algorithm we don't want to send less than a full segment
+        // until one of:
+        // * There's no data in flight
+        // * We have all the data we'll ever send (we're closing send)
+        let hold_back = self.nagle && data_in_flight && !want_fin;
+        if hold_back && len < mss {
+            return None;
+        }
+        if len > mss && (hold_back || len < unsent) {
+            len -= len % mss;
+        }
+        Some((next, len))
+    }
+
+    fn seq_to_transmit(&self, cx: &Context) -> bool {
+        self.segment_to_transmit(cx).is_some()
     }
 
     fn delayed_ack_expired(&self, timestamp: Instant) -> bool {
@@ -2391,37 +2536,79 @@ impl<'a> Socket<'a> {
             self.remote_last_ts = Some(cx.now());
         }
 
-        self.congestion_controller
-            .inner_mut()
-            .pre_transmit(cx.now());
+        let has_syn = matches!(self.state, State::SynSent | State::SynReceived);
+        if !has_syn {
+            self.cover(cx.now());
+            if self.remote_last_seq == self.local_seq_no && !self.tx_buffer.is_empty() {
+                self.recovery.on_restart(
+                    cx.now(),
+                    self.rtte.retransmission_timeout(),
+                    self.congestion_controller.inner_mut(),
+                );
+            }
+        }
 
         // Check if any state needs to be changed because of a timer.
         if self.timed_out(cx.now()) {
             // If a timeout expires, we should abort the connection.
             net_debug!("timeout exceeded");
             self.set_state(State::Closed);
-        } else if !self.seq_to_transmit(cx) && self.timer.should_retransmit(cx.now()) {
+        } else if self.timer.should_retransmit(cx.now()) {
             // If a retransmit timer expired, we should resend data starting at the last ACK.
             net_debug!("retransmitting");
 
-            // Rewind "last sequence number sent", as if we never
-            // had sent them. This will cause all data in the queue
-            // to be sent again.
-            self.remote_last_seq = self.local_seq_no;
+            let since = *self.unacknowledged_since.get_or_insert(cx.now());
+            let give_up = if has_syn { GIVE_UP_SYN } else { GIVE_UP };
+            if self.timeout.is_none() && cx.now() >= since + give_up {
+                net_debug!("no acknowledgement for too long");
+                if self.state == State::SynReceived && self.listen_endpoint.port != 0 {
+                    self.tuple = None;
+                    self.unacknowledged_since = None;
+                    self.set_state(State::Listen);
+                    return Ok(());
+                }
+                self.set_state(State::Closed);
+            } else if has_syn {
+                // As if we never had sent it.
+                self.remote_last_seq = self.local_seq_no;
+            } else {
+                self.recovery.on_timeout(
+                    self.remote_last_seq,
+                    cx.now(),
+                    self.congestion_controller.inner_mut(),
+                );
+            }
+
+            // Inform RTTE, so that it can avoid bogus measurements.
+            self.rtte.on_retransmit();
 
             // Clear the `should_retransmit` state. If we can't retransmit right
             // now for whatever reason (like zero window), this avoids an
             // infinite polling loop where `poll_at` returns `Now` but `dispatch`
             // can't actually do anything.
-            self.timer.set_for_idle(cx.now(), self.keep_alive);
-
-            // Inform RTTE, so that it can avoid bogus measurements.
-            self.rtte.on_retransmit();
-
-            // Inform the congestion controller that we're retransmitting.
-            self.congestion_controller
-                .inner_mut()
-                .on_retransmit(cx.now());
+            if self.remote_win_len == 0 && !has_syn && !self.tx_buffer.is_empty() {
+                let delay = self.rtte.retransmission_timeout();
+                self.timer.set_for_zero_window_probe(cx.now(), delay);
+            } else {
+                self.timer.set_for_idle(cx.now(), self.keep_alive);
+            }
+        } else if self.timer.should_zero_window_probe(cx.now())
+            && self.timeout.is_none()
+            && self
+                .remote_last_ts
+                .is_some_and(|last| cx.now() >= last + GIVE_UP)
+        {
+            net_debug!("no answer to zero window probes for too long");
+            self.set_state(State::Closed);
+        } else if !has_syn {
+            let (mss, _) = self.segment_limit(cx);
+            self.recovery.on_timer(
+                (self.local_seq_no, self.remote_last_seq),
+                mss,
+                cx.now(),
+                &self.rtte,
+                self.congestion_controller.inner_mut(),
+            );
         }
 
         #[cfg(feature = "socket-tcp-pause-synack")]
@@ -2430,7 +2617,8 @@ impl<'a> Socket<'a> {
         }
 
         // Decide whether we're sending a packet.
-        if self.seq_to_transmit(cx) {
+        let segment = self.segment_to_transmit(cx);
+        if segment.is_some() {
             // If we have data to transmit and it fits into partner's window, do it.
             tcp_trace!("outgoing segment will send data or flags");
         } else if self.ack_to_transmit() && self.delayed_ack_expired(cx.now()) {
@@ -2478,7 +2666,13 @@ impl<'a> Socket<'a> {
             window_scale: None,
             max_seg_size: None,
             sack_permitted: false,
-            sack_ranges: [None, None, None],
+            sack_ranges: match segment {
+                // Data leaves no room for them.
+                None if self.state != State::Closed => {
+                    self.sack_ranges(self.remote_seq_no + self.rx_buffer.len(), None)
+                }
+                _ => [None, None, None],
+            },
             timestamp: TcpTimestampRepr::generate_reply_with_tsval(
                 self.tsval_generator,
                 self.last_remote_tsval,
@@ -2522,42 +2716,35 @@ impl<'a> Socket<'a> {
             | State::Closing
             | State::CloseWait
             | State::LastAck => {
-                // Extract as much data as the remote side can receive in this packet
-                // from the transmit buffer.
-
-                // Right edge of window, ie the max sequence number we're allowed to send.
-                let win_right_edge = self.local_seq_no + self.remote_win_len;
-
-                // Max amount of octets we're allowed to send according to the remote window.
-                let mut win_limit = if win_right_edge >= self.remote_last_seq {
-                    win_right_edge - self.remote_last_seq
-                } else {
-                    // This can happen if we've sent some data and later the remote side
-                    // has shrunk its window so that data is no longer inside the window.
-                    // This should be very rare and is strongly discouraged by the RFCs,
-                    // but it does happen in practice.
+                let (seq_number, size) = match segment {
+                    Some(segment) => segment,
+                    // To send a zero-window-probe, send 1 byte nevertheless: one that was not sent
+                    // or, after the remote side has shrunk its window, the first one. That should be
+                    // very rare and is strongly discouraged by the RFCs, but it does happen in practice.
                     // http://www.tcpipguide.com/free/t_TCPWindowManagementIssues.htm
-                    0
+                    None if self.remote_win_len == 0
+                        && self.timer.should_zero_window_probe(cx.now()) =>
+                    {
+                        is_zero_window_probe = true;
+                        let sent = self.remote_last_seq - self.local_seq_no;
+                        let all = sent >= self.tx_buffer.len();
+                        if all || self.recovery.first_lost().is_some() {
+                            (self.local_seq_no, 1)
+                        } else {
+                            (self.remote_last_seq, 1)
+                        }
+                    }
+                    None => (self.remote_last_seq, 0),
                 };
-
-                // To send a zero-window-probe, force the window limit to at least 1 byte.
-                if win_limit == 0 && self.timer.should_zero_window_probe(cx.now()) {
-                    win_limit = 1;
-                    is_zero_window_probe = true;
+                repr.seq_number = seq_number;
+                let offset = seq_number - self.local_seq_no;
+                if size > 0 {
+                    repr.payload = self.tx_buffer.get_allocated(offset, size);
                 }
-
-                // Maximum size we're allowed to send. This can be limited by 3 factors:
-                // 1. remote window
-                // 2. MSS the remote is willing to accept, probably determined by their MTU
-                // 3. MSS we can send, determined by our MTU.
-                let size = win_limit.min(self.segment_limit(cx).1);
-
-                let offset = self.remote_last_seq - self.local_seq_no;
-                repr.payload = self.tx_buffer.get_allocated(offset, size);
 
                 // If we've sent everything we had in the buffer, follow it with the PSH or FIN
                 // flags, depending on whether the transmit half of the connection is open.
-                if offset + repr.payload.len() == self.tx_buffer.len() {
+                if offset + repr.payload.len() == self.tx_buffer.len() && segment.is_some() {
                     match self.state {
                         State::FinWait1 | State::LastAck | State::Closing => {
                             repr.control = TcpControl::Fin
@@ -2594,7 +2781,7 @@ impl<'a> Socket<'a> {
             tcp_trace!(
                 "tx buffer: sending {} octets at offset {}",
                 repr.payload.len(),
-                self.remote_last_seq - self.local_seq_no
+                repr.seq_number - self.local_seq_no
             );
         }
         if repr.control != TcpControl::None || repr.payload.is_empty() {
@@ -2655,22 +2842,34 @@ impl<'a> Socket<'a> {
         }
 
         // We've sent a packet successfully, so we can update the internal state now.
-        self.remote_last_seq = repr.seq_number + repr.segment_len();
+        let (seq_start, seq_end) = (repr.seq_number, repr.seq_number + repr.segment_len());
+        let seq_next = self.remote_last_seq;
+        self.remote_last_seq = seq_next.max(seq_end);
         self.remote_last_ack = repr.ack_number;
         self.remote_last_win = repr.window_len;
 
-        if repr.segment_len() > 0 {
-            self.rtte
-                .on_send(cx.now(), repr.seq_number + repr.segment_len());
-            self.congestion_controller
-                .inner_mut()
-                .post_transmit(cx.now(), repr.segment_len());
+        let is_first = seq_start == self.local_seq_no;
+        let was_probing = self.recovery.is_probing();
+        if repr.control == TcpControl::Syn {
+            self.rtte.on_syn(cx.now(), seq_end);
+        } else if repr.segment_len() > 0 && self.state != State::Closed {
+            if seq_start < seq_next {
+                self.recovery
+                    .on_resent(seq_start, seq_end.min(seq_next), cx.now());
+            }
+            if seq_end > seq_next {
+                let (mss, _) = self.segment_limit(cx);
+                let start = seq_start.max(seq_next);
+                self.recovery
+                    .on_sent(start, seq_end, mss, cx.now(), &self.rtte);
+            }
         }
 
-        if repr.segment_len() > 0 && !self.timer.is_retransmit() {
+        if repr.segment_len() > 0 && (!self.timer.is_retransmit() || is_first || was_probing) {
             // RFC 6298 (5.1) Every time a packet containing data is sent (including a
             // retransmission), if the timer is not running, start it running
-            // so that it will expire after RTO seconds.
+            // so that it will expire after RTO seconds. What is sent again has as much time as
+            // at first, and so has a probe.
             let rto = self.rtte.retransmission_timeout();
             self.timer.set_for_retransmit(cx.now(), rto);
         }
@@ -2724,11 +2923,23 @@ impl<'a> Socket<'a> {
                 (_, _) => PollAt::Ingress,
             };
 
+            let recovery_poll_at = match self.recovery.poll_at() {
+                Some(at) if !matches!(self.state, State::SynSent | State::SynReceived) => {
+                    PollAt::Time(at)
+                }
+                _ => PollAt::Ingress,
+            };
+
             // We wait for the earliest of our timers to fire.
-            *[self.timer.poll_at(), timeout_poll_at, delayed_ack_poll_at]
-                .iter()
-                .min()
-                .unwrap_or(&PollAt::Ingress)
+            *[
+                self.timer.poll_at(),
+                timeout_poll_at,
+                delayed_ack_poll_at,
+                recovery_poll_at,
+            ]
+            .iter()
+            .min()
+            .unwrap_or(&PollAt::Ingress)
         }
     }
 }
@@ -6363,29 +6574,12 @@ mod test {
             ..RECV_TEMPL
         }));
 
-        recv!(s, time 1105, Ok(TcpRepr {
-            seq_number: LOCAL_SEQ + 1 + 6,
-            ack_number: Some(REMOTE_SEQ + 1),
-            payload:    &b"yyyyyy"[..],
-            ..RECV_TEMPL
-        }));
-        recv!(s, time 1110, Ok(TcpRepr {
-            seq_number: LOCAL_SEQ + 1 + (6 * 2),
-            ack_number: Some(REMOTE_SEQ + 1),
-            payload:    &b"wwwwww"[..],
-            ..RECV_TEMPL
-        }));
-        recv!(s, time 1115, Ok(TcpRepr {
-            seq_number: LOCAL_SEQ + 1 + (6 * 3),
-            ack_number: Some(REMOTE_SEQ + 1),
-            payload:    &b"zzzzzz"[..],
-            ..RECV_TEMPL
-        }));
+        // What follows it has arrived, for all that is known.
+        recv_nothing!(s, time 1115);
 
-        // After all was send out, enter *normal* retransmission,
-        // don't stay in fast retransmission.
+        // The packet that is sent again has as much time as the first one.
         assert!(match s.timer {
-            Timer::Retransmit { expires_at, .. } => expires_at > Instant::from_millis(1115),
+            Timer::Retransmit { expires_at, .. } => expires_at >= Instant::from_millis(2100),
             _ => false,
         });
 
@@ -6943,10 +7137,10 @@ mod test {
     #[test]
     fn test_tcp_segmentation() {
         // What fills several segments goes to the device at once, up to its MTU in whole segments.
-        let mut s = socket_established_with_buffer_sizes(4000, 64);
+        let mut s = socket_established_with_buffer_sizes(4800, 64);
         s.cx.set_tcp_segmentation(true);
         s.remote_mss = 400;
-        s.remote_win_len = 4000;
+        s.remote_win_len = 4800;
         s.set_nagle_enabled(false);
         s.send_slice(&[1; 2450][..]).unwrap();
         recv!(
@@ -8743,13 +8937,12 @@ mod test {
         let mut r = RttEstimator::default();
 
         let rtos = &[
-            6000, 5000, 4252, 3692, 3272, 2956, 2720, 2540, 2408, 2308, 2232, 2176, 2132, 2100,
-            2076, 2060, 2048, 2036, 2028, 2024, 2020, 2016, 2012, 2012,
+            6_000_000, 5_000_000, 4_250_000, 3_687_500, 3_265_628, 2_949_224, 2_711_920, 2_533_940, 2_400_456, 2_300_344, 2_225_260, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000,
         ];
 
         for &rto in rtos {
-            r.sample(2000);
-            assert_eq!(r.retransmission_timeout(), Duration::from_millis(rto));
+            r.sample(Duration::from_millis(2000));
+            assert_eq!(r.retransmission_timeout(), Duration::from_micros(rto));
         }
     }
 
