@@ -247,7 +247,7 @@ impl Recovery {
     /// How long something may take to be acknowledged, before it is lost if something that was sent later is
     /// acknowledged, which took so long.
     fn patience(&self, newest: Duration, mss: usize, rtte: &RttEstimator) -> Duration {
-        let Some((min_rtt, _)) = self.min_rtt else { return newest };
+        let Some(min_rtt) = self.min_rtt.map(|(rtt, _)| rtt).or(rtte.srtt()) else { return newest };
         if !self.reordered {
             let sure = self.phase != Phase::Open || self.board.sacked() >= DUP_THRESHOLD * mss;
             return newest + if sure { Duration::ZERO } else { min_rtt / 4 };
@@ -328,6 +328,7 @@ impl Recovery {
 
         if acked > 0 {
             self.timeouts = 0;
+            self.probing = false;
             if una >= self.round {
                 self.round = nxt;
                 self.flights = [0, self.flights[0]];
