@@ -2,7 +2,7 @@
 //! with any number of streams up to 32.
 //!
 //! Addresses as in `web`: DHCP, or `ip=10.0.0.2/24`. `port=5201` is usual. `buffer=256K` is what each TCP stream may have
-//! on its way; it takes that much memory, and is up to 1 MiB where there is memory for it. After each test it tells what that has cost.
+//! on its way; it takes that much memory, and is up to 4 MiB where there is memory for it. After each test it tells what that has cost.
 
 #![no_std]
 

@@ -104,8 +104,8 @@ async fn run(
     let test = Test::read(&soon(protocol::read_text(control)).await?)?;
     let progress = Progress { over: Cell::new(false), counts: (0..test.streams).map(|_| Cell::default()).collect() };
 
-    // Half of what is free for all of them.
-    let fair = (app.memory().free as usize / 2 / test.streams).clamp(4 << 10, 1 << 20);
+    // Half of what is free for all of them; enough for some 300 Mbit/s around a path of 100 ms.
+    let fair = (app.memory().free as usize / 2 / test.streams).clamp(4 << 10, 4 << 20);
     let buffer = buffer.unwrap_or(fair);
     let mut memory: Vec<_> = (0..if test.udp { 0 } else { test.streams })
         .map(|stream| match test.sends(stream) {

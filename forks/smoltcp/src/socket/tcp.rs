@@ -372,7 +372,9 @@ impl Timer {
 
     fn set_for_retransmit(&mut self, timestamp: Instant, delay: Duration) {
         match *self {
-            Timer::Idle { .. } | Timer::Retransmit { .. } | Timer::ZeroWindowProbe { .. } => {
+            Timer::Idle { .. }
+            | Timer::Retransmit { .. }
+            | Timer::ZeroWindowProbe { .. } => {
                 *self = Timer::Retransmit {
                     expires_at: timestamp + delay,
                 }
@@ -758,7 +760,13 @@ impl<'a> Socket<'a> {
         let next_ack = self.remote_seq_no + self.rx_buffer.len();
 
         let last_win = (self.remote_last_win as usize) << self.remote_win_shift;
-        let last_win_adjusted = last_ack + last_win - next_ack;
+        // What was told in smaller units of a window that was larger has been used as well.
+        let last_end = last_ack + last_win;
+        let last_win_adjusted = if last_end > next_ack {
+            last_end - next_ack
+        } else {
+            0
+        };
 
         Some(u16::try_from(last_win_adjusted >> self.remote_win_shift).unwrap_or(u16::MAX))
     }
@@ -1470,11 +1478,9 @@ impl<'a> Socket<'a> {
                 .iter_data()
                 .map(|(left, right)| (ack + left, ack + right))
         };
-        let recent = self
-            .local_rx_recent
-            .iter()
-            .flatten()
-            .filter_map(|&seq| received().find(|&(left, right)| left <= seq && seq < right));
+        let recent = self.local_rx_recent.iter().flatten().filter_map(|&seq| {
+            received().find(|&(left, right)| left <= seq && seq < right)
+        });
         let first = len;
         for (left, right) in recent.chain(received()) {
             if len == ranges.len() {
@@ -1706,8 +1712,7 @@ impl<'a> Socket<'a> {
             let unit = (1 << self.remote_win_shift) - 1;
             let told = (self.remote_last_win as usize) << self.remote_win_shift;
             let end = last_ack + if told == 0 { 0 } else { told + unit };
-            end.min(window_start + self.rx_buffer.window())
-                .max(window_start)
+            end.min(window_start + self.rx_buffer.window()).max(window_start)
         } else {
             window_start
         };
@@ -1777,13 +1782,6 @@ impl<'a> Socket<'a> {
 
                     // the checks done above imply this.
                     debug_assert!(overlap_start <= overlap_end);
-
-                    if overlap_start > window_start
-                        && self.local_rx_recent[0] != Some(overlap_start)
-                    {
-                        self.local_rx_recent.rotate_right(1);
-                        self.local_rx_recent[0] = Some(overlap_start);
-                    }
 
                     (
                         &repr.payload[overlap_start - segment_start..overlap_end - segment_start],
@@ -2207,6 +2205,11 @@ impl<'a> Socket<'a> {
             return Some(self.ack_reply(ip_repr, repr));
         };
 
+        if payload_offset > 0 {
+            self.local_rx_recent.rotate_right(1);
+            self.local_rx_recent[0] = Some(window_start + payload_offset);
+        }
+
         // Place payload octets into the buffer.
         tcp_trace!(
             "rx buffer: receiving {} octets at offset {}",
@@ -2379,8 +2382,12 @@ impl<'a> Socket<'a> {
             if available > 0 {
                 return Some((next, available.min(mss)));
             }
-            let start = self.local_seq_no.max(next - mss);
-            return Some(from(start, next - start));
+            let end = next.min(win_right_edge);
+            if end <= self.local_seq_no {
+                return None;
+            }
+            let start = self.local_seq_no.max(end - mss);
+            return Some(from(start, end - start));
         }
 
         // How much more the network takes.
@@ -2405,7 +2412,9 @@ impl<'a> Socket<'a> {
             } else {
                 0
             };
-            let len = len.min(allowed).min(burst.min(room - room % mss).max(mss));
+            let len = len
+                .min(allowed)
+                .min(burst.min(room - room % mss).max(mss));
             return (len > 0).then(|| from(start, len));
         }
 
@@ -8938,9 +8947,7 @@ mod test {
         let mut r = RttEstimator::default();
 
         let rtos = &[
-            6_000_000, 5_000_000, 4_250_000, 3_687_500, 3_265_628, 2_949_224, 2_711_920, 2_533_940,
-            2_400_456, 2_300_344, 2_225_260, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000,
-            2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000,
+            6_000_000, 5_000_000, 4_250_000, 3_687_500, 3_265_628, 2_949_224, 2_711_920, 2_533_940, 2_400_456, 2_300_344, 2_225_260, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000,
         ];
 
         for &rto in rtos {
@@ -9207,6 +9214,522 @@ mod test {
     // =========================================================================================//
     // Tests for source IP address change.
     // =========================================================================================//
+
+    // =========================================================================================//
+    // Tests for selective acknowledgment and loss recovery.
+    // =========================================================================================//
+
+    /// Six segments of six bytes are on their way; the round-trip time is 100 ms.
+    fn socket_six_sent(selective: bool) -> TestSocket {
+        let mut s = socket_established_with_buffer_sizes(128, 64);
+        s.remote_mss = 6;
+        s.remote_has_sack = selective;
+        s.congestion_controller.inner_mut().set_mss(6);
+        s.rtte.sample(Duration::from_millis(100));
+        s.send_slice(b"aaaaaabbbbbbccccccddddddeeeeeeffffff")
+            .unwrap();
+        for index in 0..6 {
+            recv!(s, time index as i64, Ok(segment(index)));
+        }
+        recv_nothing!(s, time 6);
+        s
+    }
+
+    fn segment(index: usize) -> TcpRepr<'static> {
+        TcpRepr {
+            seq_number: LOCAL_SEQ + 1 + 6 * index,
+            ack_number: Some(REMOTE_SEQ + 1),
+            payload: &b"aaaaaabbbbbbccccccddddddeeeeeeffffff"[6 * index..6 * index + 6],
+            ..RECV_TEMPL
+        }
+    }
+
+    /// The peer has so many segments, and these beyond.
+    fn has(first: usize, ranges: &[(usize, usize)]) -> TcpRepr<'static> {
+        let mut sack_ranges = [None; 3];
+        for (range, &(left, right)) in sack_ranges.iter_mut().zip(ranges) {
+            let seq = |index: usize| (LOCAL_SEQ + 1 + 6 * index).0 as u32;
+            *range = Some((seq(left), seq(right)));
+        }
+        TcpRepr {
+            seq_number: REMOTE_SEQ + 1,
+            ack_number: Some(LOCAL_SEQ + 1 + 6 * first),
+            sack_ranges,
+            ..SEND_TEMPL
+        }
+    }
+
+    #[test]
+    fn test_sack_only_holes_are_sent_again() {
+        let mut s = socket_six_sent(true);
+        send!(s, time 101, has(0, &[(1, 2)]));
+        send!(s, time 103, has(0, &[(3, 4), (1, 2)]));
+        recv_nothing!(s, time 103);
+        // That is enough: both holes are sent again, and nothing else.
+        send!(s, time 104, has(0, &[(3, 5), (1, 2)]));
+        recv!(s, time 104, Ok(segment(0)));
+        send!(s, time 105, has(0, &[(3, 6), (1, 2)]));
+        recv!(s, time 105, Ok(segment(2)));
+        recv_nothing!(s, time 105);
+        send!(s, time 204, has(2, &[(3, 6)]));
+        recv_nothing!(s, time 204);
+        send!(s, time 205, has(6, &[]));
+        assert!(s.tx_buffer.is_empty());
+        assert!(!s.timer.is_retransmit());
+        recv_nothing!(s, time 5000);
+    }
+
+    #[test]
+    fn test_sack_what_is_sent_again_may_be_lost_again() {
+        let mut s = socket_six_sent(true);
+        send!(s, time 104, has(0, &[(1, 5)]));
+        recv!(s, time 104, Ok(segment(0)));
+        recv_nothing!(s, time 104);
+        s.send_slice(b"gggggg").unwrap();
+        send!(s, time 105, has(0, &[(1, 6)]));
+        recv!(s, time 106, Ok(TcpRepr {
+            payload: b"gggggg",
+            seq_number: LOCAL_SEQ + 1 + 36,
+            ..segment(0)
+        }));
+        // What was sent after it has arrived.
+        send!(s, time 206, has(0, &[(1, 7)]));
+        recv!(s, time 206, Ok(segment(0)));
+    }
+
+    #[test]
+    fn test_sack_reordering_is_no_loss() {
+        let mut s = socket_six_sent(true);
+        send!(s, time 101, has(0, &[(1, 2)]));
+        recv_nothing!(s, time 101);
+        // Nobody is in a hurry for a quarter of the round-trip time.
+        let wait = s.socket.poll_at(&mut s.cx);
+        assert_eq!(wait, PollAt::Time(Instant::from_millis(126)));
+        send!(s, time 103, has(2, &[]));
+        recv_nothing!(s, time 126);
+        // Then one segment overtakes three, which is a loss no more.
+        send!(s, time 126, has(2, &[(5, 6)]));
+        recv_nothing!(s, time 126);
+        send!(s, time 128, has(6, &[]));
+        recv_nothing!(s, time 5000);
+        // But where nothing comes in time it is.
+        let mut s = socket_six_sent(true);
+        send!(s, time 101, has(0, &[(1, 2)]));
+        recv_nothing!(s, time 125);
+        recv!(s, time 126, Ok(segment(0)));
+        recv_nothing!(s, time 126);
+    }
+
+    #[test]
+    fn test_sack_nonsense_is_ignored() {
+        let mut s = socket_six_sent(true);
+        for ranges in [
+            &[(3, 2), (2, 2), (6, 9)][..],
+            &[(7, 8), (0, 3), (1_000_000, 2_000_000)],
+            &[(0, 100_000_000), (300_000_000, 4)],
+        ] {
+            send!(s, time 101, has(0, ranges));
+            recv_nothing!(s, time 101);
+            assert_eq!(s.recovery.flight(), 36);
+        }
+    }
+
+    #[test]
+    fn test_sack_survives_timeout() {
+        let mut s = socket_six_sent(true);
+        send!(s, time 101, has(0, &[(1, 2)]));
+        recv!(s, time 126, Ok(segment(0)));
+        recv_nothing!(s, time 127);
+        // All is lost now, but what the peer has said it has.
+        recv!(s, time 1000, Ok(segment(0)));
+        send!(s, time 1100, has(2, &[]));
+        recv!(s, time 1100, Ok(segment(2)));
+        send!(s, time 1200, has(3, &[(4, 6)]));
+        recv!(s, time 1200, Ok(segment(3)));
+        recv_nothing!(s, time 1200);
+        send!(s, time 1300, has(6, &[]));
+        recv_nothing!(s, time 9000);
+    }
+
+    #[test]
+    fn test_tail_loss_probe() {
+        let mut s = socket_six_sent(true);
+        send!(s, time 100, has(4, &[]));
+        // The last two are lost. After two round-trip times the last one is sent, whose acknowledgment
+        // tells of the other one.
+        let PollAt::Time(at) = s.socket.poll_at(&mut s.cx) else {
+            panic!()
+        };
+        assert!(at > Instant::from_millis(300) && at < Instant::from_millis(310));
+        recv_nothing!(s, time 300);
+        recv!(s, time 310, Ok(segment(5)));
+        recv_nothing!(s, time 310);
+        send!(s, time 410, has(4, &[(5, 6)]));
+        recv!(s, time 435, Ok(segment(4)));
+        send!(s, time 535, has(6, &[]));
+        recv_nothing!(s, time 9000);
+    }
+
+    #[test]
+    fn test_tail_loss_probe_takes_new_data() {
+        let mut s = socket_six_sent(true);
+        send!(s, time 100, TcpRepr { window_len: 12, ..has(4, &[]) });
+        s.send_slice(b"gggggg").unwrap();
+        recv_nothing!(s, time 120);
+        send!(s, time 121, TcpRepr { window_len: 18, ..has(4, &[]) });
+        recv!(s, time 121, Ok(TcpRepr {
+            payload: b"gggggg",
+            seq_number: LOCAL_SEQ + 1 + 36,
+            ..segment(0)
+        }));
+        recv_nothing!(s, time 122);
+    }
+
+    #[test]
+    fn test_newreno_one_hole_in_a_round_trip() {
+        let mut s = socket_six_sent(false);
+        for time in 101..103 {
+            send!(s, time time, has(0, &[]));
+            recv_nothing!(s, time time);
+        }
+        send!(s, time 103, has(0, &[]));
+        send!(s, time 103, has(0, &[]));
+        recv!(s, time 104, Ok(segment(0)));
+        recv_nothing!(s, time 104);
+        // There is a second hole.
+        send!(s, time 204, has(3, &[]));
+        recv!(s, time 204, Ok(segment(3)));
+        recv_nothing!(s, time 204);
+        send!(s, time 304, has(6, &[]));
+        recv_nothing!(s, time 9000);
+    }
+
+    #[test]
+    fn test_limited_transmit() {
+        // A full window, and of each segment that arrives another is sent.
+        let mut s = socket_established_with_buffer_sizes(1000, 64);
+        s.remote_mss = 6;
+        s.remote_win_len = 1000;
+        s.congestion_controller.inner_mut().set_mss(6);
+        s.send_slice(&[b'x'; 600]).unwrap();
+        let mut sent = 0;
+        let mut flush = |s: &mut TestSocket| {
+            let before = sent;
+            while s.seq_to_transmit(&s.cx) {
+                let TestSocket { socket, cx } = &mut *s;
+                let ok: Result<(), ()> = socket.dispatch(cx, |_, (_, repr)| {
+                    assert_eq!(repr.seq_number, LOCAL_SEQ + 1 + sent);
+                    sent += repr.payload.len();
+                    Ok(())
+                });
+                ok.unwrap();
+            }
+            sent - before
+        };
+        let window = flush(&mut s);
+        if s.congestion_control() == CongestionControl::None {
+            return assert_eq!(window, 600);
+        }
+        assert_eq!(window, 60);
+        send!(s, time 1, TcpRepr { window_len: 1000, ..has(0, &[]) });
+        for time in 2..4 {
+            send!(s, time time, TcpRepr { window_len: 1000, ..has(0, &[]) });
+            assert_eq!(flush(&mut s), 6, "{time}");
+        }
+    }
+
+    #[test]
+    fn test_connection_without_acknowledgments_ends() {
+        let mut s = socket_established();
+        s.send_slice(b"abcdef").unwrap();
+        let (mut now, mut sent) = (0, 0);
+        while s.state() == State::Established {
+            let TestSocket { socket, cx } = &mut s;
+            cx.set_now(Instant::from_secs(now));
+            let ok: Result<(), ()> = socket.dispatch(cx, |_, _| {
+                sent += 1;
+                Ok(())
+            });
+            ok.unwrap();
+            now += 1;
+        }
+        assert!((924..924 + 130).contains(&now), "{now}");
+        assert!((10..20).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn test_listening_resumes_after_handshake_without_end() {
+        let mut s = socket_syn_received();
+        s.listen_endpoint = LISTEN_END;
+        for now in 0..400 {
+            let TestSocket { socket, cx } = &mut s;
+            cx.set_now(Instant::from_secs(now));
+            let _: Result<(), ()> = socket.dispatch(cx, |_, _| Ok(()));
+        }
+        assert_eq!(s.state(), State::Listen);
+        assert_eq!(s.tuple, None);
+    }
+
+    #[test]
+    fn test_window_that_shrinks_to_nothing_is_probed() {
+        let mut s = socket_six_sent(true);
+        send!(s, time 50, TcpRepr { window_len: 0, ..has(0, &[]) });
+        recv_nothing!(s, time 299);
+        let mut probes = 0;
+        for now in 300..5000 {
+            let TestSocket { socket, cx } = &mut s;
+            cx.set_now(Instant::from_millis(now));
+            let ok: Result<(), ()> = socket.dispatch(cx, |_, (_, repr)| {
+                assert_eq!((repr.seq_number, repr.payload), (LOCAL_SEQ + 1, &b"a"[..]));
+                probes += 1;
+                Ok(())
+            });
+            ok.unwrap();
+        }
+        assert!((2..6).contains(&probes), "{probes}");
+        send!(s, time 5000, has(0, &[]));
+        recv!(s, time 5000, Ok(segment(0)));
+    }
+
+    #[test]
+    fn test_sack_blocks_newest_first() {
+        let mut s = socket_established_with_buffer_sizes(64, 1000);
+        s.remote_has_sack = true;
+        let mut arrive = |at: usize, len: usize| {
+            let repr = TcpRepr {
+                seq_number: REMOTE_SEQ + 1 + at,
+                ack_number: Some(LOCAL_SEQ + 1),
+                payload: &[1; 1000][..len],
+                ..SEND_TEMPL
+            };
+            let reply = send(&mut s, Instant::ZERO, &repr)?;
+            let told = |seq: u32| TcpSeqNumber(seq as i32) - (REMOTE_SEQ + 1);
+            let ranges = reply.sack_ranges.iter().flatten();
+            let ranges: Vec<_> = ranges
+                .map(|&(left, right)| (told(left), told(right)))
+                .collect();
+            Some((reply.ack_number.unwrap() - (REMOTE_SEQ + 1), ranges))
+        };
+        assert_eq!(arrive(100, 50), Some((0, vec![(100, 150)])));
+        assert_eq!(arrive(200, 50), Some((0, vec![(200, 250), (100, 150)])));
+        assert_eq!(
+            arrive(300, 50),
+            Some((0, vec![(300, 350), (200, 250), (100, 150)]))
+        );
+        assert_eq!(
+            arrive(400, 50),
+            Some((0, vec![(400, 450), (300, 350), (200, 250)]))
+        );
+        assert_eq!(
+            arrive(150, 20),
+            Some((0, vec![(100, 170), (400, 450), (300, 350)]))
+        );
+        // What comes twice is told first (RFC 2883).
+        assert_eq!(
+            arrive(310, 20),
+            Some((0, vec![(310, 330), (300, 350), (100, 170)]))
+        );
+        // There is no room for another hole, but a reason to tell of those there are.
+        let (_, ranges) = arrive(600, 50).unwrap();
+        assert_eq!(ranges.len(), 3);
+        assert_eq!(
+            arrive(0, 100),
+            Some((170, vec![(300, 350), (400, 450), (200, 250)]))
+        );
+        assert_eq!(
+            arrive(20, 60),
+            Some((170, vec![(20, 80), (300, 350), (400, 450)]))
+        );
+    }
+
+    #[test]
+    fn test_window_in_larger_units_is_not_taken_back() {
+        let mut s = socket_established_with_buffer_sizes(64, 1 << 20);
+        s.remote_win_shift = 5;
+        s.remote_last_win = s.scaled_window();
+        let told = (s.remote_last_win as usize) << 5;
+        // The acknowledgment of one byte tells of 31 less.
+        let mut repr = TcpRepr {
+            seq_number: REMOTE_SEQ + 1,
+            ack_number: Some(LOCAL_SEQ + 1),
+            payload: &[1],
+            ..SEND_TEMPL
+        };
+        send!(s, repr);
+        recv!(s, Ok(TcpRepr {
+            seq_number: LOCAL_SEQ + 1,
+            ack_number: Some(REMOTE_SEQ + 2),
+            window_len: (((1 << 20) - 1) >> 5) as u16,
+            ..RECV_TEMPL
+        }));
+        // Yet all of what was told before is taken.
+        let rest = vec![2; told - 1];
+        repr.seq_number = REMOTE_SEQ + 2;
+        repr.payload = &rest;
+        send!(s, repr);
+        assert_eq!(s.recv_queue(), told);
+    }
+
+    #[test]
+    fn test_large_segment_is_acknowledged_at_once() {
+        let mut s = socket_established_with_buffer_sizes(64, 10_000);
+        s.set_ack_delay(Some(ACK_DELAY_DEFAULT));
+        s.remote_mss = 1000;
+        let mut repr = TcpRepr {
+            seq_number: REMOTE_SEQ + 1,
+            ack_number: Some(LOCAL_SEQ + 1),
+            payload: &[1; 1000],
+            ..SEND_TEMPL
+        };
+        send!(s, repr);
+        recv_nothing!(s);
+        repr.seq_number += 1000;
+        let several = [1; 4000];
+        repr.payload = &several;
+        send!(s, repr);
+        recv!(s, Ok(TcpRepr {
+            seq_number: LOCAL_SEQ + 1,
+            ack_number: Some(REMOTE_SEQ + 1 + 5000),
+            window_len: 5000,
+            ..RECV_TEMPL
+        }));
+        repr.seq_number += 4000;
+        send!(s, repr);
+        recv!(s, Ok(TcpRepr {
+            seq_number: LOCAL_SEQ + 1,
+            ack_number: Some(REMOTE_SEQ + 1 + 9000),
+            window_len: 1000,
+            ..RECV_TEMPL
+        }));
+    }
+
+    // =========================================================================================//
+    // Tests for peers that say anything.
+    // =========================================================================================//
+
+    #[test]
+    fn test_hostile_peer() {
+        use rand::rngs::StdRng;
+        use rand::{Rng, SeedableRng};
+
+        for seed in 0..60 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let buffer = *[64, 3000, 70_000].get(rng.gen_range(0..3)).unwrap();
+            let mut s = socket_established_with_buffer_sizes(buffer, buffer);
+            let data = vec![7; 70_000];
+            let mut now = 0;
+            for _ in 0..1500 {
+                if !s.is_active() || rng.gen_range(0..400) == 0 {
+                    s = socket_established_with_buffer_sizes(buffer, buffer);
+                    s.remote_has_sack = rng.gen_range(0..4) > 0;
+                    s.cx.set_tcp_segmentation(rng.r#gen());
+                    s.remote_mss = rng.gen_range(1..2000);
+                    s.remote_win_scale = Some(rng.gen_range(0..9));
+                    s.remote_win_shift = rng.gen_range(0..3);
+                    s.remote_last_win = s.scaled_window();
+                    let mss = s.remote_mss;
+                    s.congestion_controller.inner_mut().set_mss(mss);
+                    s.set_nagle_enabled(rng.r#gen());
+                }
+                let near = |rng: &mut StdRng, from: TcpSeqNumber, to: TcpSeqNumber| {
+                    let places = [from, to, from + (to - from) / 2];
+                    let place = places[rng.gen_range(0..3)];
+                    TcpSeqNumber(place.0.wrapping_add(rng.gen_range(-2000..2000)))
+                };
+                match rng.gen_range(0..10) {
+                    0..=1 => {
+                        let len = rng.gen_range(0..data.len());
+                        let _ = s.send_slice(&data[..len]);
+                    }
+                    2 => {
+                        let mut into = vec![0; rng.gen_range(0..5000)];
+                        let _ = s.recv_slice(&mut into);
+                    }
+                    3 if rng.gen_range(0..20) == 0 => s.close(),
+                    _ => {
+                        let (una, nxt) = (s.local_seq_no, s.remote_last_seq);
+                        let window_start = s.remote_seq_no + s.rx_buffer.len();
+                        let window_end = window_start + s.rx_buffer.window();
+                        let mut sack_ranges = [None; 3];
+                        for range in &mut sack_ranges {
+                            if rng.r#gen() {
+                                let (left, right) =
+                                    (near(&mut rng, una, nxt), near(&mut rng, una, nxt));
+                                *range = Some((left.0 as u32, right.0 as u32));
+                            }
+                        }
+                        let ack = match rng.gen_range(0..5) {
+                            0..=2 => una,
+                            3 => una + (nxt - una) / 3,
+                            _ => near(&mut rng, una, nxt),
+                        };
+                        let seq_number = match rng.gen_range(0..4) {
+                            0..=1 => window_start,
+                            _ => near(&mut rng, window_start, window_end),
+                        };
+                        let len = match rng.r#gen() {
+                            true => 0,
+                            false => rng.gen_range(0..3000),
+                        };
+                        let repr = TcpRepr {
+                            control: match rng.gen_range(0..200) {
+                                0 => TcpControl::Fin,
+                                1 => TcpControl::Syn,
+                                _ => TcpControl::None,
+                            },
+                            seq_number,
+                            ack_number: Some(ack),
+                            window_len: match rng.gen_range(0..10) {
+                                0 => 0,
+                                1 => rng.gen_range(0..100),
+                                _ => rng.r#gen(),
+                            },
+                            sack_ranges,
+                            payload: &data[..len],
+                            ..SEND_TEMPL
+                        };
+                        send(&mut s, Instant::from_micros(now), &repr);
+                    }
+                }
+                now += match rng.gen_range(0..40) {
+                    0 => rng.gen_range(0..3_000_000),
+                    1..=10 => 0,
+                    _ => rng.gen_range(0..2000),
+                };
+                s.cx.set_now(Instant::from_micros(now));
+                // Whatever is due gets done.
+                let mut turns = 0;
+                loop {
+                    let TestSocket { socket, cx } = &mut s;
+                    match socket.poll_at(cx) {
+                        PollAt::Now => (),
+                        PollAt::Time(at) if at <= cx.now() => (),
+                        _ => break,
+                    }
+                    let window = socket.remote_win_len;
+                    let una = socket.local_seq_no;
+                    socket
+                        .dispatch(cx, |_, (_, repr)| {
+                            let end = repr.seq_number + repr.segment_len();
+                            let is_probe = window == 0 && repr.payload.len() == 1;
+                            assert!(
+                                repr.payload.is_empty() || is_probe || end <= una + window + 1,
+                                "{repr} {una} {window}"
+                            );
+                            Ok::<_, ()>(())
+                        })
+                        .unwrap();
+                    turns += 1;
+                    assert!(turns < 80_000, "seed {seed}");
+                }
+                let sent = s.remote_last_seq - s.local_seq_no;
+                assert!(
+                    !s.is_active() || s.recovery.flight() <= sent,
+                    "seed {seed}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn test_established_close_on_src_ip_change() {

@@ -6,6 +6,12 @@ use crate::wire::TcpSeqNumber;
 /// as well.
 const MAX_RUNS: usize = 4 * ASSEMBLER_MAX_SEGMENT_COUNT;
 
+/// Memory for as many as there have been at once; most connections never have more than a few.
+#[cfg(feature = "alloc")]
+type Runs = alloc::vec::Vec<Run>;
+#[cfg(not(feature = "alloc"))]
+type Runs = heapless::Vec<Run, MAX_RUNS>;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub(super) enum State {
@@ -57,8 +63,7 @@ pub(super) struct News {
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub(super) struct Scoreboard {
     start: TcpSeqNumber,
-    runs: [Run; MAX_RUNS],
-    len: usize,
+    runs: Runs,
     /// Bytes in these states.
     sacked: usize,
     lost: usize,
@@ -68,16 +73,9 @@ pub(super) struct Scoreboard {
 
 impl Scoreboard {
     pub(super) const fn new() -> Scoreboard {
-        const NONE: Run = Run {
-            end: TcpSeqNumber(0),
-            sent_at: Instant::ZERO,
-            state: State::Flight,
-            again: false,
-        };
         Scoreboard {
             start: TcpSeqNumber(0),
-            runs: [NONE; MAX_RUNS],
-            len: 0,
+            runs: Runs::new(),
             sacked: 0,
             lost: 0,
             resent_at: Instant::ZERO,
@@ -89,10 +87,13 @@ impl Scoreboard {
     }
 
     fn end(&self) -> TcpSeqNumber {
-        match self.len {
-            0 => self.start,
-            len => self.runs[len - 1].end,
-        }
+        self.runs.last().map_or(self.start, |run| run.end)
+    }
+
+    /// There is room for it.
+    fn insert(&mut self, index: usize, run: Run) {
+        debug_assert!(self.runs.len() < MAX_RUNS);
+        let _ = self.runs.insert(index, run);
     }
 
     fn start_of(&self, index: usize) -> TcpSeqNumber {
@@ -120,11 +121,7 @@ impl Scoreboard {
         if self.sacked == 0 {
             return None;
         }
-        let runs = &self.runs[..self.len];
-        runs.iter()
-            .rev()
-            .find(|run| run.state == State::Sacked)
-            .map(|run| run.end)
+        self.runs.iter().rev().find(|run| run.state == State::Sacked).map(|run| run.end)
     }
 
     /// Makes this about what lies between these two, whatever it was about before.
@@ -132,7 +129,7 @@ impl Scoreboard {
         if una < self.start || nxt < self.end() || self.end() < una {
             *self = Scoreboard::new();
         }
-        if self.len == 0 {
+        if self.runs.is_empty() {
             self.start = una;
         }
         if self.end() < nxt {
@@ -143,7 +140,7 @@ impl Scoreboard {
     fn count(&mut self) {
         (self.sacked, self.lost) = (0, 0);
         let mut start = self.start;
-        for run in &self.runs[..self.len] {
+        for run in self.runs.iter() {
             match run.state {
                 State::Flight => (),
                 State::Lost => self.lost += run.end - start,
@@ -156,7 +153,7 @@ impl Scoreboard {
     /// Joins neighbours that differ in nothing but a little time.
     fn compact(&mut self, granule: Duration) {
         let mut kept = 0;
-        for index in 0..self.len {
+        for index in 0..self.runs.len() {
             let run = self.runs[index];
             if kept > 0 {
                 let last = &mut self.runs[kept - 1];
@@ -173,27 +170,22 @@ impl Scoreboard {
             self.runs[kept] = run;
             kept += 1;
         }
-        self.len = kept;
+        self.runs.truncate(kept);
     }
 
     /// What follows all else is sent for the first time. What is sent within a `granule` counts as sent at once.
-    pub(super) fn sent(
-        &mut self,
-        start: TcpSeqNumber,
-        end: TcpSeqNumber,
-        now: Instant,
-        granule: Duration,
-    ) {
-        debug_assert!(start == self.end() || self.len == 0);
-        if self.len == 0 {
+    pub(super) fn sent(&mut self, start: TcpSeqNumber, end: TcpSeqNumber, now: Instant, granule: Duration) {
+        debug_assert!(start == self.end() || self.runs.is_empty());
+        if self.runs.is_empty() {
             self.start = start;
         }
-        if self.len == MAX_RUNS {
+        if self.runs.len() == MAX_RUNS {
             self.compact(Duration::from_secs(1));
         }
-        if self.len > 0 {
-            let full = self.len == MAX_RUNS;
-            let last = &mut self.runs[self.len - 1];
+        if !self.runs.is_empty() {
+            let full = self.runs.len() == MAX_RUNS;
+            let index = self.runs.len() - 1;
+            let last = &mut self.runs[index];
             // What was sent before something else is not joined with what was sent after it.
             let same = last.state == State::Flight && !last.again && last.sent_at >= self.resent_at;
             if full || (same && near(last.sent_at, now, granule)) {
@@ -206,34 +198,35 @@ impl Scoreboard {
                 return;
             }
         }
-        self.runs[self.len] = Run {
-            end,
-            sent_at: now,
-            state: State::Flight,
-            again: false,
-        };
-        self.len += 1;
+        self.insert(
+            self.runs.len(),
+            Run {
+                end,
+                sent_at: now,
+                state: State::Flight,
+                again: false,
+            },
+        );
     }
 
     /// Has a run begin at this place, which is in the middle of what was sent; its index.
     fn split(&mut self, at: TcpSeqNumber) -> Option<usize> {
-        let index = self.runs[..self.len].iter().position(|run| at < run.end)?;
+        let index = self.runs.iter().position(|run| at < run.end)?;
         if at == self.start_of(index) {
             return Some(index);
         }
-        if self.len == MAX_RUNS {
+        if self.runs.len() == MAX_RUNS {
             return None;
         }
-        self.runs.copy_within(index..self.len, index + 1);
-        self.len += 1;
-        self.runs[index].end = at;
+        let run = self.runs[index];
+        self.insert(index, Run { end: at, ..run });
         Some(index + 1)
     }
 
     /// The peer has all before `una`. Tells what it was not known to have.
     pub(super) fn acked(&mut self, una: TcpSeqNumber, mut news: impl FnMut(News)) {
         let mut whole = 0;
-        while whole < self.len && self.start < una {
+        while whole < self.runs.len() && self.start < una {
             let run = self.runs[whole];
             let end = run.end.min(una);
             let len = end - self.start;
@@ -255,43 +248,35 @@ impl Scoreboard {
             self.start = end;
             whole += usize::from(end == run.end);
         }
-        self.runs.copy_within(whole..self.len, 0);
-        self.len -= whole;
-        if self.len == 0 {
+        if whole > 0 {
+            self.runs.copy_within(whole.., 0);
+            self.runs.truncate(self.runs.len() - whole);
+        }
+        if self.runs.is_empty() {
             self.start = una;
         }
     }
 
     /// The peer has what lies between these two, which were sent. Tells what it was not known to have.
-    pub(super) fn sack(
-        &mut self,
-        left: TcpSeqNumber,
-        right: TcpSeqNumber,
-        mut news: impl FnMut(News),
-    ) {
+    pub(super) fn sack(&mut self, left: TcpSeqNumber, right: TcpSeqNumber, mut news: impl FnMut(News)) {
         let (left, right) = (left.max(self.start), right.min(self.end()));
         if left >= right {
             return;
         }
         // For the most part it is known.
-        let first = self.runs[..self.len]
-            .iter()
-            .position(|run| left < run.end)
-            .unwrap_or(0);
+        let first = self.runs.iter().position(|run| left < run.end).unwrap_or(0);
         if self.runs[first].state == State::Sacked && right <= self.runs[first].end {
             return;
         }
-        if self.len + 2 > MAX_RUNS {
+        if self.runs.len() + 2 > MAX_RUNS {
             self.compact(Duration::from_millis(1));
         }
-        if self.len + 2 > MAX_RUNS {
+        if self.runs.len() + 2 > MAX_RUNS {
             self.compact(Duration::from_secs(1));
         }
-        let Some(first) = self.split(left) else {
-            return;
-        };
+        let Some(first) = self.split(left) else { return };
         let last = match right == self.end() {
-            true => Some(self.len),
+            true => Some(self.runs.len()),
             false => self.split(right),
         };
         let Some(last) = last else { return };
@@ -315,19 +300,16 @@ impl Scoreboard {
                 len,
             });
         }
-        self.join(first.saturating_sub(1), last.min(self.len - 1));
+        self.join(first.saturating_sub(1), last.min(self.runs.len() - 1));
     }
 
     /// Joins what the peer has among these runs.
     fn join(&mut self, first: usize, last: usize) {
         let mut index = last;
         while index > first {
-            if self.runs[index].state == State::Sacked
-                && self.runs[index - 1].state == State::Sacked
-            {
+            if self.runs[index].state == State::Sacked && self.runs[index - 1].state == State::Sacked {
                 self.runs[index - 1].end = self.runs[index].end;
-                self.runs.copy_within(index + 1..self.len, index);
-                self.len -= 1;
+                self.runs.remove(index);
             }
             index -= 1;
         }
@@ -338,15 +320,13 @@ impl Scoreboard {
         if self.lost == 0 {
             return None;
         }
-        let index = self.runs[..self.len]
-            .iter()
-            .position(|run| run.state == State::Lost)?;
+        let index = self.runs.iter().position(|run| run.state == State::Lost)?;
         Some((self.start_of(index), self.runs[index].end))
     }
 
     /// Whether the first bytes were sent more than once.
     pub(super) fn is_front_again(&self) -> bool {
-        self.len > 0 && self.runs[0].again
+        !self.runs.is_empty() && self.runs[0].again
     }
 
     /// Bytes are sent again.
@@ -356,16 +336,14 @@ impl Scoreboard {
             return;
         }
         self.resent_at = now;
-        if self.len + 2 > MAX_RUNS {
+        if self.runs.len() + 2 > MAX_RUNS {
             self.compact(Duration::from_secs(1));
         }
-        let first = self
-            .split(start)
-            .or_else(|| self.runs[..self.len].iter().position(|run| start < run.end));
+        let first = self.split(start).or_else(|| self.runs.iter().position(|run| start < run.end));
         let Some(first) = first else { return };
         // Where there is no room, more than this counts as sent.
         let last = match end == self.end() {
-            true => self.len,
+            true => self.runs.len(),
             false => self.split(end).unwrap_or(first + 1),
         };
         for run in &mut self.runs[first..last] {
@@ -376,13 +354,8 @@ impl Scoreboard {
         // What is sent again in the same moment is one run.
         if first > 0 {
             let (before, run) = (self.runs[first - 1], self.runs[first]);
-            if before.state == State::Flight
-                && run.state == State::Flight
-                && before.again
-                && before.sent_at == now
-            {
-                self.runs.copy_within(first..self.len, first - 1);
-                self.len -= 1;
+            if before.state == State::Flight && run.state == State::Flight && before.again && before.sent_at == now {
+                self.runs.remove(first - 1);
             }
         }
         self.count();
@@ -390,12 +363,12 @@ impl Scoreboard {
 
     /// So many bytes at the front are lost.
     pub(super) fn lose_front(&mut self, len: usize) {
-        if self.len == 0 {
+        if self.runs.is_empty() {
             return;
         }
         let end = self.start + len.min(self.end() - self.start);
         let last = match end == self.end() {
-            true => self.len,
+            true => self.runs.len(),
             false => self.split(end).unwrap_or(1),
         };
         for run in &mut self.runs[..last] {
@@ -409,8 +382,8 @@ impl Scoreboard {
     /// All is lost that the peer is not known to have; and what it has said is not to be believed if it
     /// lacks the first of it now.
     pub(super) fn lose_all(&mut self) {
-        let reneged = self.len > 0 && self.runs[0].state == State::Sacked;
-        for run in &mut self.runs[..self.len] {
+        let reneged = !self.runs.is_empty() && self.runs[0].state == State::Sacked;
+        for run in self.runs.iter_mut() {
             if run.state == State::Flight || reneged {
                 run.state = State::Lost;
             }
@@ -421,7 +394,7 @@ impl Scoreboard {
 
     /// Nothing is lost after all of what was not sent again.
     pub(super) fn lose_nothing(&mut self) {
-        for run in &mut self.runs[..self.len] {
+        for run in self.runs.iter_mut() {
             if run.state == State::Lost {
                 run.state = State::Flight;
             }
@@ -431,15 +404,10 @@ impl Scoreboard {
 
     /// What was sent before `newest` and should have arrived by now is lost: it had so much `time`. Returns how much is
     /// lost now that was not, and how long it takes until more is.
-    pub(super) fn detect(
-        &mut self,
-        newest: Sent,
-        time: Duration,
-        now: Instant,
-    ) -> (usize, Option<Duration>) {
+    pub(super) fn detect(&mut self, newest: Sent, time: Duration, now: Instant) -> (usize, Option<Duration>) {
         let (mut start, mut lost, mut wait) = (self.start, 0, None::<Duration>);
         let before = self.lost;
-        for run in &mut self.runs[..self.len] {
+        for run in self.runs.iter_mut() {
             let sent = Sent {
                 at: run.sent_at,
                 end: run.end,
@@ -482,12 +450,7 @@ mod test {
     fn board() -> Scoreboard {
         let mut board = Scoreboard::new();
         for index in 0..10 {
-            board.sent(
-                seq(index * 10),
-                seq(index * 10 + 10),
-                at(index.into()),
-                Duration::ZERO,
-            );
+            board.sent(seq(index * 10), seq(index * 10 + 10), at(index.into()), Duration::ZERO);
         }
         board
     }
@@ -503,7 +466,7 @@ mod test {
         let mut again = board.clone();
         again.count();
         assert_eq!((again.sacked, again.lost), (board.sacked, board.lost));
-        for index in 0..board.len {
+        for index in 0..board.runs.len() {
             assert!(board.start_of(index) < board.runs[index].end);
         }
     }
@@ -523,20 +486,13 @@ mod test {
         assert_eq!((board.flight(), board.sacked()), (45, 0));
         check(&board);
         board.acked(seq(100), |_| ());
-        assert_eq!((board.flight(), board.len), (0, 0));
+        assert_eq!((board.flight(), board.runs.len()), (0, 0));
     }
 
     #[test]
     fn what_was_not_sent_is_not_acknowledged() {
         let mut board = board();
-        for (left, right) in [
-            (-10, 0),
-            (100, 110),
-            (50, 50),
-            (60, 50),
-            (200, 300),
-            (-300, -200),
-        ] {
+        for (left, right) in [(-10, 0), (100, 110), (50, 50), (60, 50), (200, 300), (-300, -200)] {
             assert_eq!(sack(&mut board, left, right), 0, "{left} {right}");
         }
         assert_eq!(sack(&mut board, -10, 5), 5);
@@ -547,15 +503,9 @@ mod test {
     fn what_was_sent_before_is_lost_in_time() {
         let mut board = board();
         sack(&mut board, 50, 60);
-        let newest = Sent {
-            at: at(5),
-            end: seq(60),
-        };
+        let newest = Sent { at: at(5), end: seq(60) };
         let time = Duration::from_millis(100);
-        assert_eq!(
-            board.detect(newest, time, at(100)),
-            (10, Some(Duration::from_millis(4)))
-        );
+        assert_eq!(board.detect(newest, time, at(100)), (10, Some(Duration::from_millis(4))));
         assert_eq!(board.first_lost(), Some((seq(0), seq(10))));
         assert_eq!(board.detect(newest, time, at(110)), (40, None));
         assert_eq!((board.flight(), board.lost()), (40, 50));
@@ -567,10 +517,7 @@ mod test {
         check(&board);
         // It is not lost again before something is acknowledged that was sent later.
         assert_eq!(board.detect(newest, time, at(1000)), (0, None));
-        let newest = Sent {
-            at: at(111),
-            end: seq(40),
-        };
+        let newest = Sent { at: at(111), end: seq(40) };
         assert_eq!(board.detect(newest, time, at(1000)).0, 65);
         board.lose_all();
         assert_eq!((board.flight(), board.lost()), (0, 90));
@@ -591,12 +538,7 @@ mod test {
     fn there_are_no_more_runs_than_there_is_room_for() {
         let mut board = Scoreboard::new();
         for index in 0..1000 {
-            board.sent(
-                seq(index * 10),
-                seq(index * 10 + 10),
-                at(i64::from(index) * 5000),
-                Duration::ZERO,
-            );
+            board.sent(seq(index * 10), seq(index * 10 + 10), at(i64::from(index) * 5000), Duration::ZERO);
             check(&board);
         }
         assert_eq!(board.flight(), 10_000);
@@ -615,6 +557,6 @@ mod test {
         board.cover(seq(9999), seq(10_020), at(2));
         assert_eq!(board.flight() + board.sacked() + board.lost(), 21);
         board.cover(seq(20_000), seq(20_000), at(2));
-        assert_eq!((board.flight(), board.len), (0, 0));
+        assert_eq!((board.flight(), board.runs.len()), (0, 0));
     }
 }
