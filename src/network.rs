@@ -3,6 +3,7 @@
 mod auto;
 mod config;
 mod guard;
+mod resolver;
 mod slaac;
 
 use alloc::boxed::Box;
@@ -26,6 +27,9 @@ pub use config::{config, configured};
 pub use embassy_net as stack;
 pub use front::{Info, Options, Statistics};
 pub use guard::{Guarded, GuardedFrame};
+#[doc(hidden)]
+pub use resolver::fuzzing as resolver_fuzzing;
+pub use resolver::{ResolveError, Resolver};
 pub use xen_netif::front;
 pub use xen_netif::{back, pcap};
 
