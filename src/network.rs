@@ -3,6 +3,7 @@
 mod arrivals;
 mod config;
 mod port;
+mod resolver;
 mod value;
 
 use alloc::boxed::Box;
@@ -26,6 +27,9 @@ pub use arrivals::NetworkEvent;
 pub use config::config;
 pub use embassy_net as stack;
 pub use front::{Info, Options, Statistics};
+#[doc(hidden)]
+pub use resolver::fuzzing as resolver_fuzzing;
+pub use resolver::{ResolveError, Resolver};
 pub use sarab_net::{Addresses, Config, Counters, IpCidr, Ipv4, Ipv4Cidr, Ipv6, Ipv6Cidr, Route};
 pub use value::Network;
 pub use xen_netif::front;
@@ -272,7 +276,8 @@ impl App {
         self.spawn(async move { runner.run().await }).detach();
         self.spawn(configurator.run(say)).detach();
         let name = format!("vif/{}", interface.name()).into();
-        Ok(Network { interface, stack, name, link })
+        let resolver = self.resolver(stack);
+        Ok(Network { interface, stack, name, link, resolver })
     }
 
     /// Where ports and sequence numbers begin.

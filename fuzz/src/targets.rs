@@ -38,6 +38,7 @@ mod netfront;
 mod offloads;
 mod p9front;
 mod packet;
+mod resolver;
 mod ring;
 mod server;
 mod start_info;

@@ -111,36 +111,83 @@ pub struct Connection<'a, S, C> {
     pub limits: &'a Limits,
 }
 
+/// How a connection has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// By the client, or after the answer to its last request.
+    Closed,
+    /// The client has begun no request in time.
+    Idle,
+    /// After a request that was refused.
+    Refused(Refusal),
+    /// Others needed its place more ([`Pool::make_room`](crate::Pool::make_room)).
+    Evicted,
+    /// The client has taken too little of its answer for too long.
+    Slow,
+    /// The client has reset it, or is gone.
+    Reset,
+    /// The content of an answer has failed.
+    Failed,
+    /// The server has stopped.
+    Stopped,
+}
+
+impl Ended {
+    /// In a word, for a log or a counter.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Ended::Closed => "closed",
+            Ended::Idle => "idle",
+            Ended::Refused(_) => "refused",
+            Ended::Evicted => "evicted",
+            Ended::Slow => "slow",
+            Ended::Reset => "reset",
+            Ended::Failed => "failed",
+            Ended::Stopped => "stopped",
+        }
+    }
+}
+
 /// Why there are no more requests.
 enum End {
     /// It is over: what was written is still to arrive.
-    Close,
+    Close(Ended),
     /// It is to be cut.
-    Abort,
+    Abort(Ended),
     /// After this is said.
     Refused(Refusal),
 }
 
 impl<S: Stream, C: Clock> Connection<'_, S, C> {
-    /// Answers its requests until the client has enough or too much, and ends it.
+    /// Answers its requests until the client has enough or too much, and ends it. Returns how.
     ///
     /// # Cancellation
     ///
     /// May be dropped at any time; the stream is as it is then.
-    pub async fn serve(self, service: &impl Service) {
+    pub async fn serve(self, service: &impl Service) -> Ended {
         let Connection { stream, buffer, clock, seat, stop, limits } = self;
         let mut client = Client { stream, clock: &clock, seat, stop, limits };
         let mut end = client.requests(buffer, service).await;
         if let End::Refused(refusal) = end {
             let sent = client.send(service.refuse(refusal), Form { content: true, keep_alive: false, is_1_0: false });
-            end = sent.await.err().unwrap_or(End::Close);
+            let ended = Ended::Refused(refusal);
+            end = if let Err(End::Abort(_)) = sent.await { End::Abort(ended) } else { End::Close(ended) };
         }
-        match end {
-            End::Abort => client.stream.abort(),
-            _ => client.linger().await,
-        }
+        let ended = match end {
+            End::Abort(ended) => {
+                client.stream.abort();
+                ended
+            }
+            End::Close(ended) => {
+                client.linger().await;
+                ended
+            }
+            End::Refused(refusal) => Ended::Refused(refusal),
+        };
         // Also that it is cut has to leave.
         let _ = by(client.clock, client.clock.now() + Duration::from_secs(1), client.stream.flush()).await;
+        ended
     }
 }
 
@@ -198,7 +245,8 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
             match self.read(&mut buffer[*filled..], since, deadline).await {
                 Ok(len) => *filled += len,
                 // Who has asked for nothing is told nothing.
-                Err(End::Refused(_)) if !begun => return Err(End::Close),
+                Err(End::Refused(Refusal::Late)) if !begun => return Err(End::Close(Ended::Idle)),
+                Err(End::Refused(_)) if !begun => return Err(End::Close(Ended::Closed)),
                 Err(end) => return Err(end),
             }
             if !begun {
@@ -214,11 +262,11 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
         let read = before(self.stop.wait(), self.seat.wait_since(since, read));
         match read.await {
             // The server stops.
-            None => Err(End::Close),
+            None => Err(End::Close(Ended::Stopped)),
             // Others need the place.
-            Some(None) => Err(End::Abort),
+            Some(None) => Err(End::Abort(Ended::Evicted)),
             Some(Some(None)) => Err(End::Refused(Refusal::Late)),
-            Some(Some(Some(Err(_)))) => Err(End::Abort),
+            Some(Some(Some(Err(_)))) => Err(End::Abort(Ended::Reset)),
             Some(Some(Some(Ok(0)))) => Err(End::Refused(Refusal::Incomplete)),
             Some(Some(Some(Ok(len)))) => Ok(len),
         }
@@ -247,8 +295,8 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
             let answer = by(clock, clock.now() + self.limits.answer, service.answer(&request)).await;
             self.send(answer.ok_or(End::Refused(Refusal::Busy))?, form).await
         };
-        before(stop, answer).await.unwrap_or(Err(End::Abort))?;
-        if keep_alive { Ok(content as usize) } else { Err(End::Close) }
+        before(stop, answer).await.unwrap_or(Err(End::Abort(Ended::Stopped)))?;
+        if keep_alive { Ok(content as usize) } else { Err(End::Close(Ended::Closed)) }
     }
 
     /// Receives so many bytes of content, which nobody is interested in.
@@ -269,7 +317,7 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
         let mut rest = head.as_bytes();
         while !rest.is_empty() {
             let room = self.room(rest.len(), content.as_mut()).await?.min(rest.len());
-            self.stream.write_all(&rest[..room]).await.map_err(|_| End::Abort)?;
+            self.stream.write_all(&rest[..room]).await.map_err(|_| End::Abort(Ended::Reset))?;
             rest = &rest[room..];
         }
         let Some(mut content) = content.filter(|_| form.content) else { return Ok(()) };
@@ -278,8 +326,8 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
             let wished = left.min(self.limits.piece as u64) as usize;
             let most = self.room(wished, Some(&mut content)).await?.min(wished);
             let bytes = by(self.clock, self.clock.now() + self.limits.answer, content.next(most)).await.flatten();
-            let bytes = bytes.filter(|bytes| (1..=most).contains(&bytes.len())).ok_or(End::Abort)?;
-            self.stream.write_all(bytes).await.map_err(|_| End::Abort)?;
+            let bytes = bytes.filter(|bytes| (1..=most).contains(&bytes.len())).ok_or(End::Abort(Ended::Failed))?;
+            self.stream.write_all(bytes).await.map_err(|_| End::Abort(Ended::Reset))?;
             self.seat.sent(bytes.len());
             left -= bytes.len() as u64;
         }
@@ -291,14 +339,14 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
     async fn room(&mut self, wished: usize, content: Option<&mut impl Content>) -> Result<usize, End> {
         let since = self.clock.now();
         let pause = by(self.clock, since + self.limits.pause, self.stream.room(wished));
-        let mut room = self.seat.wait_since(since, pause).await.ok_or(End::Abort)?;
+        let mut room = self.seat.wait_since(since, pause).await.ok_or(End::Abort(Ended::Evicted))?;
         if room.is_none() {
             content.map(Content::pause);
             let progress = by(self.clock, since + self.limits.progress, self.stream.room(wished));
-            room = self.seat.wait_since(since, progress).await.ok_or(End::Abort)?;
+            room = self.seat.wait_since(since, progress).await.ok_or(End::Abort(Ended::Evicted))?;
         }
         self.seat.waited(self.clock.now() - since);
-        room.and_then(Result::ok).ok_or(End::Abort)
+        room.ok_or(End::Abort(Ended::Slow))?.map_err(|_| End::Abort(Ended::Reset))
     }
 
     /// Ends this side, and waits for the client to end its own: if it were cut while the client still sends, the client

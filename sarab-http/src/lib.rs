@@ -17,7 +17,7 @@ mod response;
 mod stop;
 mod wait;
 
-pub use connection::{Connection, Limits, Service, Stream};
+pub use connection::{Connection, Ended, Limits, Service, Stream};
 pub use head::Scanner;
 pub use pool::{Pool, PoolGuard};
 pub use refusal::Refusal;

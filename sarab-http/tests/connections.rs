@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use sarab_http::pipe::{Client, End, Server, pipe};
-use sarab_http::{Connection, Content, Limits, Method, Pool, Refusal, Request, Response, Service, Stop};
+use sarab_http::{Connection, Content, Ended, Limits, Method, Pool, Refusal, Request, Response, Service, Stop};
 use xen_hal::Clock;
 use xen_sim::{Domain, Xen};
 
@@ -86,6 +86,8 @@ struct Site {
     domain: Domain,
     /// When each connection has ended.
     ended: RefCell<Vec<Duration>>,
+    /// And how.
+    ways: RefCell<Vec<Ended>>,
 }
 
 impl Site {
@@ -97,6 +99,7 @@ impl Site {
             limits: Limits::default(),
             domain: domain.clone(),
             ended: RefCell::default(),
+            ways: RefCell::default(),
         };
         Rc::new(site)
     }
@@ -119,7 +122,8 @@ impl Site {
             stop: &self.stop,
             limits: &self.limits,
         };
-        connection.serve(&self.service).await;
+        let ended = connection.serve(&self.service).await;
+        self.ways.borrow_mut().push(ended);
         self.ended.borrow_mut().push(self.domain.now());
     }
 }
@@ -419,6 +423,80 @@ fn who_has_been_idle_is_not_slow() {
         assert_eq!([slow.end(), honest.end(), third.end()], [End::Aborted, End::Open, End::Open]);
         drop(watching);
     });
+}
+
+/// How a connection has ended is told for each way.
+#[test]
+fn each_end_is_told() {
+    fn ends(expected: Ended, test: impl AsyncFnOnce(Rc<Site>, Domain) + 'static) {
+        with(1, async move |site, domain| {
+            let watched = site.clone();
+            test(site, domain.clone()).await;
+            domain.sleep(Duration::from_secs(20)).await;
+            assert_eq!(*watched.ways.borrow(), [expected]);
+        });
+    }
+    ends(Ended::Closed, async |site, _| {
+        let client = site.connect(1000);
+        client.send(b"GET /0 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        client.rest().await;
+        client.close();
+        std::mem::forget(client);
+    });
+    ends(Ended::Closed, async |site, _| {
+        let client = site.connect(1000);
+        client.send(GET.as_bytes()).await;
+        client.receive(1000).await;
+        client.close();
+        client.rest().await;
+    });
+    ends(Ended::Idle, async |site, _| drop(site.connect(1000).rest().await));
+    ends(Ended::Refused(Refusal::NoHost), async |site, _| {
+        let client = site.connect(1000);
+        client.send(b"GET / HTTP/1.1\r\n\r\n").await;
+        client.rest().await;
+    });
+    ends(Ended::Refused(Refusal::Incomplete), async |site, _| {
+        let client = site.connect(1000);
+        client.send(b"GET / HT").await;
+        client.close();
+        client.rest().await;
+    });
+    ends(Ended::Reset, async |site, domain| {
+        let client = site.connect(1000);
+        client.send(b"GET /5000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        domain.sleep(Duration::from_secs(1)).await;
+        drop(client);
+    });
+    ends(Ended::Slow, async |site, domain| {
+        let client = site.connect(1000);
+        client.send(b"GET /5000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        domain.sleep(Duration::from_secs(15)).await;
+        assert_eq!(client.end(), End::Aborted);
+    });
+    ends(Ended::Evicted, async |site, domain| {
+        let (watched, clock) = (site.clone(), domain.clone());
+        let watching = domain.spawn(async move { watched.pool.make_room(&clock).await });
+        let client = site.connect(1000);
+        domain.sleep(Duration::from_secs(2)).await;
+        assert_eq!(client.end(), End::Aborted);
+        drop(watching);
+    });
+    ends(Ended::Failed, async |site, _| {
+        let client = site.connect(1 << 16);
+        client.send(b"GET /5666 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.rest().await;
+    });
+    for request in ["", "GET /5000 HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        ends(Ended::Stopped, async move |site, domain| {
+            let client = site.connect(1000);
+            client.send(request.as_bytes()).await;
+            domain.sleep(Duration::from_secs(1)).await;
+            site.stop.set();
+            domain.sleep(Duration::from_secs(3)).await;
+            drop(client);
+        });
+    }
 }
 
 /// A service may take its time, but not for ever.

@@ -1,12 +1,13 @@
 //! A network as a value.
 
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::fmt;
 use core::net::IpAddr;
 
 use sarab_net::{Addresses, Config, Counters, Route};
 
-use super::{Interface, Stack};
+use super::{Interface, ResolveError, Resolver, Stack};
 
 /// An interface with a TCP/IP stack on it. Clones are the same one; when the last is gone the stack goes on.
 #[derive(Clone)]
@@ -17,6 +18,7 @@ pub struct Network {
     pub stack: Stack,
     pub(super) name: Rc<str>,
     pub(super) link: sarab_net::Interface,
+    pub(super) resolver: Resolver,
 }
 
 impl Network {
@@ -46,12 +48,12 @@ impl Network {
     }
 
     /// Where its packets go.
-    pub fn routes(&self) -> alloc::vec::Vec<Route> {
+    pub fn routes(&self) -> Vec<Route> {
         self.link.addresses().routes
     }
 
     /// Whom it asks for names.
-    pub fn name_servers(&self) -> alloc::vec::Vec<IpAddr> {
+    pub fn name_servers(&self) -> Vec<IpAddr> {
         self.link.addresses().name_servers
     }
 
@@ -97,6 +99,24 @@ impl Network {
     /// ```
     pub async fn changed(&self) {
         self.link.changed().await;
+    }
+
+    /// A name's addresses, at least one, as [`Resolver::resolve`] finds them.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no address, or no answer.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        self.resolver.resolve(name).await
+    }
+
+    /// What finds names' addresses, and remembers them.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     /// Asks whether anybody has its addresses, then tells everybody of them, as after a restore. A wire that was unplugged

@@ -50,6 +50,7 @@ pub async fn serve(server: Rc<Server>) {
         }
         // The handshake took too long.
         if !socket.may_send() {
+            server.pages.counters.gave_up();
             continue;
         }
         socket.set_keep_alive(Some(Duration::from_secs(30)));
@@ -64,8 +65,8 @@ pub async fn serve(server: Rc<Server>) {
             stop: &server.stop,
             limits: &server.limits,
         };
-        connection.serve(&server.pages).await;
-        server.pages.counters.closed();
+        let ended = connection.serve(&server.pages).await;
+        server.pages.counters.closed(ended);
     }
 }
 

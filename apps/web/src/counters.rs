@@ -4,6 +4,8 @@ use alloc::format;
 use alloc::string::String;
 use core::cell::Cell;
 
+use sarab_http::Ended;
+
 /// Counters of the server's own.
 #[derive(Default)]
 pub struct Counters {
@@ -13,7 +15,14 @@ pub struct Counters {
     pub connections: Cell<u64>,
     pub open: Cell<u64>,
     pub cut: Cell<u64>,
+    /// Connections by how they have ended, in the order of [`ENDS`].
+    pub ended: [Cell<u64>; ENDS.len()],
+    /// Clients that were gone before the end of their handshake.
+    pub handshakes: Cell<u64>,
 }
+
+/// How connections end, as [`Ended::name`] has it.
+pub const ENDS: [&str; 8] = ["closed", "idle", "refused", "evicted", "slow", "reset", "failed", "stopped"];
 
 fn add(counter: &Cell<u64>, value: u64) {
     counter.set(counter.get() + value);
@@ -25,8 +34,15 @@ impl Counters {
         add(&self.open, 1);
     }
 
-    pub fn closed(&self) {
+    pub fn closed(&self, ended: Ended) {
         self.open.set(self.open.get() - 1);
+        if let Some(at) = ENDS.iter().position(|name| *name == ended.name()) {
+            add(&self.ended[at], 1);
+        }
+    }
+
+    pub fn gave_up(&self) {
+        add(&self.handshakes, 1);
     }
 
     pub fn answered(&self, status: u16) {

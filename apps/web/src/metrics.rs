@@ -1,6 +1,9 @@
 //! What the server has done, in Prometheus' text format (version 0.0.4).
 
+use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::Cell;
 use core::fmt::{self, Write};
 use core::time::Duration;
 
@@ -8,7 +11,7 @@ use sarab::hal::Clock;
 use sarab::network::Network;
 use sarab::{App, Disk, platform, println};
 
-use crate::counters::Counters;
+use crate::counters::{Counters, ENDS};
 use crate::pages::Host;
 
 /// The machine that the server runs on.
@@ -51,6 +54,15 @@ impl Host for Machine {
         show("web_content_bytes_total", "counter", "Bytes of content sent.", &[("", counters.bytes.get())]);
         show("web_connections_total", "counter", "Connections accepted.", &[("", counters.connections.get())]);
         show("web_connections_open", "gauge", "Connections that are open.", &[("", counters.open.get())]);
+        let labels = ENDS.map(|name| format!("{{how=\"{name}\"}}"));
+        let ended: Vec<_> = labels.iter().map(|label| &**label).zip(counters.ended.iter().map(Cell::get)).collect();
+        show("web_connections_ended_total", "counter", "Connections by how they have ended.", &ended);
+        show(
+            "web_handshakes_failed_total",
+            "counter",
+            "Clients that were gone before they were connected.",
+            &[("", counters.handshakes.get())],
+        );
         show("web_answers_cut_total", "counter", "Answers cut since the disk failed.", &[("", counters.cut.get())]);
         let net = self.network.interface.statistics();
         show(

@@ -111,8 +111,8 @@ impl<D: BlockDevice + 'static> Web<D> {
             stop: &self.stop,
             limits: &self.limits,
         };
-        connection.serve(&self.pages).await;
-        self.pages.counters.closed();
+        let ended = connection.serve(&self.pages).await;
+        self.pages.counters.closed(ended);
     }
 
     /// What comes of some bytes within a moment, and how the connection is then.

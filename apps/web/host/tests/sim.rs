@@ -79,6 +79,9 @@ fn a_site_is_served_from_its_disk() {
                 ("web_requests_total{status=\"4xx\"}", 1),
                 ("web_connections_total", 4),
                 ("web_connections_open", 1),
+                ("web_connections_ended_total{how=\"closed\"}", 3),
+                ("web_connections_ended_total{how=\"evicted\"}", 0),
+                ("web_handshakes_failed_total", 0),
                 ("disk_failures_total", 0),
                 ("memory_bytes{kind=\"total\"}", 16 << 20),
             ] {

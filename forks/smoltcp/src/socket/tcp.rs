@@ -372,9 +372,7 @@ impl Timer {
 
     fn set_for_retransmit(&mut self, timestamp: Instant, delay: Duration) {
         match *self {
-            Timer::Idle { .. }
-            | Timer::Retransmit { .. }
-            | Timer::ZeroWindowProbe { .. } => {
+            Timer::Idle { .. } | Timer::Retransmit { .. } | Timer::ZeroWindowProbe { .. } => {
                 *self = Timer::Retransmit {
                     expires_at: timestamp + delay,
                 }
@@ -1478,9 +1476,11 @@ impl<'a> Socket<'a> {
                 .iter_data()
                 .map(|(left, right)| (ack + left, ack + right))
         };
-        let recent = self.local_rx_recent.iter().flatten().filter_map(|&seq| {
-            received().find(|&(left, right)| left <= seq && seq < right)
-        });
+        let recent = self
+            .local_rx_recent
+            .iter()
+            .flatten()
+            .filter_map(|&seq| received().find(|&(left, right)| left <= seq && seq < right));
         let first = len;
         for (left, right) in recent.chain(received()) {
             if len == ranges.len() {
@@ -1712,7 +1712,8 @@ impl<'a> Socket<'a> {
             let unit = (1 << self.remote_win_shift) - 1;
             let told = (self.remote_last_win as usize) << self.remote_win_shift;
             let end = last_ack + if told == 0 { 0 } else { told + unit };
-            end.min(window_start + self.rx_buffer.window()).max(window_start)
+            end.min(window_start + self.rx_buffer.window())
+                .max(window_start)
         } else {
             window_start
         };
@@ -2412,9 +2413,7 @@ impl<'a> Socket<'a> {
             } else {
                 0
             };
-            let len = len
-                .min(allowed)
-                .min(burst.min(room - room % mss).max(mss));
+            let len = len.min(allowed).min(burst.min(room - room % mss).max(mss));
             return (len > 0).then(|| from(start, len));
         }
 
@@ -8947,7 +8946,9 @@ mod test {
         let mut r = RttEstimator::default();
 
         let rtos = &[
-            6_000_000, 5_000_000, 4_250_000, 3_687_500, 3_265_628, 2_949_224, 2_711_920, 2_533_940, 2_400_456, 2_300_344, 2_225_260, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000,
+            6_000_000, 5_000_000, 4_250_000, 3_687_500, 3_265_628, 2_949_224, 2_711_920, 2_533_940,
+            2_400_456, 2_300_344, 2_225_260, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000,
+            2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000,
         ];
 
         for &rto in rtos {
@@ -9556,12 +9557,15 @@ mod test {
             ..SEND_TEMPL
         };
         send!(s, repr);
-        recv!(s, Ok(TcpRepr {
-            seq_number: LOCAL_SEQ + 1,
-            ack_number: Some(REMOTE_SEQ + 2),
-            window_len: (((1 << 20) - 1) >> 5) as u16,
-            ..RECV_TEMPL
-        }));
+        recv!(
+            s,
+            Ok(TcpRepr {
+                seq_number: LOCAL_SEQ + 1,
+                ack_number: Some(REMOTE_SEQ + 2),
+                window_len: (((1 << 20) - 1) >> 5) as u16,
+                ..RECV_TEMPL
+            })
+        );
         // Yet all of what was told before is taken.
         let rest = vec![2; told - 1];
         repr.seq_number = REMOTE_SEQ + 2;
@@ -9587,20 +9591,26 @@ mod test {
         let several = [1; 4000];
         repr.payload = &several;
         send!(s, repr);
-        recv!(s, Ok(TcpRepr {
-            seq_number: LOCAL_SEQ + 1,
-            ack_number: Some(REMOTE_SEQ + 1 + 5000),
-            window_len: 5000,
-            ..RECV_TEMPL
-        }));
+        recv!(
+            s,
+            Ok(TcpRepr {
+                seq_number: LOCAL_SEQ + 1,
+                ack_number: Some(REMOTE_SEQ + 1 + 5000),
+                window_len: 5000,
+                ..RECV_TEMPL
+            })
+        );
         repr.seq_number += 4000;
         send!(s, repr);
-        recv!(s, Ok(TcpRepr {
-            seq_number: LOCAL_SEQ + 1,
-            ack_number: Some(REMOTE_SEQ + 1 + 9000),
-            window_len: 1000,
-            ..RECV_TEMPL
-        }));
+        recv!(
+            s,
+            Ok(TcpRepr {
+                seq_number: LOCAL_SEQ + 1,
+                ack_number: Some(REMOTE_SEQ + 1 + 9000),
+                window_len: 1000,
+                ..RECV_TEMPL
+            })
+        );
     }
 
     // =========================================================================================//
@@ -9723,10 +9733,7 @@ mod test {
                     assert!(turns < 80_000, "seed {seed}");
                 }
                 let sent = s.remote_last_seq - s.local_seq_no;
-                assert!(
-                    !s.is_active() || s.recovery.flight() <= sent,
-                    "seed {seed}"
-                );
+                assert!(!s.is_active() || s.recovery.flight() <= sent, "seed {seed}");
             }
         }
     }
