@@ -134,8 +134,8 @@ fn discovery(kind: Icmpv6Message, from: Ipv6Addr, to: Ipv6Addr, message: &Icmpv6
             let (target, flags) = (message.target_addr(), message.neighbor_flags());
             let solicited = flags.contains(NdiscNeighborFlags::SOLICITED);
             let overrides = flags.contains(NdiscNeighborFlags::OVERRIDE);
-            let is_good = !target.is_multicast() && !(solicited && to.is_multicast());
-            is_good.then_some(Discovery::Advertisement { target, mac, solicited, overrides })
+            let is_bad = target.is_multicast() || solicited && to.is_multicast();
+            (!is_bad).then_some(Discovery::Advertisement { target, mac, solicited, overrides })
         }
         Icmpv6Message::RouterAdvert => Some(Discovery::Router { from, mac }),
         _ => None,

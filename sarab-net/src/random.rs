@@ -16,7 +16,7 @@ impl Random {
 
     /// Less than `end`.
     pub(crate) fn below(&mut self, end: u32) -> u32 {
-        (u64::from(self.next()) * u64::from(end) >> 32) as u32
+        ((u64::from(self.next()) * u64::from(end)) >> 32) as u32
     }
 
     /// A tenth more or less.
