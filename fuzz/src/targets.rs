@@ -38,6 +38,7 @@ mod netfront;
 mod offloads;
 mod p9front;
 mod packet;
+mod path_mtu;
 mod resolver;
 mod ring;
 mod server;
