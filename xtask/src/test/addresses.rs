@@ -9,7 +9,8 @@ use super::net::{log, start_with};
 use xen_lab::Dom0;
 use xen_lab::domain::{Domain, destroy_all};
 
-pub const ALL: &[(&str, Check)] = &[
+/// What is done for one Xen alone, for its time.
+pub const AT_LENGTH: &[(&str, Check)] = &[
     ("addresses: a router outside of the guest's network, by hand", router_by_hand),
     ("addresses: a router outside of the guest's network, by DHCP", router_by_dhcp),
     ("addresses: routes of DHCP's option 121", routes),
