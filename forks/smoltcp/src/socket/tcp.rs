@@ -533,6 +533,12 @@ pub struct Socket<'a> {
     /// Since when nothing is acknowledged, though it is sent again.
     unacknowledged_since: Option<Instant>,
 
+    /// What the buffers may grow to.
+    rx_limit: usize,
+    tx_limit: usize,
+    /// When the receiver's round trip began, and what the application had read by then.
+    rx_round: Option<(Instant, TcpSeqNumber)>,
+
     /// tsval generator - if some, tcp timestamp is enabled
     tsval_generator: Option<TcpTimestampGenerator>,
 
@@ -607,6 +613,9 @@ impl<'a> Socket<'a> {
             congestion_controller: congestion::AnyController::new(),
             recovery: recovery::Recovery::new(),
             unacknowledged_since: None,
+            rx_limit: 0,
+            tx_limit: 0,
+            rx_round: None,
 
             #[cfg(feature = "async")]
             rx_waker: WakerRegistration::new(),
@@ -809,6 +818,67 @@ impl<'a> Socket<'a> {
         self.nagle = enabled
     }
 
+    /// Have the buffers grow where they are what limits the connection, up to so many octets for each.
+    ///
+    /// A larger buffer comes from the allocator, in place of the one that the socket was created with, and
+    /// goes with the socket. Where there is no memory for it, the connection goes on with what it has.
+    ///
+    /// The receive buffer grows by what the application reads within a round-trip time; its limit counts
+    /// from the next [listen](#method.listen) or [connect](#method.connect) on, since the remote end is told
+    /// then how large a window may become. The transmit buffer grows with the congestion window.
+    #[cfg(feature = "alloc")]
+    pub fn set_buffer_limits(&mut self, receive: usize, transmit: usize) {
+        // The largest window of RFC 7323.
+        self.rx_limit = receive.min(1 << 30);
+        self.tx_limit = transmit.min(1 << 30);
+    }
+
+    /// Let the application's reading fill the path: it should find room for what arrives in two round trips.
+    #[cfg(feature = "alloc")]
+    fn grow_rx_buffer(&mut self, now: Instant) {
+        let capacity = self.rx_buffer.capacity();
+        // More could not be told to the remote end.
+        let limit = self.rx_limit.min((u16::MAX as usize) << self.remote_win_shift);
+        if capacity >= limit {
+            return;
+        }
+        let Some((began, read)) = self.rx_round else {
+            self.rx_round = Some((now, self.remote_seq_no));
+            return;
+        };
+        let rtt = self.rtte.srtt().unwrap_or(RTTE_INITIAL_RTO);
+        if now < began + rtt {
+            return;
+        }
+        self.rx_round = Some((now, self.remote_seq_no));
+        let wanted = if self.remote_seq_no > read {
+            2 * (self.remote_seq_no - read)
+        } else {
+            0
+        };
+        // What was read in a longer time than a round trip says less of one.
+        if now < began + rtt * 2 && wanted > capacity {
+            self.rx_buffer.grow((2 * wanted).min(limit));
+        }
+    }
+
+    /// The window is not to be limited by what the application can have on its way: a full buffer
+    /// is twice the congestion window.
+    #[cfg(feature = "alloc")]
+    fn grow_tx_buffer(&mut self) {
+        let capacity = self.tx_buffer.capacity();
+        if capacity >= self.tx_limit || self.tx_buffer.window() > capacity / 4 {
+            return;
+        }
+        let window = self
+            .recovery
+            .window(self.congestion_controller.inner())
+            .min(self.remote_win_len);
+        if window > capacity / 2 {
+            self.tx_buffer.grow((2 * capacity).min(self.tx_limit));
+        }
+    }
+
     /// Return the keep-alive interval.
     ///
     /// See also the [set_keep_alive](#method.set_keep_alive) method.
@@ -889,8 +959,8 @@ impl<'a> Socket<'a> {
     }
 
     fn reset(&mut self) {
-        let rx_cap_log2 =
-            mem::size_of::<usize>() * 8 - self.rx_buffer.capacity().leading_zeros() as usize;
+        let rx_capacity = self.rx_buffer.capacity().max(self.rx_limit);
+        let rx_cap_log2 = mem::size_of::<usize>() * 8 - rx_capacity.leading_zeros() as usize;
 
         self.state = State::Closed;
         self.timer = Timer::new();
@@ -917,6 +987,7 @@ impl<'a> Socket<'a> {
         self.local_rx_dup_acks = 0;
         self.recovery = recovery::Recovery::new();
         self.unacknowledged_since = None;
+        self.rx_round = None;
         self.set_congestion_control(self.congestion_control());
         self.ack_delay_timer = AckDelayTimer::Idle;
         self.challenge_ack_timer = Instant::from_secs(0);
@@ -2052,6 +2123,9 @@ impl<'a> Socket<'a> {
         self.remote_win_len = new_remote_win_len;
 
         if ack_len > 0 {
+            #[cfg(feature = "alloc")]
+            self.grow_tx_buffer();
+
             // Dequeue acknowledged octets.
             debug_assert!(self.tx_buffer.len() >= ack_len);
             tcp_trace!(
@@ -2178,6 +2252,9 @@ impl<'a> Socket<'a> {
         if payload_len == 0 {
             return None;
         }
+
+        #[cfg(feature = "alloc")]
+        self.grow_rx_buffer(cx.now());
 
         let assembler_was_empty = self.assembler.is_empty();
 
@@ -9627,6 +9704,10 @@ mod test {
                     s.remote_win_scale = Some(rng.gen_range(0..9));
                     s.remote_win_shift = rng.gen_range(0..3);
                     s.remote_last_win = s.scaled_window();
+                    #[cfg(feature = "alloc")]
+                    if rng.r#gen() {
+                        s.set_buffer_limits(100_000, 100_000);
+                    }
                     let mss = s.remote_mss;
                     s.congestion_controller.inner_mut().set_mss(mss);
                     s.set_nagle_enabled(rng.r#gen());
