@@ -2510,7 +2510,8 @@ impl<'a> Socket<'a> {
             // Most of the window is used, and will be acknowledged soon. Until then, gather what is worth
             // a large segment. Behind a buffer that is almost full there is more to come.
             let more = len < unsent || self.tx_buffer.window() <= burst;
-            if more && len < burst / 2 && burst > 2 * mss && !self.recovery.is_recovering() {
+            let worth = (burst / 2).max(2 * mss);
+            if more && len < worth && worth <= burst && flight >= 4 * mss && !self.recovery.is_recovering() {
                 return None;
             }
         }
