@@ -372,9 +372,7 @@ impl Timer {
 
     fn set_for_retransmit(&mut self, timestamp: Instant, delay: Duration) {
         match *self {
-            Timer::Idle { .. }
-            | Timer::Retransmit { .. }
-            | Timer::ZeroWindowProbe { .. } => {
+            Timer::Idle { .. } | Timer::Retransmit { .. } | Timer::ZeroWindowProbe { .. } => {
                 *self = Timer::Retransmit {
                     expires_at: timestamp + delay,
                 }
@@ -838,7 +836,9 @@ impl<'a> Socket<'a> {
     fn grow_rx_buffer(&mut self, now: Instant) {
         let capacity = self.rx_buffer.capacity();
         // More could not be told to the remote end.
-        let limit = self.rx_limit.min((u16::MAX as usize) << self.remote_win_shift);
+        let limit = self
+            .rx_limit
+            .min((u16::MAX as usize) << self.remote_win_shift);
         if capacity >= limit {
             return;
         }
@@ -1549,9 +1549,11 @@ impl<'a> Socket<'a> {
                 .iter_data()
                 .map(|(left, right)| (ack + left, ack + right))
         };
-        let recent = self.local_rx_recent.iter().flatten().filter_map(|&seq| {
-            received().find(|&(left, right)| left <= seq && seq < right)
-        });
+        let recent = self
+            .local_rx_recent
+            .iter()
+            .flatten()
+            .filter_map(|&seq| received().find(|&(left, right)| left <= seq && seq < right));
         let first = len;
         for (left, right) in recent.chain(received()) {
             if len == ranges.len() {
@@ -1783,7 +1785,8 @@ impl<'a> Socket<'a> {
             let unit = (1 << self.remote_win_shift) - 1;
             let told = (self.remote_last_win as usize) << self.remote_win_shift;
             let end = last_ack + if told == 0 { 0 } else { told + unit };
-            end.min(window_start + self.rx_buffer.window()).max(window_start)
+            end.min(window_start + self.rx_buffer.window())
+                .max(window_start)
         } else {
             window_start
         };
@@ -2391,6 +2394,13 @@ impl<'a> Socket<'a> {
         );
     }
 
+    /// Whether the remote end is so near that it costs little to wait for it.
+    fn is_near(&self) -> bool {
+        self.recovery
+            .min_rtt()
+            .is_some_and(|rtt| rtt < Duration::from_millis(1))
+    }
+
     /// How much to hand to a device at once that cuts segments: what is sent in a millisecond or so, for then
     /// little is gained by more, while queues on the way and losses do not like bursts.
     fn burst(&self, mss: usize, limit: usize) -> usize {
@@ -2403,10 +2413,10 @@ impl<'a> Socket<'a> {
             .min(self.remote_win_len)
             .min(self.tx_buffer.capacity());
         let burst = match self.rtte.srtt() {
-            Some(srtt) if srtt.total_micros() < 1000 => window / 3,
+            Some(_) if self.is_near() => window / 3,
             // Windows open twice as fast in slow start.
             Some(srtt) => {
-                let burst = window as u64 * 2000 / srtt.total_micros();
+                let burst = (window as u64).saturating_mul(2000) / srtt.total_micros();
                 (window / 4).min(burst as usize)
             }
             None => window / 4,
@@ -2489,9 +2499,7 @@ impl<'a> Socket<'a> {
             } else {
                 0
             };
-            let len = len
-                .min(allowed)
-                .min(burst.min(room - room % mss).max(mss));
+            let len = len.min(allowed).min(burst.min(room - room % mss).max(mss));
             return (len > 0).then(|| from(start, len));
         }
 
@@ -2508,10 +2516,20 @@ impl<'a> Socket<'a> {
                 return None;
             }
             // Most of the window is used, and will be acknowledged soon. Until then, gather what is worth
-            // a large segment. Behind a buffer that is almost full there is more to come.
-            let more = len < unsent || self.tx_buffer.window() <= burst;
-            let worth = (burst / 2).max(2 * mss);
-            if more && len < worth && worth <= burst && flight >= 4 * mss && !self.recovery.is_recovering() {
+            // a large segment. Behind a buffer that is almost full there probably is more to come; if not,
+            // a short round trip is the price.
+            let more = len < unsent || (self.is_near() && self.tx_buffer.window() <= burst);
+            let worth = if self.is_near() && flight >= 3 * burst {
+                burst
+            } else {
+                (burst / 2).max(2 * mss)
+            };
+            if more
+                && len < worth
+                && worth <= burst
+                && flight >= 4 * mss
+                && !self.recovery.is_recovering()
+            {
                 return None;
             }
         }
@@ -9025,7 +9043,9 @@ mod test {
         let mut r = RttEstimator::default();
 
         let rtos = &[
-            6_000_000, 5_000_000, 4_250_000, 3_687_500, 3_265_628, 2_949_224, 2_711_920, 2_533_940, 2_400_456, 2_300_344, 2_225_260, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000,
+            6_000_000, 5_000_000, 4_250_000, 3_687_500, 3_265_628, 2_949_224, 2_711_920, 2_533_940,
+            2_400_456, 2_300_344, 2_225_260, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000,
+            2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000, 2_200_000,
         ];
 
         for &rto in rtos {
@@ -9634,12 +9654,15 @@ mod test {
             ..SEND_TEMPL
         };
         send!(s, repr);
-        recv!(s, Ok(TcpRepr {
-            seq_number: LOCAL_SEQ + 1,
-            ack_number: Some(REMOTE_SEQ + 2),
-            window_len: (((1 << 20) - 1) >> 5) as u16,
-            ..RECV_TEMPL
-        }));
+        recv!(
+            s,
+            Ok(TcpRepr {
+                seq_number: LOCAL_SEQ + 1,
+                ack_number: Some(REMOTE_SEQ + 2),
+                window_len: (((1 << 20) - 1) >> 5) as u16,
+                ..RECV_TEMPL
+            })
+        );
         // Yet all of what was told before is taken.
         let rest = vec![2; told - 1];
         repr.seq_number = REMOTE_SEQ + 2;
@@ -9665,20 +9688,26 @@ mod test {
         let several = [1; 4000];
         repr.payload = &several;
         send!(s, repr);
-        recv!(s, Ok(TcpRepr {
-            seq_number: LOCAL_SEQ + 1,
-            ack_number: Some(REMOTE_SEQ + 1 + 5000),
-            window_len: 5000,
-            ..RECV_TEMPL
-        }));
+        recv!(
+            s,
+            Ok(TcpRepr {
+                seq_number: LOCAL_SEQ + 1,
+                ack_number: Some(REMOTE_SEQ + 1 + 5000),
+                window_len: 5000,
+                ..RECV_TEMPL
+            })
+        );
         repr.seq_number += 4000;
         send!(s, repr);
-        recv!(s, Ok(TcpRepr {
-            seq_number: LOCAL_SEQ + 1,
-            ack_number: Some(REMOTE_SEQ + 1 + 9000),
-            window_len: 1000,
-            ..RECV_TEMPL
-        }));
+        recv!(
+            s,
+            Ok(TcpRepr {
+                seq_number: LOCAL_SEQ + 1,
+                ack_number: Some(REMOTE_SEQ + 1 + 9000),
+                window_len: 1000,
+                ..RECV_TEMPL
+            })
+        );
     }
 
     // =========================================================================================//
@@ -9805,10 +9834,7 @@ mod test {
                     assert!(turns < 80_000, "seed {seed}");
                 }
                 let sent = s.remote_last_seq - s.local_seq_no;
-                assert!(
-                    !s.is_active() || s.recovery.flight() <= sent,
-                    "seed {seed}"
-                );
+                assert!(!s.is_active() || s.recovery.flight() <= sent, "seed {seed}");
             }
         }
     }

@@ -149,7 +149,13 @@ impl Recovery {
     }
 
     /// Makes this about what lies between these two.
-    pub(super) fn cover(&mut self, una: TcpSeqNumber, nxt: TcpSeqNumber, selective: bool, now: Instant) {
+    pub(super) fn cover(
+        &mut self,
+        una: TcpSeqNumber,
+        nxt: TcpSeqNumber,
+        selective: bool,
+        now: Instant,
+    ) {
         self.selective = selective;
         self.board.cover(una, nxt, now);
         if self.phase == Phase::Open {
@@ -161,6 +167,11 @@ impl Recovery {
     /// Bytes that are on their way.
     pub(super) fn flight(&self) -> usize {
         self.board.flight().saturating_sub(self.arrived)
+    }
+
+    /// The time of a round trip without queues, as far as it is known.
+    pub(super) fn min_rtt(&self) -> Option<Duration> {
+        self.min_rtt.map(|(rtt, _)| rtt)
     }
 
     /// How much may be in flight.
@@ -193,14 +204,26 @@ impl Recovery {
     }
 
     /// New data is about to be sent, while none is in flight.
-    pub(super) fn on_restart(&mut self, now: Instant, rto: Duration, controller: &mut dyn Controller) {
+    pub(super) fn on_restart(
+        &mut self,
+        now: Instant,
+        rto: Duration,
+        controller: &mut dyn Controller,
+    ) {
         if self.last_sent != Instant::ZERO && now > self.last_sent + rto {
             controller.on_idle(now - self.last_sent, rto);
             self.last_sent = now;
         }
     }
 
-    pub(super) fn on_sent(&mut self, start: TcpSeqNumber, end: TcpSeqNumber, mss: usize, now: Instant, rtte: &RttEstimator) {
+    pub(super) fn on_sent(
+        &mut self,
+        start: TcpSeqNumber,
+        end: TcpSeqNumber,
+        mss: usize,
+        now: Instant,
+        rtte: &RttEstimator,
+    ) {
         let granule = rtte.srtt().map_or(Duration::ZERO, |srtt| srtt / 64);
         self.board.sent(start, end, now, granule);
         self.prr_out += end - start;
@@ -237,7 +260,11 @@ impl Recovery {
             && self.board.flight() > 0;
         self.timer = match rtte.srtt() {
             Some(srtt) if useful => {
-                let delay = if self.board.flight() <= mss { WORST_ACK_DELAY } else { PROBE_MARGIN };
+                let delay = if self.board.flight() <= mss {
+                    WORST_ACK_DELAY
+                } else {
+                    PROBE_MARGIN
+                };
                 Some(Timer::Probe(now + srtt * 2 + delay))
             }
             _ => None,
@@ -247,7 +274,9 @@ impl Recovery {
     /// How long something may take to be acknowledged, before it is lost if something that was sent later is
     /// acknowledged, which took so long.
     fn patience(&self, newest: Duration, mss: usize, rtte: &RttEstimator) -> Duration {
-        let Some(min_rtt) = self.min_rtt.map(|(rtt, _)| rtt).or(rtte.srtt()) else { return newest };
+        let Some(min_rtt) = self.min_rtt().or(rtte.srtt()) else {
+            return newest;
+        };
         if !self.reordered {
             let sure = self.phase != Phase::Open || self.board.sacked() >= DUP_THRESHOLD * mss;
             return newest + if sure { Duration::ZERO } else { min_rtt / 4 };
@@ -265,7 +294,9 @@ impl Recovery {
         if matches!(self.timer, Some(Timer::Reorder(_))) {
             self.timer = None;
         }
-        let Some((newest, rtt)) = self.newest else { return };
+        let Some((newest, rtt)) = self.newest else {
+            return;
+        };
         if !self.selective || self.board.flight() == 0 {
             return;
         }
@@ -277,13 +308,23 @@ impl Recovery {
     }
 
     /// Begins a recovery, where something is lost and there is none yet.
-    fn recover(&mut self, una: TcpSeqNumber, nxt: TcpSeqNumber, before: usize, now: Instant, controller: &mut dyn Controller) {
+    fn recover(
+        &mut self,
+        una: TcpSeqNumber,
+        nxt: TcpSeqNumber,
+        before: usize,
+        now: Instant,
+        controller: &mut dyn Controller,
+    ) {
         if self.phase != Phase::Open || self.board.lost() == 0 {
             return;
         }
         self.phase = Phase::Recovery;
         self.recover = nxt;
-        self.undo = Some(Undo { from: una, resent: 0 });
+        self.undo = Some(Undo {
+            from: una,
+            resent: 0,
+        });
         self.probe = None;
         if matches!(self.timer, Some(Timer::Probe(_))) {
             self.timer = None;
@@ -297,24 +338,46 @@ impl Recovery {
     }
 
     /// How much may be in flight in a recovery, after so much has arrived.
-    fn reduce(&mut self, delivered: usize, advances: bool, mss: usize, controller: &dyn Controller) {
+    fn reduce(
+        &mut self,
+        delivered: usize,
+        advances: bool,
+        mss: usize,
+        controller: &dyn Controller,
+    ) {
         self.prr_delivered += delivered;
         let (flight, ssthresh) = (self.flight(), controller.ssthresh());
         let more = if flight > ssthresh {
-            let share = (self.prr_delivered as u64).saturating_mul(ssthresh as u64).div_ceil(self.prr_flight as u64);
+            let share = (self.prr_delivered as u64)
+                .saturating_mul(ssthresh as u64)
+                .div_ceil(self.prr_flight as u64);
             (share as usize).saturating_sub(self.prr_out)
         } else {
-            let most = self.prr_delivered.saturating_sub(self.prr_out).max(delivered);
+            let most = self
+                .prr_delivered
+                .saturating_sub(self.prr_out)
+                .max(delivered);
             (ssthresh - flight).min(most + if advances { mss } else { 0 })
         };
         // What is lost is sent again at once.
-        let more = if self.prr_out == 0 { more.max(mss) } else { more };
+        let more = if self.prr_out == 0 {
+            more.max(mss)
+        } else {
+            more
+        };
         self.prr_window = flight.saturating_add(more);
     }
 
     /// Takes account of an acknowledgment.
-    pub(super) fn on_ack(&mut self, ack: Ack, rtte: &mut RttEstimator, controller: &mut dyn Controller) {
-        let Ack { now, una, nxt, mss, .. } = ack;
+    pub(super) fn on_ack(
+        &mut self,
+        ack: Ack,
+        rtte: &mut RttEstimator,
+        controller: &mut dyn Controller,
+    ) {
+        let Ack {
+            now, una, nxt, mss, ..
+        } = ack;
         let una_before = self.board.start();
         let acked = una - una_before;
         let before = self.flight();
@@ -360,12 +423,17 @@ impl Recovery {
     }
 
     /// Takes out what is acknowledged, and learns from when it was sent; how much of it is news.
-    fn on_delivered(&mut self, ack: &Ack, rtte: &mut RttEstimator, controller: &mut dyn Controller) -> usize {
+    fn on_delivered(
+        &mut self,
+        ack: &Ack,
+        rtte: &mut RttEstimator,
+        controller: &mut dyn Controller,
+    ) -> usize {
         let Ack { now, una, nxt, .. } = *ack;
         let mut tally = Tally {
             now,
             highest: self.board.highest_sacked().unwrap_or(self.board.start()),
-            min_rtt: self.min_rtt.map(|(rtt, _)| rtt),
+            min_rtt: self.min_rtt(),
             delivered: 0,
             newest: self.newest,
             fresh: None,
@@ -406,12 +474,19 @@ impl Recovery {
     /// The peer tells that it has received something twice: the first block says so where it is acknowledged already, or
     /// part of the second one (RFC 2883).
     fn on_dsack(&mut self, ack: &Ack) {
-        let Some((left, right)) = ack.sacks[0].map(block) else { return };
-        let inside = ack.sacks[1].map(block).is_some_and(|(first, last)| first <= left && right <= last);
+        let Some((left, right)) = ack.sacks[0].map(block) else {
+            return;
+        };
+        let inside = ack.sacks[1]
+            .map(block)
+            .is_some_and(|(first, last)| first <= left && right <= last);
         if left >= right || !(right <= ack.una || inside && right <= ack.nxt) {
             return;
         }
-        if self.probe.is_some_and(|probe| probe.again && probe.end == right) {
+        if self
+            .probe
+            .is_some_and(|probe| probe.again && probe.end == right)
+        {
             // Both have arrived.
             self.probe = None;
             return;
@@ -513,7 +588,12 @@ impl Recovery {
     }
 
     /// The retransmission timer has expired: all is lost that the peer is not known to have.
-    pub(super) fn on_timeout(&mut self, nxt: TcpSeqNumber, now: Instant, controller: &mut dyn Controller) {
+    pub(super) fn on_timeout(
+        &mut self,
+        nxt: TcpSeqNumber,
+        now: Instant,
+        controller: &mut dyn Controller,
+    ) {
         let again = match self.phase {
             Phase::Open => false,
             Phase::Recovery => true,
@@ -522,7 +602,10 @@ impl Recovery {
         let flight = self.most_in_flight().max(self.flight());
         controller.on_timeout(now, flight, again);
         if !again {
-            self.undo = Some(Undo { from: self.board.start(), resent: 0 });
+            self.undo = Some(Undo {
+                from: self.board.start(),
+                resent: 0,
+            });
         }
         self.board.lose_all();
         (self.phase, self.recover, self.arrived) = (Phase::Loss, nxt, 0);
@@ -565,7 +648,10 @@ impl Tally {
                 self.overtaken = self.overtaken.max(Some(rtt));
             }
         }
-        if self.newest.is_none_or(|(newest, _)| newest.is_before(&news.sent)) {
+        if self
+            .newest
+            .is_none_or(|(newest, _)| newest.is_before(&news.sent))
+        {
             self.newest = Some((news.sent, rtt));
         }
     }
@@ -576,5 +662,9 @@ fn block((left, right): (u32, u32)) -> (TcpSeqNumber, TcpSeqNumber) {
 }
 
 fn since(now: Instant, then: Instant) -> Duration {
-    Duration::from_micros(now.total_micros().saturating_sub(then.total_micros()).max(0) as u64)
+    Duration::from_micros(
+        now.total_micros()
+            .saturating_sub(then.total_micros())
+            .max(0) as u64,
+    )
 }

@@ -121,7 +121,11 @@ impl Scoreboard {
         if self.sacked == 0 {
             return None;
         }
-        self.runs.iter().rev().find(|run| run.state == State::Sacked).map(|run| run.end)
+        self.runs
+            .iter()
+            .rev()
+            .find(|run| run.state == State::Sacked)
+            .map(|run| run.end)
     }
 
     /// Makes this about what lies between these two, whatever it was about before.
@@ -174,7 +178,13 @@ impl Scoreboard {
     }
 
     /// What follows all else is sent for the first time. What is sent within a `granule` counts as sent at once.
-    pub(super) fn sent(&mut self, start: TcpSeqNumber, end: TcpSeqNumber, now: Instant, granule: Duration) {
+    pub(super) fn sent(
+        &mut self,
+        start: TcpSeqNumber,
+        end: TcpSeqNumber,
+        now: Instant,
+        granule: Duration,
+    ) {
         debug_assert!(start == self.end() || self.runs.is_empty());
         if self.runs.is_empty() {
             self.start = start;
@@ -258,7 +268,12 @@ impl Scoreboard {
     }
 
     /// The peer has what lies between these two, which were sent. Tells what it was not known to have.
-    pub(super) fn sack(&mut self, left: TcpSeqNumber, right: TcpSeqNumber, mut news: impl FnMut(News)) {
+    pub(super) fn sack(
+        &mut self,
+        left: TcpSeqNumber,
+        right: TcpSeqNumber,
+        mut news: impl FnMut(News),
+    ) {
         let (left, right) = (left.max(self.start), right.min(self.end()));
         if left >= right {
             return;
@@ -274,7 +289,9 @@ impl Scoreboard {
         if self.runs.len() + 2 > MAX_RUNS {
             self.compact(Duration::from_secs(1));
         }
-        let Some(first) = self.split(left) else { return };
+        let Some(first) = self.split(left) else {
+            return;
+        };
         let last = match right == self.end() {
             true => Some(self.runs.len()),
             false => self.split(right),
@@ -307,7 +324,9 @@ impl Scoreboard {
     fn join(&mut self, first: usize, last: usize) {
         let mut index = last;
         while index > first {
-            if self.runs[index].state == State::Sacked && self.runs[index - 1].state == State::Sacked {
+            if self.runs[index].state == State::Sacked
+                && self.runs[index - 1].state == State::Sacked
+            {
                 self.runs[index - 1].end = self.runs[index].end;
                 self.runs.remove(index);
             }
@@ -339,7 +358,9 @@ impl Scoreboard {
         if self.runs.len() + 2 > MAX_RUNS {
             self.compact(Duration::from_secs(1));
         }
-        let first = self.split(start).or_else(|| self.runs.iter().position(|run| start < run.end));
+        let first = self
+            .split(start)
+            .or_else(|| self.runs.iter().position(|run| start < run.end));
         let Some(first) = first else { return };
         // Where there is no room, more than this counts as sent.
         let last = match end == self.end() {
@@ -354,7 +375,11 @@ impl Scoreboard {
         // What is sent again in the same moment is one run.
         if first > 0 {
             let (before, run) = (self.runs[first - 1], self.runs[first]);
-            if before.state == State::Flight && run.state == State::Flight && before.again && before.sent_at == now {
+            if before.state == State::Flight
+                && run.state == State::Flight
+                && before.again
+                && before.sent_at == now
+            {
                 self.runs.remove(first - 1);
             }
         }
@@ -404,7 +429,12 @@ impl Scoreboard {
 
     /// What was sent before `newest` and should have arrived by now is lost: it had so much `time`. Returns how much is
     /// lost now that was not, and how long it takes until more is.
-    pub(super) fn detect(&mut self, newest: Sent, time: Duration, now: Instant) -> (usize, Option<Duration>) {
+    pub(super) fn detect(
+        &mut self,
+        newest: Sent,
+        time: Duration,
+        now: Instant,
+    ) -> (usize, Option<Duration>) {
         let (mut start, mut lost, mut wait) = (self.start, 0, None::<Duration>);
         let before = self.lost;
         for run in self.runs.iter_mut() {
@@ -450,7 +480,12 @@ mod test {
     fn board() -> Scoreboard {
         let mut board = Scoreboard::new();
         for index in 0..10 {
-            board.sent(seq(index * 10), seq(index * 10 + 10), at(index.into()), Duration::ZERO);
+            board.sent(
+                seq(index * 10),
+                seq(index * 10 + 10),
+                at(index.into()),
+                Duration::ZERO,
+            );
         }
         board
     }
@@ -492,7 +527,14 @@ mod test {
     #[test]
     fn what_was_not_sent_is_not_acknowledged() {
         let mut board = board();
-        for (left, right) in [(-10, 0), (100, 110), (50, 50), (60, 50), (200, 300), (-300, -200)] {
+        for (left, right) in [
+            (-10, 0),
+            (100, 110),
+            (50, 50),
+            (60, 50),
+            (200, 300),
+            (-300, -200),
+        ] {
             assert_eq!(sack(&mut board, left, right), 0, "{left} {right}");
         }
         assert_eq!(sack(&mut board, -10, 5), 5);
@@ -503,9 +545,15 @@ mod test {
     fn what_was_sent_before_is_lost_in_time() {
         let mut board = board();
         sack(&mut board, 50, 60);
-        let newest = Sent { at: at(5), end: seq(60) };
+        let newest = Sent {
+            at: at(5),
+            end: seq(60),
+        };
         let time = Duration::from_millis(100);
-        assert_eq!(board.detect(newest, time, at(100)), (10, Some(Duration::from_millis(4))));
+        assert_eq!(
+            board.detect(newest, time, at(100)),
+            (10, Some(Duration::from_millis(4)))
+        );
         assert_eq!(board.first_lost(), Some((seq(0), seq(10))));
         assert_eq!(board.detect(newest, time, at(110)), (40, None));
         assert_eq!((board.flight(), board.lost()), (40, 50));
@@ -517,7 +565,10 @@ mod test {
         check(&board);
         // It is not lost again before something is acknowledged that was sent later.
         assert_eq!(board.detect(newest, time, at(1000)), (0, None));
-        let newest = Sent { at: at(111), end: seq(40) };
+        let newest = Sent {
+            at: at(111),
+            end: seq(40),
+        };
         assert_eq!(board.detect(newest, time, at(1000)).0, 65);
         board.lose_all();
         assert_eq!((board.flight(), board.lost()), (0, 90));
@@ -538,7 +589,12 @@ mod test {
     fn there_are_no_more_runs_than_there_is_room_for() {
         let mut board = Scoreboard::new();
         for index in 0..1000 {
-            board.sent(seq(index * 10), seq(index * 10 + 10), at(i64::from(index) * 5000), Duration::ZERO);
+            board.sent(
+                seq(index * 10),
+                seq(index * 10 + 10),
+                at(i64::from(index) * 5000),
+                Duration::ZERO,
+            );
             check(&board);
         }
         assert_eq!(board.flight(), 10_000);

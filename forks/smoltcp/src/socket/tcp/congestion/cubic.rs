@@ -170,7 +170,10 @@ impl Cubic {
                 now
             }
         };
-        let passed = now.total_micros().saturating_sub(epoch.total_micros()).max(0) as u64;
+        let passed = now
+            .total_micros()
+            .saturating_sub(epoch.total_micros())
+            .max(0) as u64;
         let srtt = rtt.srtt().map_or(0, |srtt| srtt.total_micros());
         let target = self.window_at((passed + srtt) / 1000);
         let current = self.window_at(passed / 1000);
@@ -226,11 +229,7 @@ impl Controller for Cubic {
             Some(_) => len / CSS_GROWTH_DIVISOR,
             None => len,
         };
-        self.curve.cwnd = self
-            .curve
-            .cwnd
-            .saturating_add(len)
-            .min(self.curve.ssthresh);
+        self.curve.cwnd = self.curve.cwnd.saturating_add(len).min(self.curve.ssthresh);
     }
 
     fn on_rtt(&mut self, rtt: Duration) {
@@ -316,7 +315,8 @@ mod test {
             let window = cubic.window();
             let mut acked = 0;
             while acked < window {
-                let at = Instant::from_micros(now * 1000 + rtt * 1000 * acked as i64 / window as i64);
+                let at =
+                    Instant::from_micros(now * 1000 + rtt * 1000 * acked as i64 / window as i64);
                 cubic.on_ack(at, 2 * MSS, window, &estimator);
                 acked += 2 * MSS;
             }
@@ -339,11 +339,20 @@ mod test {
         assert_eq!((cubic.window(), cubic.ssthresh()), (700 * MSS, 700 * MSS));
         // The cubic root of 300 segments / 0.4 is 9.08 s.
         let mut last = 0;
-        for (second, least, most) in [(3, 890, 915), (6, 983, 992), (9, 998, 1002), (12, 1005, 1015), (15, 1070, 1100)] {
+        for (second, least, most) in [
+            (3, 890, 915),
+            (6, 983, 992),
+            (9, 998, 1002),
+            (12, 1005, 1015),
+            (15, 1070, 1100),
+        ] {
             run(&mut cubic, last, second * 1000, 100);
             last = second * 1000;
             let window = cubic.window() / MSS;
-            assert!((least..=most).contains(&window), "{window} segments after {second} s");
+            assert!(
+                (least..=most).contains(&window),
+                "{window} segments after {second} s"
+            );
         }
     }
 
@@ -355,9 +364,17 @@ mod test {
         assert_eq!(cubic.window(), 14 * MSS);
         // 0.53 segments in each round trip to where it was, then one.
         run(&mut cubic, 0, 110, 10);
-        assert!((19 * MSS..=21 * MSS).contains(&cubic.window()), "{}", cubic.window());
+        assert!(
+            (19 * MSS..=21 * MSS).contains(&cubic.window()),
+            "{}",
+            cubic.window()
+        );
         run(&mut cubic, 110, 310, 10);
-        assert!((36 * MSS..=42 * MSS).contains(&cubic.window()), "{}", cubic.window());
+        assert!(
+            (36 * MSS..=42 * MSS).contains(&cubic.window()),
+            "{}",
+            cubic.window()
+        );
     }
 
     #[test]
@@ -391,7 +408,11 @@ mod test {
         assert_eq!(cubic.window(), before);
         // Nor is there a jump afterwards for the time that has passed.
         run(&mut cubic, 999_000, 999_010, 10);
-        assert!(cubic.window() <= before + 2 * MSS, "{} of {before}", cubic.window());
+        assert!(
+            cubic.window() <= before + 2 * MSS,
+            "{} of {before}",
+            cubic.window()
+        );
     }
 
     #[test]
