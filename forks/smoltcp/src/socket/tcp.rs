@@ -437,6 +437,38 @@ impl Display for Tuple {
     }
 }
 
+/// A part of a socket that is kept apart from it, where that is possible: sockets are moved, and arrays of them
+/// made on the stack.
+#[cfg(feature = "alloc")]
+type Apart<T> = alloc::boxed::Box<T>;
+
+#[cfg(not(feature = "alloc"))]
+#[derive(Debug)]
+struct Apart<T>(T);
+
+#[cfg(not(feature = "alloc"))]
+impl<T> Apart<T> {
+    fn new(value: T) -> Apart<T> {
+        Apart(value)
+    }
+}
+
+#[cfg(not(feature = "alloc"))]
+impl<T> core::ops::Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+#[cfg(not(feature = "alloc"))]
+impl<T> core::ops::DerefMut for Apart<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
 /// A congestion control algorithm.
 #[derive(Debug, Copy, Clone, Eq, PartialEq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -461,7 +493,7 @@ pub struct Socket<'a> {
     state: State,
     timer: Timer,
     rtte: RttEstimator,
-    assembler: Assembler,
+    assembler: Apart<Assembler>,
     rx_buffer: SocketBuffer<'a>,
     rx_fin_received: bool,
     tx_buffer: SocketBuffer<'a>,
@@ -525,9 +557,9 @@ pub struct Socket<'a> {
     nagle: bool,
 
     /// The congestion control algorithm.
-    congestion_controller: congestion::AnyController,
+    congestion_controller: Apart<congestion::AnyController>,
     /// What is known of what was sent, and what follows from it.
-    recovery: recovery::Recovery,
+    recovery: Apart<recovery::Recovery>,
     /// Since when nothing is acknowledged, though it is sent again.
     unacknowledged_since: Option<Instant>,
 
@@ -579,7 +611,7 @@ impl<'a> Socket<'a> {
             state: State::Closed,
             timer: Timer::new(),
             rtte: RttEstimator::default(),
-            assembler: Assembler::new(),
+            assembler: Apart::new(Assembler::new()),
             tx_buffer,
             rx_buffer,
             rx_fin_received: false,
@@ -608,8 +640,8 @@ impl<'a> Socket<'a> {
             nagle: true,
             tsval_generator: None,
             last_remote_tsval: 0,
-            congestion_controller: congestion::AnyController::new(),
-            recovery: recovery::Recovery::new(),
+            congestion_controller: Apart::new(congestion::AnyController::new()),
+            recovery: Apart::new(recovery::Recovery::new()),
             unacknowledged_since: None,
             rx_limit: 0,
             tx_limit: 0,
@@ -653,7 +685,7 @@ impl<'a> Socket<'a> {
     pub fn set_congestion_control(&mut self, congestion_control: CongestionControl) {
         use congestion::*;
 
-        self.congestion_controller = match congestion_control {
+        *self.congestion_controller = match congestion_control {
             CongestionControl::None => AnyController::None(no_control::NoControl),
 
             #[cfg(feature = "socket-tcp-reno")]
@@ -668,7 +700,7 @@ impl<'a> Socket<'a> {
     pub fn congestion_control(&self) -> CongestionControl {
         use congestion::*;
 
-        match self.congestion_controller {
+        match *self.congestion_controller {
             AnyController::None(_) => CongestionControl::None,
 
             #[cfg(feature = "socket-tcp-reno")]
@@ -965,7 +997,7 @@ impl<'a> Socket<'a> {
         self.state = State::Closed;
         self.timer = Timer::new();
         self.rtte = RttEstimator::default();
-        self.assembler = Assembler::new();
+        self.assembler.clear();
         self.tx_buffer.clear();
         self.rx_buffer.clear();
         self.rx_fin_received = false;
@@ -985,7 +1017,7 @@ impl<'a> Socket<'a> {
         self.local_rx_recent = [None; 3];
         self.local_rx_last_ack = None;
         self.local_rx_dup_acks = 0;
-        self.recovery = recovery::Recovery::new();
+        *self.recovery = recovery::Recovery::new();
         self.unacknowledged_since = None;
         self.rx_round = None;
         self.set_congestion_control(self.congestion_control());
@@ -4765,7 +4797,7 @@ mod test {
         // Update our scaling parameters for a TCP with a scaled buffer.
         assert_eq!(s.rx_buffer.len(), 0);
         s.rx_buffer = SocketBuffer::new(vec![0; 262143]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
         s.remote_win_scale = Some(0);
         s.remote_last_win = 65535;
         s.remote_win_shift = 2;
@@ -7462,7 +7494,7 @@ mod test {
     fn test_zero_window_ack() {
         let mut s = socket_established();
         s.rx_buffer = SocketBuffer::new(vec![0; 6]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
         send!(
             s,
             TcpRepr {
@@ -7502,7 +7534,7 @@ mod test {
     fn test_zero_window_fin() {
         let mut s = socket_established();
         s.rx_buffer = SocketBuffer::new(vec![0; 6]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
         s.ack_delay = None;
 
         send!(
@@ -7553,7 +7585,7 @@ mod test {
     fn test_zero_window_ack_on_window_growth() {
         let mut s = socket_established();
         s.rx_buffer = SocketBuffer::new(vec![0; 6]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
         send!(
             s,
             TcpRepr {
@@ -7689,7 +7721,7 @@ mod test {
     fn test_announce_window_after_read() {
         let mut s = socket_established();
         s.rx_buffer = SocketBuffer::new(vec![0; 6]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
         send!(
             s,
             TcpRepr {
@@ -8408,7 +8440,7 @@ mod test {
     fn test_buffer_wraparound_rx() {
         let mut s = socket_established();
         s.rx_buffer = SocketBuffer::new(vec![0; 6]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
         send!(
             s,
             TcpRepr {
@@ -8958,7 +8990,7 @@ mod test {
     fn test_doesnt_accept_wrong_port() {
         let mut s = socket_established();
         s.rx_buffer = SocketBuffer::new(vec![0; 6]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
 
         let tcp_repr = TcpRepr {
             seq_number: REMOTE_SEQ + 1,
