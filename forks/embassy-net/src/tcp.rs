@@ -368,6 +368,16 @@ impl<'a> TcpSocket<'a> {
             .with_mut(|s, _| s.set_keep_alive(interval.map(duration_to_smoltcp)))
     }
 
+    /// Have the buffers grow where they are what limits the connection, up to so many octets for each.
+    ///
+    /// A larger buffer comes from the allocator, and goes with the socket; the one that the socket was created with is
+    /// not used any more. The limit of the receive buffer counts from the next [`accept`](Self::accept) or
+    /// [`connect`](Self::connect) on.
+    #[cfg(feature = "alloc")]
+    pub fn set_buffer_limits(&mut self, receive: usize, transmit: usize) {
+        self.io.with_mut(|s, _| s.set_buffer_limits(receive, transmit));
+    }
+
     /// Set the hop limit field in the IP header of sent packets.
     pub fn set_hop_limit(&mut self, hop_limit: Option<u8>) {
         self.io.with_mut(|s, _| s.set_hop_limit(hop_limit))

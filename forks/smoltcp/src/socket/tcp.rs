@@ -437,6 +437,38 @@ impl Display for Tuple {
     }
 }
 
+/// A part of a socket that is kept apart from it, where that is possible: sockets are moved, and arrays of them
+/// made on the stack.
+#[cfg(feature = "alloc")]
+type Apart<T> = alloc::boxed::Box<T>;
+
+#[cfg(not(feature = "alloc"))]
+#[derive(Debug)]
+struct Apart<T>(T);
+
+#[cfg(not(feature = "alloc"))]
+impl<T> Apart<T> {
+    fn new(value: T) -> Apart<T> {
+        Apart(value)
+    }
+}
+
+#[cfg(not(feature = "alloc"))]
+impl<T> core::ops::Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+#[cfg(not(feature = "alloc"))]
+impl<T> core::ops::DerefMut for Apart<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
 /// A congestion control algorithm.
 #[derive(Debug, Copy, Clone, Eq, PartialEq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -461,7 +493,7 @@ pub struct Socket<'a> {
     state: State,
     timer: Timer,
     rtte: RttEstimator,
-    assembler: Assembler,
+    assembler: Apart<Assembler>,
     rx_buffer: SocketBuffer<'a>,
     rx_fin_received: bool,
     tx_buffer: SocketBuffer<'a>,
@@ -525,11 +557,17 @@ pub struct Socket<'a> {
     nagle: bool,
 
     /// The congestion control algorithm.
-    congestion_controller: congestion::AnyController,
+    congestion_controller: Apart<congestion::AnyController>,
     /// What is known of what was sent, and what follows from it.
-    recovery: recovery::Recovery,
+    recovery: Apart<recovery::Recovery>,
     /// Since when nothing is acknowledged, though it is sent again.
     unacknowledged_since: Option<Instant>,
+
+    /// What the buffers may grow to.
+    rx_limit: usize,
+    tx_limit: usize,
+    /// When the receiver's round trip began, and what the application had read by then.
+    rx_round: Option<(Instant, TcpSeqNumber)>,
 
     /// tsval generator - if some, tcp timestamp is enabled
     tsval_generator: Option<TcpTimestampGenerator>,
@@ -573,7 +611,7 @@ impl<'a> Socket<'a> {
             state: State::Closed,
             timer: Timer::new(),
             rtte: RttEstimator::default(),
-            assembler: Assembler::new(),
+            assembler: Apart::new(Assembler::new()),
             tx_buffer,
             rx_buffer,
             rx_fin_received: false,
@@ -602,9 +640,12 @@ impl<'a> Socket<'a> {
             nagle: true,
             tsval_generator: None,
             last_remote_tsval: 0,
-            congestion_controller: congestion::AnyController::new(),
-            recovery: recovery::Recovery::new(),
+            congestion_controller: Apart::new(congestion::AnyController::new()),
+            recovery: Apart::new(recovery::Recovery::new()),
             unacknowledged_since: None,
+            rx_limit: 0,
+            tx_limit: 0,
+            rx_round: None,
 
             #[cfg(feature = "async")]
             rx_waker: WakerRegistration::new(),
@@ -644,7 +685,7 @@ impl<'a> Socket<'a> {
     pub fn set_congestion_control(&mut self, congestion_control: CongestionControl) {
         use congestion::*;
 
-        self.congestion_controller = match congestion_control {
+        *self.congestion_controller = match congestion_control {
             CongestionControl::None => AnyController::None(no_control::NoControl),
 
             #[cfg(feature = "socket-tcp-reno")]
@@ -659,7 +700,7 @@ impl<'a> Socket<'a> {
     pub fn congestion_control(&self) -> CongestionControl {
         use congestion::*;
 
-        match self.congestion_controller {
+        match *self.congestion_controller {
             AnyController::None(_) => CongestionControl::None,
 
             #[cfg(feature = "socket-tcp-reno")]
@@ -807,6 +848,69 @@ impl<'a> Socket<'a> {
         self.nagle = enabled
     }
 
+    /// Have the buffers grow where they are what limits the connection, up to so many octets for each.
+    ///
+    /// A larger buffer comes from the allocator, in place of the one that the socket was created with, and
+    /// goes with the socket. Where there is no memory for it, the connection goes on with what it has.
+    ///
+    /// The receive buffer grows by what the application reads within a round-trip time; its limit counts
+    /// from the next [listen](#method.listen) or [connect](#method.connect) on, since the remote end is told
+    /// then how large a window may become. The transmit buffer grows with the congestion window.
+    #[cfg(feature = "alloc")]
+    pub fn set_buffer_limits(&mut self, receive: usize, transmit: usize) {
+        // The largest window of RFC 7323.
+        self.rx_limit = receive.min(1 << 30);
+        self.tx_limit = transmit.min(1 << 30);
+    }
+
+    /// Let the application's reading fill the path: it should find room for what arrives in two round trips.
+    #[cfg(feature = "alloc")]
+    fn grow_rx_buffer(&mut self, now: Instant) {
+        let capacity = self.rx_buffer.capacity();
+        // More could not be told to the remote end.
+        let limit = self
+            .rx_limit
+            .min((u16::MAX as usize) << self.remote_win_shift);
+        if capacity >= limit {
+            return;
+        }
+        let Some((began, read)) = self.rx_round else {
+            self.rx_round = Some((now, self.remote_seq_no));
+            return;
+        };
+        let rtt = self.rtte.srtt().unwrap_or(RTTE_INITIAL_RTO);
+        if now < began + rtt {
+            return;
+        }
+        self.rx_round = Some((now, self.remote_seq_no));
+        let wanted = if self.remote_seq_no > read {
+            2 * (self.remote_seq_no - read)
+        } else {
+            0
+        };
+        // What was read in a longer time than a round trip says less of one.
+        if now < began + rtt * 2 && wanted > capacity {
+            self.rx_buffer.grow((2 * wanted).min(limit));
+        }
+    }
+
+    /// The window is not to be limited by what the application can have on its way: a full buffer
+    /// is twice the congestion window.
+    #[cfg(feature = "alloc")]
+    fn grow_tx_buffer(&mut self) {
+        let capacity = self.tx_buffer.capacity();
+        if capacity >= self.tx_limit || self.tx_buffer.window() > capacity / 4 {
+            return;
+        }
+        let window = self
+            .recovery
+            .window(self.congestion_controller.inner())
+            .min(self.remote_win_len);
+        if window > capacity / 2 {
+            self.tx_buffer.grow((2 * capacity).min(self.tx_limit));
+        }
+    }
+
     /// Return the keep-alive interval.
     ///
     /// See also the [set_keep_alive](#method.set_keep_alive) method.
@@ -887,13 +991,13 @@ impl<'a> Socket<'a> {
     }
 
     fn reset(&mut self) {
-        let rx_cap_log2 =
-            mem::size_of::<usize>() * 8 - self.rx_buffer.capacity().leading_zeros() as usize;
+        let rx_capacity = self.rx_buffer.capacity().max(self.rx_limit);
+        let rx_cap_log2 = mem::size_of::<usize>() * 8 - rx_capacity.leading_zeros() as usize;
 
         self.state = State::Closed;
         self.timer = Timer::new();
         self.rtte = RttEstimator::default();
-        self.assembler = Assembler::new();
+        self.assembler.clear();
         self.tx_buffer.clear();
         self.rx_buffer.clear();
         self.rx_fin_received = false;
@@ -913,8 +1017,9 @@ impl<'a> Socket<'a> {
         self.local_rx_recent = [None; 3];
         self.local_rx_last_ack = None;
         self.local_rx_dup_acks = 0;
-        self.recovery = recovery::Recovery::new();
+        *self.recovery = recovery::Recovery::new();
         self.unacknowledged_since = None;
+        self.rx_round = None;
         self.set_congestion_control(self.congestion_control());
         self.ack_delay_timer = AckDelayTimer::Idle;
         self.challenge_ack_timer = Instant::from_secs(0);
@@ -2053,6 +2158,9 @@ impl<'a> Socket<'a> {
         self.remote_win_len = new_remote_win_len;
 
         if ack_len > 0 {
+            #[cfg(feature = "alloc")]
+            self.grow_tx_buffer();
+
             // Dequeue acknowledged octets.
             debug_assert!(self.tx_buffer.len() >= ack_len);
             tcp_trace!(
@@ -2179,6 +2287,9 @@ impl<'a> Socket<'a> {
         if payload_len == 0 {
             return None;
         }
+
+        #[cfg(feature = "alloc")]
+        self.grow_rx_buffer(cx.now());
 
         let assembler_was_empty = self.assembler.is_empty();
 
@@ -2315,6 +2426,13 @@ impl<'a> Socket<'a> {
         );
     }
 
+    /// Whether the remote end is so near that it costs little to wait for it.
+    fn is_near(&self) -> bool {
+        self.recovery
+            .min_rtt()
+            .is_some_and(|rtt| rtt < Duration::from_millis(1))
+    }
+
     /// How much to hand to a device at once that cuts segments: what is sent in a millisecond or so, for then
     /// little is gained by more, while queues on the way and losses do not like bursts.
     fn burst(&self, mss: usize, limit: usize) -> usize {
@@ -2327,10 +2445,10 @@ impl<'a> Socket<'a> {
             .min(self.remote_win_len)
             .min(self.tx_buffer.capacity());
         let burst = match self.rtte.srtt() {
-            Some(srtt) if srtt.total_micros() < 1000 => window / 3,
+            Some(_) if self.is_near() => window / 3,
             // Windows open twice as fast in slow start.
             Some(srtt) => {
-                let burst = window as u64 * 2000 / srtt.total_micros();
+                let burst = (window as u64).saturating_mul(2000) / srtt.total_micros();
                 (window / 4).min(burst as usize)
             }
             None => window / 4,
@@ -2430,9 +2548,20 @@ impl<'a> Socket<'a> {
                 return None;
             }
             // Most of the window is used, and will be acknowledged soon. Until then, gather what is worth
-            // a large segment. Behind a buffer that is almost full there is more to come.
-            let more = len < unsent || self.tx_buffer.window() <= burst;
-            if more && len < burst / 2 && burst > 2 * mss && !self.recovery.is_recovering() {
+            // a large segment. Behind a buffer that is almost full there probably is more to come; if not,
+            // a short round trip is the price.
+            let more = len < unsent || (self.is_near() && self.tx_buffer.window() <= burst);
+            let worth = if self.is_near() && flight >= 3 * burst {
+                burst
+            } else {
+                (burst / 2).max(2 * mss)
+            };
+            if more
+                && len < worth
+                && worth <= burst
+                && flight >= 4 * mss
+                && !self.recovery.is_recovering()
+            {
                 return None;
             }
         }
@@ -4668,7 +4797,7 @@ mod test {
         // Update our scaling parameters for a TCP with a scaled buffer.
         assert_eq!(s.rx_buffer.len(), 0);
         s.rx_buffer = SocketBuffer::new(vec![0; 262143]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
         s.remote_win_scale = Some(0);
         s.remote_last_win = 65535;
         s.remote_win_shift = 2;
@@ -7365,7 +7494,7 @@ mod test {
     fn test_zero_window_ack() {
         let mut s = socket_established();
         s.rx_buffer = SocketBuffer::new(vec![0; 6]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
         send!(
             s,
             TcpRepr {
@@ -7405,7 +7534,7 @@ mod test {
     fn test_zero_window_fin() {
         let mut s = socket_established();
         s.rx_buffer = SocketBuffer::new(vec![0; 6]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
         s.ack_delay = None;
 
         send!(
@@ -7456,7 +7585,7 @@ mod test {
     fn test_zero_window_ack_on_window_growth() {
         let mut s = socket_established();
         s.rx_buffer = SocketBuffer::new(vec![0; 6]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
         send!(
             s,
             TcpRepr {
@@ -7592,7 +7721,7 @@ mod test {
     fn test_announce_window_after_read() {
         let mut s = socket_established();
         s.rx_buffer = SocketBuffer::new(vec![0; 6]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
         send!(
             s,
             TcpRepr {
@@ -8311,7 +8440,7 @@ mod test {
     fn test_buffer_wraparound_rx() {
         let mut s = socket_established();
         s.rx_buffer = SocketBuffer::new(vec![0; 6]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
         send!(
             s,
             TcpRepr {
@@ -8861,7 +8990,7 @@ mod test {
     fn test_doesnt_accept_wrong_port() {
         let mut s = socket_established();
         s.rx_buffer = SocketBuffer::new(vec![0; 6]);
-        s.assembler = Assembler::new();
+        *s.assembler = Assembler::new();
 
         let tcp_repr = TcpRepr {
             seq_number: REMOTE_SEQ + 1,
@@ -9637,6 +9766,10 @@ mod test {
                     s.remote_win_scale = Some(rng.gen_range(0..9));
                     s.remote_win_shift = rng.gen_range(0..3);
                     s.remote_last_win = s.scaled_window();
+                    #[cfg(feature = "alloc")]
+                    if rng.r#gen() {
+                        s.set_buffer_limits(100_000, 100_000);
+                    }
                     let mss = s.remote_mss;
                     s.congestion_controller.inner_mut().set_mss(mss);
                     s.set_nagle_enabled(rng.r#gen());

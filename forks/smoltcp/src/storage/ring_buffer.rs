@@ -45,6 +45,31 @@ impl<'a, T: 'a> RingBuffer<'a, T> {
         }
     }
 
+    /// Replace the storage with a larger one from the allocator, if there is memory for it. What the buffer
+    /// holds stays, and so does what was written beyond it.
+    ///
+    /// Returns whether the ring buffer has at least this capacity.
+    #[cfg(feature = "alloc")]
+    pub fn grow(&mut self, capacity: usize) -> bool
+    where
+        T: Copy + Default,
+    {
+        if capacity <= self.capacity() {
+            return true;
+        }
+        let mut storage = alloc::vec::Vec::new();
+        if storage.try_reserve_exact(capacity).is_err() {
+            return false;
+        }
+        let (second, first) = self.storage.split_at(self.read_at);
+        storage.extend_from_slice(first);
+        storage.extend_from_slice(second);
+        storage.resize(capacity, T::default());
+        self.storage = ManagedSlice::Owned(storage);
+        self.read_at = 0;
+        true
+    }
+
     /// Clear the ring buffer.
     pub fn clear(&mut self) {
         self.read_at = 0;
@@ -799,5 +824,25 @@ mod test {
 
         let large = ring.enqueue_many(8);
         assert_eq!(large.len(), 8);
+    }
+
+    #[test]
+    #[cfg(feature = "alloc")]
+    fn test_buffer_grow() {
+        for read_at in 0..8 {
+            let mut storage = [0_u8; 8];
+            let mut ring = RingBuffer::new(&mut storage[..]);
+            ring.enqueue_unallocated(read_at);
+            ring.dequeue_allocated(read_at);
+            assert_eq!(ring.enqueue_slice(b"abcd"), 4);
+            assert_eq!(ring.write_unallocated(1, b"xyz"), 3);
+            assert!(ring.grow(4));
+            assert_eq!(ring.capacity(), 8);
+            assert!(ring.grow(20));
+            assert_eq!((ring.capacity(), ring.window()), (20, 16));
+            assert_eq!(ring.write_unallocated(0, b"w"), 1);
+            ring.enqueue_unallocated(4);
+            assert_eq!(ring.get_allocated(0, 20), b"abcdwxyz");
+        }
     }
 }

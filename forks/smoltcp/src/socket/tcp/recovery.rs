@@ -169,6 +169,11 @@ impl Recovery {
         self.board.flight().saturating_sub(self.arrived)
     }
 
+    /// The time of a round trip without queues, as far as it is known.
+    pub(super) fn min_rtt(&self) -> Option<Duration> {
+        self.min_rtt.map(|(rtt, _)| rtt)
+    }
+
     /// How much may be in flight.
     pub(super) fn window(&self, controller: &dyn Controller) -> usize {
         match (self.phase, controller.window()) {
@@ -269,7 +274,7 @@ impl Recovery {
     /// How long something may take to be acknowledged, before it is lost if something that was sent later is
     /// acknowledged, which took so long.
     fn patience(&self, newest: Duration, mss: usize, rtte: &RttEstimator) -> Duration {
-        let Some(min_rtt) = self.min_rtt.map(|(rtt, _)| rtt).or(rtte.srtt()) else {
+        let Some(min_rtt) = self.min_rtt().or(rtte.srtt()) else {
             return newest;
         };
         if !self.reordered {
@@ -428,7 +433,7 @@ impl Recovery {
         let mut tally = Tally {
             now,
             highest: self.board.highest_sacked().unwrap_or(self.board.start()),
-            min_rtt: self.min_rtt.map(|(rtt, _)| rtt),
+            min_rtt: self.min_rtt(),
             delivered: 0,
             newest: self.newest,
             fresh: None,
