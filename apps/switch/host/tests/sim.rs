@@ -25,6 +25,31 @@ fn text(mac: &[u8]) -> String {
     mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 
+/// A frame of whoever types the addresses, and a VLAN's tag where there is one: as long as Ethernet's longest then.
+fn frame(line: &str) -> Option<Vec<u8>> {
+    let mut words = line.split(' ');
+    let addresses = [mac(words.next()?)?, mac(words.next()?)?].concat();
+    Some(match words.next() {
+        None => [&addresses[..], &[0x88, 0xb5], &[7; 50]].concat(),
+        Some(tag) => {
+            let tag = u16::from_str_radix(tag, 16).ok()?.to_be_bytes();
+            [&addresses[..], &[0x81, 0], &tag, &[0x88, 0xb5], &[7; 1500]].concat()
+        }
+    })
+}
+
+/// What is printed of a frame.
+fn shown(frame: &[u8]) -> String {
+    let addresses = format!("{} of {}", text(&frame[..6]), text(&frame[6..12]));
+    match frame[12..14] {
+        [0x81, 0] => {
+            let whole = frame.len() == 1518 && frame[18..].iter().all(|byte| *byte == 7);
+            format!("{addresses}, tag {:02x}{:02x}, whole: {whole}", frame[14], frame[15])
+        }
+        _ => addresses,
+    }
+}
+
 /// A guest that sends frames, by whose addresses are typed on its console, and prints those of the frames that arrive.
 async fn station(app: App) -> sarab::Result {
     let interface = app.interface("vif", Options::default()).await?;
@@ -35,7 +60,7 @@ async fn station(app: App) -> sarab::Result {
             let arrived = poll_fn(|cx| {
                 let mut device = receiving.borrow_mut();
                 let Some((token, _)) = device.receive(cx) else { return Poll::Pending };
-                Poll::Ready(token.consume(|frame| format!("{} of {}", text(&frame[..6]), text(&frame[6..12]))))
+                Poll::Ready(token.consume(|frame| shown(frame)))
             });
             println!("a frame to {}", arrived.await);
         }
@@ -44,8 +69,7 @@ async fn station(app: App) -> sarab::Result {
     println!("up");
     loop {
         let line = app.console().read_line(80).await;
-        let addresses = line.split_once(' ').and_then(|(to, from)| Some([mac(to)?, mac(from)?].concat()));
-        let frame = [addresses.expect("two addresses"), [0x88, 0xb5].into(), vec![7; 50]].concat();
+        let frame = frame(&line).expect("two addresses, and perhaps a tag");
         poll_fn(|cx| match device.borrow_mut().transmit(cx) {
             Some(token) => {
                 token.consume(frame.len(), |bytes| bytes.copy_from_slice(&frame));
@@ -63,6 +87,33 @@ async fn joined(guest: &Running, switch: &Running) -> String {
     let address = guest.get("device/vif/0/mac").await.expect("the toolstack has written it");
     switch.wait_for(&format!("is {:02x?}\n", mac(&address).expect("an address"))).await;
     address
+}
+
+/// Of a VLAN, of the greatest one, and of a priority alone: 1,500 bytes behind four more than usual.
+#[test]
+fn tags_of_vlans_are_carried() {
+    check("tags", 6, |xen| {
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let switch = guest.start(switch::main).await;
+            switch.wait_for("switch: ready\n").await;
+            let mut stations = Vec::new();
+            for _ in 0..2 {
+                let station = Guest::new(&xen).network_of(&switch).start(station).await;
+                station.wait_for("up\n").await;
+                let address = joined(&station, &switch).await;
+                stations.push((station, address));
+            }
+            let [(a, of_a), (b, of_b)] = stations.try_into().ok().expect("there are two");
+            for to in [&of_b[..], ALL] {
+                for tag in ["000a", "0fff", "e000"] {
+                    a.type_in(&format!("{to} {of_a} {tag}\n"));
+                    b.wait_for(&format!("a frame to {to} of {of_a}, tag {tag}, whole: true\n")).await;
+                }
+            }
+            switch.destroy();
+        });
+    });
 }
 
 #[test]
