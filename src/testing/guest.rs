@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use xen_blkif::BlockDevice;
 use xen_blkif::back::{self, Attachment};
@@ -181,9 +182,7 @@ impl Guest {
             // Each guest's own, in the block of addresses that xl takes them from.
             let [high, low] = domain.id().0.to_be_bytes();
             let mac = format!("00:16:3e:00:{high:02x}:{low:02x}");
-            let (front, _) = Toolstack::paths("vif", domain.id(), backend.id(), 0);
-            devices.attach(&toolstack, &domain, ("vif", 0), backend, &[("mac", &mac)]).await;
-            toolstack.store().set(&format!("{front}/mac"), mac.as_str()).await.expect("the store takes the address");
+            devices.attach_with(&toolstack, &domain, ("vif", 0), backend, &[("mac", &mac)], &[("mac", &mac)]).await;
         }
         let seed = xen.random(u64::MAX);
         let machine = Machine::new(domain, &command_line, memory << 20, seed);
@@ -222,7 +221,7 @@ pub(super) struct Backend {
 #[derive(Default)]
 pub(super) struct Devices {
     pub(super) backend: Option<Backend>,
-    pub(super) attached: Vec<(&'static str, u32, Domain)>,
+    pub(super) attached: RefCell<Vec<(&'static str, u32, Domain)>>,
 }
 
 impl Devices {
@@ -235,16 +234,28 @@ impl Devices {
     }
 
     async fn attach(
-        &mut self,
+        &self,
+        toolstack: &Toolstack,
+        guest: &Domain,
+        device: (&'static str, u32),
+        backend: Domain,
+        nodes: &[(&str, &str)],
+    ) {
+        self.attach_with(toolstack, guest, device, backend, &[], nodes).await;
+    }
+
+    pub(super) async fn attach_with(
+        &self,
         toolstack: &Toolstack,
         guest: &Domain,
         (class, number): (&'static str, u32),
         backend: Domain,
-        nodes: &[(&str, &str)],
+        front: &[(&str, &str)],
+        back: &[(&str, &str)],
     ) {
-        let attached = toolstack.attach_with(class, guest.id(), backend.id(), number, nodes).await;
+        let attached = toolstack.attach_with_both(class, guest.id(), backend.id(), number, front, back).await;
         attached.expect("the store takes the device");
-        self.attached.push((class, number, backend));
+        self.attached.borrow_mut().push((class, number, backend));
     }
 }
 

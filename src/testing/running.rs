@@ -182,7 +182,8 @@ impl Running {
         let how = self.wait(|| self.machine.end.borrow().clone()).await;
         let how = how.unwrap_or_else(|| panic!("the guest has not ended after {LIMIT:?}:\n{}", self.console()));
         let domain = &self.machine.domain;
-        for (class, number, backend) in self.devices.attached.iter().filter(|(.., backend)| backend.is_alive()) {
+        let attached = self.devices.attached.borrow().clone();
+        for (class, number, backend) in attached.iter().filter(|(.., backend)| backend.is_alive()) {
             // As libxl does where nobody answers any more: the backend is not to wait for the frontend.
             let (front, _) = Toolstack::paths(class, domain.id(), backend.id(), *number);
             self.toolstack.store().remove(&front).await.expect("the store removes the device");

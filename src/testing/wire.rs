@@ -39,7 +39,7 @@ pub(super) fn serve(backend: &Backend, port: Rc<Port>) {
 
 impl Running {
     /// A TCP/IP stack for so many sockets on a host with this address (`10.0.0.1/24`), at the other end of the guest's wire.
-    /// To be called once.
+    /// To be called once, and once for each interface that is [plugged in](Running::plug).
     ///
     /// # Panics
     ///
@@ -66,6 +66,44 @@ impl Running {
         };
         backend.domain.spawn(run).detach();
         stack
+    }
+}
+
+impl Running {
+    /// `xl network-attach`: another interface of this number and MAC, whose other end is the test's, with keys in its
+    /// frontend's directory, such as `mtu`. [`peer`](Running::peer) is a host on it.
+    ///
+    /// # Panics
+    ///
+    /// Where the guest has no peer, or has an interface of this number.
+    ///
+    /// # Cancellation
+    ///
+    /// The interface may be there, or not.
+    pub async fn plug(&self, number: u32, mac: &str, keys: &[(&str, &str)]) {
+        let Some(backend) = &self.devices.backend else { panic!("the guest has no peer: Guest::network") };
+        let guest = &self.machine.domain;
+        let front = [&[("mac", mac)][..], keys].concat();
+        let device = ("vif", number);
+        self.devices.attach_with(&self.toolstack, guest, device, backend.domain.clone(), &front, &[("mac", mac)]).await;
+    }
+
+    /// `xl network-detach`: takes the interface of this number away.
+    ///
+    /// # Panics
+    ///
+    /// Where there is none, or the guest does not close it.
+    ///
+    /// # Cancellation
+    ///
+    /// The interface may be on its way to its end.
+    pub async fn unplug(&self, number: u32) {
+        let mut attached = self.devices.attached.borrow_mut();
+        let at = attached.iter().position(|(class, other, _)| *class == "vif" && *other == number);
+        let (class, number, backend) = attached.remove(at.unwrap_or_else(|| panic!("the guest has no vif {number}")));
+        drop(attached);
+        let detached = self.toolstack.detach(class, self.machine.domain.id(), backend.id(), number).await;
+        assert!(detached.expect("the store answers"), "vif {number} does not close");
     }
 }
 

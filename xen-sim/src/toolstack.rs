@@ -93,6 +93,27 @@ impl Toolstack {
         device: u32,
         nodes: &[(&str, &str)],
     ) -> Result<(), Error> {
+        self.attach_with_both(class, frontend, backend, device, &[], nodes).await
+    }
+
+    /// Makes a device's two directories, each with these nodes besides.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    ///
+    /// # Cancellation
+    ///
+    /// As [`attach`](Toolstack::attach).
+    pub async fn attach_with_both(
+        &self,
+        class: &str,
+        frontend: DomId,
+        backend: DomId,
+        device: u32,
+        front_nodes: &[(&str, &str)],
+        back_nodes: &[(&str, &str)],
+    ) -> Result<(), Error> {
         let (front, back) = Self::paths(class, frontend, backend, device);
         let front_permissions = [Permission::new(frontend, Access::None), Permission::new(backend, Access::Read)];
         let back_permissions = [Permission::new(backend, Access::None), Permission::new(frontend, Access::Read)];
@@ -108,7 +129,10 @@ impl Toolstack {
                 t.set(&format!("{back}/frontend"), front.as_str()).await?;
                 t.set(&format!("{back}/frontend-id"), &frontend).await?;
                 t.set(&format!("{back}/online"), &true).await?;
-                for (key, value) in nodes {
+                for (key, value) in front_nodes {
+                    t.set(&format!("{front}/{key}"), *value).await?;
+                }
+                for (key, value) in back_nodes {
                     t.set(&format!("{back}/{key}"), *value).await?;
                 }
                 t.set(&format!("{back}/state"), &1_u32).await
