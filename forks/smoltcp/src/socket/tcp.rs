@@ -9451,6 +9451,32 @@ mod test {
     }
 
     #[test]
+    fn test_dsack_takes_back_what_was_no_loss() {
+        let mut s = socket_six_sent(true);
+        let window = s.congestion_controller.inner().window();
+        send!(s, time 104, has(0, &[(1, 5)]));
+        recv!(s, time 104, Ok(segment(0)));
+        if s.congestion_control() != CongestionControl::None {
+            assert!(s.congestion_controller.inner().window() < window);
+        }
+        // The first segment was late, and what was sent again comes twice.
+        send!(s, time 110, has(6, &[]));
+        send!(s, time 204, has(6, &[(0, 1)]));
+        assert!(s.congestion_controller.inner().window() >= window);
+        // Another time there is more patience.
+        s.send_slice(b"aaaaaabbbbbbccccccddddddeeeeeeffffff")
+            .unwrap();
+        while s.seq_to_transmit(&s.cx) {
+            let TestSocket { socket, cx } = &mut s;
+            let _: Result<(), ()> = socket.dispatch(cx, |_, _| Ok(()));
+        }
+        send!(s, time 304, has(6, &[(7, 12)]));
+        recv_nothing!(s, time 310);
+        send!(s, time 311, has(12, &[]));
+        recv_nothing!(s, time 311);
+    }
+
+    #[test]
     fn test_sack_nonsense_is_ignored() {
         let mut s = socket_six_sent(true);
         for ranges in [
