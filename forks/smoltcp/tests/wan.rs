@@ -1,13 +1,7 @@
 //! TCP on wide-area paths: pairs of interfaces, and between them a path with a rate, a delay, a queue, losses and
 //! reordering, all in virtual time and from a seed. `cargo test --features wan-tests --test wan -- --nocapture` prints
 //! what they achieve.
-#![cfg(all(
-    feature = "std",
-    feature = "medium-ip",
-    feature = "proto-ipv4",
-    feature = "socket-tcp-cubic"
-))]
-
+#![cfg(feature = "wan-tests")]
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 

@@ -9434,9 +9434,9 @@ mod test {
         recv_nothing!(s, time 101);
         // Nobody is in a hurry for a quarter of the round-trip time.
         let wait = s.socket.poll_at(&mut s.cx);
-        assert_eq!(wait, PollAt::Time(Instant::from_millis(126)));
+        assert_eq!(wait, PollAt::Time(Instant::from_millis(127)));
         send!(s, time 103, has(2, &[]));
-        recv_nothing!(s, time 126);
+        recv_nothing!(s, time 127);
         // Then one segment overtakes three, which is a loss no more.
         send!(s, time 126, has(2, &[(5, 6)]));
         recv_nothing!(s, time 126);
@@ -9445,9 +9445,35 @@ mod test {
         // But where nothing comes in time it is.
         let mut s = socket_six_sent(true);
         send!(s, time 101, has(0, &[(1, 2)]));
-        recv_nothing!(s, time 125);
-        recv!(s, time 126, Ok(segment(0)));
         recv_nothing!(s, time 126);
+        recv!(s, time 127, Ok(segment(0)));
+        recv_nothing!(s, time 127);
+    }
+
+    #[test]
+    fn test_dsack_takes_back_what_was_no_loss() {
+        let mut s = socket_six_sent(true);
+        let window = s.congestion_controller.inner().window();
+        send!(s, time 104, has(0, &[(1, 5)]));
+        recv!(s, time 104, Ok(segment(0)));
+        if s.congestion_control() != CongestionControl::None {
+            assert!(s.congestion_controller.inner().window() < window);
+        }
+        // The first segment was late, and what was sent again comes twice.
+        send!(s, time 110, has(6, &[]));
+        send!(s, time 204, has(6, &[(0, 1)]));
+        assert!(s.congestion_controller.inner().window() >= window);
+        // Another time there is more patience.
+        s.send_slice(b"aaaaaabbbbbbccccccddddddeeeeeeffffff")
+            .unwrap();
+        while s.seq_to_transmit(&s.cx) {
+            let TestSocket { socket, cx } = &mut s;
+            let _: Result<(), ()> = socket.dispatch(cx, |_, _| Ok(()));
+        }
+        send!(s, time 304, has(6, &[(7, 12)]));
+        recv_nothing!(s, time 310);
+        send!(s, time 311, has(12, &[]));
+        recv_nothing!(s, time 311);
     }
 
     #[test]
@@ -9468,8 +9494,8 @@ mod test {
     fn test_sack_survives_timeout() {
         let mut s = socket_six_sent(true);
         send!(s, time 101, has(0, &[(1, 2)]));
-        recv!(s, time 126, Ok(segment(0)));
-        recv_nothing!(s, time 127);
+        recv!(s, time 127, Ok(segment(0)));
+        recv_nothing!(s, time 128);
         // All is lost now, but what the peer has said it has.
         recv!(s, time 1000, Ok(segment(0)));
         send!(s, time 1100, has(2, &[]));

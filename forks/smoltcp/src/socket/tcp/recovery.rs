@@ -457,8 +457,8 @@ impl Recovery {
             }
         }
         if let Some((first, last)) = in_order {
-            rtte.sample(since(now, first.at));
-            let rtt = since(now, last.at);
+            rtte.sample(since(now, first));
+            let rtt = since(now, last);
             controller.on_rtt(rtt);
             match self.min_rtt {
                 Some((least, at)) if least <= rtt && since(now, at) < MIN_RTT_LIFETIME => (),
@@ -622,8 +622,8 @@ struct Tally {
     min_rtt: Option<Duration>,
     delivered: usize,
     newest: Option<(Sent, Duration)>,
-    /// The oldest and the newest of what was sent once.
-    fresh: Option<(Sent, Sent)>,
+    /// When the oldest and the newest was sent of what was sent once.
+    fresh: Option<(Instant, Instant)>,
     /// How long at most it took what was overtaken.
     overtaken: Option<Duration>,
 }
@@ -631,19 +631,15 @@ struct Tally {
 impl Tally {
     fn note(&mut self, news: News) {
         self.delivered += news.len;
-        let rtt = since(self.now, news.sent.at);
+        let rtt = since(self.now, news.earliest);
         if news.again {
             // Perhaps what was sent first has arrived.
             if self.min_rtt.is_some_and(|least| rtt < least) {
                 return;
             }
         } else {
-            self.fresh = Some(match self.fresh {
-                Some((first, last)) if last.is_before(&news.sent) => (first, news.sent),
-                Some((first, last)) if news.sent.is_before(&first) => (news.sent, last),
-                Some(both) => both,
-                None => (news.sent, news.sent),
-            });
+            let (first, last) = self.fresh.unwrap_or((news.earliest, news.earliest));
+            self.fresh = Some((first.min(news.earliest), last.max(news.earliest)));
             if news.sent.end < self.highest {
                 self.overtaken = self.overtaken.max(Some(rtt));
             }

@@ -28,8 +28,9 @@ pub(super) enum State {
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 struct Run {
     end: TcpSeqNumber,
-    /// When it was sent last.
-    sent_at: Instant,
+    /// When the first and the last of it was sent, the last time.
+    first: Instant,
+    last: Instant,
     state: State,
     /// It was sent more than once.
     again: bool,
@@ -53,6 +54,8 @@ impl Sent {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct News {
     pub(super) sent: Sent,
+    /// When it was sent at the earliest: runs join what was sent at about the same time.
+    pub(super) earliest: Instant,
     pub(super) again: bool,
     pub(super) len: usize,
 }
@@ -67,8 +70,6 @@ pub(super) struct Scoreboard {
     /// Bytes in these states.
     sacked: usize,
     lost: usize,
-    /// When something was sent again, the last time.
-    resent_at: Instant,
 }
 
 impl Scoreboard {
@@ -78,7 +79,6 @@ impl Scoreboard {
             runs: Runs::new(),
             sacked: 0,
             lost: 0,
-            resent_at: Instant::ZERO,
         }
     }
 
@@ -163,11 +163,11 @@ impl Scoreboard {
                 let last = &mut self.runs[kept - 1];
                 let same = last.state == run.state
                     && (run.state == State::Sacked
-                        || (last.again == run.again && near(last.sent_at, run.sent_at, granule)));
+                        || (last.again == run.again && near(last.first, run.last, granule)));
                 if same {
                     last.end = run.end;
-                    // Better too late than too early.
-                    last.sent_at = last.sent_at.max(run.sent_at);
+                    last.first = last.first.min(run.first);
+                    last.last = last.last.max(run.last);
                     continue;
                 }
             }
@@ -196,13 +196,11 @@ impl Scoreboard {
             let full = self.runs.len() == MAX_RUNS;
             let index = self.runs.len() - 1;
             let last = &mut self.runs[index];
-            // What was sent before something else is not joined with what was sent after it.
-            let same = last.state == State::Flight && !last.again && last.sent_at >= self.resent_at;
-            if full || (same && near(last.sent_at, now, granule)) {
-                last.end = end;
+            let same = last.state == State::Flight && !last.again;
+            if full || (same && near(last.first, now, granule)) {
+                (last.end, last.last) = (end, now);
                 if !same {
-                    last.state = State::Flight;
-                    last.sent_at = now;
+                    (last.state, last.first) = (State::Flight, now);
                     self.count();
                 }
                 return;
@@ -212,7 +210,8 @@ impl Scoreboard {
             self.runs.len(),
             Run {
                 end,
-                sent_at: now,
+                first: now,
+                last: now,
                 state: State::Flight,
                 again: false,
             },
@@ -247,10 +246,8 @@ impl Scoreboard {
             }
             if run.state != State::Sacked {
                 news(News {
-                    sent: Sent {
-                        at: run.sent_at,
-                        end,
-                    },
+                    sent: Sent { at: run.last, end },
+                    earliest: run.first,
                     again: run.again,
                     len,
                 });
@@ -310,9 +307,10 @@ impl Scoreboard {
             run.state = State::Sacked;
             news(News {
                 sent: Sent {
-                    at: run.sent_at,
+                    at: run.last,
                     end: run.end,
                 },
+                earliest: run.first,
                 again: run.again,
                 len,
             });
@@ -354,7 +352,6 @@ impl Scoreboard {
         if start >= end {
             return;
         }
-        self.resent_at = now;
         if self.runs.len() + 2 > MAX_RUNS {
             self.compact(Duration::from_secs(1));
         }
@@ -369,7 +366,8 @@ impl Scoreboard {
         };
         for run in &mut self.runs[first..last] {
             if run.state != State::Sacked {
-                (run.state, run.again, run.sent_at) = (State::Flight, true, now);
+                (run.state, run.again) = (State::Flight, true);
+                (run.first, run.last) = (now, now);
             }
         }
         // What is sent again in the same moment is one run.
@@ -378,7 +376,7 @@ impl Scoreboard {
             if before.state == State::Flight
                 && run.state == State::Flight
                 && before.again
-                && before.sent_at == now
+                && before.first == now
             {
                 self.runs.remove(first - 1);
             }
@@ -439,11 +437,11 @@ impl Scoreboard {
         let before = self.lost;
         for run in self.runs.iter_mut() {
             let sent = Sent {
-                at: run.sent_at,
+                at: run.last,
                 end: run.end,
             };
             if run.state == State::Flight && sent.is_before(&newest) {
-                let deadline = run.sent_at + time;
+                let deadline = run.last + time;
                 if deadline <= now {
                     run.state = State::Lost;
                     lost += run.end - start;
