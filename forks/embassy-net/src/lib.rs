@@ -705,11 +705,9 @@ impl<'d> Stack<'d> {
 
 impl Inner {
     #[cfg(feature = "slaac")]
-    fn get_link_local_address(&self) -> IpCidr {
+    fn get_link_local_address(&self) -> Option<IpCidr> {
         let ll_prefix = Ipv6Cidr::new(Ipv6Cidr::LINK_LOCAL_PREFIX.address(), 64);
-        Ipv6Cidr::from_link_prefix(&ll_prefix, self.hardware_address)
-            .unwrap()
-            .into()
+        Some(Ipv6Cidr::from_link_prefix(&ll_prefix, self.hardware_address)?.into())
     }
 
     #[allow(clippy::absurd_extreme_comparisons)]
@@ -848,10 +846,11 @@ impl Inner {
         // Add the link local-address
         #[cfg(feature = "slaac")]
         {
-            let ll_address = self.get_link_local_address();
-            self.iface.update_ip_addrs(|a| {
-                let _ = a.push(ll_address);
-            })
+            if let Some(ll_address) = self.get_link_local_address() {
+                self.iface.update_ip_addrs(|a| {
+                    let _ = a.push(ll_address);
+                })
+            }
         }
 
         // Apply gateways

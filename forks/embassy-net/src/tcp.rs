@@ -173,6 +173,11 @@ impl<'a> TcpWriter<'a> {
     }
 }
 
+/// The time in segments (RFC 7323), in milliseconds.
+fn tsval() -> u32 {
+    embassy_time::Instant::now().as_millis() as u32
+}
+
 impl<'a> TcpSocket<'a> {
     /// Create a new TCP socket on the given stack, with the given buffers.
     pub fn new(stack: Stack<'a>, rx_buffer: &'a mut [u8], tx_buffer: &'a mut [u8]) -> Self {
@@ -247,8 +252,10 @@ impl<'a> TcpSocket<'a> {
         let local_port = self.io.stack.with_mut(|i| i.get_local_port());
 
         match {
-            self.io
-                .with_mut(|s, i| s.connect(i.context(), remote_endpoint, local_port))
+            self.io.with_mut(|s, i| {
+                s.set_tsval_generator(Some(tsval));
+                s.connect(i.context(), remote_endpoint, local_port)
+            })
         } {
             Ok(()) => {}
             Err(tcp::ConnectError::InvalidState) => return Err(ConnectError::InvalidState),
@@ -276,7 +283,11 @@ impl<'a> TcpSocket<'a> {
     where
         T: Into<IpListenEndpoint>,
     {
-        match self.io.with_mut(|s, _| s.listen(local_endpoint)) {
+        match self.io.with_mut(|s, _| {
+            // A peer that knew none has turned them off.
+            s.set_tsval_generator(Some(tsval));
+            s.listen(local_endpoint)
+        }) {
             Ok(()) => {}
             Err(tcp::ListenError::InvalidState) => return Err(AcceptError::InvalidState),
             Err(tcp::ListenError::Unaddressable) => return Err(AcceptError::InvalidPort),

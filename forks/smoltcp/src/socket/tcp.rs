@@ -25,6 +25,9 @@ macro_rules! tcp_trace {
     ($($arg:expr),*) => (net_log!(trace, $($arg),*));
 }
 
+/// Bytes of each segment's header for timestamps, with padding.
+const TIMESTAMP_LEN: usize = 12;
+
 /// Error returned by [`Socket::listen`]
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -1611,9 +1614,12 @@ impl<'a> Socket<'a> {
         duplicate: Option<(TcpSeqNumber, TcpSeqNumber)>,
     ) -> (IpRepr, TcpRepr<'static>) {
         let (mut ip_reply_repr, mut reply_repr) = Self::reply(ip_repr, repr);
-        reply_repr.timestamp = repr
-            .timestamp
-            .and_then(|tcp_ts| tcp_ts.generate_reply(self.tsval_generator));
+        reply_repr.timestamp = repr.timestamp.and_then(|_| {
+            TcpTimestampRepr::generate_reply_with_tsval(
+                self.tsval_generator,
+                self.last_remote_tsval,
+            )
+        });
 
         // From RFC 793:
         // [...] an empty acknowledgment segment containing the current send-sequence number
@@ -2245,8 +2251,13 @@ impl<'a> Socket<'a> {
             }
         }
 
-        // update last remote tsval
-        if let Some(timestamp) = repr.timestamp {
+        // update last remote tsval: of what follows what was acknowledged, not of what came early
+        // (RFC 7323, 4.3). So a sender finds out whether it sent something again in vain.
+        if let Some(timestamp) = repr.timestamp
+            && self
+                .remote_last_ack
+                .is_none_or(|last_ack| repr.seq_number <= last_ack)
+        {
             self.last_remote_tsval = timestamp.tsval;
         }
 
@@ -2407,7 +2418,17 @@ impl<'a> Socket<'a> {
 
         // Max segment size we're able to send due to MTU limitations.
         let local_mss = cx.ip_mtu() - ip_header_len - TCP_HEADER_LEN;
-        let effective_mss = local_mss.min(self.remote_mss);
+        // Options of each segment take their part of it (RFC 6691).
+        let options = if self.timestamp_enabled() {
+            TIMESTAMP_LEN
+        } else {
+            0
+        };
+        let effective_mss = local_mss
+            .min(self.remote_mss)
+            .saturating_sub(options)
+            .max(1);
+        let local_mss = local_mss - options;
         let limit = if cx.tcp_segmentation() {
             local_mss - local_mss % effective_mss
         } else {
