@@ -244,6 +244,13 @@ impl Devices {
         self.attach_with(toolstack, guest, device, backend, &[], nodes).await;
     }
 
+    #[cfg(feature = "net")]
+    pub(super) fn remove(&self, class: &str, number: u32) -> Option<(&'static str, u32, Domain)> {
+        let mut attached = self.attached.borrow_mut();
+        let at = attached.iter().position(|(other, of, _)| *other == class && *of == number)?;
+        Some(attached.remove(at))
+    }
+
     pub(super) async fn attach_with(
         &self,
         toolstack: &Toolstack,

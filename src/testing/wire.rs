@@ -98,10 +98,8 @@ impl Running {
     ///
     /// The interface may be on its way to its end.
     pub async fn unplug(&self, number: u32) {
-        let mut attached = self.devices.attached.borrow_mut();
-        let at = attached.iter().position(|(class, other, _)| *class == "vif" && *other == number);
-        let (class, number, backend) = attached.remove(at.unwrap_or_else(|| panic!("the guest has no vif {number}")));
-        drop(attached);
+        let found = self.devices.remove("vif", number);
+        let (class, number, backend) = found.unwrap_or_else(|| panic!("the guest has no vif {number}"));
         let detached = self.toolstack.detach(class, self.machine.domain.id(), backend.id(), number).await;
         assert!(detached.expect("the store answers"), "vif {number} does not close");
     }
