@@ -161,7 +161,9 @@ impl Configurator<'_> {
             if until == Duration::MAX {
                 woken.await;
             } else {
-                let until = Instant::from_micros(until.as_micros().try_into().unwrap_or(u64::MAX));
+                // Rounded up: where it were early, this would come here again and again until it is time.
+                let micros = until.as_nanos().div_ceil(1000);
+                let until = Instant::from_micros(micros.try_into().unwrap_or(u64::MAX));
                 select(woken, Timer::at(until)).await;
             }
         }

@@ -77,6 +77,8 @@ struct Network {
     /// The address that it leases.
     address: Rc<Cell<Ipv4Addr>>,
     lease: Rc<Cell<u32>>,
+    /// When the client is to ask all servers, where that is said.
+    rebind: Rc<Cell<Option<u32>>>,
     is_away: Rc<Cell<bool>>,
     /// Options that a renewal leaves out.
     is_short: Rc<Cell<bool>>,
@@ -101,6 +103,7 @@ impl Network {
             said,
             address: Rc::new(Cell::new(Ipv4Addr::new(10, 0, 0, 7))),
             lease: Rc::new(Cell::new(600)),
+            rebind: Rc::default(),
             is_away: Rc::default(),
             is_short: Rc::default(),
             lost: Rc::default(),
@@ -146,6 +149,9 @@ impl Network {
         if kind != NAK {
             message[16..20].copy_from_slice(&address.octets());
             message.extend([&[51, 4][..], &self.lease.get().to_be_bytes()].concat());
+            if let Some(rebind) = self.rebind.get() {
+                message.extend([&[59, 4][..], &rebind.to_be_bytes()].concat());
+            }
             let is_renewal = !asked.own.is_unspecified();
             if !(is_renewal && self.is_short.get()) {
                 message.extend(
@@ -262,6 +268,20 @@ fn a_day() {
             assert_eq!(network.shown(), format!("{address}/24, gateway 10.0.0.1"));
             let (asked, lines) = (network.messages.get(), network.said.borrow().len());
             assert!(asked < 1500 && lines < 150, "{asked} messages, {lines} lines");
+        });
+    });
+}
+
+/// Times that are no whole microseconds, as the clock's are, come up in the end.
+#[test]
+fn parts_of_seconds_pass() {
+    check("thirds", 2, |xen| {
+        Network::run(xen, support::config("dhcp", ""), async |network| {
+            // The first renewal is after four sevenths of it.
+            network.rebind.set(Some(10));
+            network.pass(secs(600)).await;
+            let asked = network.messages.get();
+            assert!((90..=120).contains(&asked), "{asked}");
         });
     });
 }
