@@ -124,9 +124,12 @@ pub(crate) fn udp(from: ([u8; 4], u16), to: ([u8; 4], u16), payload: &[u8]) -> V
     frame
 }
 
-/// An answer to an ARP request, where it is one.
+/// An answer to an ARP request, where it is one, and neither asks for nor tells of the stack's own address.
 pub(crate) fn arp_answer(frame: &[u8]) -> Option<Vec<u8>> {
     if frame.get(12..14) != Some(&[8, 6]) || frame.len() < 42 || frame[21] != 1 {
+        return None;
+    }
+    if frame[28..32] == [0; 4] || frame[28..32] == frame[38..42] {
         return None;
     }
     let header = [0, 1, 8, 0, 6, 4, 0, 2];

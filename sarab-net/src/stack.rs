@@ -37,6 +37,9 @@ pub(crate) struct Shared {
     armed: Cell<Duration>,
     /// What the stack has.
     given: RefCell<Addresses>,
+    /// What the task was looking at when it looked last, which may have to wait.
+    seen: RefCell<Addresses>,
+    seen_news: Cell<bool>,
     /// Of MAC, carrier and `given`: one more with each change.
     version: Cell<u64>,
     changed: WaitQueue,
@@ -49,11 +52,9 @@ impl Shared {
         self.stack.register(waker);
         let link = self.link.borrow();
         let is_sooner = link.next().is_some_and(|next| next < self.armed.get());
-        if is_sooner
-            || link.has_news()
-            || *link.addresses() != *self.given.borrow()
-            || link.is_up() != self.carrier.get()
-        {
+        // What the task has seen it has not forgotten: where both are one task, it would be woken without end.
+        let is_news = link.has_news() && !self.seen_news.get();
+        if is_sooner || is_news || *link.addresses() != *self.seen.borrow() || link.is_up() != self.carrier.get() {
             self.armed.set(Duration::ZERO);
             self.task.wake_all();
         }
@@ -85,6 +86,8 @@ pub fn new<'d, D: EthernetDevice, const SOCKETS: usize>(
         task: WaitQueue::default(),
         armed: Cell::new(Duration::MAX),
         given: RefCell::default(),
+        seen: RefCell::default(),
+        seen_news: Cell::new(false),
         version: Cell::new(0),
         changed: WaitQueue::default(),
         carrier: Cell::new(false),
@@ -149,6 +152,8 @@ impl Configurator<'_> {
             if let Some(at) = lines.say(shared, now, &say) {
                 wake_at = wake_at.min(at);
             }
+            shared.seen.borrow_mut().clone_from(shared.link.borrow().addresses());
+            shared.seen_news.set(shared.link.borrow().has_news());
             let next = shared.link.borrow().next().unwrap_or(Duration::MAX);
             if next <= now {
                 shared.stack.wake();

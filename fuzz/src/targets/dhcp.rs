@@ -106,7 +106,7 @@ impl Lan<'_> {
                 self.solicitations += 1;
             } else if message_type == Some(&129) {
                 self.answers += 1;
-            } else if message_type == Some(&135) && frame.len() >= 78 {
+            } else if message_type == Some(&135) && frame.len() >= 78 && frame[22..38] != [0; 16] {
                 let mut message = vec![136, 0, 0, 0, 0x60, 0, 0, 0];
                 message.extend(&frame[62..78]);
                 message.extend([2, 1]);

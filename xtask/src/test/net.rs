@@ -220,7 +220,7 @@ fn bad_words(f: &Fixture) -> Result<String> {
             "error: command line: `ip=10.0.0.300/24`: expected dhcp, none, or a host's address with its prefix",
         ),
         ("ip=10.0.0.3/33", VIF, "error: command line: `ip=10.0.0.3/33`: expected dhcp, none, or"),
-        ("ip6=fd00::1", VIF, "error: command line: `ip6=fd00::1`: expected auto, or"),
+        ("ip6=fd00::1", VIF, "error: command line: `ip6=fd00::1`: expected auto, none, or"),
         ("ip=10.0.0.3/24 gw=here", VIF, "error: command line: `gw=here`: expected a host's IPv4 address"),
         ("ip=10.0.0.3/24 gw=0.0.0.0", VIF, "error: command line: `gw=0.0.0.0`: expected a host's IPv4 address"),
         ("", "", "error: the domain has no network interface; its xl file lists them (vif = [...])"),
