@@ -70,8 +70,8 @@ fn addresses(f: &Fixture) -> Result<String> {
          wget -q -O /tmp/got http://10.0.2.77:8080/bytes || exit 1
          # Until it is known that nobody else has the address, dom0 may use one that the guest has no route to.
          tries=50
-         until wget -q -T 2 -O /tmp/got6 'http://[fd00::77]:8080/bytes' 2>/dev/null; do
-           tries=$((tries - 1)); [ $tries -gt 0 ] || { echo 'nothing over IPv6'; ip -6 addr; ip -6 neigh; exit 1; }; usleep 100000
+         until timeout 3 wget -q -O /tmp/got6 'http://[fd00::77]:8080/bytes' 2>/tmp/why; do
+           tries=$((tries - 1)); [ $tries -gt 0 ] || { echo 'nothing over IPv6'; cat /tmp/why; ip -6 addr; ip -6 route; ip -6 neigh; exit 1; }; usleep 100000
          done
          cmp /tmp/got /tmp/got6",
     )?;
