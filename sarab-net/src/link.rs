@@ -19,6 +19,8 @@ use crate::slaac::{self, Slaac};
 
 /// Frames of this host's own that wait for room in the device. What is more is lost, as on a wire.
 const MAX_OUTGOING: usize = 512;
+/// An address of IPv6 that another host has is asked for again after so long: whoever answers need not have it for ever.
+const RETRY: Duration = Duration::from_secs(300);
 /// News that nobody has read.
 const MAX_NEWS: usize = 16;
 
@@ -69,8 +71,10 @@ pub(crate) struct Link {
     /// The link-local address is another host's.
     no_link_local: bool,
     v6: Option<Own<Ipv6Cidr>>,
-    /// Of these another host was there first.
+    /// Another host was there first.
     taken_v6: Option<Ipv6Addr>,
+    /// When what another host has is asked for again.
+    retry_at: Option<Duration>,
     slaac: Option<Slaac>,
     addresses: Addresses,
     news: VecDeque<News>,
@@ -97,6 +101,7 @@ impl Link {
             no_link_local: false,
             v6: None,
             taken_v6: None,
+            retry_at: None,
             slaac: None,
             addresses: Addresses::default(),
             news: VecDeque::new(),
@@ -217,11 +222,24 @@ impl Link {
     /// Tells everybody on the link which addresses are here: it may be another link.
     pub(crate) fn announce(&mut self, now: Duration) {
         self.neighbors.clear();
-        self.no_link_local = false;
-        self.taken_v6 = None;
+        self.retry(now);
         self.link_local.claim.restart(now);
         self.v4.iter_mut().for_each(|own| own.claim.restart(now));
         self.v6.iter_mut().for_each(|own| own.claim.restart(now));
+    }
+
+    /// Asks again for what another host had.
+    fn retry(&mut self, now: Duration) {
+        self.retry_at = None;
+        if core::mem::take(&mut self.no_link_local) {
+            self.link_local.claim.restart(now);
+        }
+        if self.taken_v6.take().is_some()
+            && let Ipv6::Static(address) = self.config.ipv6
+        {
+            self.v6 = Some(self.own(address, true, now));
+        }
+        self.update(now);
     }
 
     /// Works out addresses and routes anew, from what was asked for and what the network says.
@@ -312,6 +330,9 @@ impl Link {
         if !self.has_outgoing() && self.dhcp.as_ref().and_then(dhcp::Client::next).is_some_and(|at| at <= now) {
             self.poll_dhcp(now);
         }
+        if self.is_up && self.retry_at.is_some_and(|at| at <= now) {
+            self.retry(now);
+        }
         let changes = self.slaac.as_ref().and_then(|slaac| slaac.changes_at());
         if changes.is_some_and(|at| at <= now) {
             self.update(now);
@@ -391,6 +412,7 @@ impl Link {
             self.link_local.claim.due().filter(|_| !self.no_link_local),
             self.neighbors.next(),
             self.slaac.as_ref().and_then(Slaac::solicit_at),
+            self.retry_at,
         ];
         let always = [
             self.dhcp.as_ref().and_then(dhcp::Client::next).filter(|_| !self.has_outgoing()),
@@ -589,6 +611,7 @@ impl Link {
                 } else {
                     self.no_link_local = true;
                 }
+                self.retry_at = Some(now + RETRY);
                 self.update(now);
             }
             claim::Conflict::Defend => {
