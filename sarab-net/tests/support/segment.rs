@@ -19,6 +19,8 @@ pub struct Segment(Rc<Frames>);
 /// What the interface is to receive, and what it has sent.
 #[derive(Default)]
 struct Frames {
+    /// Another address than [`MAC`].
+    mac: Option<[u8; 6]>,
     to_guest: RefCell<VecDeque<Vec<u8>>>,
     from_guest: RefCell<VecDeque<Vec<u8>>>,
     waker: RefCell<Option<Waker>>,
@@ -30,6 +32,10 @@ struct Frames {
 }
 
 impl Segment {
+    pub fn with_mac(mac: [u8; 6]) -> Segment {
+        Segment(Rc::new(Frames { mac: Some(mac), ..Frames::default() }))
+    }
+
     pub fn deliver(&self, frame: Vec<u8>) {
         self.0.to_guest.borrow_mut().push_back(frame);
         self.wake();
@@ -108,7 +114,7 @@ impl Driver for Segment {
     }
 
     fn hardware_address(&self) -> HardwareAddress {
-        HardwareAddress::Ethernet(MAC)
+        HardwareAddress::Ethernet(self.0.mac.unwrap_or(MAC))
     }
 }
 
