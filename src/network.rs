@@ -213,9 +213,9 @@ impl App {
     /// A TCP/IP stack on an [interface](App::interface), `vif/1`, or with `vif` the first one, once it has an address.
     ///
     /// The command line says which: `ip=dhcp`, which is usual, or `ip=A.B.C.D/NN` with `gw=`; `ip6=auto` or `ip6=ADDRESS/NN`
-    /// with `gw6=`; `dns=`. The first interface takes these, and another its own: `vif1.ip=`. The addresses are printed, and
-    /// written to the store as `data/ip` for the first, `data/vif/1/ip` for others, whenever they change: a DHCP server may
-    /// give others, and with `ip6=auto` routers tell them (RFC 4862), which may be later than an address of IPv4.
+    /// with `gw6=`; `dns=`. `vif` and `vif/0` take these, and others their own: `vif1.ip=`. The addresses are printed, and
+    /// written to the store as `data/ip` or `data/vif/1/ip` likewise, whenever they change: a DHCP server may give others,
+    /// and with `ip6=auto` routers tell them (RFC 4862), which may be later than an address of IPv4.
     ///
     /// # Errors
     ///
@@ -226,12 +226,13 @@ impl App {
     /// Dropping the future closes the interface, unless its address is on the way already.
     pub async fn network(&self, name: &str) -> Result<Network, NetworkError> {
         let number = self.interface_number(name).await?;
-        let is_first = arrivals::numbers(&self.store()?).await?.first() == Some(&number);
+        // By name, and not by who is there: a second interface is not to take the first one's address while that is away.
+        let is_main = name == "vif" || number == 0;
         let own = format!("vif/{number}");
-        let prefix = if is_first { String::new() } else { format!("vif{number}.") };
+        let prefix = if is_main { String::new() } else { format!("vif{number}.") };
         let config = config::config(&self.args(), &prefix)?;
-        let key = if is_first { "data/ip".to_string() } else { format!("data/vif/{number}/ip") };
-        let title = if is_first { "network".to_string() } else { format!("network {own}") };
+        let key = if is_main { "data/ip".to_string() } else { format!("data/vif/{number}/ip") };
+        let title = if is_main { "network".to_string() } else { format!("network {own}") };
         let network =
             self.network_with(&own, config, Options::default(), move |text| println!("{title}: {text}")).await?;
         let store = self.store()?;
