@@ -41,8 +41,12 @@ pub fn run(tally: &Tally) {
     // With the features that upstream tests, which the guests do not have.
     tally.step("tests of the forks", || {
         let forks = root.join("forks");
-        let mut stack = command(&forks, &["test", "-p", "sarab-smoltcp", "--features", "all-tests,socket-tcp-cubic"]);
-        finish(stack.env("CARGO_TARGET_DIR", root.join("target/forks")))
+        let smoltcp = |args: &[&str]| {
+            let mut tests = command(&forks, &[&["test", "-p", "sarab-smoltcp", "--features"], args].concat());
+            finish(tests.env("CARGO_TARGET_DIR", root.join("target/forks")))
+        };
+        let (upstream, paths) = (smoltcp(&["all-tests,socket-tcp-cubic"])?, smoltcp(&["wan-tests", "--test", "wan"])?);
+        Ok(format!("{upstream}; {paths} of paths with delays and losses"))
     });
     // What users see, and then what contributors do: a link may be right in one of them alone.
     tally.step("documentation", || {
