@@ -20,7 +20,6 @@ mod stack;
 pub use address::{is_host, is_unicast, is_unicast_v6};
 pub use config::{Addresses, Config, Ipv4, Ipv6};
 pub use driver::{EthernetDevice, LinkDriver, LinkRxToken, LinkTxToken};
-pub use embassy_net as stack_api;
 pub use link::Counters;
 pub use routes::Route;
 pub use smoltcp::wire::{IpCidr, Ipv4Cidr, Ipv6Cidr};

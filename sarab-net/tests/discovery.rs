@@ -5,52 +5,18 @@ mod support;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use embassy_net::Stack;
-use sarab_net::{Config, Interface, Route};
-use support::segment::{MAC, Segment};
+use sarab_net::{Config, Route};
+use support::Lan;
+use support::segment::MAC;
 use support::v6::{
     ALL_NODES, ECHO, ECHO_REPLY, FAR, NEIGHBOR_ADVERTISEMENT, NEIGHBOR_SOLICITATION, icmp, message_type, neighbor,
     neighbor_mac, secs,
 };
-use xen_hal::Clock;
-use xen_sim::{Domain, Xen, check};
+use xen_sim::check;
 
 const HOME: Ipv6Addr = Ipv6Addr::new(0xfd12, 0, 0, 0, 0, 0, 0, 2);
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
-
-#[derive(Clone)]
-struct Lan {
-    wire: Segment,
-    clock: Domain,
-    said: support::Said,
-    interface: Interface,
-}
-
-impl Lan {
-    fn run(xen: &Xen, config: Config, script: impl AsyncFnOnce(Lan, Stack<'static>) + 'static) {
-        let guest = xen.domain();
-        let (wire, said) = (Segment::default(), support::Said::default());
-        let (stack, interface) = support::stack(&guest, wire.clone(), config, xen.seed(), &said);
-        let lan = Lan { wire, clock: xen.dom0(), said, interface };
-        xen.run(async move { script(lan, stack).await });
-    }
-
-    fn sent(&self) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| self.wire.take()).collect()
-    }
-
-    async fn settle(&self) {
-        self.clock.sleep(secs(5)).await;
-        self.sent();
-    }
-
-    async fn ask(&self, frame: Vec<u8>) -> Vec<Vec<u8>> {
-        self.wire.deliver(frame);
-        self.clock.sleep(Duration::from_millis(5)).await;
-        self.sent()
-    }
-}
 
 fn home() -> Config {
     let router = Route::default_via(neighbor(1));
@@ -130,13 +96,13 @@ fn who_asks_is_answered_and_known() {
 fn an_address_that_another_host_has_is_not_used() {
     check("duplicate", 4, |xen| {
         Lan::run(xen, home(), async |lan, stack| {
-            lan.clock.sleep(Duration::from_millis(100)).await;
+            lan.pass(Duration::from_millis(100)).await;
             let sent = lan.sent();
             let asked = of_type(&sent, NEIGHBOR_SOLICITATION);
             assert!(asked.iter().any(|frame| frame[22..38] == [0; 16] && frame[62..78] == HOME.octets()));
             assert!(stack.config_v6().is_some(), "it is used until somebody says something");
             lan.ask(claims(HOME, 6, ALL_NODES, OVERRIDE)).await;
-            lan.clock.sleep(secs(2)).await;
+            lan.pass(secs(2)).await;
             assert_eq!(stack.config_v6(), None);
             assert!(
                 lan.said.borrow().contains(&"fd12::2 is in use by 02:00:00:00:09:06".into()),
@@ -159,7 +125,7 @@ fn own_frames_that_come_back_are_no_other_host() {
     check("a hub", 2, |xen| {
         Lan::run(xen, home(), async |lan, stack| {
             for _ in 0..40 {
-                lan.clock.sleep(Duration::from_millis(100)).await;
+                lan.pass(Duration::from_millis(100)).await;
                 lan.sent().into_iter().for_each(|frame| lan.wire.deliver(frame));
             }
             assert!(stack.config_v6().is_some());

@@ -5,58 +5,15 @@ mod support;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use embassy_net::Stack;
 use embassy_net::udp::{PacketMetadata, UdpSocket};
-use sarab_net::{Config, Interface, Route};
-use support::config;
+use sarab_net::{Config, Route};
 use support::hosts::{ALL, Arp, OWN, arp, ethernet, host, parse_arp, parse_pong, ping};
-use support::segment::{MAC, Segment};
-use xen_hal::Clock;
-use xen_sim::{Domain, Xen, check};
+use support::segment::MAC;
+use support::{Lan, config};
+use xen_sim::check;
 
 fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
-}
-
-/// The segment that the stack is on.
-#[derive(Clone)]
-struct Lan {
-    wire: Segment,
-    clock: Domain,
-    said: support::Said,
-    interface: Interface,
-}
-
-impl Lan {
-    fn run(xen: &Xen, config: Config, script: impl AsyncFnOnce(Lan, Stack<'static>) + 'static) {
-        let guest = xen.domain();
-        let (wire, said) = (Segment::default(), support::Said::default());
-        let (stack, interface) = support::stack(&guest, wire.clone(), config, xen.seed(), &said);
-        let lan = Lan { wire, clock: xen.dom0(), said, interface };
-        xen.run(async move { script(lan, stack).await });
-    }
-
-    async fn pass(&self, time: Duration) {
-        self.clock.sleep(time).await;
-    }
-
-    /// What the guest has sent since it was asked last.
-    fn sent(&self) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| self.wire.take()).collect()
-    }
-
-    /// Lets time pass in which nobody answers, until the guest has told everybody of itself.
-    async fn settle(&self) {
-        self.pass(millis(5000)).await;
-        self.sent();
-    }
-
-    /// Sends a frame, and returns what the guest answers.
-    async fn ask(&self, frame: Vec<u8>) -> Vec<Vec<u8>> {
-        self.wire.deliver(frame);
-        self.pass(millis(5)).await;
-        self.sent()
-    }
 }
 
 fn lan() -> Config {

@@ -8,10 +8,12 @@ pub mod v6;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use embassy_net::{Stack, StackResources};
 use sarab_net::{Config, Interface, Ipv4, Ipv4Cidr, Ipv6, Ipv6Cidr};
-use xen_sim::Domain;
+use xen_hal::Clock;
+use xen_sim::{Domain, Xen};
 
 use segment::Segment;
 
@@ -53,4 +55,45 @@ pub fn ipv6(text: &str) -> Ipv6 {
 
 pub fn config(v4: &str, v6: &str) -> Config {
     Config { ipv4: ipv4(v4), ipv6: ipv6(v6), ..Config::default() }
+}
+
+/// The segment that a stack is on.
+#[derive(Clone)]
+pub struct Lan {
+    pub wire: Segment,
+    pub clock: Domain,
+    pub said: Said,
+    pub interface: Interface,
+}
+
+impl Lan {
+    pub fn run(xen: &Xen, config: Config, script: impl AsyncFnOnce(Lan, Stack<'static>) + 'static) {
+        let guest = xen.domain();
+        let (wire, said) = (Segment::default(), Said::default());
+        let (stack, interface) = stack(&guest, wire.clone(), config, xen.seed(), &said);
+        let lan = Lan { wire, clock: xen.dom0(), said, interface };
+        xen.run(async move { script(lan, stack).await });
+    }
+
+    pub async fn pass(&self, time: Duration) {
+        self.clock.sleep(time).await;
+    }
+
+    /// What the guest has sent since it was asked last.
+    pub fn sent(&self) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| self.wire.take()).collect()
+    }
+
+    /// Lets time pass in which nobody answers, until the guest has told everybody of itself.
+    pub async fn settle(&self) {
+        self.pass(Duration::from_secs(5)).await;
+        self.sent();
+    }
+
+    /// Sends a frame, and returns what the guest answers.
+    pub async fn ask(&self, frame: Vec<u8>) -> Vec<Vec<u8>> {
+        self.wire.deliver(frame);
+        self.pass(Duration::from_millis(5)).await;
+        self.sent()
+    }
 }
