@@ -96,8 +96,10 @@ pub(crate) enum Event {
     Unusable(Ipv4Cidr),
 }
 
+/// Why a lease is no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Loss {
+pub enum Loss {
+    /// Nobody has renewed it in time.
     Expired,
     /// The server has refused it (NAK).
     Refused(Ipv4Addr),

@@ -26,7 +26,7 @@ const MAX_NEWS: usize = 16;
 
 /// What an administrator is to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum News {
+pub enum News {
     /// Another host had the address first. A leased one is given back; of a given one this host keeps using it.
     Taken(IpAddr, Mac),
     /// Another host has taken the address.
@@ -57,7 +57,10 @@ struct Own<T> {
     claim: Claim,
 }
 
-pub(crate) struct Link {
+/// An interface's end of an Ethernet link, for whoever forwards packets: addresses, routes and neighbours, without a stack. What
+/// comes goes through [`ingress`](Link::ingress); what is sent, to where [`way`](Link::way) says; and what it has to say itself
+/// is taken with [`pop`](Link::pop).
+pub struct Link {
     mac: Mac,
     is_up: bool,
     config: Config,
@@ -77,6 +80,8 @@ pub(crate) struct Link {
     retry_at: Option<Duration>,
     slaac: Option<Slaac>,
     addresses: Addresses,
+    /// Addresses of others that this host answers for.
+    proxied: Vec<IpAddr>,
     news: VecDeque<News>,
     counters: Counters,
 }
@@ -86,7 +91,8 @@ fn link_local(mac: Mac) -> Ipv6Addr {
 }
 
 impl Link {
-    pub(crate) fn new(mac: Mac, config: Config, seed: u64) -> Link {
+    /// A link that is down, of an interface with this MAC. The seed should be one that nobody knows.
+    pub fn new(mac: Mac, config: Config, seed: u64) -> Link {
         let mut link = Link {
             mac,
             is_up: false,
@@ -104,6 +110,7 @@ impl Link {
             retry_at: None,
             slaac: None,
             addresses: Addresses::default(),
+            proxied: Vec::new(),
             news: VecDeque::new(),
             counters: Counters::default(),
         };
@@ -111,36 +118,43 @@ impl Link {
         link
     }
 
-    pub(crate) fn mac(&self) -> Mac {
+    /// The interface's MAC.
+    pub fn mac(&self) -> Mac {
         self.mac
     }
 
-    pub(crate) fn is_up(&self) -> bool {
+    /// Whether there is a carrier.
+    pub fn is_up(&self) -> bool {
         self.is_up
     }
 
-    pub(crate) fn config(&self) -> &Config {
+    /// What addresses were asked for.
+    pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// What the stack is to have now.
-    pub(crate) fn addresses(&self) -> &Addresses {
+    /// Its addresses, routes and name servers.
+    pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    pub(crate) fn counters(&self) -> Counters {
+    /// What has been counted.
+    pub fn counters(&self) -> Counters {
         Counters { unresolved: self.neighbors.dropped, ..self.counters }
     }
 
-    pub(crate) fn neighbors(&self) -> usize {
+    /// How many neighbours are known.
+    pub fn neighbors(&self) -> usize {
         self.neighbors.len()
     }
 
-    pub(crate) fn news(&mut self) -> Option<News> {
+    /// What an administrator is to know next.
+    pub fn news(&mut self) -> Option<News> {
         self.news.pop_front()
     }
 
-    pub(crate) fn has_news(&self) -> bool {
+    /// Whether there is any.
+    pub fn has_news(&self) -> bool {
         !self.news.is_empty()
     }
 
@@ -151,7 +165,7 @@ impl Link {
     }
 
     /// Has the interface other addresses from now on.
-    pub(crate) fn configure(&mut self, config: Config, now: Duration) {
+    pub fn configure(&mut self, config: Config, now: Duration) {
         if config.ipv4 != self.config.ipv4 {
             self.v4 = None;
             self.dhcp = None;
@@ -191,7 +205,7 @@ impl Link {
     }
 
     /// The device's state. A new MAC is another interface in the same place.
-    pub(crate) fn device(&mut self, mac: Mac, is_up: bool, now: Duration) {
+    pub fn device(&mut self, mac: Mac, is_up: bool, now: Duration) {
         if mac != self.mac {
             self.mac = mac;
             self.link_local = self.own(link_local(mac), true, now);
@@ -220,7 +234,7 @@ impl Link {
     }
 
     /// Tells everybody on the link which addresses are here: it may be another link.
-    pub(crate) fn announce(&mut self, now: Duration) {
+    pub fn announce(&mut self, now: Duration) {
         self.neighbors.clear();
         self.retry(now);
         self.link_local.claim.restart(now);
@@ -292,16 +306,17 @@ impl Link {
     }
 
     /// A frame of this host's own that is to be sent.
-    pub(crate) fn pop(&mut self) -> Option<Vec<u8>> {
+    pub fn pop(&mut self) -> Option<Vec<u8>> {
         self.outgoing.pop_front()
     }
 
-    pub(crate) fn has_outgoing(&self) -> bool {
+    /// Whether there is one.
+    pub fn has_outgoing(&self) -> bool {
         !self.outgoing.is_empty()
     }
 
     /// What is due now.
-    pub(crate) fn poll(&mut self, now: Duration) {
+    pub fn poll(&mut self, now: Duration) {
         // Where there is no room nothing is added to what waits for it.
         if !self.is_up || self.has_outgoing() {
             self.expire(now);
@@ -405,7 +420,7 @@ impl Link {
     }
 
     /// When something is due.
-    pub(crate) fn next(&self) -> Option<Duration> {
+    pub fn next(&self) -> Option<Duration> {
         let claims = [
             self.v4.as_ref().and_then(|own| own.claim.due()),
             self.v6.as_ref().and_then(|own| own.claim.due()),
@@ -427,7 +442,7 @@ impl Link {
 /// Frames that come.
 impl Link {
     /// Where in a frame the packet for the stack is, if there is one.
-    pub(crate) fn ingress(&mut self, frame: &[u8], now: impl FnOnce() -> Duration) -> Option<Range<usize>> {
+    pub fn ingress(&mut self, frame: &[u8], now: impl FnOnce() -> Duration) -> Option<Range<usize>> {
         const VLAN: u16 = 0x8100;
         const VLAN_ID: u16 = 0xfff;
         let to: &Mac = frame.first_chunk()?;
@@ -475,7 +490,7 @@ impl Link {
             // Two ask for the same address at the same time (RFC 5227, section 2.1.1).
             self.conflict_v4(mac, now);
         }
-        let is_for_this = is_request && own == Some(target);
+        let is_for_this = is_request && (own == Some(target) || self.proxied.contains(&target.into()));
         if !is_probe && !address.is_multicast() && !address.is_broadcast() {
             let neighbor = IpAddr::V4(address);
             let released = if is_for_this && self.routes.is_on_link(neighbor) {
@@ -564,7 +579,7 @@ impl Link {
     }
 
     fn ingress_solicitation(&mut self, from: Ipv6Addr, target: Ipv6Addr, mac: Option<Mac>, source: Mac, now: Duration) {
-        if !self.is_own_v6(target) || source == self.mac {
+        if !(self.is_own_v6(target) || self.proxied.contains(&target.into())) || source == self.mac {
             return;
         }
         if from.is_unspecified() {
@@ -630,6 +645,56 @@ impl Link {
             frames::header(&mut frame, self.mac, mac, protocol);
             frame[ETHERNET..].copy_from_slice(&packet);
             self.push(frame);
+        }
+    }
+}
+
+/// Where a packet that is forwarded goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To this MAC.
+    Mac(Mac),
+    /// To this neighbour, whose MAC is not known: the packet has to [wait](Link::wait).
+    Unknown(IpAddr),
+    /// No route leads there.
+    None,
+}
+
+/// For whoever forwards packets.
+impl Link {
+    /// Answers for these addresses as well, which are others'.
+    pub fn set_proxied(&mut self, addresses: Vec<IpAddr>) {
+        self.proxied = addresses;
+    }
+
+    /// The length of the longest prefix of a route to an address.
+    pub fn route_to(&self, to: IpAddr) -> Option<u8> {
+        self.routes.prefix_to(to)
+    }
+
+    /// Where a packet to this address goes.
+    #[inline]
+    pub fn way(&mut self, to: IpAddr, now: Duration) -> Way {
+        match self.routes.next_hop(to) {
+            Hop::Group(mac) => Way::Mac(mac),
+            Hop::Neighbor(address) => match self.neighbors.lookup(address, now) {
+                Some(mac) => Way::Mac(mac),
+                None => Way::Unknown(address),
+            },
+            Hop::None => {
+                self.counters.unroutable += 1;
+                Way::None
+            }
+        }
+    }
+
+    /// Keeps an IP packet until its neighbour is known, or has not answered, and asks for that one. Its checksums have to be
+    /// complete.
+    pub fn wait(&mut self, neighbor: IpAddr, packet: &[u8], now: Duration) {
+        if self.neighbors.wait(neighbor, packet, now)
+            && let Some(request) = self.request(Request { address: neighbor, to: None })
+        {
+            self.push(request);
         }
     }
 }

@@ -13,7 +13,7 @@ use core::time::Duration;
 use lru::LruCache;
 
 /// An Ethernet address.
-pub(crate) type Mac = [u8; 6];
+pub type Mac = [u8; 6];
 
 /// Neighbours that something was sent to.
 const MAX_KNOWN: usize = 2048;

@@ -106,6 +106,12 @@ impl Routes {
         route.map_or(Hop::None, |route| Hop::Neighbor(route.gateway.unwrap_or(to)))
     }
 
+    /// The length of the longest prefix of a route to an address.
+    pub(crate) fn prefix_to(&self, to: IpAddr) -> Option<u8> {
+        let route = self.all.iter().find(|route| route.network.contains_addr(&to.into()))?;
+        Some(route.network.prefix_len())
+    }
+
     /// Whether an address is one that this host may meet on the link.
     pub(crate) fn is_on_link(&self, address: IpAddr) -> bool {
         self.next_hop(address) == Hop::Neighbor(address) || self.all.iter().any(|route| route.gateway == Some(address))

@@ -4,5 +4,22 @@
 
 extern crate alloc;
 
+mod bucket;
+pub mod flows;
+mod fragments;
+pub mod icmp;
+mod interface;
+mod nat;
+pub mod packet;
+mod policy;
+mod related;
+pub mod rewrite;
+mod router;
 pub mod rules;
 pub mod services;
+pub mod tcp;
+
+pub use interface::{Client, ClientSettings, InterfaceId, UplinkSettings};
+pub use nat::{Map, Nat, Publish};
+pub use policy::{NewFlow, Policy, Side, Verdict};
+pub use router::{Drop, DropRecord, Output, Router, Settings, Statistics};

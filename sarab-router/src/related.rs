@@ -1,0 +1,137 @@
+//! Messages of ICMP about a flow's packets: they belong to the flow, and are translated with what they quote (RFC 5508,
+//! section 4).
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet};
+use xen_netif::headers::{TCP, UDP};
+
+use crate::flows::Tuple;
+use crate::packet::{ICMP, ICMPV6, View};
+use crate::rewrite::{Difference, Endpoints};
+
+/// The packet that a message is about, as far as it is quoted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quoted {
+    /// Where its IP header begins in the frame.
+    ip: usize,
+    /// And its transport header.
+    transport: usize,
+    pub(crate) tuple: Tuple,
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+impl Quoted {
+    /// Finds it; `None` where it is none, or not enough of it.
+    pub(crate) fn parse(frame: &[u8], view: &View) -> Option<Quoted> {
+        let ip = view.headers.transport + 8;
+        let packet = frame.get(ip..view.headers.end)?;
+        let (protocol, len, source, destination): (u8, usize, IpAddr, IpAddr) = if view.headers.v6 {
+            if packet.first()? >> 4 != 6 {
+                return None;
+            }
+            let address = |at: usize| Some(IpAddr::V6(Ipv6Addr::from(*packet.get(at..)?.first_chunk::<16>()?)));
+            (*packet.get(6)?, 40, address(8)?, address(24)?)
+        } else {
+            let first = *packet.first()?;
+            // No fragment but the first quotes ports.
+            if first >> 4 != 4 || word(packet, 6)? & 0x1fff != 0 {
+                return None;
+            }
+            let address = |at: usize| Some(IpAddr::V4(Ipv4Addr::from(*packet.get(at..)?.first_chunk::<4>()?)));
+            (*packet.get(9)?, usize::from(first & 15) * 4, address(12)?, address(16)?)
+        };
+        if len < 20 {
+            return None;
+        }
+        // RFC 792: at least 8 bytes of it.
+        let header = packet.get(len..len + 8)?;
+        let (source_port, destination_port) = match protocol {
+            TCP | UDP => (word(header, 0)?, word(header, 2)?),
+            // A query; nobody tells of answers.
+            ICMP if header[0] == 8 => (word(header, 4)?, 0),
+            ICMPV6 if header[0] == 128 => (word(header, 4)?, 0),
+            ICMP | ICMPV6 => (0, word(header, 4)?),
+            _ => (0, 0),
+        };
+        let endpoints = Endpoints { source, destination, source_port, destination_port };
+        Some(Quoted { ip, transport: ip + len, tuple: Tuple { protocol, endpoints } })
+    }
+
+    /// Makes it what its sender has sent.
+    fn restore(&self, frame: &mut [u8], end: usize, v6: bool, to: &Endpoints) {
+        let Quoted { ip, transport, .. } = *self;
+        let mut addresses = Difference::default();
+        match (to.source, to.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) if !v6 => {
+                addresses.bytes(&mut frame[ip + 12..ip + 16], &source.octets());
+                addresses.bytes(&mut frame[ip + 16..ip + 20], &destination.octets());
+                addresses.correct(&mut frame[ip + 10..ip + 12]);
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) if v6 => {
+                addresses.bytes(&mut frame[ip + 8..ip + 24], &source.octets());
+                addresses.bytes(&mut frame[ip + 24..ip + 40], &destination.octets());
+            }
+            _ => return,
+        }
+        let mut all = addresses;
+        let checksum = match self.tuple.protocol {
+            TCP | UDP => {
+                all.bytes(&mut frame[transport..transport + 2], &to.source_port.to_be_bytes());
+                all.bytes(&mut frame[transport + 2..transport + 4], &to.destination_port.to_be_bytes());
+                if self.tuple.protocol == TCP { 16 } else { 6 }
+            }
+            ICMP | ICMPV6 => {
+                if self.tuple.protocol == ICMP {
+                    all = Difference::default();
+                }
+                let id = to.source_port | to.destination_port;
+                all.bytes(&mut frame[transport + 4..transport + 6], &id.to_be_bytes());
+                2
+            }
+            _ => return,
+        };
+        let at = transport + checksum;
+        let has_none = self.tuple.protocol == UDP && !v6 && frame[at..at + 2] == [0, 0];
+        if at + 2 <= end && !has_none {
+            all.correct(&mut frame[at..at + 2]);
+        }
+    }
+}
+
+/// Whether a message's own checksum is right.
+pub(crate) fn is_intact(frame: &[u8], view: &View) -> bool {
+    let message = &frame[view.headers.transport..view.headers.end];
+    match (view.source, view.destination) {
+        (IpAddr::V6(from), IpAddr::V6(to)) => Icmpv6Packet::new_unchecked(message).verify_checksum(&from, &to),
+        _ => Icmpv4Packet::new_unchecked(message).verify_checksum(),
+    }
+}
+
+/// Makes of a message about a translated packet one about the packet that was sent, from and to whom it is for. `view` is the
+/// message's, `sent` are the packet's endpoints when it arrived here.
+pub(crate) fn restore(frame: &mut [u8], view: &View, quoted: &Quoted, sent: &Endpoints, from: IpAddr) {
+    let to = sent.source;
+    let headers = view.headers;
+    quoted.restore(frame, headers.end, headers.v6, sent);
+    let ip = headers.ip;
+    match (from, to) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) if !headers.v6 => {
+            let mut addresses = Difference::default();
+            addresses.bytes(&mut frame[ip + 12..ip + 16], &source.octets());
+            addresses.bytes(&mut frame[ip + 16..ip + 20], &destination.octets());
+            addresses.correct(&mut frame[ip + 10..ip + 12]);
+            Icmpv4Packet::new_unchecked(&mut frame[headers.transport..headers.end]).fill_checksum();
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) if headers.v6 => {
+            frame[ip + 8..ip + 24].copy_from_slice(&source.octets());
+            frame[ip + 24..ip + 40].copy_from_slice(&destination.octets());
+            let message = &mut frame[headers.transport..headers.end];
+            Icmpv6Packet::new_unchecked(message).fill_checksum(&source, &destination);
+        }
+        _ => {}
+    }
+}
