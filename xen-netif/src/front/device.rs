@@ -35,10 +35,14 @@ impl<G: Memory> Shared<G> {
 
     /// Whether the largest frame finds room.
     fn has_room(&self) -> bool {
-        let largest = offload::largest_frame(self.large.get(), self.status.info().mtu);
+        self.has_room_for(offload::largest_frame(self.large.get(), self.status.info().mtu))
+    }
+
+    /// Whether a frame of so many bytes finds room. Where it does not, the stack is woken once it does.
+    pub(super) fn has_room_for(&self, len: usize) -> bool {
         let mut tx = self.tx.borrow_mut();
         let Some(tx) = tx.as_mut() else { return false };
-        if tx.place(largest).is_some() {
+        if tx.place(len).is_some() {
             return true;
         }
         let mut refused = 0;
@@ -46,7 +50,7 @@ impl<G: Memory> Shared<G> {
             self.fail(failure);
         }
         self.count(|statistics| statistics.refused += refused);
-        let found = tx.place(largest).is_some();
+        let found = tx.place(len).is_some();
         if !found {
             self.wants_room.set(true);
             self.status.notify();
@@ -55,7 +59,7 @@ impl<G: Memory> Shared<G> {
     }
 
     /// Whether a frame is there that is worth a look.
-    fn has_frame(&self) -> bool {
+    pub(super) fn has_frame(&self) -> bool {
         let mut rx = self.rx.borrow_mut();
         let Some(rx) = rx.as_mut() else { return false };
         let mut dropped = 0;
@@ -181,7 +185,7 @@ impl<G: Memory> embassy_net_driver::TxToken for TxToken<'_, G> {
 /// The steps of a frame on its way in.
 impl<G: Memory> Shared<G> {
     #[inline]
-    fn count_received(&self, frame: &Frame<'_>) {
+    pub(super) fn count_received(&self, frame: &Frame<'_>) {
         self.count(|statistics| {
             statistics.received += 1;
             statistics.received_bytes += frame.bytes.len() as u64;
@@ -212,7 +216,7 @@ impl<G: Memory> Shared<G> {
 impl<G: Memory> Shared<G> {
     /// Sends a frame as it is, with the checksum and the segments that are left to the backend.
     #[inline]
-    fn send_whole(&self, tx: &mut Tx<G>, place: Place, blank: bool, gso: Option<(Gso, u16)>) {
+    pub(super) fn send_whole(&self, tx: &mut Tx<G>, place: Place, blank: bool, gso: Option<(Gso, u16)>) {
         let flags = if blank { tx_flags::CSUM_BLANK | tx_flags::DATA_VALIDATED } else { 0 };
         let extra = gso.map(|(protocol, size)| Extra::Gso { size, protocol });
         tx.send(place, flags, extra);
@@ -220,7 +224,7 @@ impl<G: Memory> Shared<G> {
     }
 
     /// Sends what the backend does not cut itself.
-    fn send_pieces(&self, tx: &mut Tx<G>, frame: &[u8], cut: Segmenter) {
+    pub(super) fn send_pieces(&self, tx: &mut Tx<G>, frame: &[u8], cut: Segmenter) {
         for index in 0..cut.count() {
             let Some(place) = tx.place(cut.len(index)) else {
                 self.count_unsent();
@@ -241,7 +245,7 @@ impl<G: Memory> Shared<G> {
         });
     }
 
-    fn count_unsent(&self) {
+    pub(super) fn count_unsent(&self) {
         self.count(|statistics| statistics.unsent += 1);
     }
 }

@@ -2,6 +2,7 @@
 
 mod device;
 mod driver;
+mod packets;
 mod rx;
 mod shared;
 mod tx;
@@ -20,6 +21,7 @@ use xenstore_client::Store;
 pub use device::{Device, RxToken, TxToken};
 use driver::Driver;
 pub(crate) use driver::mac_address;
+pub use packets::Packets;
 use shared::Shared;
 pub use shared::Statistics;
 
