@@ -19,8 +19,8 @@ mod stack;
 
 pub use address::{is_host, is_unicast, is_unicast_v6};
 pub use config::{Addresses, Config, Ipv4, Ipv6};
-pub use driver::{EthernetDevice, LinkDriver, LinkRxToken, LinkTxToken};
 pub use dhcp::Loss;
+pub use driver::{EthernetDevice, LinkDriver, LinkRxToken, LinkTxToken};
 pub use link::{Counters, Link, News, Way};
 pub use neighbors::Mac;
 pub use routes::Route;

@@ -124,7 +124,8 @@ pub(crate) fn datagram(from: IpAddr, to: IpAddr, protocol: IpProtocol, payload: 
 
 /// A frame, but for its Ethernet header, that resets the connection that a segment belongs to (RFC 9293, section 3.10.7.1).
 pub fn reset(view: &View) -> Option<Vec<u8>> {
-    let Transport::Tcp { ports: [source, destination], flags, sequence, acknowledgement, len, .. } = view.transport else {
+    let Transport::Tcp { ports: [source, destination], flags, sequence, acknowledgement, len, .. } = view.transport
+    else {
         return None;
     };
     if flags & tcp_flags::RST != 0 {

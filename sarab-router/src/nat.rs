@@ -150,9 +150,4 @@ impl Mappings {
             self.inner.remove(&(inner, outer.1));
         }
     }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> (usize, usize) {
-        (self.outer.len(), self.inner.len())
-    }
 }

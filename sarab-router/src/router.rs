@@ -606,7 +606,10 @@ impl<P: Policy> Router<P> {
             IpAddr::V6(address) => address.is_unicast_link_local(),
         };
         // RFC 4291, section 2.5.6; RFC 3927, section 2.7: to the router itself, perhaps.
-        if is_group || ((is_link_local(view.source) || is_link_local(view.destination)) && !self.own.contains(&view.destination)) {
+        if is_group
+            || ((is_link_local(view.source) || is_link_local(view.destination))
+                && !self.own.contains(&view.destination))
+        {
             return Err(Drop::NotRouted);
         }
         Ok(Some(view))
@@ -831,12 +834,7 @@ impl<P: Policy> Router<P> {
         let (outer, outer_port) = self.source(&new, tuple, (from, to), there, port)?;
         let reply = Tuple {
             protocol: tuple.protocol,
-            endpoints: Endpoints {
-                source: there,
-                destination: outer,
-                source_port: port,
-                destination_port: outer_port,
-            },
+            endpoints: Endpoints { source: there, destination: outer, source_port: port, destination_port: outer_port },
         };
         // Only where translations overlap: both would claim the same packets.
         if self.flows.find(&reply).is_some() {
@@ -978,7 +976,13 @@ fn class(protocol: &Protocol, tuple: &Tuple, is_answered: bool) -> Class {
     match (protocol, tuple.protocol) {
         (Protocol::Tcp(tcp), _) => tcp.class(),
         (_, xen_netif::headers::UDP) if tuple.endpoints.destination_port == DNS => Class::UdpShort,
-        (_, xen_netif::headers::UDP) => if is_answered { Class::Udp } else { Class::UdpNew },
+        (_, xen_netif::headers::UDP) => {
+            if is_answered {
+                Class::Udp
+            } else {
+                Class::UdpNew
+            }
+        }
         (_, crate::packet::ICMP | crate::packet::ICMPV6) => Class::Icmp,
         _ => Class::Other,
     }

@@ -53,7 +53,8 @@ impl Tcp {
     /// Begins with a connection's first segment; one that began before counts as established once the other end answers.
     pub fn new(first: &Segment) -> Tcp {
         let state = if first.flags & SYN != 0 { TcpState::Opening } else { TcpState::Answered };
-        let mut tcp = Tcp { state, fins: 0, expected: [None; 2], scale: [if first.flags & SYN != 0 { 0 } else { 14 }; 2] };
+        let mut tcp =
+            Tcp { state, fins: 0, expected: [None; 2], scale: [if first.flags & SYN != 0 { 0 } else { 14 }; 2] };
         tcp.note(Direction::Original, first);
         tcp
     }
@@ -94,7 +95,9 @@ impl Tcp {
             return;
         }
         match (self.state, direction) {
-            (TcpState::Opening, Direction::Reply) if flags & (SYN | ACK) == SYN | ACK => self.state = TcpState::Answered,
+            (TcpState::Opening, Direction::Reply) if flags & (SYN | ACK) == SYN | ACK => {
+                self.state = TcpState::Answered
+            }
             // Both at once (RFC 9293, section 3.5).
             (TcpState::Opening, Direction::Reply) if flags & SYN != 0 => self.state = TcpState::Answered,
             (TcpState::Answered, _) if flags & (SYN | ACK) == ACK && self.expected.iter().all(Option::is_some) => {
