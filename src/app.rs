@@ -1,5 +1,6 @@
 //! What an application's main receives.
 
+use alloc::vec::Vec;
 use core::cell::OnceCell;
 use core::fmt;
 use core::future::Future;
@@ -118,6 +119,16 @@ impl App {
     /// May be dropped at any time.
     pub async fn sysrq(&self) -> char {
         self.own.domain().requests.sysrq().await
+    }
+
+    /// Does something at a key of `xl sysrq`, besides what other keys do.
+    pub fn on_sysrq(&self, key: char, action: impl Fn() + 'static) {
+        self.own.domain().requests.add_action(key, action);
+    }
+
+    /// Files that the toolstack has loaded beside the domain (`ramdisk=` in its xl file).
+    pub fn modules(&self) -> Vec<&'static [u8]> {
+        self.own.modules()
     }
 
     /// Adds rings to those that `xl sysrq DOMAIN r` prints, for a driver that was not made with a method of `App`. `show`

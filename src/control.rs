@@ -1,6 +1,7 @@
 //! What the toolstack asks for: default actions, and what the application is told.
 
 use alloc::boxed::Box;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
@@ -25,6 +26,8 @@ pub(crate) struct ToolstackRequests {
     resumed: Cell<(u32, Option<Resumed>)>,
     /// What shows rings, until it says that they are gone.
     rings: RefCell<Vec<Box<dyn Fn() -> bool>>>,
+    /// What the application does at keys of its own.
+    actions: RefCell<Vec<(char, Rc<dyn Fn()>)>>,
     /// Keys that the application wants to see itself.
     keys: RefCell<Option<(Vec<char>, Option<Waker>)>>,
 }
@@ -48,6 +51,10 @@ impl ToolstackRequests {
     /// `show` prints rings, and says whether they are still there.
     pub(crate) fn add_rings(&self, show: impl Fn() -> bool + 'static) {
         self.rings.borrow_mut().push(Box::new(show));
+    }
+
+    pub(crate) fn add_action(&self, key: char, action: impl Fn() + 'static) {
+        self.actions.borrow_mut().push((key, Rc::new(action)));
     }
 
     fn show_rings(&self) {
@@ -119,9 +126,14 @@ impl ToolstackRequests {
             }
             None => {
                 drop(keys);
-                match key {
-                    'r' => self.show_rings(),
-                    _ => default_key(key),
+                // What is done may come to add more.
+                let actions = self.actions.borrow();
+                let own = actions.iter().find(|(own, _)| *own == key).map(|(_, action)| action.clone());
+                drop(actions);
+                match (key, own) {
+                    (_, Some(action)) => action(),
+                    ('r', None) => self.show_rings(),
+                    (_, None) => default_key(key),
                 }
             }
         }

@@ -18,6 +18,7 @@ mod router;
 pub mod rules;
 pub mod services;
 pub mod tcp;
+pub mod vlan;
 
 pub use interface::{Client, ClientSettings, InterfaceId, UplinkSettings};
 pub use nat::{Map, Nat, Publish};

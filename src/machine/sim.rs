@@ -64,6 +64,7 @@ pub(crate) struct Machine {
     pub(crate) domain: xen_sim::Domain,
     arguments: Args,
     memory: u64,
+    modules: Vec<&'static [u8]>,
     own: Domain,
     pub(crate) console: RefCell<Vec<u8>>,
     input: RefCell<VecDeque<u8>>,
@@ -86,7 +87,7 @@ thread_local! {
 struct Ended;
 
 impl Machine {
-    pub(crate) fn new(domain: xen_sim::Domain, command_line: &str, memory: u64, seed: u64) -> Rc<Machine> {
+    pub(crate) fn new(domain: xen_sim::Domain, command_line: &str, memory: u64, modules: Vec<&'static [u8]>, seed: u64) -> Rc<Machine> {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let before = panic::take_hook();
@@ -106,6 +107,7 @@ impl Machine {
                 domain,
                 arguments: Args::new(kept(command_line)),
                 memory,
+                modules,
                 own: Domain::default(),
                 console: RefCell::default(),
                 input: RefCell::default(),
@@ -297,6 +299,10 @@ impl Own {
 
     pub(crate) fn xen_version(self) -> XenVersion {
         XenVersion { major: 4, minor: 20 }
+    }
+
+    pub(crate) fn modules(self) -> Vec<&'static [u8]> {
+        self.machine().modules.clone()
     }
 
     pub(crate) fn memory(self) -> MemoryInfo {

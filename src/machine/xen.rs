@@ -1,5 +1,7 @@
 //! The machine below an [`App`](crate::App): the guest that this program is linked into.
 
+use alloc::vec::Vec;
+
 use xen_hal::DomId;
 
 use crate::app::Domain;
@@ -71,6 +73,10 @@ impl Own {
 
     pub(crate) fn xen_version(self) -> XenVersion {
         platform_xen::xen_version()
+    }
+
+    pub(crate) fn modules(self) -> Vec<&'static [u8]> {
+        platform_xen::modules().iter().map(|module| module.data).collect()
     }
 
     pub(crate) fn memory(self) -> MemoryInfo {

@@ -29,7 +29,10 @@ pub struct Guest {
     disks: Vec<Image>,
     foreign: Vec<Foreign>,
     keys: Vec<(String, String)>,
+    modules: Vec<&'static [u8]>,
     network: Option<Network>,
+    /// `ip` of its interface.
+    addresses: String,
 }
 
 /// Who is at the other end of the guest's wire.
@@ -63,7 +66,9 @@ impl Guest {
             disks: Vec::new(),
             foreign: Vec::new(),
             keys: Vec::new(),
+            modules: Vec::new(),
             network: None,
+            addresses: String::new(),
         }
     }
 
@@ -113,6 +118,19 @@ impl Guest {
         self
     }
 
+    /// The addresses of its interface: `ip=…` of the vif in an xl file.
+    #[cfg(feature = "net")]
+    pub fn addresses(mut self, text: &str) -> Guest {
+        self.addresses = text.into();
+        self
+    }
+
+    /// A file that the toolstack loads beside it: `ramdisk=` in an xl file. It is kept until the test program ends.
+    pub fn module(mut self, content: impl Into<Vec<u8>>) -> Guest {
+        self.modules.push(content.into().leak());
+        self
+    }
+
     /// A key in the guest's directory of the store, written before it starts: `data/config`.
     pub fn key(mut self, path: &str, value: &str) -> Guest {
         self.keys.push((path.into(), value.into()));
@@ -147,7 +165,7 @@ impl Guest {
         F: Future<Output = O> + 'static,
         O: Exit + 'static,
     {
-        let Guest { xen, command_line, memory, disks: images, foreign, keys, network } = self;
+        let Guest { xen, command_line, memory, disks: images, foreign, keys, modules, network, addresses } = self;
         let (toolstack, domain) = (xen.toolstack(), xen.domain());
         let mut devices = Devices::default();
         let mut disks = Vec::new();
@@ -182,10 +200,12 @@ impl Guest {
             // Each guest's own, in the block of addresses that xl takes them from.
             let [high, low] = domain.id().0.to_be_bytes();
             let mac = format!("00:16:3e:00:{high:02x}:{low:02x}");
-            devices.attach_with(&toolstack, &domain, ("vif", 0), backend, &[("mac", &mac)], &[("mac", &mac)]).await;
+            let nodes = [("mac", mac.as_str()), ("ip", addresses.as_str())];
+            let own = if addresses.is_empty() { &nodes[..1] } else { &nodes[..] };
+            devices.attach_with(&toolstack, &domain, ("vif", 0), backend, &[("mac", &mac)], own).await;
         }
         let seed = xen.random(u64::MAX);
-        let machine = Machine::new(domain, &command_line, memory << 20, seed);
+        let machine = Machine::new(domain, &command_line, memory << 20, modules, seed);
         let running = Running {
             machine,
             toolstack,

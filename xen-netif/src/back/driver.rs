@@ -7,6 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::future::Future;
+use core::net::IpAddr;
 use core::pin::pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
@@ -25,6 +26,8 @@ use crate::protocol::{RxProtocol, TxProtocol};
 
 /// How long a guest may take none of what waits for it, where it can say that it has room again, and where it cannot.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Addresses that a guest may have.
+const MAX_ADDRESSES: usize = 16;
 const SHORT_TIMEOUT: Duration = Duration::from_millis(30);
 
 pub(super) struct Driver<'a, X, O> {
@@ -129,11 +132,18 @@ async fn read_attachment(device: &Device) -> Result<Attachment, Failure> {
         None => None,
         Some(text) => credit::parse(&text).ok_or_else(|| device.unexpected("rate", &text, "BYTES,MICROSECONDS"))?,
     };
+    let text = device.get::<String>("ip").await?.unwrap_or_default();
+    let address = |text: &str| text.parse::<IpAddr>().ok();
+    // A prefix says nothing here: the guest has what stands before it.
+    let addresses = text.split_ascii_whitespace().map(|text| address(text.split('/').next().unwrap_or(text)));
+    let addresses = addresses.take(MAX_ADDRESSES).collect::<Option<Vec<IpAddr>>>();
+    let addresses = addresses.ok_or_else(|| device.unexpected("ip", &text, "addresses such as 10.0.0.2 fd00::2"))?;
     Ok(Attachment {
         domain: device.other_domain(),
         device: device.id().into(),
         mac: mac_address(device).await?,
         bridge: device.get("bridge").await?.unwrap_or_default(),
+        addresses,
         rate,
     })
 }

@@ -13,7 +13,9 @@ mod rings;
 
 use alloc::rc::Rc;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::convert::Infallible;
+use core::net::IpAddr;
 use core::time::Duration;
 
 use xen_hal::{Clock, DomId, Xen, warning};
@@ -37,6 +39,8 @@ pub struct Attachment {
     pub mac: [u8; 6],
     /// The bridge that the guest's xl file names, or nothing.
     pub bridge: String,
+    /// The guest's addresses, from `ip` in its xl file: of either family.
+    pub addresses: Vec<IpAddr>,
     /// Bytes that the guest may send in a time, from `rate` in its xl file.
     pub rate: Option<(u64, Duration)>,
 }

@@ -177,6 +177,23 @@ impl Port {
         self.0.is_up()
     }
 
+    /// Waits until the guest is connected, if it is not, or until it is no longer. Whether it is; `None` once the interface is
+    /// gone.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn changed(&self, was_up: bool) -> Option<bool> {
+        let status = &self.0.status;
+        status
+            .changed(|| match status.phase() {
+                Phase::Gone => Some(None),
+                phase if (phase == Phase::Up) != was_up => Some(Some(!was_up)),
+                _ => None,
+            })
+            .await
+    }
+
     /// The next packet of the guest's; `None` once the interface is gone.
     ///
     /// # Cancellation

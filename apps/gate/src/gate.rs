@@ -1,0 +1,243 @@
+//! The router, and all that is around it.
+
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::pin::pin;
+use core::time::Duration;
+
+use futures_util::future::select;
+use sarab::hal::Clock;
+use sarab::network::back::Packet;
+use sarab::ring::WaitQueue;
+use sarab::time::Timer;
+use sarab::{App, println};
+use sarab_router::rules::Config;
+use sarab_router::services::dns::Forwarder;
+use sarab_router::{ClientSettings, Drop, DropRecord, InterfaceId, Router, UplinkSettings};
+
+use crate::clients::Clients;
+use crate::firewall::Firewall;
+use crate::local;
+use crate::wires::{Wire, Wires};
+
+/// The longest pause between two looks at what is due.
+const TICK: Duration = Duration::from_secs(1);
+/// Lines about dropped packets: one for each reason in so long.
+const DROP_LINES: Duration = Duration::from_secs(1);
+
+pub struct Gate {
+    pub app: App,
+    pub router: RefCell<Router<Firewall>>,
+    wires: RefCell<Wires>,
+    pub config: RefCell<Rc<Config>>,
+    pub firewall: Firewall,
+    pub clients: RefCell<Clients>,
+    pub dns: Forwarder<'static>,
+    /// Uplinks by their names.
+    pub uplinks: RefCell<BTreeMap<InterfaceId, String>>,
+    /// Something is due sooner than it was.
+    sooner: Cell<bool>,
+    tick: WaitQueue,
+    last_lines: RefCell<BTreeMap<u8, (Duration, u64)>>,
+    /// Time from the start to the first packet that was passed on.
+    pub first_packet: Cell<Option<Duration>>,
+}
+
+impl Gate {
+    pub fn new(
+        app: App,
+        router: Router<Firewall>,
+        firewall: Firewall,
+        queues: Rc<local::Queues>,
+        dns: Forwarder<'static>,
+        clients: Clients,
+    ) -> Gate {
+        Gate {
+            app,
+            router: RefCell::new(router),
+            wires: RefCell::new(Wires::new(queues)),
+            config: RefCell::default(),
+            firewall,
+            clients: RefCell::new(clients),
+            dns,
+            uplinks: RefCell::default(),
+            sooner: Cell::new(false),
+            tick: WaitQueue::default(),
+            last_lines: RefCell::default(),
+            first_packet: Cell::new(None),
+        }
+    }
+
+    pub fn now(&self) -> Duration {
+        self.app.clock().now()
+    }
+
+    /// Routes a frame.
+    pub fn receive(&self, from: InterfaceId, packet: Packet) {
+        let now = self.now();
+        let mut router = self.router.borrow_mut();
+        let mut wires = self.wires.borrow_mut();
+        router.receive(from, packet, now, &mut *wires);
+        if self.first_packet.get().is_none() && router.statistics().forwarded > 0 {
+            self.first_packet.set(Some(now));
+        }
+        if wires.control.is_empty() {
+            return;
+        }
+        let control = core::mem::take(&mut wires.control);
+        drop((router, wires));
+        for (from, frame) in control {
+            self.control(from, &frame);
+        }
+    }
+
+    /// Sends a frame of the gate's own to a client.
+    pub fn send(&self, to: InterfaceId, frame: Vec<u8>) {
+        use sarab_router::Output;
+        self.wires.borrow_mut().send(to, frame.into());
+    }
+
+    /// Waits while an uplink has more to send than it can.
+    pub async fn relieved(&self) {
+        let congested = self.wires.borrow().congested();
+        if let Some(device) = congested {
+            device.relieved().await;
+        }
+    }
+
+    /// Something may be due sooner than it was.
+    pub fn check_timers(&self) {
+        if self.router.borrow().next().is_some_and(|next| next <= self.now()) {
+            self.kick();
+        }
+    }
+
+    pub fn kick(&self) {
+        self.sooner.set(true);
+        self.tick.wake_all();
+    }
+
+    /// Does what is due, when it is.
+    pub async fn run(self: Rc<Self>) {
+        loop {
+            let now = self.now();
+            let next = {
+                let mut router = self.router.borrow_mut();
+                router.poll(now, &mut *self.wires.borrow_mut());
+                router.next()
+            };
+            self.say_news();
+            self.advertise(now);
+            self.log_drops(now);
+            let pause = next.map_or(TICK, |next| next.saturating_sub(now)).clamp(Duration::from_millis(1), TICK);
+            let due = pin!(self.tick.wait_until(|| self.sooner.replace(false).then_some(())));
+            select(due, pin!(Timer::after_micros(pause.as_micros() as u64))).await;
+            sarab::platform::yield_now().await;
+        }
+    }
+
+    fn say_news(&self) {
+        let mut changed = false;
+        for (id, name) in &*self.uplinks.borrow() {
+            while let Some(news) = self.router.borrow_mut().news(*id) {
+                println!("gate: {name}: {news}");
+            }
+            let addresses = self.router.borrow().link(*id).map(|link| link.addresses().clone()).unwrap_or_default();
+            changed |= self.clients.borrow_mut().uplink_has(*id, name, &addresses);
+        }
+        if changed {
+            self.set_servers();
+        }
+    }
+
+    /// Whom names are asked of: those that the uplinks know, the first's first.
+    pub fn set_servers(&self) {
+        let router = self.router.borrow();
+        let uplinks = self.uplinks.borrow();
+        let links = uplinks.keys().filter_map(|id| router.link(*id));
+        let servers: Vec<_> = links.flat_map(|link| link.addresses().name_servers.iter().copied()).collect();
+        self.dns.set_servers(&servers);
+    }
+
+    fn log_drops(&self, now: Duration) {
+        let records: Vec<DropRecord> = self.router.borrow_mut().take_records().collect();
+        if !self.config.borrow().log_drops {
+            return;
+        }
+        let totals = self.router.borrow().statistics().dropped;
+        let mut lines = self.last_lines.borrow_mut();
+        for record in records {
+            let (last, told) = lines.entry(record.reason as u8).or_default();
+            let total = totals[record.reason as usize];
+            if now < *last + DROP_LINES || total == *told {
+                continue;
+            }
+            let more = total.saturating_sub(*told + 1);
+            (*last, *told) = (now, total);
+            self.say_drop(&record, more);
+        }
+    }
+
+    fn say_drop(&self, record: &DropRecord, more: u64) {
+        let from = self.name_of(record.from);
+        let reason = record.reason.name();
+        match record.tuple {
+            Some(tuple) => {
+                let ends = tuple.endpoints;
+                println!(
+                    "gate: dropped ({reason}) from {from}: protocol {} {}:{} to {}:{}, and {more} more",
+                    tuple.protocol, ends.source, ends.source_port, ends.destination, ends.destination_port
+                );
+            }
+            None => println!("gate: dropped ({reason}) from {from}, and {more} more"),
+        }
+    }
+
+    /// What an interface is called.
+    pub fn name_of(&self, interface: InterfaceId) -> String {
+        if interface == InterfaceId::LOCAL {
+            return "gate".into();
+        }
+        if let Some(name) = self.uplinks.borrow().get(&interface) {
+            return name.clone();
+        }
+        self.clients.borrow().name_of(interface)
+    }
+
+    /// Packets that were dropped, by reason.
+    pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let dropped = self.router.borrow().statistics().dropped;
+        Drop::ALL.into_iter().map(move |reason| (reason.name(), dropped[reason as usize]))
+    }
+}
+
+/// Interfaces.
+impl Gate {
+    pub fn add_uplink(&self, settings: UplinkSettings, name: String, wire: Wire) -> InterfaceId {
+        let id = self.router.borrow_mut().add_uplink(settings);
+        self.wires.borrow_mut().set(id, wire);
+        self.uplinks.borrow_mut().insert(id, name);
+        id
+    }
+
+    pub fn set_uplink(&self, id: InterfaceId, mac: [u8; 6], is_up: bool, mtu: u16) {
+        self.router.borrow_mut().set_uplink(id, mac, is_up, mtu, self.now());
+        self.kick();
+    }
+
+    pub fn add_client(&self, settings: ClientSettings, wire: Wire) -> InterfaceId {
+        let id = self.router.borrow_mut().add_client(settings);
+        self.wires.borrow_mut().set(id, wire);
+        id
+    }
+
+    pub fn remove(&self, id: InterfaceId) {
+        self.router.borrow_mut().remove(id);
+        self.wires.borrow_mut().set(id, Wire::None);
+        self.uplinks.borrow_mut().remove(&id);
+        self.set_servers();
+    }
+}
