@@ -1,10 +1,11 @@
 //! What clients ask of a router: addresses (DHCP), routes (router advertisements) and names (DNS).
 //!
 //! Each client has a port of its own, and what it may call itself is known in advance: one MAC, one IPv4 address, some IPv6
-//! addresses. Frames and the time go in, frames come out.
+//! addresses. Frames and the time go in, frames come out. Only [`dns::Forwarder::run`] has sockets and a clock.
 
 pub mod advertise;
 pub mod dhcp;
+pub mod dns;
 mod frame;
 pub mod neighbor;
 pub mod pool;
