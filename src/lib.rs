@@ -70,6 +70,7 @@ pub use platform_xen::{Console, Entropy, Task, XenClock, print, println};
 pub use sarab_macros::main;
 pub use xen_blkif as block;
 pub use xen_hal as hal;
+pub use xen_ring as ring;
 pub use xenbus;
 pub use xenstore_client as store;
 pub use xenstore_client::Store;

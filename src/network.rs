@@ -33,7 +33,7 @@ pub use resolver::{ResolveError, Resolver};
 pub use sarab_net::{Addresses, Config, Counters, IpCidr, Ipv4, Ipv4Cidr, Ipv6, Ipv6Cidr, Route};
 pub use value::Network;
 pub use xen_netif::front;
-pub use xen_netif::{back, pcap};
+pub use xen_netif::{back, checksum, headers, pcap};
 
 /// A network interface that another domain serves; see [`xen_netif::front::Interface`].
 pub type Interface = front::Interface<XenPlatform>;

@@ -15,6 +15,8 @@ mod refusal;
 mod request;
 mod response;
 mod stop;
+#[cfg(feature = "embassy-net")]
+mod tcp;
 mod wait;
 
 pub use connection::{Connection, Ended, Limits, Service, Stream};
@@ -24,3 +26,5 @@ pub use refusal::Refusal;
 pub use request::{Fields, Method, Request};
 pub use response::{Content, Nothing, Response, Text};
 pub use stop::Stop;
+#[cfg(feature = "embassy-net")]
+pub use tcp::Tcp;

@@ -13,7 +13,7 @@ use slab::Slab;
 use crate::InterfaceId;
 use crate::nat::Mappings;
 use crate::rewrite::Endpoints;
-use crate::tcp::Tcp;
+use crate::tcp::{Tcp, TcpState};
 
 /// A flow's packets in one direction, as they arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +107,16 @@ pub enum Protocol {
     Tcp(Tcp),
     /// UDP, ICMP or another.
     Other,
+}
+
+impl Protocol {
+    /// How far a connection of TCP is.
+    pub fn state(&self) -> Option<TcpState> {
+        match self {
+            Protocol::Tcp(tcp) => Some(tcp.state),
+            Protocol::Other => None,
+        }
+    }
 }
 
 /// A flow.

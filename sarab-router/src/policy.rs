@@ -53,6 +53,19 @@ pub enum Verdict {
 pub trait Policy {
     /// Whether a flow may begin. Asked once for each flow, and again after a change of the rules.
     fn judge(&self, flow: &NewFlow) -> Verdict;
+
+    /// A rule was for a flow, whose first packet has so many bytes.
+    fn count(&self, rule: u32, bytes: usize) {
+        let _ = (rule, bytes);
+    }
+}
+
+impl Verdict {
+    /// The number of the rule that says so.
+    pub fn rule(self) -> Option<u32> {
+        let (Verdict::Accept(rule) | Verdict::Drop(rule) | Verdict::Reject(rule)) = self;
+        rule
+    }
 }
 
 impl<F: Fn(&NewFlow) -> Verdict> Policy for F {

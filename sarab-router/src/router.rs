@@ -235,6 +235,16 @@ impl<P: Policy> Router<P> {
         self.own.contains(&address)
     }
 
+    /// Whether a client has an address.
+    pub fn has_client(&self, address: IpAddr) -> bool {
+        self.clients.contains_key(&address)
+    }
+
+    /// Counts a frame that was [not forwarded](Output::control), and whose sender says that it is somebody else.
+    pub fn count_spoofed(&mut self, from: InterfaceId) {
+        self.record(from, None, Drop::Spoofed);
+    }
+
     /// Packets that were dropped since the last call, but for those that were too many.
     pub fn take_records(&mut self) -> impl Iterator<Item = DropRecord> + '_ {
         self.records.drain(..)
@@ -822,7 +832,11 @@ impl<P: Policy> Router<P> {
             icmp,
             is_published: translated.is_some(),
         };
-        let rule = match self.policy.judge(&new) {
+        let verdict = self.policy.judge(&new);
+        if let Some(rule) = verdict.rule() {
+            self.policy.count(rule, view.len());
+        }
+        let rule = match verdict {
             Verdict::Accept(rule) => rule,
             Verdict::Drop(_) => return Err(Drop::Forbidden),
             Verdict::Reject(_) => {

@@ -87,7 +87,13 @@ thread_local! {
 struct Ended;
 
 impl Machine {
-    pub(crate) fn new(domain: xen_sim::Domain, command_line: &str, memory: u64, modules: Vec<&'static [u8]>, seed: u64) -> Rc<Machine> {
+    pub(crate) fn new(
+        domain: xen_sim::Domain,
+        command_line: &str,
+        memory: u64,
+        modules: Vec<&'static [u8]>,
+        seed: u64,
+    ) -> Rc<Machine> {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let before = panic::take_hook();

@@ -174,8 +174,7 @@ impl Gate {
             if texts.is_empty() { "no address".into() } else { texts.join(" ") }
         );
         let schedule = Schedule::new(self.now(), u64::from(id.number()));
-        let client =
-            Client { name, port: port.clone(), settings, learnt: Vec::new(), schedule, prefix_v4 };
+        let client = Client { name, port: port.clone(), settings, learnt: Vec::new(), schedule, prefix_v4 };
         self.clients.borrow_mut().all.insert(id, client);
         self.identify(id);
         id
@@ -286,7 +285,8 @@ impl Gate {
     fn learn(&self, from: InterfaceId, frame: &[u8]) {
         let config = self.config.borrow().clone();
         let Some(address) = asks_about(frame) else { return };
-        let is_inside = config.clients.iter().any(|cidr| cidr.prefix_len() <= 64 && cidr.contains_addr(&address.into()));
+        let is_inside =
+            config.clients.iter().any(|cidr| cidr.prefix_len() <= 64 && cidr.contains_addr(&address.into()));
         let is_taken = {
             let router = self.router.borrow();
             router.is_own(address.into()) || router.has_client(address.into())
@@ -355,7 +355,8 @@ fn offer(client: &Client, config: &Config) -> Option<Offer> {
     offer.name_servers.push(router);
     offer.mtu = Some(client.settings.mtu);
     offer.domain = config.search.as_deref().map(Into::into);
-    offer.host_name = config.hosts.iter().find(|host| host.mac == client.settings.mac).map(|host| host.name.to_string());
+    offer.host_name =
+        config.hosts.iter().find(|host| host.mac == client.settings.mac).map(|host| host.name.to_string());
     Some(offer)
 }
 

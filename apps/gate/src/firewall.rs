@@ -7,7 +7,7 @@ use core::cell::RefCell;
 use core::net::IpAddr;
 
 use sarab_router::packet::{ICMP, ICMPV6};
-use sarab_router::rules::{self, ClientIdentity, Config, Counters, NameTable, Query, Zone};
+use sarab_router::rules::{self, ClientIdentity, Config, Counters, NameTable, Query, RuleId, Zone};
 use sarab_router::{InterfaceId, Map, Nat, NewFlow, Policy, Publish, Side, Verdict};
 
 const DNS: u16 = 53;
@@ -26,8 +26,6 @@ pub struct State {
     pub names: NameTable,
     pub counters: Counters,
     pub clients: BTreeMap<InterfaceId, Identity>,
-    /// Port of the counters' page.
-    pub metrics: u16,
 }
 
 /// The rules, and what they are about. Clones are the same.
@@ -44,8 +42,8 @@ fn zone(side: Side) -> Zone {
 
 impl Policy for Firewall {
     fn judge(&self, flow: &NewFlow) -> Verdict {
-        let mut state = self.0.borrow_mut();
-        let State { config, names, counters, clients, .. } = &mut *state;
+        let state = self.0.borrow();
+        let State { config, names, clients, .. } = &*state;
         let identity = |id: InterfaceId| {
             clients.get(&id).map(|client| ClientIdentity {
                 addresses: &client.addresses,
@@ -66,11 +64,8 @@ impl Policy for Firewall {
             destination_port: flow.destination_port,
             icmp: flow.icmp,
         };
-        let outcome = config.rules.evaluate(&query, &&*names);
-        let rule = outcome.rule.map(|rule| {
-            counters.add_flow(rule, 0);
-            rule.number()
-        });
+        let outcome = config.rules.evaluate(&query, names);
+        let rule = outcome.rule.map(RuleId::number);
         match outcome.verdict {
             Some(rules::Verdict::Accept) => Verdict::Accept(rule),
             Some(rules::Verdict::Drop) => Verdict::Drop(rule),
@@ -79,6 +74,10 @@ impl Policy for Firewall {
             None => Verdict::Drop(None),
         }
     }
+
+    fn count(&self, rule: u32, bytes: usize) {
+        self.0.borrow_mut().counters.add_flow(RuleId::new(rule), bytes);
+    }
 }
 
 /// What no rule is about: names and pings for clients, what is published for all, and the gate's own questions.
@@ -86,7 +85,8 @@ fn self_service(flow: &NewFlow) -> bool {
     match (flow.from.0, flow.to.0) {
         (Side::Gate, _) => true,
         (Side::Inside, Side::Gate) => {
-            matches!(flow.protocol, ICMP | ICMPV6) || (matches!(flow.protocol, 6 | 17) && flow.destination_port == Some(DNS))
+            matches!(flow.protocol, ICMP | ICMPV6)
+                || (matches!(flow.protocol, 6 | 17) && flow.destination_port == Some(DNS))
         }
         _ => flow.is_published,
     }

@@ -54,7 +54,7 @@ impl Device {
         }
         let is_first = self.waiting.borrow().is_empty();
         if is_first && self.packets.has_room(packet.bytes.len()) {
-            drop(self.packets.send(&packet));
+            let _ = self.packets.send(&packet);
             return;
         }
         if !self.packets.is_up() {
@@ -78,7 +78,7 @@ impl Device {
                 break;
             }
             self.waiting_bytes.set(self.waiting_bytes.get() - packet.bytes.len());
-            drop(self.packets.send(packet));
+            let _ = self.packets.send(packet);
             waiting.pop_front();
         }
         if !self.is_congested() {

@@ -64,6 +64,18 @@ pub struct Query<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId(pub(super) u32);
 
+impl RuleId {
+    /// That of this number.
+    pub fn new(number: u32) -> RuleId {
+        RuleId(number)
+    }
+
+    /// The number, from 0, in the order of the text's rules.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// What the rules say about a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {

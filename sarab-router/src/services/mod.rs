@@ -10,6 +10,8 @@ mod frame;
 pub mod neighbor;
 pub mod pool;
 
+pub use neighbor::asks_about;
+
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 

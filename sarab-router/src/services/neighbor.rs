@@ -142,6 +142,19 @@ pub fn neighbor(frame: &[u8], gate: Mac, client: &Client<'_>) -> Answer {
     answer_neighbor(&message, gate, client).into()
 }
 
+/// The address of IPv6 that a client's message of neighbour discovery claims: that of its sender, or that which a client is
+/// about to take (RFC 4862, section 5.4.2). `None` for link-local ones.
+pub fn asks_about(frame: &[u8]) -> Option<Ipv6Addr> {
+    let message = Discovery::parse(frame)?;
+    let claimed = match message.from.is_unspecified() {
+        true if message.kind == NEIGHBOR_SOLICITATION => message.target(),
+        true => return None,
+        false => message.from,
+    };
+    let is_host = !claimed.is_multicast() && !claimed.is_unspecified() && !claimed.is_unicast_link_local();
+    is_host.then_some(claimed)
+}
+
 fn answer_neighbor(message: &Discovery<'_>, gate: Mac, client: &Client<'_>) -> Result<Option<Vec<u8>>, Spoof> {
     check(message, gate, client)?;
     if message.kind != NEIGHBOR_SOLICITATION {

@@ -18,7 +18,14 @@ pub struct Wire(Rc<Shared>);
 impl Wire {
     /// A port, which is up, and its other side.
     pub fn new(mac: [u8; 6]) -> (Wire, Port) {
-        let attachment = Attachment { domain: DomId(1), device: String::new(), mac, bridge: String::new(), addresses: Vec::new(), rate: None };
+        let attachment = Attachment {
+            domain: DomId(1),
+            device: String::new(),
+            mac,
+            bridge: String::new(),
+            addresses: Vec::new(),
+            rate: None,
+        };
         let shared = Rc::new(Shared::new(attachment, Limits::default(), || Duration::ZERO));
         shared.status.set_phase(Phase::Up);
         (Wire(shared.clone()), Port(shared))
