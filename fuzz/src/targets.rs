@@ -41,6 +41,7 @@ mod packet;
 mod path_mtu;
 mod resolver;
 mod ring;
+mod router_rules;
 mod server;
 mod start_info;
 mod tar;

@@ -14,7 +14,8 @@ use super::set::Rules;
 
 /// The configuration of a gate: its networks, translations and limits, and the rules.
 ///
-/// It is displayed as a canonical text. Parsing that gives an equal configuration; lines and warnings do not count.
+/// It is displayed as a canonical text. Parsing that gives an equal configuration; lines and warnings do not count. The canonical
+/// text can be a little longer than the one that was read, and so too long if that was almost [`MAX_TEXT`](super::MAX_TEXT).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {

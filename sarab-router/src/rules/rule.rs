@@ -327,7 +327,10 @@ impl Ports {
 
     /// Whether a packet with this port, or with none, is meant.
     pub fn contains(&self, port: Option<u16>) -> bool {
-        self.is_any() || port.is_some_and(|port| self.0.iter().any(|range| range.contains(port)))
+        let is_in = |port| {
+            self.0.get(self.0.partition_point(|range| range.last < port)).is_some_and(|range| range.first <= port)
+        };
+        self.is_any() || port.is_some_and(is_in)
     }
 
     /// Whether all that `other` means is meant.

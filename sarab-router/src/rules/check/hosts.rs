@@ -3,15 +3,16 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sarab_net::IpCidr;
 
 use super::Findings;
 use crate::rules::config::Host;
+use crate::rules::diagnostic::Span;
 use crate::rules::error::ErrorKind;
-use crate::rules::parse::Draft;
 use crate::rules::parse::cursor::At;
+use crate::rules::parse::{Draft, is_similar};
 use crate::rules::prefix;
 
 /// What statements refer to.
@@ -59,7 +60,7 @@ impl Known {
 
     /// That there is no such host.
     pub(super) fn unknown(&self, name: &str) -> ErrorKind {
-        let similar = self.by_name.keys().find(|known| crate::rules::parse::is_similar(name, known));
+        let similar = self.by_name.keys().find(|known| is_similar(name, known));
         ErrorKind::UnknownHost { name: name.into(), similar: similar.cloned() }
     }
 
@@ -71,7 +72,7 @@ impl Known {
         self.clients.iter().any(|clients| prefix::contains(clients, address))
     }
 
-    fn check_address(&self, address: IpAddr, span: crate::rules::diagnostic::Span, findings: &mut Findings) {
+    fn check_address(&self, address: IpAddr, span: Span, findings: &mut Findings) {
         let Some(clients) = self.clients.iter().find(|clients| prefix::contains(clients, address)) else {
             return findings.fault(span, ErrorKind::OutsideNetworks { address });
         };
@@ -85,7 +86,7 @@ impl Known {
         if address == network || broadcast.is_some_and(|broadcast| address == broadcast) {
             let example = match network {
                 IpAddr::V4(network) => Ipv4Addr::from_bits(network.to_bits() | 2).into(),
-                IpAddr::V6(network) => core::net::Ipv6Addr::from_bits(network.to_bits() | 2).into(),
+                IpAddr::V6(network) => Ipv6Addr::from_bits(network.to_bits() | 2).into(),
             };
             findings.fault(span, ErrorKind::NotAHost { address, example });
         }

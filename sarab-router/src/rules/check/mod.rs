@@ -27,7 +27,6 @@ impl Findings {
         self.faults.push(Fault { span, kind });
     }
 
-    /// What there is no warning about in one line twice.
     fn warn(&mut self, span: Span, kind: WarningKind) {
         self.warnings.push((span, kind));
     }

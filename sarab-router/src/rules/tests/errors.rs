@@ -166,8 +166,7 @@ fn errors(text: &str) -> Errors {
 }
 
 fn messages(text: &str) -> Vec<String> {
-    let kinds = errors(text).iter().map(|error| format!("{}: {}", error.span.line, error.kind)).collect();
-    kinds
+    errors(text).iter().map(|error| format!("{}: {}", error.span.line, error.kind)).collect()
 }
 
 #[test]

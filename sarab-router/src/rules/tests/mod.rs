@@ -6,6 +6,7 @@ mod errors;
 mod evaluation;
 mod model;
 mod names;
+mod pages;
 mod statements;
 
 use core::net::IpAddr;

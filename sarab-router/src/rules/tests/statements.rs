@@ -27,7 +27,7 @@ policy drop
 
 accept tcp from 10.0.1.0/24 to any port 443, 80,81
 accept tcp to Example.ORG port 443
-reject udp port 53
+reject udp port 55,53
 drop icmp type echo-request
 drop icmp4 type 3 code 4
 drop icmp type 129 to fd00::1
@@ -68,7 +68,7 @@ log drops
 policy drop
 accept tcp from 10.0.1.0/24 to any port 80-81,443
 accept tcp to example.org port 443
-reject udp to any port 53
+reject udp to any port 53,55
 drop icmp type echo-request
 drop icmp4 type destination-unreachable code 4
 drop icmp type echo-reply to fd00::1
