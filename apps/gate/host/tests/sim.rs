@@ -102,6 +102,8 @@ fn clients_reach_others_and_what_is_published_is_reached() {
             asks(&a, "203.0.113.1 7", "ConnectionReset").await;
             gate.set("data/gate/rules", "accept tcp to any port banana\n").await;
             gate.wait_for("gate: store:1:24: expected a port").await;
+            // It is written once it was printed.
+            gate.sleep(core::time::Duration::from_secs(1)).await;
             assert_eq!(
                 gate.get("data/gate/status").await.map(|text| text.starts_with("error: store:1:24: ")),
                 Some(true)
@@ -109,8 +111,9 @@ fn clients_reach_others_and_what_is_published_is_reached() {
             asks(&a, "203.0.113.1 7", "ConnectionReset").await;
             gate.sysrq('g').await;
             gate.wait_for("gate: rule 1: 2 flows: reject tcp to any port 7\n").await;
-            a.destroy();
-            gate.wait_for("is gone\n").await;
+            a.shutdown().await;
+            a.ended().await;
+            gate.wait_for("(0 of d3) is gone\n").await;
             gate.shutdown().await;
             assert_eq!(gate.ended().await.how(), End::PowerOff);
         });
