@@ -84,10 +84,30 @@ impl Clients {
                 IpCidr::Ipv6(cidr) => self.pool.set_v6(*cidr),
             }
         }
+        // Whoever is meant says in its xl file that it has one of these.
+        let published = config.publish.iter();
+        let published =
+            published.flat_map(|publish| publish.v4.map(IpAddr::V4).into_iter().chain(publish.v6.map(IpAddr::V6)));
+        let named = published.chain(config.maps.iter().map(|map| map.inside));
+        for address in named.filter(|address| !config.hosts.iter().any(|host| host.addresses.contains(address))) {
+            self.pool.reserve(address);
+        }
         for host in &config.hosts {
             let fixed = pool::Addresses { v4: host.v4(), v6: host.v6() };
             if let Err(error) = self.pool.fix(host.mac, fixed) {
                 println!("gate: host {}: {error}", host.name);
+            }
+        }
+        // Who is there keeps its address, where the networks still have it and nobody else is to.
+        for client in self.all.values().filter(|client| client.port.attachment().addresses.is_empty()) {
+            let is_kept = |address: &IpAddr| config.clients.iter().any(|cidr| cidr.contains_addr(&(*address).into()));
+            let mut kept = client.settings.addresses.iter().filter(|address| is_kept(address));
+            let v4 = kept.clone().find_map(v4_of);
+            let v6 = kept.find_map(v6_of);
+            let is_host = config.hosts.iter().any(|host| host.mac == client.settings.mac && !host.addresses.is_empty());
+            if !is_host {
+                // One that it may not keep is another's now: it is given a new one.
+                let _ = self.pool.fix(client.settings.mac, pool::Addresses { v4, v6 });
             }
         }
     }
@@ -165,6 +185,9 @@ impl Gate {
             Some(host) => host.name.to_string(),
             None => format!("{}/{}", attachment.domain, attachment.device),
         };
+        for address in settings.addresses.iter().filter(|address| self.router.borrow().has_client(**address)) {
+            println!("gate: {name}: {address} is another client's too; of both, the one that is connected has it");
+        }
         let id = self.add_client(settings.clone(), Wire::Client(port.clone()));
         let texts: Vec<String> = settings.addresses.iter().map(ToString::to_string).collect();
         println!(
@@ -186,7 +209,11 @@ impl Gate {
             let mut clients = self.clients.borrow_mut();
             let client = clients.all.remove(&id);
             if let Some(client) = &client {
-                clients.pool.release(client.settings.mac);
+                match self.config.borrow().hosts.iter().any(|host| host.mac == client.settings.mac) {
+                    true => clients.pool.release(client.settings.mac),
+                    // What it has kept through a change of the networks is others' now.
+                    false => clients.pool.unfix(client.settings.mac),
+                }
             }
             client
         };

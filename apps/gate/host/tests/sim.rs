@@ -1,7 +1,7 @@
 //! The whole gate on this machine, in a simulated Xen: clients at its netback, and a host outside at the other end of its own
 //! interface. Each run has a seed; where one fails, its seed is printed.
 
-use embedded_io_async::{Read, Write};
+use embedded_io_async::Write;
 use sarab::network::stack::IpAddress;
 use sarab::network::stack::tcp::TcpSocket;
 use sarab::testing::{End, Faults, Guest, Running, check};
