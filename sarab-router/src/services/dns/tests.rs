@@ -11,7 +11,7 @@ use domain::base::{Message, MessageBuilder, Name, ParsedName, Rtype, Serial, Sta
 use domain::rdata::{A, AllRecordData, Cname, Soa, Txt};
 use proptest::prelude::*;
 
-use super::message::{Parsed, question};
+use super::message::Parsed;
 use super::*;
 
 type DnsName = Name<Vec<u8>>;
@@ -440,6 +440,11 @@ fn answers_to_other_questions_are_none() {
     let at = extended.len() - 6;
     extended[at] = 1;
     assert_eq!(read(&extended, 9, &key), Some(Answer::Refused(1)));
+    // A name in the header, which is another's in each message.
+    let mut header = good.clone();
+    assert_eq!(header[29..31], [0xc0, 12]);
+    header[30] = 8;
+    assert_eq!(read(&header, 9, &key), Some(Answer::Refused(1)));
     for len in 12..good.len() {
         assert!(!matches!(read(&good[..len], 9, &key), Some(Answer::Body(..))), "{len} bytes");
     }
