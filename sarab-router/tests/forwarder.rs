@@ -390,6 +390,21 @@ fn connections_are_few_and_end_when_nothing_comes() {
 }
 
 #[test]
+fn strangers_are_not_answered() {
+    check("strangers", 3, |xen| {
+        Lan::serve(xen, Config::default(), async |lan| {
+            lan.forwarder.serve_only(|address| address == IpAddr::from([10, 0, 0, 4]));
+            assert_eq!((lan.ask(0, "www.example").await, lan.ask(1, "www.example").await), (Some(ALL), None));
+            let (mut rx, mut tx) = ([0; 512], [0; 512]);
+            let mut socket = TcpSocket::new(lan.clients[1], &mut rx, &mut tx);
+            socket.connect((IpAddress::Ipv4(GATE), 53)).await.unwrap();
+            write(&mut socket, &query(1, "www.example")).await;
+            assert_eq!((read(&mut socket).await, lan.forwarder.counters().strangers), (None, 2));
+        });
+    });
+}
+
+#[test]
 fn it_can_be_stopped_and_run_again() {
     check("again", 3, |xen| {
         Lan::run(xen, Config::default(), async |lan| {

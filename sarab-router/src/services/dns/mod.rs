@@ -87,6 +87,8 @@ pub struct Counters {
     pub timeouts: u64,
     /// Messages that came in place of an answer: somebody else's, late or forged.
     pub wrong: u64,
+    /// Messages and connections of others than clients.
+    pub strangers: u64,
     /// Answers that there was no room for to send.
     pub dropped: u64,
     /// Connections of clients beyond the limits.
