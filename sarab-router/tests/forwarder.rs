@@ -16,7 +16,8 @@ use domain::rdata::A;
 use embassy_net::tcp::TcpSocket;
 use embassy_net::udp::{PacketMetadata, UdpSocket};
 use embassy_net::{IpAddress, IpEndpoint, Stack};
-use futures_util::future::{Either, join_all, select};
+use embassy_time::Timer;
+use futures_util::future::{Either, join, join_all, select};
 use sarab_router::services::dns::{Config, Forwarder};
 use support::Network;
 use xen_hal::Clock;
@@ -89,6 +90,7 @@ impl Server {
                         forged[..2].copy_from_slice(&id.to_be_bytes());
                         *forged.last_mut().unwrap() = 250;
                         socket.send_to(&forged, from).await.unwrap();
+                        Timer::after_millis(1).await;
                     }
                 }
                 Does::IsOld if message.opt().is_some() => {
@@ -357,11 +359,53 @@ fn forged_answers_do_not_count() {
             lan.servers[0].does.set(Does::Forges(2));
             assert_eq!(lan.ask(0, "www.example").await, Some(ALL));
             assert_eq!((lan.servers[0].asked_by_tcp.get(), lan.forwarder.counters().wrong), (0, 2));
-            // Somebody who tries often is not listened to.
-            lan.servers[0].does.set(Does::Forges(200));
+            // Where somebody tries often, the question is asked by TCP.
+            lan.forwarder.set_servers(&[[10, 0, 0, 2].into()]);
+            lan.servers[0].does.set(Does::Forges(100));
             assert_eq!(lan.ask(0, "mail.example").await, Some(ALL));
+            assert_eq!(lan.servers[0].asked_by_tcp.get(), 1);
             lan.servers[0].does.set(Does::IsOld);
             assert_eq!(lan.ask(0, "old.example").await, Some(ALL));
+        });
+    });
+}
+
+#[test]
+fn who_knows_the_question_has_to_be_the_server() {
+    check("spied", 3, |xen| {
+        Lan::serve(xen, Config::default(), async |lan| {
+            lan.servers[0].does.set(Does::Nothing);
+            let forge = async {
+                lan.clock.sleep(Duration::from_millis(200)).await;
+                let (id, port) = lan.servers[0].asked.borrow()[0];
+                let mut forged = lan.servers[0].answer(&query(id, "www.example"), Rcode::NOERROR);
+                *forged.last_mut().unwrap() = 250;
+                let (mut rx_meta, mut tx_meta) = ([PacketMetadata::EMPTY; 1], [PacketMetadata::EMPTY; 1]);
+                let (mut rx, mut tx) = ([0; 512], [0; 512]);
+                let mut socket = UdpSocket::new(lan.clients[1], &mut rx_meta, &mut rx, &mut tx_meta, &mut tx);
+                socket.bind(53).unwrap();
+                socket.send_to(&forged, IpEndpoint::new(IpAddress::Ipv4(GATE), port)).await.unwrap();
+                socket.flush().await;
+            };
+            let (told, ()) = join(lan.ask(0, "www.example"), forge).await;
+            assert_eq!((told, lan.forwarder.counters().wrong), (Some(ALL), 1));
+        });
+    });
+}
+
+#[test]
+fn what_former_servers_say_is_not_remembered() {
+    check("former", 3, |xen| {
+        Lan::serve(xen, Config::default(), async |lan| {
+            lan.servers[0].does.set(Does::Nothing);
+            let change = async {
+                lan.clock.sleep(Duration::from_millis(200)).await;
+                lan.forwarder.set_servers(&[[10, 0, 0, 3].into()]);
+            };
+            assert_eq!(join(lan.ask(0, "www.example"), change).await, (Some(ALL), ()));
+            assert_eq!(lan.ask(0, "www.example").await, Some(ALL));
+            assert_eq!(lan.servers[1].asked.borrow().len(), 2);
+            assert_eq!(lan.forwarder.counters().cached, 0);
         });
     });
 }
@@ -381,9 +425,11 @@ fn connections_are_few_and_end_when_nothing_comes() {
             let open = |sockets: &[TcpSocket<'_>]| sockets.iter().filter(|socket| socket.may_recv()).count();
             assert_eq!((open(&sockets), lan.forwarder.counters().connections_refused), (2, 2));
             assert_eq!(lan.ask_by_tcp(1, &["www.example"]).await, [ALL], "another client");
-            // Half of a question does not keep it open.
-            write(&mut sockets[0], &[]).await;
-            lan.clock.sleep(Duration::from_secs(11)).await;
+            // A question that never becomes whole does not keep it open.
+            for byte in [0, 200, 1, 2, 3, 4] {
+                let _ = sockets[0].write(&[byte]).await;
+                lan.clock.sleep(Duration::from_secs(2)).await;
+            }
             assert_eq!(open(&sockets), 0);
         });
     });
