@@ -18,7 +18,7 @@ use core::fmt;
 pub use self::answer::{Answer, read};
 pub use self::desk::{Asked, Desk, Outcome};
 pub use self::forwarder::Forwarder;
-pub use self::message::{Body, Key, Query, Transport, question};
+pub use self::message::{Body, Key, Transport, question};
 pub use self::names::{NameError, Names};
 
 /// What a forwarder may use.

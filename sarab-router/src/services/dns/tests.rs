@@ -11,7 +11,7 @@ use domain::base::{Message, MessageBuilder, Name, ParsedName, Rtype, Serial, Sta
 use domain::rdata::{A, AllRecordData, Cname, Soa, Txt};
 use proptest::prelude::*;
 
-use super::message::Parsed;
+use super::message::{Parsed, Query};
 use super::*;
 
 type DnsName = Name<Vec<u8>>;
