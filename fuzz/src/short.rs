@@ -21,7 +21,8 @@ pub(crate) fn feed(name: &str) {
     for seed in &seeds {
         feed_one(target, seed);
     }
-    let mut random = Rng::with_seed(name.bytes().fold(1, |seed, byte| seed * 31 + u64::from(byte)));
+    let mut random =
+        Rng::with_seed(name.bytes().fold(1, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into())));
     for _ in 0..target.short {
         let input = match random.choice(&seeds).filter(|_| random.bool()) {
             Some(seed) => mutated(seed, &mut random),

@@ -68,6 +68,8 @@ pub(super) struct Shared<'d> {
     /// The server that answered last.
     pub(super) preferred: Cell<usize>,
     desk: RefCell<Desk<Path>>,
+    /// Whom to answer.
+    is_client: RefCell<Box<dyn Fn(IpAddr) -> bool>>,
     /// Questions that the servers are to be asked.
     started: RefCell<VecDeque<Rc<Key>>>,
     has_started: WaitQueue,
@@ -101,6 +103,7 @@ impl<'d> Forwarder<'d> {
             version: Cell::new(0),
             preferred: Cell::new(0),
             desk: RefCell::new(Desk::new(config, Names::default(), secret)),
+            is_client: RefCell::new(Box::new(|_| true)),
             started: RefCell::default(),
             has_started: WaitQueue::default(),
             connections: (0..config.max_connections).map(|_| Connection::default()).collect(),
@@ -127,6 +130,12 @@ impl<'d> Forwarder<'d> {
     /// Those of `change`.
     pub fn names(&self, change: impl FnOnce(&mut Names) -> Result<(), NameError>) -> Result<(), NameError> {
         change(&mut self.0.desk.borrow_mut().names)
+    }
+
+    /// Answers those alone that this is true for; everybody at first. Whoever can reach a forwarder that answers everybody
+    /// can have it send answers to others.
+    pub fn serve_only(&self, is_client: impl Fn(IpAddr) -> bool + 'static) {
+        *self.0.is_client.borrow_mut() = Box::new(is_client);
     }
 
     /// Forgets what servers have said.
@@ -188,6 +197,12 @@ impl Shared<'_> {
         count(&mut self.desk.borrow_mut().counters);
     }
 
+    fn is_client(&self, address: IpAddress) -> bool {
+        let is_client = (self.is_client.borrow())(address.into());
+        self.count(|counters| counters.strangers += u64::from(!is_client));
+        is_client
+    }
+
     /// Takes a client's message, and says what is known at once; `Err` where the answer comes later.
     fn ask(&self, message: &[u8], client: IpAddress, transport: Transport, path: Path) -> Result<Option<Vec<u8>>, ()> {
         match self.desk.borrow_mut().ask(message, client.into(), transport, path, now()) {
@@ -207,6 +222,9 @@ impl Shared<'_> {
         loop {
             // What is longer is no question.
             let Ok((len, from)) = udp.recv_from(&mut message).await else { continue };
+            if !self.is_client(from.endpoint.addr) {
+                continue;
+            }
             let path = Path::Udp(from);
             if let Ok(Some(reply)) = self.ask(&message[..len], from.endpoint.addr, Transport::Udp, path) {
                 self.send(udp, &reply, from).await;
@@ -272,7 +290,9 @@ impl Shared<'_> {
             let Some(client) = socket.remote_endpoint().map(|remote| remote.addr) else { continue };
             let own = Some(IpAddr::from(client));
             let open = self.connections.iter().filter(|other| other.client.get() == own).count();
-            if open >= self.desk.borrow().config.max_connections_per_client {
+            if !self.is_client(client) {
+                socket.abort();
+            } else if open >= self.desk.borrow().config.max_connections_per_client {
                 self.count(|counters| counters.connections_refused += 1);
                 socket.abort();
             } else {

@@ -140,7 +140,11 @@ pub(super) fn records(message: &[u8], start: usize) -> impl Iterator<Item = Opti
 }
 
 fn record(parser: &mut Parser<'_, [u8]>, section: usize) -> Option<Record> {
+    let start = parser.pos();
     ParsedName::parse_ref(parser).ok()?;
+    if !has_prior_parts(parser.as_slice(), start) {
+        return None;
+    }
     let rtype = parser.parse_u16_be().ok()?;
     let class = parser.parse_u16_be().ok()?;
     let ttl_at = parser.pos();
@@ -148,6 +152,27 @@ fn record(parser: &mut Parser<'_, [u8]>, section: usize) -> Option<Record> {
     let len = parser.parse_u16_be().ok()?;
     parser.advance(len.into()).ok()?;
     Some(Record { section, rtype, class, ttl, ttl_at, end: parser.pos() })
+}
+
+/// Whether the parts of a name are where they should be: each pointer leads to what stands before it (RFC 1035, section
+/// 4.1.4), and none into the header. Other names would be different ones in a message with another number, or cut off.
+fn has_prior_parts(message: &[u8], start: usize) -> bool {
+    let (mut part, mut at, mut bound) = (start, start, message.len());
+    while let Some(byte) = message.get(at).copied().filter(|_| at < bound) {
+        match byte {
+            0 => return true,
+            1..64 => at += 1 + usize::from(byte),
+            _ => {
+                let Some(low) = message.get(at + 1) else { return false };
+                let target = usize::from(byte & 0x3f) << 8 | usize::from(*low);
+                if target < HEADER || target >= part {
+                    return false;
+                }
+                (bound, part, at) = (part, target, target);
+            }
+        }
+    }
+    false
 }
 
 impl Query {
@@ -257,8 +282,8 @@ fn write_opt(ttl: u32) -> Vec<u8> {
     record
 }
 
-/// A question to a server.
-pub(super) fn question(id: u16, key: &Key, edns: bool) -> Vec<u8> {
+/// A question to a server, with or without EDNS (RFC 6891).
+pub fn question(id: u16, key: &Key, edns: bool) -> Vec<u8> {
     let flags = RD | if key.checking_disabled { CD } else { 0 };
     let mut message = header(id, flags, [1, 0, 0, edns.into()]);
     message.extend(&key.question);

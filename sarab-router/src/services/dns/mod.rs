@@ -18,7 +18,7 @@ use core::fmt;
 pub use self::answer::{Answer, read};
 pub use self::desk::{Asked, Desk, Outcome};
 pub use self::forwarder::Forwarder;
-pub use self::message::{Body, Key, Query, Transport};
+pub use self::message::{Body, Key, Transport, question};
 pub use self::names::{NameError, Names};
 
 /// What a forwarder may use.
@@ -87,6 +87,8 @@ pub struct Counters {
     pub timeouts: u64,
     /// Messages that came in place of an answer: somebody else's, late or forged.
     pub wrong: u64,
+    /// Messages and connections of others than clients.
+    pub strangers: u64,
     /// Answers that there was no room for to send.
     pub dropped: u64,
     /// Connections of clients beyond the limits.

@@ -11,7 +11,7 @@ use domain::base::{Message, MessageBuilder, Name, ParsedName, Rtype, Serial, Sta
 use domain::rdata::{A, AllRecordData, Cname, Soa, Txt};
 use proptest::prelude::*;
 
-use super::message::{Parsed, question};
+use super::message::{Parsed, Query};
 use super::*;
 
 type DnsName = Name<Vec<u8>>;
@@ -261,9 +261,14 @@ fn long_answers_are_cut_for_datagrams_alone() {
     for payload in [0, 512, 900] {
         assert!(desk.reply(&sized(payload), 0).truncated, "{payload}");
     }
+    // What does not go through every link is not sent, whatever the client takes.
+    let other = ask(1, "other", Rtype::A, With { payload: Some(4096), ..With::default() });
+    let key = desk.start(&other, 1, 0);
+    let list: Vec<_> = (0..80).map(|at| ([192, 0, 2, at], 60)).collect();
+    assert!(said(&desk.server(&key, |query| addresses(query, &list), 0)[0].1).truncated);
     let Asked::Reply(reply) = desk.ask(&query, CLIENT, Transport::Tcp, 0, secs(0)) else { panic!() };
     assert_eq!((said(&reply).records.len(), said(&reply).truncated), (60, false));
-    assert_eq!((desk.counters().truncated, desk.counters().tcp_queries), (4, 1));
+    assert_eq!((desk.counters().truncated, desk.counters().tcp_queries), (5, 1));
 }
 
 #[test]
@@ -292,6 +297,7 @@ fn clients_have_names_both_ways() {
         ("lan.example", Rtype::A, Rcode::NOERROR),
         ("www.lan.example", Rtype::A, Rcode::NXDOMAIN),
         ("a.mail.lan.example", Rtype::A, Rcode::NXDOMAIN),
+        ("mail.mail.lan.example", Rtype::A, Rcode::NXDOMAIN),
     ] {
         let said = of(&mut desk, host, rtype);
         assert_eq!((said.rcode, said.records.len()), (rcode, 1), "{host}: {said:?}");
@@ -440,6 +446,11 @@ fn answers_to_other_questions_are_none() {
     let at = extended.len() - 6;
     extended[at] = 1;
     assert_eq!(read(&extended, 9, &key), Some(Answer::Refused(1)));
+    // A name in the header, which is another's in each message.
+    let mut header = good.clone();
+    assert_eq!(header[29..31], [0xc0, 12]);
+    header[30] = 8;
+    assert_eq!(read(&header, 9, &key), Some(Answer::Refused(1)));
     for len in 12..good.len() {
         assert!(!matches!(read(&good[..len], 9, &key), Some(Answer::Body(..))), "{len} bytes");
     }

@@ -72,9 +72,6 @@ impl Shared<'_> {
                     Said::Answer(Answer::Truncated) => silent[at] = false,
                     Said::Nothing => self.count(|counters| counters.timeouts += 1),
                 }
-                if self.preferred.get() == at {
-                    self.preferred.set((at + 1) % servers.len());
-                }
             }
             if !silent.contains(&true) {
                 return None;
