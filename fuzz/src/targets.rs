@@ -41,6 +41,7 @@ mod packet;
 mod path_mtu;
 mod resolver;
 mod ring;
+mod router;
 mod router_dhcp;
 mod router_dns;
 mod router_neighbor;

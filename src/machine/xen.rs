@@ -76,7 +76,11 @@ impl Own {
     }
 
     pub(crate) fn modules(self) -> Vec<&'static [u8]> {
-        platform_xen::modules().iter().map(|module| module.data).collect()
+        #[cfg(feature = "guest")]
+        return platform_xen::modules().iter().map(|module| module.data).collect();
+        // A library that is not linked into a guest has none.
+        #[cfg(not(feature = "guest"))]
+        Vec::new()
     }
 
     pub(crate) fn memory(self) -> MemoryInfo {
