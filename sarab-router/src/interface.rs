@@ -55,8 +55,31 @@ pub struct Client {
     pub settings: ClientSettings,
     /// Whether it is connected: of several with one address the one that is has it.
     pub is_up: bool,
-    /// Bounds the flows that it begins.
+    pub(crate) bounds: Bounds,
+}
+
+/// What each client may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Flows at once.
+    pub flows: Option<usize>,
+    /// Flows that it begins in a second, and twice as many at once.
+    pub new_flows: Option<u32>,
+    /// Packets of ICMP in a second, and twice as many at once.
+    pub icmp: Option<u32>,
+}
+
+/// How much of that a client has used.
+pub(crate) struct Bounds {
     pub(crate) begins: Option<Bucket>,
+    pub(crate) icmp: Option<Bucket>,
+}
+
+impl Bounds {
+    pub(crate) fn new(limits: &ClientLimits) -> Bounds {
+        let bucket = |rate: u32| Bucket::new(rate.saturating_mul(2), rate);
+        Bounds { begins: limits.new_flows.map(bucket), icmp: limits.icmp.map(bucket) }
+    }
 }
 
 impl Client {

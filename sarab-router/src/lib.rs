@@ -20,7 +20,7 @@ pub mod services;
 pub mod tcp;
 pub mod vlan;
 
-pub use interface::{Client, ClientSettings, InterfaceId, UplinkSettings};
+pub use interface::{Client, ClientLimits, ClientSettings, InterfaceId, UplinkSettings};
 pub use nat::{Map, Nat, Publish};
 pub use policy::{NewFlow, Policy, Side, Verdict};
 pub use router::{Drop, DropRecord, Output, Router, Settings, Statistics};

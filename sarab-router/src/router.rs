@@ -16,11 +16,12 @@ use xen_netif::checksum;
 use xen_netif::headers::{ETHERNET, Headers, TCP};
 use xen_netif::segment::Segmenter;
 
-use crate::bucket::Bucket;
 use crate::flows::{Class, Direction, Flow, FlowId, Flows, Full, Protocol, Tuple};
 use crate::fragments::{Fragments, Whole};
 use crate::icmp::{self, Reason};
-use crate::interface::{Client, ClientSettings, Interface, InterfaceId, Role, Uplink, UplinkSettings};
+use crate::interface::{
+    Bounds, Client, ClientLimits, ClientSettings, Interface, InterfaceId, Role, Uplink, UplinkSettings,
+};
 use crate::nat::Nat;
 use crate::packet::{Malformed, Transport, View, tcp_flags};
 use crate::policy::{NewFlow, Policy, Side, Verdict};
@@ -185,8 +186,7 @@ pub struct Router<P> {
     own: Set<IpAddr>,
     /// Who has which address inside.
     clients: Map<IpAddr, Vec<InterfaceId>>,
-    /// For each client.
-    begins: Option<(u32, u32)>,
+    limits: ClientLimits,
     random: Box<dyn FnMut() -> u64>,
     records: VecDeque<DropRecord>,
     statistics: Statistics,
@@ -208,7 +208,7 @@ impl<P: Policy> Router<P> {
             local,
             own: Set::default(),
             clients: Map::default(),
-            begins: None,
+            limits: ClientLimits::default(),
             random,
             records: VecDeque::new(),
             statistics: Statistics::default(),
@@ -250,13 +250,13 @@ impl<P: Policy> Router<P> {
         self.records.drain(..)
     }
 
-    /// How many flows a client may have, and how many it may begin at once and in a second.
-    pub fn set_limits(&mut self, flows: Option<usize>, begins: Option<(u32, u32)>) {
-        self.flows.set_limit(flows.unwrap_or(usize::MAX));
-        self.begins = begins;
+    /// What each client may do.
+    pub fn set_limits(&mut self, limits: ClientLimits) {
+        self.flows.set_limit(limits.flows.unwrap_or(usize::MAX));
+        self.limits = limits;
         for (_, interface) in &mut self.interfaces {
             if let Role::Client(client) = &mut interface.role {
-                client.begins = begins.map(|(burst, per_second)| Bucket::new(burst, per_second));
+                client.bounds = Bounds::new(&limits);
             }
         }
     }
@@ -346,8 +346,7 @@ impl<P: Policy> Router<P> {
     /// Adds a client.
     pub fn add_client(&mut self, settings: ClientSettings) -> InterfaceId {
         let mtu = settings.mtu;
-        let begins = self.begins.map(|(burst, per_second)| Bucket::new(burst, per_second));
-        let client = Client { settings, is_up: false, begins };
+        let client = Client { settings, is_up: false, bounds: Bounds::new(&self.limits) };
         let id = InterfaceId(self.interfaces.insert(Interface::new(Role::Client(client), mtu)) as u16);
         self.refresh();
         id
@@ -585,6 +584,12 @@ impl<P: Policy> Router<P> {
             Role::Local => View::parse(&packet.bytes)?,
             Role::Client(client) => {
                 let Some(view) = client_frame(client, from, &packet.bytes, output)? else { return Ok(None) };
+                if let Transport::Icmp { .. } = view.transport
+                    && let Some(bucket) = &mut client.bounds.icmp
+                    && !bucket.take(now)
+                {
+                    return Err(Drop::Rate);
+                }
                 view
             }
             Role::Uplink(uplink) => {
@@ -785,7 +790,7 @@ impl<P: Policy> Router<P> {
             return Err(Drop::NoFlow);
         }
         if let Some(Interface { role: Role::Client(client), .. }) = self.interfaces.get_mut(from.0.into())
-            && let Some(bucket) = &mut client.begins
+            && let Some(bucket) = &mut client.bounds.begins
             && !bucket.take(now)
         {
             return Err(Drop::Rate);

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use sarab_router::flows::Class;
 use sarab_router::packet::{Transport, View};
-use sarab_router::{Drop, InterfaceId, Map, Nat, NewFlow, Publish, Verdict};
+use sarab_router::{ClientLimits, Drop, InterfaceId, Map, Nat, NewFlow, Publish, Verdict};
 use xen_netif::back::{Checksum, Packet};
 use xen_netif::checksum;
 use xen_netif::headers::Headers;
@@ -359,7 +359,7 @@ fn a_full_table_is_shared_out() {
         begin(&mut net, 6, port);
     }
     assert_eq!((net.router.flows().count_of(greedy), net.router.flows().count_of(modest)), (50, 50));
-    net.router.set_limits(Some(50), Some((10, 1)));
+    net.router.set_limits(ClientLimits { flows: Some(50), ..ClientLimits::default() });
     net.router.remove(greedy);
     assert_eq!(net.router.flows().len(), 50);
     assert_eq!(net.none(modest, udp(Who::Client(6), (client_v4(6), 999), (REMOTE, 54), b"x")), Drop::ClientLimit);
@@ -368,7 +368,7 @@ fn a_full_table_is_shared_out() {
 #[test]
 fn clients_begin_no_more_than_they_may() {
     let mut net = Net::new(1000, masquerade());
-    net.router.set_limits(None, Some((20, 5)));
+    net.router.set_limits(ClientLimits { new_flows: Some(10), icmp: Some(5), ..ClientLimits::default() });
     let client = net.client(5);
     let begin = |net: &mut Net, ports: std::ops::Range<u16>| {
         ports
@@ -376,8 +376,11 @@ fn clients_begin_no_more_than_they_may() {
             .count()
     };
     assert_eq!(begin(&mut net, 1000..1100), 20);
+    net.now += Duration::from_millis(1500);
+    assert_eq!(begin(&mut net, 2000..2100), 15);
     net.now += Duration::from_secs(2);
-    assert_eq!(begin(&mut net, 2000..2100), 10);
+    let pings = (0..30).filter(|_| !net.put(client, ping(Who::Client(5), client_v4(5), REMOTE, 9, false)).is_empty());
+    assert_eq!(pings.count(), 10);
 }
 
 #[test]

@@ -30,7 +30,7 @@ use crate::wires::Wire;
 const MAX_LEARNT: usize = 8;
 /// Packets until others have their turn.
 const AT_ONCE: usize = 32;
-/// The largest packet that a client is told of.
+/// What a client's link takes.
 const MTU: u16 = 1500;
 
 /// A client as the gate knows it.
@@ -40,7 +40,7 @@ pub struct Client {
     pub settings: ClientSettings,
     /// Of IPv6, as it has asked for them.
     learnt: Vec<Ipv6Addr>,
-    schedule: Schedule,
+    pub schedule: Schedule,
     prefix_v4: u8,
 }
 
@@ -295,7 +295,7 @@ impl Gate {
                 Ok(false) => {}
                 Err(_) => spoofed = true,
             }
-            if let Some(offer) = offer(client, &config)
+            if let Some(offer) = offer(client, &config, self.mtu.get())
                 && let Response::Reply(frame) = dhcp::respond(frame, &offer)
             {
                 replies.push(frame);
@@ -345,7 +345,7 @@ impl Gate {
         for (id, client) in &mut self.clients.borrow_mut().all {
             if client.port.is_up()
                 && client.schedule.poll(now)
-                && let Some(advertised) = advertised(client, &config)
+                && let Some(advertised) = advertised(client, &config, self.mtu.get())
             {
                 frames.push((*id, advertisement(&advertised, None)));
             }
@@ -358,7 +358,7 @@ impl Gate {
         let config = self.config.borrow().clone();
         let mut frames = Vec::new();
         for (id, client) in &self.clients.borrow().all {
-            if let Some(advertised) = advertised(client, &config) {
+            if let Some(advertised) = advertised(client, &config, self.mtu.get()) {
                 frames.push((*id, advertisement(&advertised.ceasing(), None)));
             }
         }
@@ -375,12 +375,12 @@ fn v6_of(address: &IpAddr) -> Option<Ipv6Addr> {
 }
 
 /// What a client is told by DHCP.
-fn offer(client: &Client, config: &Config) -> Option<Offer> {
+fn offer(client: &Client, config: &Config, mtu: u16) -> Option<Offer> {
     let address = client.settings.addresses.iter().find_map(v4_of)?;
     let router = client.settings.gateway_v4?;
     let mut offer = Offer::new(client.settings.mac, address, client.prefix_v4, router);
     offer.name_servers.push(router);
-    offer.mtu = Some(client.settings.mtu);
+    offer.mtu = Some(mtu);
     offer.domain = config.search.as_deref().map(Into::into);
     offer.host_name =
         config.hosts.iter().find(|host| host.mac == client.settings.mac).map(|host| host.name.to_string());
@@ -388,10 +388,10 @@ fn offer(client: &Client, config: &Config) -> Option<Offer> {
 }
 
 /// What a client is told by router advertisements.
-fn advertised(client: &Client, config: &Config) -> Option<advertise::Config> {
+fn advertised(client: &Client, config: &Config, mtu: u16) -> Option<advertise::Config> {
     let gateway = client.settings.gateway_v6?;
     let mut advertised = advertise::Config::default();
-    advertised.mtu = Some(client.settings.mtu.into());
+    advertised.mtu = Some(mtu.into());
     advertised.name_servers.push(gateway);
     advertised.search.extend(config.search.as_deref().map(Into::into));
     let has_fixed = !client.port.attachment().addresses.is_empty();

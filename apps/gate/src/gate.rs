@@ -23,6 +23,8 @@ use crate::firewall::Firewall;
 use crate::local;
 use crate::wires::{Wire, Wires};
 
+/// Ethernet's.
+const MTU: u16 = 1500;
 /// The longest pause between two looks at what is due.
 const TICK: Duration = Duration::from_secs(1);
 /// Lines about dropped packets: one for each reason in so long.
@@ -38,6 +40,9 @@ pub struct Gate {
     pub dns: Forwarder<'static>,
     /// Uplinks by their names.
     pub uplinks: RefCell<BTreeMap<InterfaceId, String>>,
+    /// The most that all uplinks take: clients are told.
+    pub mtu: Cell<u16>,
+    uplink_mtus: RefCell<BTreeMap<InterfaceId, u16>>,
     /// Something is due sooner than it was.
     sooner: Cell<bool>,
     tick: WaitQueue,
@@ -64,6 +69,8 @@ impl Gate {
             clients: RefCell::new(clients),
             dns,
             uplinks: RefCell::default(),
+            mtu: Cell::new(MTU),
+            uplink_mtus: RefCell::default(),
             sooner: Cell::new(false),
             tick: WaitQueue::default(),
             last_lines: RefCell::default(),
@@ -225,6 +232,10 @@ impl Gate {
 
     pub fn set_uplink(&self, id: InterfaceId, mac: [u8; 6], is_up: bool, mtu: u16) {
         self.router.borrow_mut().set_uplink(id, mac, is_up, mtu, self.now());
+        if is_up {
+            self.uplink_mtus.borrow_mut().insert(id, mtu);
+        }
+        self.settle_mtu();
         self.kick();
     }
 
@@ -237,7 +248,19 @@ impl Gate {
     pub fn remove(&self, id: InterfaceId) {
         self.router.borrow_mut().remove(id);
         self.wires.borrow_mut().set(id, Wire::None);
-        self.uplinks.borrow_mut().remove(&id);
-        self.set_servers();
+        if self.uplinks.borrow_mut().remove(&id).is_some() {
+            self.uplink_mtus.borrow_mut().remove(&id);
+            self.settle_mtu();
+            self.set_servers();
+        }
+    }
+
+    /// Clients are told of the least that uplinks take, though what is between them may be larger.
+    fn settle_mtu(&self) {
+        let least = self.uplink_mtus.borrow().values().copied().min().unwrap_or(MTU).min(MTU);
+        if self.mtu.replace(least) != least {
+            let now = self.now();
+            self.clients.borrow_mut().all.values_mut().for_each(|client| client.schedule.restart(now));
+        }
     }
 }

@@ -14,6 +14,7 @@ use sarab::ring::WaitQueue;
 use sarab::store::{Error, Store};
 use sarab::time::{Duration, Timer};
 use sarab::{App, Context, bail, println};
+use sarab_router::ClientLimits;
 use sarab_router::rules::{Config, MAX_TEXT};
 
 use crate::firewall::nat;
@@ -130,8 +131,11 @@ pub fn apply(gate: &Gate, source: &str, text: &str) -> Result<String, String> {
     let forgotten = {
         let mut router = gate.router.borrow_mut();
         let limits = config.limits;
-        router
-            .set_limits(limits.flows.map(|flows| flows as usize), limits.new_flows.map(|rate| (rate.max(1) * 2, rate)));
+        router.set_limits(ClientLimits {
+            flows: limits.flows.map(|flows| flows as usize),
+            new_flows: limits.new_flows,
+            icmp: limits.icmp,
+        });
         router.set_policy(gate.firewall.clone(), nat(&config))
     };
     let count = config.rules.iter().count();

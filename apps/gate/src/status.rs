@@ -40,6 +40,9 @@ impl Gate {
                 let _ = write!(text, " {name} {count}");
                 text
             });
+        if let Some(first) = self.first_packet.get() {
+            println!("gate: the first packet was passed on {} ms after the start", first.as_millis());
+        }
         println!("gate: dropped:{}", if drops.is_empty() { " none" } else { &drops });
         for (id, name) in &*self.uplinks.borrow() {
             if let Some(link) = router.link(*id) {
@@ -125,6 +128,15 @@ impl Gate {
             })
             .collect();
         one("gate_rule_flows_total", "counter", "Flows that a rule was for.", &rules);
+        if let Some(first) = self.first_packet.get() {
+            let micros = first.as_micros() as u64;
+            one(
+                "gate_first_packet_microseconds",
+                "gauge",
+                "From the start to the first packet passed on.",
+                &plain(micros),
+            );
+        }
         let memory = self.app.memory();
         one("gate_memory_free_bytes", "gauge", "Memory that is free.", &plain(memory.free));
         one("gate_memory_least_free_bytes", "gauge", "The least that was ever free.", &plain(memory.least_free));

@@ -198,8 +198,13 @@ pub(super) fn run(data: &[u8]) {
     let mut output = Checked { uplink, is_made: true, sent: Vec::new() };
     // The router outside says who it is.
     let announced = [
-        &UPLINK_MAC[..], &[2, 0, 0, 0, 0, 1], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &[2, 0, 0, 0, 0, 1], &[203, 0, 113, 1],
-        &[0; 6], &OUTER.octets(),
+        &UPLINK_MAC[..],
+        &[2, 0, 0, 0, 0, 1],
+        &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+        &[2, 0, 0, 0, 0, 1],
+        &[203, 0, 113, 1],
+        &[0; 6],
+        &OUTER.octets(),
     ];
     router.receive(uplink, announced.concat().into(), now, &mut output);
     while !input.0.is_empty() {

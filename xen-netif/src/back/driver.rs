@@ -63,7 +63,6 @@ impl<X: Xen, O: Fn(Port) -> Result<(), Failure>> Backend for Driver<'_, X, O> {
     async fn advertise(&mut self, keys: &Keys<'_>) -> Result<(), StoreError> {
         keys.set_flags(&[
             ("feature-rx-copy", true),
-            ("feature-rx-flip", false),
             ("feature-sg", true),
             ("feature-gso-tcpv4", true),
             ("feature-gso-tcpv6", true),

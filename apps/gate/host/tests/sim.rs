@@ -135,3 +135,124 @@ fn what_is_wrong_on_the_command_line_is_named() {
         }
     });
 }
+
+/// How many clients come and go; `SARAB_SOAK=1000` says how many.
+fn cycles() -> u32 {
+    std::env::var("SARAB_SOAK").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
+}
+
+/// A guest that asks the host outside which address it has, and ends.
+async fn visit(app: App) -> sarab::Result {
+    let network = app.network("vif").await?;
+    let (mut incoming, mut outgoing) = (vec![0; 2048], vec![0; 2048]);
+    let mut socket = TcpSocket::new(network.stack, &mut incoming, &mut outgoing);
+    socket.connect((IpAddress::v4(203, 0, 113, 1), 7)).await?;
+    socket.write_all(b"hello").await?;
+    let mut back = [0; 100];
+    let len = socket.read(&mut back).await?;
+    println!("{}", String::from_utf8_lossy(&back[..len]));
+    Ok(())
+}
+
+/// A gate, and a host outside that says to each who connects which address it has, on so many connections at once.
+async fn gate_with_outside(guest: Guest, connections: usize) -> Running {
+    let gate = guest.memory(64).network().command_line("ip=203.0.113.2/24 gw=203.0.113.1").module(RULES);
+    let gate = gate.start(gate::main).await;
+    gate.wait_for("gate: ready\n").await;
+    serve_outside(&gate, connections).await;
+    gate
+}
+
+async fn serve_outside(gate: &Running, connections: usize) {
+    let outside = gate.peer::<0>("203.0.113.1/24").await;
+    for _ in 0..connections {
+        let talk = async move {
+            loop {
+                let (mut incoming, mut outgoing) = (vec![0; 2048], vec![0; 2048]);
+                let _ = tell(TcpSocket::new(outside, &mut incoming, &mut outgoing), 7, "outside").await;
+            }
+        };
+        gate.domain().spawn(talk).detach();
+    }
+}
+
+#[test]
+fn clients_that_come_and_go_leave_nothing() {
+    check("comings and goings", 1, |xen| {
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let gate = gate_with_outside(guest, 2).await;
+            let mut before = None;
+            for cycle in 0..20 + cycles() {
+                let mut visitor = Guest::new(&xen).network_of(&gate).command_line("ip=dhcp");
+                if cycle % 3 == 0 {
+                    visitor = visitor.addresses("10.1.0.77").command_line("ip=10.1.0.77/24 gw=10.1.0.1");
+                }
+                let ended = visitor.start(visit).await.ended().await;
+                assert_eq!((ended.how(), ended.console().contains("outside sees 203.0.113.2")), (End::PowerOff, true));
+                // Flows are remembered for minutes.
+                gate.sleep(core::time::Duration::from_secs(600)).await;
+                if cycle == 20 {
+                    before = Some(gate.domain().in_use());
+                }
+            }
+            assert_eq!(Some(gate.domain().in_use()), before);
+            gate.sysrq('g').await;
+            gate.wait_for("gate: 0 flows of ").await;
+            gate.destroy();
+        });
+    });
+}
+
+#[test]
+fn many_clients_at_once_beside_those_that_never_connect() {
+    check("many clients", 2, |xen| {
+        xen.set_faults(Faults { spurious_events: 5, eagain: 5, ..Faults::default() });
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let gate = gate_with_outside(guest, 32).await;
+            let mut clients = Vec::new();
+            // More do not fit into a store's quota of 1,000 nodes for each domain.
+            for number in 0..48 {
+                // Of two with an address, one never comes to the end of its handshake.
+                let address = format!("10.1.0.{}", 100 + number / 2);
+                let guest = Guest::new(&xen).network_of(&gate).addresses(&address);
+                clients.push(match number % 2 {
+                    0 => guest.start(idle).await,
+                    _ => guest.command_line(&format!("ip={address}/24 gw=10.1.0.1")).start(visit).await,
+                });
+            }
+            for (number, client) in clients.into_iter().enumerate() {
+                if number % 2 == 1 {
+                    let ended = client.ended().await;
+                    assert!(ended.console().contains("outside sees 203.0.113.2\n"), "{}", ended.console());
+                }
+            }
+            gate.destroy();
+        });
+    });
+}
+
+/// A guest that does nothing about its interface.
+async fn idle(app: App) {
+    app.shutdown().await;
+}
+
+#[test]
+fn uplinks_come_and_go_and_come_back_as_others() {
+    check("uplinks", 4, |xen| {
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let gate = gate_with_outside(guest, 2).await;
+            let a = Guest::new(&xen).network_of(&gate).addresses("10.1.0.5");
+            let a = a.command_line("ip=10.1.0.5/24 gw=10.1.0.1").start(client).await;
+            asks(&a, "203.0.113.1 7", "outside sees 203.0.113.2").await;
+            gate.unplug(0).await;
+            asks(&a, "203.0.113.1 7", "ConnectionReset").await;
+            gate.plug(0, "00:16:3e:00:00:77", &[("mtu", "1400")]).await;
+            serve_outside(&gate, 2).await;
+            asks(&a, "203.0.113.1 7", "outside sees 203.0.113.2").await;
+            gate.destroy();
+        });
+    });
+}
