@@ -44,6 +44,7 @@ mod ring;
 mod server;
 mod start_info;
 mod tar;
+mod vchan;
 mod xenbus;
 
 include!(concat!(env!("OUT_DIR"), "/targets.rs"));

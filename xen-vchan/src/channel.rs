@@ -9,7 +9,7 @@ use xenbus::Turn;
 
 use crate::error::Error;
 use crate::layout::{self, End, Layout};
-use crate::link::Link;
+use crate::link::{Link, Origin};
 use crate::memory::Memory;
 use crate::ring::{Moved, Reader, Writer};
 use crate::sleep::{Half, Woken};
@@ -46,13 +46,11 @@ impl<X: Xen> Channel<X> {
         xen: X,
         (memory, layout): (Memory<X>, Layout),
         port: <X as EventChannels>::Port,
-        end: End,
-        peer: DomId,
-        path: &str,
+        origin: Origin,
     ) -> Result<Channel<X>, BadIndex> {
-        let reader = Reader::attach(layout, end, memory.page())?;
-        let writer = Writer::attach(layout, end, memory.page())?;
-        let link = Rc::new(Link::new(xen, (memory, layout), port, end, peer, path));
+        let reader = Reader::attach(layout, origin.end, memory.page())?;
+        let writer = Writer::attach(layout, origin.end, memory.page())?;
+        let link = Rc::new(Link::new(xen, (memory, layout), port, origin));
         Ok(Channel {
             read: ReadHalf { link: link.clone(), reader, turn: Turn::default() },
             write: WriteHalf { link, writer, turn: Turn::default() },
@@ -67,12 +65,12 @@ impl<X: Xen> Channel<X> {
 
     /// The domain at the other end.
     pub fn peer(&self) -> DomId {
-        self.read.link.peer
+        self.read.link.origin.peer
     }
 
     /// Which end this is.
     pub fn end(&self) -> End {
-        self.read.link.end
+        self.read.link.origin.end
     }
 
     /// How large the rings are.

@@ -12,6 +12,7 @@ use xenstore_client::{Broken, Error as StoreError, ErrorKind, Store, Tree};
 use crate::channel::Channel;
 use crate::error::SetupError;
 use crate::layout::{self, End};
+use crate::link::Origin;
 use crate::memory::Memory;
 
 /// Looks at a server's keys that are taken at once, and how often after these: the server can change them without end.
@@ -26,8 +27,8 @@ const MAX_TRIES: u32 = 8;
 pub struct Client<X: Xen> {
     xen: X,
     store: Store,
-    server: DomId,
     place: Place,
+    origin: Origin,
 }
 
 enum Place {
@@ -39,12 +40,14 @@ enum Place {
 impl<X: Xen> Client<X> {
     /// A client of `server`'s port `port`, at `/local/domain/<server>/data/vchan/<own number>/<port>`.
     pub fn new(xen: X, store: &Store, server: DomId, port: u32) -> Client<X> {
-        Client { xen, store: store.clone(), server, place: Place::Port(port) }
+        let origin = Origin::new(End::Client, server, "");
+        Client { xen, store: store.clone(), place: Place::Port(port), origin }
     }
 
     /// A client of a server at a path of the store that both ends agree upon.
     pub fn at(xen: X, store: &Store, server: DomId, path: &str) -> Client<X> {
-        Client { xen, store: store.clone(), server, place: Place::Path(path.into()) }
+        let origin = Origin::new(End::Client, server, path);
+        Client { xen, store: store.clone(), place: Place::Path(path.into()), origin }
     }
 
     /// Waits until the server listens, and connects to it. What a server has left that is gone, or that has another
@@ -62,7 +65,6 @@ impl<X: Xen> Client<X> {
     /// May be dropped at any time.
     pub async fn connect(&self) -> Result<Channel<X>, SetupError> {
         let mut looks = RateLimit::new(LOOKS_AT_ONCE, LOOK_INTERVAL);
-        let mut lines = RateLimit::for_log_lines();
         loop {
             let path = self.path().await?;
             // The key itself: its directory is not for this domain to see.
@@ -82,7 +84,7 @@ impl<X: Xen> Client<X> {
                 let Some((reference, port)) = self.read(&path).await? else { continue };
                 match self.attach(&path, reference, port) {
                     Err(error) if error.is_stale() => {
-                        if lines.allows(self.xen.now()) {
+                        if self.origin.allows_line(self.xen.now()) {
                             warning!("vchan {}: {}; waiting for a server", path, error);
                         }
                     }
@@ -97,7 +99,7 @@ impl<X: Xen> Client<X> {
             Place::Path(path) => Ok(path.clone()),
             Place::Port(port) => {
                 let own: DomId = self.store.read_as("domid").await?;
-                Ok(format!("/local/domain/{}/data/vchan/{}/{port}", self.server.0, own.0))
+                Ok(format!("/local/domain/{}/data/vchan/{}/{port}", self.origin.peer.0, own.0))
             }
         }
     }
@@ -117,13 +119,16 @@ impl<X: Xen> Client<X> {
     }
 
     fn attach(&self, path: &str, reference: GrantRef, number: PortNumber) -> Result<Channel<X>, SetupError> {
-        let port =
-            self.xen.bind_interdomain(self.server, number).map_err(|error| SetupError::port(self.server, &error))?;
-        let (memory, layout) = Memory::map(&self.xen, self.server, reference)?;
+        let port = self
+            .xen
+            .bind_interdomain(self.origin.peer, number)
+            .map_err(|error| SetupError::port(self.origin.peer, &error))?;
+        let (memory, layout) = Memory::map(&self.xen, self.origin.peer, reference)?;
         if !layout::is_live(memory.page(), End::Server) {
-            return Err(SetupError::Closed { peer: self.server });
+            return Err(SetupError::Closed { peer: self.origin.peer });
         }
-        let channel = Channel::new(self.xen.clone(), (memory, layout), port, End::Client, self.server, path)?;
+        let origin = self.origin.at(path);
+        let channel = Channel::new(self.xen.clone(), (memory, layout), port, origin)?;
         channel.announce();
         Ok(channel)
     }

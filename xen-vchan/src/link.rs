@@ -1,12 +1,13 @@
 //! What the two halves of a channel share.
 
 use alloc::boxed::Box;
-use core::cell::Cell;
+use alloc::rc::Rc;
+use core::cell::{Cell, RefCell};
 use core::time::Duration;
 
 use xen_hal::{DomId, EventChannels, Port, Xen, warning};
 use xen_ring::{BadIndex, SharedMemory};
-use xenbus::EventThrottle;
+use xenbus::{EventThrottle, RateLimit};
 
 use crate::error::Error;
 use crate::layout::{self, End, Layout};
@@ -17,14 +18,37 @@ use crate::sleep::Sleepers;
 /// program that has no time to say goodbye, nothing else tells a guest without rights in the store.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Whom a channel is with, and what the log is told of it.
+#[derive(Clone)]
+pub(crate) struct Origin {
+    pub(crate) end: End,
+    pub(crate) peer: DomId,
+    /// Where it is in the store, for the log.
+    pub(crate) path: Box<str>,
+    lines: Rc<RefCell<RateLimit>>,
+}
+
+impl Origin {
+    pub(crate) fn new(end: End, peer: DomId, path: &str) -> Origin {
+        Origin { end, peer, path: path.into(), lines: Rc::new(RefCell::new(RateLimit::for_log_lines())) }
+    }
+
+    /// The same at another path.
+    pub(crate) fn at(&self, path: &str) -> Origin {
+        Origin { path: path.into(), ..self.clone() }
+    }
+
+    /// Whether a line is logged that the peer can cause, by any of the channels of one server or client.
+    pub(crate) fn allows_line(&self, now: Duration) -> bool {
+        self.lines.borrow_mut().allows(now)
+    }
+}
+
 /// An open channel. When it is dropped, the peer is told.
 pub(crate) struct Link<X: Xen> {
     pub(crate) xen: X,
     pub(crate) layout: Layout,
-    pub(crate) end: End,
-    pub(crate) peer: DomId,
-    /// Where it is in the store, for the log.
-    path: Box<str>,
+    pub(crate) origin: Origin,
     pub(crate) sleepers: Sleepers,
     pub(crate) throttle: Cell<EventThrottle>,
     /// Counts what was moved, by either half.
@@ -42,17 +66,13 @@ impl<X: Xen> Link<X> {
         xen: X,
         (memory, layout): (Memory<X>, Layout),
         port: <X as EventChannels>::Port,
-        end: End,
-        peer: DomId,
-        path: &str,
+        origin: Origin,
     ) -> Link<X> {
         let next_check = Cell::new(xen.now().saturating_add(CHECK_INTERVAL));
         Link {
             xen,
             layout,
-            end,
-            peer,
-            path: path.into(),
+            origin,
             sleepers: Sleepers::default(),
             throttle: Cell::default(),
             moves: Cell::new(0),
@@ -70,7 +90,7 @@ impl<X: Xen> Link<X> {
 
     /// Whether the peer is there, for all that is known.
     pub(crate) fn is_open(&self) -> bool {
-        self.failure.get().is_none() && !self.gone.get() && layout::is_live(self.page(), self.end.other())
+        self.failure.get().is_none() && !self.gone.get() && layout::is_live(self.page(), self.origin.end.other())
     }
 
     /// Fails where the peer has broken the protocol.
@@ -81,7 +101,9 @@ impl<X: Xen> Link<X> {
     /// The peer has broken the protocol: the channel is of no use any more, for either half.
     pub(crate) fn fail(&self, failure: BadIndex) -> Error {
         if self.failure.replace(Some(failure)).is_none() {
-            warning!("vchan {}: {}: {}", self.path, self.peer, failure);
+            if self.origin.allows_line(self.xen.now()) {
+                warning!("vchan {}: {}: {}", self.origin.path, self.origin.peer, failure);
+            }
             self.sleepers.wake_both();
         }
         failure.into()
@@ -116,7 +138,7 @@ impl<X: Xen> Link<X> {
 
 impl<X: Xen> Drop for Link<X> {
     fn drop(&mut self) {
-        layout::detach(self.page(), self.end);
+        layout::detach(self.page(), self.origin.end);
         self.port.notify();
     }
 }

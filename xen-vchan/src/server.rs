@@ -1,7 +1,6 @@
 //! The end that waits for clients.
 
 use alloc::format;
-use alloc::string::String;
 use core::task::Poll;
 use core::time::Duration;
 
@@ -12,6 +11,7 @@ use xenstore_client::{Access, Error as StoreError, Permission, Store};
 use crate::channel::Channel;
 use crate::error::SetupError;
 use crate::layout::{self, BadLayout, End, Layout};
+use crate::link::Origin;
 use crate::memory::Memory;
 
 /// Bytes of each ring, where nothing else is asked for.
@@ -56,11 +56,9 @@ const RENEW_INTERVAL: Duration = Duration::from_secs(30);
 pub struct Server<X: Xen> {
     xen: X,
     store: Store,
-    peer: DomId,
-    path: String,
+    origin: Origin,
     layout: Layout,
     clients: RateLimit,
-    lines: RateLimit,
     listening: Option<Listening<X>>,
 }
 
@@ -82,8 +80,8 @@ impl<X: Xen> Server<X> {
     pub fn at(xen: X, store: &Store, peer: DomId, path: &str) -> Server<X> {
         let layout = Layout::for_sizes(DEFAULT_SIZE, DEFAULT_SIZE).expect("there are such rings");
         let clients = RateLimit::new(CLIENTS_AT_ONCE, CLIENT_INTERVAL);
-        let lines = RateLimit::for_log_lines();
-        Server { xen, store: store.clone(), peer, path: path.into(), layout, clients, lines, listening: None }
+        let origin = Origin::new(End::Server, peer, path);
+        Server { xen, store: store.clone(), origin, layout, clients, listening: None }
     }
 
     /// How many bytes each ring has at least, instead of 16 KiB: the one that this end reads, and the one that it writes. 2
@@ -110,9 +108,9 @@ impl<X: Xen> Server<X> {
         // Before the next one: this page has its client.
         self.withdraw().await?;
         let Listening { memory, port, .. } = self.listening.take().expect("a client has come");
-        let channel = Channel::new(self.xen.clone(), (memory, self.layout), port, End::Server, self.peer, &self.path)?;
-        if self.lines.allows(self.xen.now()) {
-            information!("vchan {}: {} has connected", self.path, self.peer);
+        let channel = Channel::new(self.xen.clone(), (memory, self.layout), port, self.origin.clone())?;
+        if self.origin.allows_line(self.xen.now()) {
+            information!("vchan {}: {} has connected", self.origin.path, self.origin.peer);
         }
         Ok(channel)
     }
@@ -133,7 +131,7 @@ impl<X: Xen> Server<X> {
     }
 
     async fn withdraw(&self) -> Result<(), SetupError> {
-        match self.store.remove(&self.path).await {
+        match self.store.remove(&self.origin.path).await {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),
         }
@@ -148,8 +146,9 @@ impl<X: Xen> Server<X> {
         if self.listening.is_none() {
             self.xen.sleep_until(self.clients.next()).await;
             self.clients.take(self.xen.now());
-            let memory = Memory::grant(&self.xen, self.peer, self.layout)?;
-            let port = self.xen.alloc_unbound(self.peer).map_err(|error| SetupError::port(self.peer, &error))?;
+            let memory = Memory::grant(&self.xen, self.origin.peer, self.layout)?;
+            let port =
+                self.xen.alloc_unbound(self.origin.peer).map_err(|error| SetupError::port(self.origin.peer, &error))?;
             self.listening = Some(Listening { memory, port, generation });
         }
         let Some(listening) = &self.listening else { return Ok(false) };
@@ -174,8 +173,8 @@ impl<X: Xen> Server<X> {
     /// Writes where the page is, for the peer alone to read.
     async fn publish(&self, listening: &Listening<X>) -> Result<(), StoreError> {
         let own: DomId = self.store.read_as("domid").await?;
-        let permissions = [Permission::new(own, Access::None), Permission::new(self.peer, Access::Read)];
-        let (ring, event) = (format!("{}/ring-ref", self.path), format!("{}/event-channel", self.path));
+        let permissions = [Permission::new(own, Access::None), Permission::new(self.origin.peer, Access::Read)];
+        let (ring, event) = (format!("{}/ring-ref", self.origin.path), format!("{}/event-channel", self.origin.path));
         let reference = listening.memory.reference().expect("a server's memory is granted");
         let port: PortNumber = listening.port.number();
         self.store

@@ -285,6 +285,56 @@ fn a_busy_peer_does_not_keep_other_tasks_from_running() {
     });
 }
 
+/// A domain that is destroyed says nothing: neither in the page nor by an event. Whoever waits finds out.
+#[test]
+fn a_peer_that_ends_without_a_word_is_noticed() {
+    check("silent", 20, |xen| {
+        let bench = bench(xen);
+        let (used, machine) = (bench.clone(), xen.clone());
+        xen.run(async move {
+            let (channel, raw) = against_server(&used).await;
+            assert!(channel.is_open());
+            let (mut read, mut write) = channel.split();
+            let reading = used.server.spawn(async move { read.read(&mut [0]).await });
+            let writing = used.server.spawn(async move {
+                write.write_message(&[1; 2048]).await.unwrap();
+                (write.write(&[1]).await, write.flush().await)
+            });
+            used.pause(machine.random(5000)).await;
+            used.client.destroy();
+            let before = machine.now();
+            assert_eq!(reading.await, Ok(0));
+            assert_eq!(writing.await, (Err(Error::Closed), Err(Error::Closed)));
+            assert!(machine.now() - before <= Duration::from_secs(3));
+            assert_eq!(raw.page.load_byte(CLI_LIVE), 1, "it has said nothing");
+            drop(raw);
+        });
+        bench.check_no_leak(xen);
+    });
+    check("silent server", 20, |xen| {
+        let bench = bench(xen);
+        let (used, machine) = (bench.clone(), xen.clone());
+        xen.run(async move {
+            let server = RawServer::listen(&used, |page| {
+                page.store(ORDERS, 10 | 11 << 16);
+                page.store(CLI_LIVE, u32::from_le_bytes([2, 1, 1, 0]));
+            })
+            .await;
+            let mut channel = used.client(PORT).connect().await.unwrap();
+            server.page.store_byte(SRV_NOTIFY, 0);
+            let reading = used.client.spawn(async move { channel.read(&mut [0]).await });
+            used.pause(machine.random(5000)).await;
+            used.server.destroy();
+            let before = machine.now();
+            assert_eq!(reading.await, Ok(0));
+            assert!(machine.now() - before <= Duration::from_secs(3));
+            assert_eq!(server.page.load_byte(SRV_LIVE), 1, "it has said nothing");
+            drop(server);
+        });
+        bench.check_no_leak(xen);
+    });
+}
+
 /// Clients that come and go as fast as they can.
 #[test]
 fn clients_that_come_and_go_cost_little() {
@@ -316,6 +366,28 @@ fn clients_that_come_and_go_cost_little() {
             accepted.get()
         });
         assert!((50..240).contains(&accepted), "{accepted} clients in ten seconds");
+    });
+}
+
+/// Each of them breaks its channel, and the server says so: not without end.
+#[test]
+fn clients_that_break_their_channels_do_not_fill_the_log() {
+    check("lines", 4, |xen| {
+        keep_log();
+        let bench = bench(xen);
+        let used = bench.clone();
+        xen.run(async move {
+            let mut server = used.serve(PORT).with_sizes(1024, 2048).unwrap();
+            for _ in 0..60 {
+                let (accepted, raw) = join(server.accept(), RawClient::connect(&used)).await;
+                raw.page.store(LEFT_PROD, 0x1234_5678);
+                assert!(matches!(accepted.unwrap().read(&mut [0]).await, Err(Error::BadIndex(_))));
+            }
+        });
+        let lines = take_log();
+        assert!(lines.iter().any(|line| line.contains("ring indices out of range")), "{lines:?}");
+        assert!(lines.len() < 12, "{lines:?}");
+        bench.check_no_leak(xen);
     });
 }
 
