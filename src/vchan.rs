@@ -12,7 +12,7 @@
 //!     let client: u16 = app.args().get("client")?.expect("it is there");
 //!     let mut channel = app.vchan_server(DomId(client), 7)?.accept().await?;
 //!     channel.write_message(b"hello").await?;
-//!     Ok(channel.flush().await?) // dropped, it would be closed before that is read
+//!     Ok(channel.flush().await?) // until the client has read it
 //! }
 //!
 //! async fn client(app: App) -> sarab::Result {

@@ -19,9 +19,9 @@ const STEP_COST: usize = 512;
 
 /// Two streams of bytes, one in each direction, between this domain and another.
 ///
-/// It implements `Read` and `Write` of `embedded-io-async`. Dropping it closes it: the peer is notified, reads what it has
-/// not read yet, and then finds the end. What it has been sent may be lost to a peer that is a client and has ended its
-/// mapping by then; [`flush`](Channel::flush) waits until it has read everything.
+/// It implements `Read` and `Write` of `embedded-io-async`. Dropping it closes it: the peer is notified, can read what it has
+/// not read yet, and then finds the end. Whether it does nobody knows: [`flush`](Channel::flush) waits until it has read
+/// everything.
 pub struct Channel<X: Xen> {
     read: ReadHalf<X>,
     write: WriteHalf<X>,

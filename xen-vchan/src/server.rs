@@ -42,7 +42,6 @@ const RENEW_INTERVAL: Duration = Duration::from_secs(30);
 ///     let mut bytes = [0; 16];
 ///     let len = channel.read(&mut bytes).await.unwrap();
 ///     channel.write_message(&bytes[..len]).await.unwrap();
-///     channel.flush().await.unwrap(); // before it is dropped
 /// });
 /// xen.run(async move {
 ///     let mut channel = client.connect().await.unwrap();
