@@ -19,9 +19,11 @@ const DEFAULT_SIZE: usize = 16 << 10;
 /// Clients that are taken at once, and how often one may come after these: each takes pages, a port and a transaction.
 const CLIENTS_AT_ONCE: u32 = 16;
 const CLIENT_INTERVAL: Duration = Duration::from_millis(50);
-/// How often a server that waits writes its keys anew. The toolstack may have removed them; and the store takes a domain's
-/// permissions away when it ends, which a later one with the same number is to have.
-const RENEW_INTERVAL: Duration = Duration::from_secs(30);
+/// When a server that waits writes its keys anew, and how often at last; each pause is twice the one before. The toolstack
+/// may have removed them; and xenstored takes no notice of permissions for a domain that was not there when they were set
+/// (`domain_alloc_permrefs` in tools/xenstored/domain.c), which it does not even tell.
+const FIRST_RENEWAL: Duration = Duration::from_secs(1);
+const MAX_RENEWAL: Duration = Duration::from_secs(10);
 
 /// Listens for one domain, whose clients come one after the other, or are there at the same time.
 ///
@@ -67,6 +69,8 @@ struct Listening<X: Xen> {
     port: <X as EventChannels>::Port,
     /// Of the connection to the store: after a restore, ports and grants are those of another domain.
     generation: u32,
+    /// How long it waits before it writes its keys anew.
+    pause: Duration,
 }
 
 impl<X: Xen> Server<X> {
@@ -148,25 +152,29 @@ impl<X: Xen> Server<X> {
             let memory = Memory::grant(&self.xen, self.origin.peer, self.layout)?;
             let port =
                 self.xen.alloc_unbound(self.origin.peer).map_err(|error| SetupError::port(self.origin.peer, &error))?;
-            self.listening = Some(Listening { memory, port, generation });
+            self.listening = Some(Listening { memory, port, generation, pause: FIRST_RENEWAL });
         }
         let Some(listening) = &self.listening else { return Ok(false) };
         if layout::has_client(listening.memory.page()) {
             return Ok(true);
         }
         self.publish(listening).await?;
-        let deadline = self.xen.now().saturating_add(RENEW_INTERVAL);
+        let deadline = self.xen.now().saturating_add(listening.pause);
         let mut throttle = EventThrottle::default();
         loop {
             if layout::has_client(listening.memory.page()) {
                 return Ok(true);
             }
             if self.xen.now() >= deadline {
-                return Ok(false);
+                break;
             }
             throttle.wait(&self.xen, &[&listening.port], Some(deadline), |_| Poll::Pending).await;
             throttle.record_spurious();
         }
+        if let Some(listening) = &mut self.listening {
+            listening.pause = (listening.pause * 2).min(MAX_RENEWAL);
+        }
+        Ok(false)
     }
 
     /// Writes where the page is, for the peer alone to read.

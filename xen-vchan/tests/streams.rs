@@ -8,10 +8,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{Either, join, join_all, poll_immediate, select};
-use xen_hal::Clock;
+use xen_hal::{Clock, DomId};
 use xen_sim::{Faults, check};
 use xen_vchan::layout::Side;
-use xen_vchan::{Error, SetupError};
+use xen_vchan::{Client, Error, Server, SetupError};
 use xenstore_client::{Access, Permission, Restart};
 
 use support::{PORT, bench, read_stream, write_stream};
@@ -322,11 +322,33 @@ fn a_server_writes_its_keys_anew() {
             used.server_store.remove("data/vchan").await.unwrap();
             let client = used.client(PORT);
             let connecting = used.client.spawn(async move { client.connect().await.map(|_| ()) });
-            used.pause(40_000).await;
+            used.pause(10_000).await;
             assert!(accepting.is_finished() && connecting.is_finished());
             assert_eq!((accepting.await, connecting.await), (Ok(()), Ok(())));
         });
         bench.check_no_leak(xen);
+    });
+}
+
+/// The store takes no notice of what is allowed to a domain that is not there yet.
+#[test]
+fn a_server_is_there_before_its_clients_domain() {
+    check("before", 10, |xen| {
+        let server = xen.domain();
+        let store = server.store();
+        let (machine, dom0) = (xen.clone(), xen.dom0());
+        xen.run(async move {
+            let peer = DomId(server.id().0 + 1);
+            let mut listening = Server::new(server.clone(), &store, peer, PORT);
+            let accepting = server.spawn(async move { listening.accept().await.map(drop) });
+            dom0.sleep(Duration::from_millis(machine.random(40_000))).await;
+            let (client, start) = (machine.domain(), machine.now());
+            assert_eq!(client.id(), peer);
+            let connecting = Client::new(client.clone(), &client.store(), server.id(), PORT);
+            assert!(connecting.connect().await.is_ok());
+            assert!(machine.now() - start <= Duration::from_secs(10));
+            assert_eq!(accepting.await, Ok(()));
+        });
     });
 }
 
