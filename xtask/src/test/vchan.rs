@@ -65,6 +65,16 @@ fn start(lab: &Lab, command: &str, text: &str) -> Result<()> {
     }
 }
 
+/// Waits until a guest has printed something so many times.
+fn until(domain: &Domain<'_>, text: &str, times: usize) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while domain.console()?.matches(text).count() < times {
+        ensure!(Instant::now() < deadline, "not {times} times {text:?}:\n{}", domain.console()?);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
 /// Rings in the page and of many pages; a client after the other.
 fn our_server(f: &Fixture) -> Result<String> {
     let program = program(&f.lab)?;
@@ -79,8 +89,7 @@ fn our_server(f: &Fixture) -> Result<String> {
             ensure!(told.contains(&format!("vchan: {MIB} bytes have come back")), "{told}");
         }
         took.push(format!("{size} {} ms", begin.elapsed().as_millis() / 2));
-        let done = format!("echo: d0 is done, {MIB} bytes");
-        server.wait_for(&format!("{done}\necho: d0 is there\n{done}"), 20)?;
+        until(&server, &format!("echo: d0 is done, {MIB} bytes"), 2)?;
         f.lab.run("xl shutdown -w echo")?;
         xen_lab::domain::destroy_all(&f.lab)?;
     }
@@ -111,11 +120,7 @@ fn program_killed(f: &Fixture) -> Result<String> {
     for round in 1..=3 {
         start(&f.lab, &format!("{program} client {} {} 0", server.id, path(server.id, 0)), "vchan: holding")?;
         f.lab.run("kill -9 $(cat /tmp/vchan.pid)")?;
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while server.console()?.matches("echo: d0 is done, 5 bytes").count() < round {
-            ensure!(Instant::now() < deadline, "round {round}:\n{}", server.console()?);
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        until(&server, "echo: d0 is done, 5 bytes", round)?;
     }
     let client = echo(f, "client", "connect")?;
     client.wait_for("echo: connecting", 20)?;
