@@ -179,15 +179,10 @@ mod tests {
                     }
                 }
             });
-            let mut taken = 0;
-            while taken < 2 {
-                let before = core::mem::replace(&mut taken, consumer.index());
-                if taken != before {
-                    continue;
-                }
+            loop {
                 consumer.set(0, BIT);
-                if consumer.index() != taken {
-                    continue;
+                if consumer.index() == 2 {
+                    break;
                 }
                 let mut rung = bell.0.lock().unwrap();
                 while !*rung {
