@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
 
+pub mod raw;
+
 use std::rc::Rc;
 use std::time::Duration;
 

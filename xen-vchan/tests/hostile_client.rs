@@ -1,76 +1,18 @@
-//! Peers that write anything where they can write, to each end.
+//! Clients that write anything where they can write, against a server of ours.
 
 mod support;
 
 use std::cell::Cell;
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::{Either, join, select};
-use xen_hal::{
-    Access, Clock, DomId, EventChannels, GrantRef, GrantTable, MapRequest, PAGE_SIZE, Pages, Port, PortNumber,
-};
-use xen_ring::{GrantablePage, SharedMapping};
-use xen_sim::{Domain, SimGrant, SimMapping, SimPort, Xen, check, keep_log, take_log};
-use xen_vchan::{Channel, Error, SetupError};
-use xenstore_client::{Access as Rights, Permission, Store};
+use futures_util::future::join;
+use xen_hal::{Clock, Port};
+use xen_sim::{check, keep_log, take_log};
+use xen_vchan::Error;
 
-use support::{Bench, PORT, bench};
-
-// Offsets of struct vchan_interface.
-const LEFT_CONS: usize = 0;
-const LEFT_PROD: usize = 4;
-const RIGHT_CONS: usize = 8;
-const RIGHT_PROD: usize = 12;
-const ORDERS: usize = 16;
-const CLI_LIVE: usize = 20;
-const SRV_LIVE: usize = 21;
-const CLI_NOTIFY: usize = 22;
-const SRV_NOTIFY: usize = 23;
-const GRANTS: usize = 24;
-
-/// What a client has that does by hand what it wants.
-struct RawClient {
-    page: SharedMapping<SimMapping>,
-    port: SimPort,
-}
-
-fn map(domain: &Domain, peer: DomId, reference: GrantRef) -> SharedMapping<SimMapping> {
-    let request = MapRequest { peer, reference, access: Access::ReadWrite };
-    SharedMapping::new(domain.map(&[request]).unwrap()).unwrap()
-}
-
-async fn key<T: xenstore_client::FromValue>(bench: &Bench, key: &str) -> T {
-    let (server, client) = (bench.server.id().0, bench.client.id().0);
-    let path = format!("/local/domain/{server}/data/vchan/{client}/{PORT}/{key}");
-    loop {
-        if let Ok(Some(value)) = bench.client_store.get::<T>(&path).await {
-            return value;
-        }
-        bench.pause(1).await;
-    }
-}
-
-impl RawClient {
-    async fn connect(bench: &Bench) -> RawClient {
-        let number: PortNumber = key(bench, "event-channel").await;
-        let reference: GrantRef = key(bench, "ring-ref").await;
-        let port = bench.client.bind_interdomain(bench.server.id(), number).unwrap();
-        let page = map(&bench.client, bench.server.id(), reference);
-        page.store_byte(CLI_LIVE, 1);
-        page.store_byte(SRV_NOTIFY, 1);
-        port.notify();
-        RawClient { page, port }
-    }
-}
-
-/// Our server's channel, and the client by hand.
-async fn against_server(bench: &Rc<Bench>) -> (Channel<Domain>, RawClient) {
-    let mut server = bench.serve(PORT).with_sizes(1024, 2048).unwrap();
-    let (accepted, raw) = join(server.accept(), RawClient::connect(bench)).await;
-    (accepted.unwrap(), raw)
-}
+use support::raw::*;
+use support::{PORT, bench};
 
 #[test]
 fn an_index_that_cannot_be_ends_the_channel_for_both_halves() {
@@ -287,7 +229,7 @@ fn a_busy_peer_does_not_keep_other_tasks_from_running() {
 
 /// A domain that is destroyed says nothing: neither in the page nor by an event. Whoever waits finds out.
 #[test]
-fn a_peer_that_ends_without_a_word_is_noticed() {
+fn a_client_that_ends_without_a_word_is_noticed() {
     check("silent", 20, |xen| {
         let bench = bench(xen);
         let (used, machine) = (bench.clone(), xen.clone());
@@ -308,28 +250,6 @@ fn a_peer_that_ends_without_a_word_is_noticed() {
             assert!(machine.now() - before <= Duration::from_secs(3));
             assert_eq!(raw.page.load_byte(CLI_LIVE), 1, "it has said nothing");
             drop(raw);
-        });
-        bench.check_no_leak(xen);
-    });
-    check("silent server", 20, |xen| {
-        let bench = bench(xen);
-        let (used, machine) = (bench.clone(), xen.clone());
-        xen.run(async move {
-            let server = RawServer::listen(&used, |page| {
-                page.store(ORDERS, 10 | 11 << 16);
-                page.store(CLI_LIVE, u32::from_le_bytes([2, 1, 1, 0]));
-            })
-            .await;
-            let mut channel = used.client(PORT).connect().await.unwrap();
-            server.page.store_byte(SRV_NOTIFY, 0);
-            let reading = used.client.spawn(async move { channel.read(&mut [0]).await });
-            used.pause(machine.random(5000)).await;
-            used.server.destroy();
-            let before = machine.now();
-            assert_eq!(reading.await, Ok(0));
-            assert!(machine.now() - before <= Duration::from_secs(3));
-            assert_eq!(server.page.load_byte(SRV_LIVE), 1, "it has said nothing");
-            drop(server);
         });
         bench.check_no_leak(xen);
     });
@@ -387,174 +307,6 @@ fn clients_that_break_their_channels_do_not_fill_the_log() {
         let lines = take_log();
         assert!(lines.iter().any(|line| line.contains("ring indices out of range")), "{lines:?}");
         assert!(lines.len() < 12, "{lines:?}");
-        bench.check_no_leak(xen);
-    });
-}
-
-/// A server by hand: its page, and what it writes to the store.
-struct RawServer {
-    page: GrantablePage<SimGrant>,
-    port: SimPort,
-}
-
-impl RawServer {
-    async fn listen(bench: &Bench, fill: impl Fn(&GrantablePage<SimGrant>)) -> RawServer {
-        let mut page = GrantablePage::<SimGrant>::new(bench.server.alloc_page().unwrap());
-        let reference = page.grant(&bench.server, bench.client.id(), Access::ReadWrite).unwrap();
-        fill(&page);
-        let port = bench.server.alloc_unbound(bench.client.id()).unwrap();
-        let number = port.number();
-        publish(bench, &reference.0.to_string(), &number.0.to_string()).await;
-        RawServer { page, port }
-    }
-}
-
-async fn publish(bench: &Bench, reference: &str, port: &str) {
-    let store: &Store = &bench.server_store;
-    let path = format!("data/vchan/{}/{PORT}", bench.client.id().0);
-    let permissions =
-        [Permission::new(bench.server.id(), Rights::None), Permission::new(bench.client.id(), Rights::Read)];
-    for (key, value) in [("ring-ref", reference), ("event-channel", port)] {
-        let key = format!("{path}/{key}");
-        store.set(&key, value).await.unwrap();
-        store.set_permissions(&key, &permissions).await.unwrap();
-    }
-}
-
-/// Any orders, any list of grants, any indices, any of the other bytes.
-#[test]
-fn a_server_whose_page_holds_anything() {
-    check("pages", 200, |xen| {
-        let bench = bench(xen);
-        let (used, machine) = (bench.clone(), xen.clone());
-        xen.run(async move {
-            let random = machine.clone();
-            let server = RawServer::listen(&used, |page| {
-                let bytes: Vec<u8> = (0..PAGE_SIZE).map(|_| random.random(256) as u8).collect();
-                page.write(0, &bytes);
-                let order = |of: &Xen| match of.random(3) {
-                    0 => of.random(1 << 16) as u32,
-                    _ => 8 + of.random(15) as u32,
-                };
-                page.store(ORDERS, order(&random) | order(&random) << 16);
-                if random.random(2) == 0 {
-                    // Indices that can be, and pages that are granted: the one that there is.
-                    (0..4).for_each(|word| page.store(word * 4, 77));
-                    (0..20).for_each(|index| page.store(GRANTS + index * 4, page.reference().unwrap().0));
-                    page.store_byte(SRV_LIVE, 1);
-                }
-            })
-            .await;
-            let client = used.client(PORT);
-            let using = async {
-                let mut channel = client.connect().await?;
-                let mut bytes = [0; 3000];
-                let read = channel.read(&mut bytes).await;
-                let written = channel.write(&bytes).await;
-                Ok::<_, SetupError>((read, written))
-            };
-            match select(pin!(using), pin!(used.dom0.sleep(Duration::from_secs(1)))).await {
-                Either::Left((
-                    Err(SetupError::Layout(_) | SetupError::BadIndex(_) | SetupError::Refused { .. }),
-                    _,
-                )) => {}
-                Either::Left((Err(error), _)) => panic!("{error}"),
-                Either::Left((Ok(_), _)) | Either::Right(_) => {}
-            }
-            drop(server);
-        });
-        bench.check_no_leak(xen);
-    });
-}
-
-/// A server that changes orders and grants while the client reads them, and indices and liveness later.
-#[test]
-fn a_server_that_changes_what_was_checked() {
-    check("changes", 100, |xen| {
-        let bench = bench(xen);
-        let (used, machine) = (bench.clone(), xen.clone());
-        xen.run(async move {
-            let server = RawServer::listen(&used, |page| {
-                page.store(ORDERS, 10 | 11 << 16);
-                page.store(CLI_LIVE, u32::from_le_bytes([2, 1, 1, 0]));
-            })
-            .await;
-            let random = machine.clone();
-            used.server.second_processor(move |accessed| {
-                if accessed.offset == ORDERS {
-                    let orders = random.random(24) as u32 | (random.random(24) as u32) << 16;
-                    accessed.write(ORDERS, &orders.to_le_bytes());
-                }
-                if random.random(8) == 0 {
-                    let at = random.random(24) as usize;
-                    accessed.write(at, &[random.random(256) as u8]);
-                }
-            });
-            let client = used.client(PORT);
-            let using = used.client.spawn(async move {
-                let Ok(mut channel) = client.connect().await else { return };
-                assert_eq!(channel.layout(), xen_vchan::layout::Layout::new(10, 11).unwrap());
-                let mut bytes = [0; 3000];
-                for _ in 0..50 {
-                    match channel.read(&mut bytes).await {
-                        Ok(0) | Err(_) => return,
-                        Ok(len) => assert!(len <= 2048),
-                    }
-                    match channel.write(&bytes).await {
-                        Ok(len) => assert!(len <= 1024),
-                        Err(_) => return,
-                    }
-                }
-            });
-            for _ in 0..50 {
-                server.port.notify();
-                used.dom0.sleep(Duration::from_micros(100)).await;
-            }
-            used.server.one_processor();
-            server.page.store_byte(SRV_LIVE, 0);
-            server.page.store_byte(CLI_NOTIFY, 3);
-            server.port.notify();
-            match select(using, pin!(used.dom0.sleep(Duration::from_secs(5)))).await {
-                Either::Left(_) => {}
-                // Keys of a server that says it is gone: the client waits for other ones.
-                Either::Right(((), using)) => assert!(using.cancel().await.is_none()),
-            }
-            drop(server);
-        });
-        bench.check_no_leak(xen);
-    });
-}
-
-/// Keys that are no numbers, or lead nowhere, or change without end.
-#[test]
-fn a_server_that_writes_anything_to_the_store() {
-    check("keys", 10, |xen| {
-        let bench = bench(xen);
-        let used = bench.clone();
-        xen.run(async move {
-            for (reference, port) in [("abc", "1"), ("-1", "1"), ("8", "4294967296"), ("8", "1 2")] {
-                publish(&used, reference, port).await;
-                let error = used.client(PORT).connect().await.err().unwrap();
-                let text = error.to_string();
-                assert!(matches!(error, SetupError::Store(_)) && text.contains("expected"), "{text}");
-            }
-            publish(&used, "", "").await;
-            let machine = used.server.machine();
-            let flood = async || {
-                let before = machine.steps();
-                for round in 0..2000 {
-                    publish(&used, "4000000000", &(1000 + round).to_string()).await;
-                }
-                machine.steps() - before
-            };
-            let alone = flood().await;
-            let client = used.client(PORT);
-            let connecting = used.client.spawn(async move { client.connect().await.map(|_| ()) });
-            let watched = flood().await;
-            assert!(watched < alone * 13 / 10, "{alone} steps alone, {watched} with a client that looks");
-            assert!(!connecting.is_finished());
-            let _: Option<Result<(), SetupError>> = connecting.cancel().await;
-        });
         bench.check_no_leak(xen);
     });
 }
