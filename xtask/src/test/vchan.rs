@@ -98,18 +98,21 @@ fn our_server(f: &Fixture) -> Result<String> {
 
 fn our_client(f: &Fixture) -> Result<String> {
     let program = program(&f.lab)?;
+    let mut took = Vec::new();
     for sizes in ["1000 2000", "2048 1024", "2048 70000", "8192 4096", "1048576 1048576"] {
         // The client is there first, and waits: it cannot even see whether there are keys.
         let client = echo(f, "client", "connect")?;
         client.wait_for("echo: connecting to port 7 of d0", 20)?;
         let command = format!("timeout 60 {program} server {} {} {MIB} {sizes}", client.id, path(0, client.id));
+        let begin = Instant::now();
         let told = f.lab.run(&command).with_context(|| client.console().unwrap_or_default())?;
+        took.push(format!("{sizes}: {} ms", begin.elapsed().as_millis()));
         ensure!(told.contains(&format!("vchan: {MIB} bytes have come back")), "{told}");
         let (_, reason, console) = client.wait_end(20)?;
         ensure!(reason == "0" && console.contains(&format!("echo: d0 is done, {MIB} bytes")), "{reason}:\n{console}");
         xen_lab::domain::destroy_all(&f.lab)?;
     }
-    Ok(String::new())
+    Ok(format!("1 MiB there and back, with rings of {}", took.join(", ")))
 }
 
 /// As either end. Linux takes its mapping or its grant away, which says so in the page.
