@@ -22,6 +22,7 @@
 //!
 //! - `control` (default): the domain acts on `xl shutdown`, `reboot`, `save` and `sysrq`.
 //! - `net`: network interfaces, and a TCP/IP stack on them.
+//! - `vchan`: byte streams to other domains, and to programs in dom0 (libvchan).
 //! - `embedded-storage-async`: a disk as flash memory ([`block::adapters`]).
 //! - `guest`: the entry point, allocator and panic handler; for the final program only.
 //! - `log`: the drivers' log lines are text, not defmt's frames.
@@ -54,6 +55,8 @@ pub mod network;
 mod no_network;
 #[cfg(feature = "sim")]
 pub mod testing;
+#[cfg(feature = "vchan")]
+pub mod vchan;
 
 pub use app::{App, Exit};
 pub use args::{ArgError, Args, FromArg, Size};

@@ -49,6 +49,7 @@ mod router_rules;
 mod server;
 mod start_info;
 mod tar;
+mod vchan;
 mod xenbus;
 
 include!(concat!(env!("OUT_DIR"), "/targets.rs"));

@@ -70,6 +70,8 @@ pub const EVTCHNOP_CLOSE: u64 = 3;
 pub const EVTCHNOP_SEND: u64 = 4;
 pub const EVTCHNOP_STATUS: u64 = 5;
 pub const EVTCHNOP_ALLOC_UNBOUND: u64 = 6;
+/// Bound to a port of another domain's (event_channel.h).
+pub const EVTCHNSTAT_INTERDOMAIN: u32 = 2;
 /// xen.h
 pub const VIRQ_TIMER: u32 = 0;
 

@@ -230,6 +230,10 @@ impl Port for XenPort {
         }
     }
 
+    fn is_bound(&self) -> bool {
+        self.is_current() && hypercall::evtchn_status(self.port) == Ok(abi::EVTCHNSTAT_INTERDOMAIN)
+    }
+
     fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_current() {
             return Poll::Pending;

@@ -96,6 +96,12 @@ pub trait Port {
     /// Notifies the peer. A peer that is gone is not an error: its responses stay away, and the store says so.
     fn notify(&self);
 
+    /// Whether a port of the peer's is bound to this one at the moment (`EVTCHNOP_status`).
+    ///
+    /// That is over when the peer closes its port, or ends. No event tells of it, but it can be asked for without any
+    /// rights in the store: a guest may not hear of `@releaseDomain` there.
+    fn is_bound(&self) -> bool;
+
     /// Takes a pending event, or arranges for the task to be woken by the next one.
     ///
     /// An event that came at any time since the last one was taken is never lost.
@@ -118,6 +124,10 @@ impl<T: Port + ?Sized> Port for &T {
 
     fn notify(&self) {
         (**self).notify();
+    }
+
+    fn is_bound(&self) -> bool {
+        (**self).is_bound()
     }
 
     fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {

@@ -18,7 +18,7 @@ use object::{Object, ObjectSection};
 use crate::suite::Suite;
 
 /// Programs of the toolstack, from `usr/lib/xen-VERSION/bin`.
-const XEN_PROGRAMS: [&str; 9] = [
+const XEN_PROGRAMS: [&str; 10] = [
     "xl",
     "xenstored",
     "oxenstored",
@@ -28,6 +28,8 @@ const XEN_PROGRAMS: [&str; 9] = [
     "libxl-save-helper",
     "lsevtchn",
     "xenstore-control",
+    // With it comes libxenvchan.
+    "vchan-socket-proxy",
 ];
 
 /// Programs from elsewhere, by their name in `usr/bin`, `usr/sbin` or `sbin`.

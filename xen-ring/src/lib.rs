@@ -5,6 +5,7 @@ extern crate alloc;
 #[cfg(any(test, feature = "hook"))]
 extern crate std;
 
+mod bits;
 mod bytes;
 mod granted;
 mod handshake;

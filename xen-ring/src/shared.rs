@@ -2,7 +2,7 @@
 
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use xen_hal::{CopyOp, GrantStatus, Mapping, PAGE_SIZE, Page, Remote};
 
@@ -91,6 +91,33 @@ impl SharedMemory {
         self.accessed(offset, 4, true);
     }
 
+    #[track_caller]
+    pub(crate) fn byte(&self, offset: usize) -> &AtomicU8 {
+        // SAFETY: mapped, by the constructor's contract. An atomic may be changed by others at any time.
+        unsafe { self.at(offset, 1).cast::<AtomicU8>().as_ref() }
+    }
+
+    /// Reads a byte; what is read after it is at least as new.
+    ///
+    /// # Panics
+    ///
+    /// Where it is not inside.
+    pub fn load_byte(&self, offset: usize) -> u8 {
+        let value = self.byte(offset).load(Ordering::Acquire);
+        self.accessed(offset, 1, false);
+        value
+    }
+
+    /// Writes a byte; the peer sees everything that was written before it first.
+    ///
+    /// # Panics
+    ///
+    /// Where it is not inside.
+    pub fn store_byte(&self, offset: usize, value: u8) {
+        self.byte(offset).store(value, Ordering::Release);
+        self.accessed(offset, 1, true);
+    }
+
     /// Copies bytes out.
     ///
     /// # Panics
@@ -116,13 +143,13 @@ impl SharedMemory {
     }
 
     #[cfg(feature = "hook")]
-    fn accessed(&self, offset: usize, len: usize, write: bool) {
+    pub(crate) fn accessed(&self, offset: usize, len: usize, write: bool) {
         crate::hook::accessed(self.start.addr().get() + offset, len, write);
     }
 
     #[cfg(not(feature = "hook"))]
     #[inline(always)]
-    fn accessed(&self, _offset: usize, _len: usize, _write: bool) {}
+    pub(crate) fn accessed(&self, _offset: usize, _len: usize, _write: bool) {}
 }
 
 /// Copies bytes of which a peer may change those on one side at the same time. The compiler knows nothing of them: not

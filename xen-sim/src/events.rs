@@ -211,6 +211,10 @@ impl Port for SimPort {
         }
     }
 
+    fn is_bound(&self) -> bool {
+        self.state(|state| matches!(state.remote, Remote::Bound(..))).unwrap_or(false)
+    }
+
     fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
         let outcome = self.state(|state| match std::mem::take(&mut state.pending) {
             true => (true, None),

@@ -35,7 +35,7 @@ const MAX_DOUBLINGS: u32 = 6;
 ///     }
 /// }
 /// ```
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct EventThrottle {
     spurious: u32,
 }

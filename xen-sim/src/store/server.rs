@@ -115,6 +115,7 @@ impl Server {
 
     /// What the toolstack writes for each new domain.
     pub fn create_domain(&mut self, domain: DomId) {
+        self.tree.add_domain(domain);
         let home = format!("/local/domain/{}", domain.0);
         let read = [Permission::new(DomId::DOM0, Access::None), Permission::new(domain, Access::Read)];
         let own = [Permission::new(domain, Access::None)];
@@ -154,6 +155,7 @@ impl Server {
     /// Ends a connection: the domain is gone.
     pub fn release(&mut self, domain: DomId) {
         self.forget_connection(domain);
+        self.tree.remove_domain(domain);
         self.fire("@releaseDomain");
     }
 

@@ -16,6 +16,9 @@ pub struct Node {
     pub value: Vec<u8>,
     /// Its permissions, the owner's first.
     pub permissions: Vec<Permission>,
+    /// Domains whose entries count for nothing: they were not there when these were made, or have ended since
+    /// (`domain_alloc_permrefs` and `domain_adjust_node_perms` in tools/xenstored/domain.c).
+    pub ignored: BTreeSet<DomId>,
     /// Changes with each change of the node, its list of children included.
     pub generation: u64,
     /// Names of the nodes below.
@@ -33,7 +36,8 @@ impl Node {
         if domain == DomId::DOM0 || self.permissions[0].domain == domain {
             return true;
         }
-        let entry = self.permissions[1..].iter().find(|entry| entry.domain == domain).unwrap_or(&self.permissions[0]);
+        let counts = |entry: &&Permission| entry.domain == domain && !self.ignored.contains(&domain);
+        let entry = self.permissions[1..].iter().find(counts).unwrap_or(&self.permissions[0]);
         match entry.access {
             Access::None => false,
             Access::Read => !write,
@@ -50,6 +54,8 @@ type Nodes = HashMap<Rc<str>, Rc<Node>, BuildHasherDefault<DefaultHasher>>;
 #[derive(Clone, Debug)]
 pub struct Tree {
     nodes: Rc<Nodes>,
+    /// Those that there are: permissions of others count for nothing.
+    domains: BTreeSet<DomId>,
     /// The latest generation.
     generation: u64,
 }
@@ -77,13 +83,14 @@ impl Tree {
         let root = Node {
             value: Vec::new(),
             permissions: vec![Permission::new(DomId::DOM0, Access::None)],
+            ignored: BTreeSet::new(),
             generation: 1,
             children: BTreeSet::new(),
         };
         // Enough for a few domains with a device each.
         let mut nodes = Nodes::with_capacity_and_hasher(100, BuildHasherDefault::default());
         nodes.insert("/".into(), Rc::new(root));
-        Tree { nodes: Rc::new(nodes), generation: 1 }
+        Tree { nodes: Rc::new(nodes), domains: BTreeSet::new(), generation: 1 }
     }
 
     /// The node at a path.
@@ -157,7 +164,7 @@ impl Tree {
         if !above.allows(domain, true) {
             return Err(Errno::EACCES);
         }
-        let mut permissions = above.permissions.clone();
+        let (mut permissions, ignored) = (above.permissions.clone(), above.ignored.clone());
         if domain != DomId::DOM0 {
             permissions[0].domain = domain;
         }
@@ -176,8 +183,8 @@ impl Tree {
         }
         for path in missing.into_iter().rev() {
             let generation = self.next_generation();
-            let node =
-                Node { value: Vec::new(), permissions: permissions.clone(), generation, children: BTreeSet::new() };
+            let (permissions, ignored) = (permissions.clone(), ignored.clone());
+            let node = Node { value: Vec::new(), permissions, ignored, generation, children: BTreeSet::new() };
             Rc::make_mut(&mut self.nodes).insert(path.into(), Rc::new(node));
             let name = name(path).to_owned();
             self.change(parent(path).unwrap_or("/"), |node| {
@@ -192,7 +199,24 @@ impl Tree {
     }
 
     pub(crate) fn set_permissions(&mut self, path: &str, permissions: &[Permission]) {
-        self.change(path, |node| node.permissions = permissions.to_vec());
+        let others = permissions.iter().skip(1).map(|entry| entry.domain);
+        let ignored = others.filter(|domain| !self.domains.contains(domain)).collect();
+        self.change(path, |node| (node.permissions, node.ignored) = (permissions.to_vec(), ignored));
+    }
+
+    /// A domain that there is from here on.
+    pub(crate) fn add_domain(&mut self, domain: DomId) {
+        self.domains.insert(domain);
+    }
+
+    /// A domain that is gone: what it was allowed is not allowed to a later one with its number.
+    pub(crate) fn remove_domain(&mut self, domain: DomId) {
+        self.domains.remove(&domain);
+        for node in Rc::make_mut(&mut self.nodes).values_mut() {
+            if node.permissions[1..].iter().any(|entry| entry.domain == domain) {
+                Rc::make_mut(node).ignored.insert(domain);
+            }
+        }
     }
 
     /// Removes a node and all below; returns what was removed.

@@ -29,7 +29,8 @@ pub fn run(tally: &Tally) {
     });
     tally.step("dependencies", deny::check);
     tally.step("tests on the host", || {
-        let mut command = command(&root, &["test", "--workspace", "--no-fail-fast", "--features", "sarab/net"]);
+        let mut command =
+            command(&root, &["test", "--workspace", "--no-fail-fast", "--features", "sarab/net,sarab/vchan"]);
         match xen_lab::headers() {
             Ok(headers) => finish(command.env("SARAB_XEN_HEADERS", headers)),
             Err(error) => {
@@ -50,7 +51,7 @@ pub fn run(tally: &Tally) {
     });
     // What users see, and then what contributors do: a link may be right in one of them alone.
     tally.step("documentation", || {
-        let public = ["doc", "--quiet", "--workspace", "--no-deps", "--features", "sarab/net"];
+        let public = ["doc", "--quiet", "--workspace", "--no-deps", "--features", "sarab/net,sarab/vchan"];
         finish(command(&root, &public).env("RUSTDOCFLAGS", "-D warnings"))?;
         let private = [&public[..], &["--document-private-items"]].concat();
         finish(command(&root, &private).env("RUSTDOCFLAGS", "-D warnings"))
@@ -70,7 +71,17 @@ fn style(tally: &Tally) {
     tally.step("clippy", || {
         cargo(
             &root,
-            &["clippy", "--quiet", "--workspace", "--all-targets", "--features", "sarab/net", "--", "-D", "warnings"],
+            &[
+                "clippy",
+                "--quiet",
+                "--workspace",
+                "--all-targets",
+                "--features",
+                "sarab/net,sarab/vchan",
+                "--",
+                "-D",
+                "warnings",
+            ],
         )
     });
 }
@@ -81,12 +92,15 @@ pub fn quick(tally: &Tally) {
     tally.step("unit tests on the host", || {
         // All of the workspace, so that what is compiled is what the other tests use too; each fuzz target takes a second.
         let skip = ["--", "--skip", "targets::tests"];
-        cargo(&repo(), &[&["test", "--workspace", "--lib", "--bins", "--features", "sarab/net"], &skip[..]].concat())
+        cargo(
+            &repo(),
+            &[&["test", "--workspace", "--lib", "--bins", "--features", "sarab/net,sarab/vchan"], &skip[..]].concat(),
+        )
     });
 }
 
 /// The crates whose log lines go through what their user turns on.
-const LOGGING: [&str; 5] = ["xenstore-client", "xenbus", "xen-9pfs", "xen-blkif", "xen-netif"];
+const LOGGING: [&str; 6] = ["xenstore-client", "xenbus", "xen-9pfs", "xen-blkif", "xen-netif", "xen-vchan"];
 
 fn drivers_logging(root: &Path) -> Result<String> {
     for features in [&[][..], &["log"], &["defmt"], &["log", "defmt"]] {

@@ -12,6 +12,7 @@ mod linux;
 mod net;
 pub mod store;
 mod tools;
+mod vchan;
 mod walk;
 pub mod web;
 
@@ -197,7 +198,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
     let boot = |suite: &Suite, server| {
         let mut checks = match server {
             StoreServer::Xenstored => {
-                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL].concat()
+                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL, vchan::ALL].concat()
             }
             StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
         };

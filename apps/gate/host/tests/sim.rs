@@ -4,7 +4,7 @@
 use embedded_io_async::Write;
 use sarab::network::stack::IpAddress;
 use sarab::network::stack::tcp::TcpSocket;
-use sarab::testing::{End, Faults, Guest, Running, check};
+use sarab::testing::{Budgets, End, Faults, Guest, Running, check};
 use sarab::{App, println};
 
 const RULES: &str = "clients 10.1.0.1/24\nclients fd00:1::1/64\npublish tcp 8080 to 10.1.0.9 port 7\n";
@@ -179,6 +179,7 @@ async fn serve_outside(gate: &Running, connections: usize) {
 #[test]
 fn clients_that_come_and_go_leave_nothing() {
     check("comings and goings", 1, |xen| {
+        xen.set_budgets(Budgets { steps: u64::MAX, ..Budgets::default() });
         let (guest, xen) = (Guest::new(xen), xen.clone());
         xen.clone().run(async move {
             let gate = gate_with_outside(guest, 2).await;
