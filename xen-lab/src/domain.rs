@@ -21,6 +21,7 @@ pub struct Builder<'a> {
     /// What the kernel's file holds, where it is not in dom0 yet.
     image: Option<&'a Path>,
     before: Option<Before<'a>>,
+    paused: bool,
 }
 
 /// Begins a domain of an image on this machine, which is copied to dom0 once, by its file's name.
@@ -28,7 +29,7 @@ pub fn guest<'a>(lab: &'a Lab, image: &'a (impl AsRef<Path> + ?Sized), name: &st
     let image = image.as_ref();
     let file = image.file_name().unwrap_or_default().to_string_lossy();
     let config = Config::new(name, &format!("/tmp/images/{file}"));
-    Builder { lab, config, image: Some(image), before: None }
+    Builder { lab, config, image: Some(image), before: None, paused: false }
 }
 
 /// Begins a domain of Linux, of the kernel that dom0 has, which does what the shell script `job` says and ends. It finds
@@ -80,7 +81,7 @@ fn linux_of<'a>(
     config.memory = 192;
     config.command_line = "console=hvc0 quiet".to_owned();
     config.extra = vec![format!("ramdisk = \"{own}\"")];
-    Ok(Builder { lab, config, image: None, before: None })
+    Ok(Builder { lab, config, image: None, before: None, paused: false })
 }
 
 impl<'a> Builder<'a> {
@@ -105,6 +106,12 @@ impl<'a> Builder<'a> {
     /// Does something with the domain before it runs.
     pub fn before(mut self, action: impl FnOnce(&Domain<'a>) -> Result<()> + 'a) -> Self {
         self.before = Some(Box::new(action));
+        self
+    }
+
+    /// Leaves it paused, for the caller to have it run.
+    pub fn paused(mut self) -> Self {
+        self.paused = true;
         self
     }
 
@@ -136,7 +143,9 @@ impl<'a> Builder<'a> {
         if let Some(action) = self.before {
             action(&domain)?;
         }
-        lab.run(&format!("xl unpause {id}"))?;
+        if !self.paused {
+            lab.run(&format!("xl unpause {id}"))?;
+        }
         Ok(domain)
     }
 }

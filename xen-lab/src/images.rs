@@ -71,7 +71,7 @@ pub fn headers() -> Result<PathBuf> {
 }
 
 /// Bump when what [`router`] makes from the packages changes.
-const ROUTER_REVISION: &str = "1";
+const ROUTER_REVISION: &str = "2";
 
 /// Debian's kernel with what makes a router of it, and the file system for that: downloaded and built where a guest wants
 /// it, so that nobody else's grows. The kernel is one with its modules, whichever the other images have.

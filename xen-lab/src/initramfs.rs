@@ -80,8 +80,10 @@ const GUEST_MODULES: [&str; 4] = ["xen-blkfront", "xen-netfront", "crc32c_generi
 
 /// Kernel modules in the Linux router: connections, translation, and what its rules name. `inet` is a family of its own, which
 /// loads these by aliases.
-const ROUTER_MODULES: [&str; 13] = [
+const ROUTER_MODULES: [&str; 14] = [
     "xen-netfront",
+    // libcrc32c asks for it by the name of what it does.
+    "crc32c_generic",
     "nf_tables",
     "nf_conntrack",
     "nf_defrag_ipv4",
