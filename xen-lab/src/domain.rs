@@ -21,6 +21,7 @@ pub struct Builder<'a> {
     /// What the kernel's file holds, where it is not in dom0 yet.
     image: Option<&'a Path>,
     before: Option<Before<'a>>,
+    paused: bool,
 }
 
 /// Begins a domain of an image on this machine, which is copied to dom0 once, by its file's name.
@@ -28,7 +29,7 @@ pub fn guest<'a>(lab: &'a Lab, image: &'a (impl AsRef<Path> + ?Sized), name: &st
     let image = image.as_ref();
     let file = image.file_name().unwrap_or_default().to_string_lossy();
     let config = Config::new(name, &format!("/tmp/images/{file}"));
-    Builder { lab, config, image: Some(image), before: None }
+    Builder { lab, config, image: Some(image), before: None, paused: false }
 }
 
 /// Begins a domain of Linux, of the kernel that dom0 has, which does what the shell script `job` says and ends. It finds
@@ -40,9 +41,32 @@ pub fn guest<'a>(lab: &'a Lab, image: &'a (impl AsRef<Path> + ?Sized), name: &st
 pub fn linux<'a>(lab: &'a Lab, name: &str, job: &str, programs: &[(&str, &[u8])]) -> Result<Builder<'a>> {
     const KERNEL: &str = "/tmp/images/linux";
     const FILES: &str = "/tmp/images/linux.cpio.gz";
-    if lab.try_run(&format!("test -f {FILES}"))?.0 != 0 {
+    linux_of(lab, name, job, programs, [KERNEL, FILES], || lab.put_linux(KERNEL, FILES))
+}
+
+/// Begins a domain of Debian's kernel as a router: as [`linux`] does, and with `nft` and the modules for connections and
+/// their translation. It has no other programs than those and busybox.
+///
+/// # Errors
+///
+/// Where its packages cannot be downloaded, or dom0 cannot be given the files.
+pub fn linux_router<'a>(lab: &'a Lab, name: &str, job: &str) -> Result<Builder<'a>> {
+    const KERNEL: &str = "/tmp/images/router";
+    const FILES: &str = "/tmp/images/router.cpio.gz";
+    linux_of(lab, name, job, &[], [KERNEL, FILES], || lab.put_router(KERNEL, FILES))
+}
+
+fn linux_of<'a>(
+    lab: &'a Lab,
+    name: &str,
+    job: &str,
+    programs: &[(&str, &[u8])],
+    [kernel, files]: [&str; 2],
+    put: impl FnOnce() -> Result<()>,
+) -> Result<Builder<'a>> {
+    if lab.try_run(&format!("test -f {files}"))?.0 != 0 {
         lab.run("mkdir -p /tmp/images")?;
-        lab.put_linux(KERNEL, FILES)?;
+        put()?;
     }
     // The kernel unpacks archives that stand one after the other.
     let own = format!("/tmp/images/{name}.initrd");
@@ -51,13 +75,13 @@ pub fn linux<'a>(lab: &'a Lab, name: &str, job: &str, programs: &[(&str, &[u8])]
         lab.put(&format!("/tmp/images/own/{file}"), Box::new(Cursor::new(bytes.to_vec())))?;
     }
     lab.run(&format!(
-        "cd /tmp/images/own && chmod +x * && (cat {FILES}; ls | cpio -o -H newc 2>/dev/null | gzip) >{own}"
+        "cd /tmp/images/own && chmod +x * && (cat {files}; ls | cpio -o -H newc 2>/dev/null | gzip) >{own}"
     ))?;
-    let mut config = Config::new(name, KERNEL);
+    let mut config = Config::new(name, kernel);
     config.memory = 192;
     config.command_line = "console=hvc0 quiet".to_owned();
     config.extra = vec![format!("ramdisk = \"{own}\"")];
-    Ok(Builder { lab, config, image: None, before: None })
+    Ok(Builder { lab, config, image: None, before: None, paused: false })
 }
 
 impl<'a> Builder<'a> {
@@ -82,6 +106,12 @@ impl<'a> Builder<'a> {
     /// Does something with the domain before it runs.
     pub fn before(mut self, action: impl FnOnce(&Domain<'a>) -> Result<()> + 'a) -> Self {
         self.before = Some(Box::new(action));
+        self
+    }
+
+    /// Leaves it paused, for the caller to have it run.
+    pub fn paused(mut self) -> Self {
+        self.paused = true;
         self
     }
 
@@ -113,7 +143,9 @@ impl<'a> Builder<'a> {
         if let Some(action) = self.before {
             action(&domain)?;
         }
-        lab.run(&format!("xl unpause {id}"))?;
+        if !self.paused {
+            lab.run(&format!("xl unpause {id}"))?;
+        }
         Ok(domain)
     }
 }

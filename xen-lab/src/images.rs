@@ -70,6 +70,38 @@ pub fn headers() -> Result<PathBuf> {
     Ok(folder.join("usr/include"))
 }
 
+/// Bump when what [`router`] makes from the packages changes.
+const ROUTER_REVISION: &str = "2";
+
+/// Debian's kernel with what makes a router of it, and the file system for that: downloaded and built where a guest wants
+/// it, so that nobody else's grows. The kernel is one with its modules, whichever the other images have.
+pub(crate) fn router(suite: Suite) -> Result<(PathBuf, PathBuf)> {
+    let (home, _lock) = locked_home(suite)?;
+    let folder = home.join("router");
+    let is_there = fs::read_to_string(folder.join("revision")).is_ok_and(|found| found == ROUTER_REVISION);
+    if !is_there {
+        let packages = ["linux-image-amd64", "busybox-static", "nftables"].map(str::to_owned);
+        let files = Apt::new(suite.codename, home.clone())?.download("the Linux router", &packages)?;
+        let (root, partial) = (Partial::new(home.join("router-root.tmp"))?, Partial::new(home.join("router.tmp"))?);
+        apt::unpack("the Linux router", &files, root.path())?;
+        fs::copy(kernel(root.path())?, partial.path().join("vmlinuz"))?;
+        initramfs::write_router(root.path(), &partial.path().join("router.cpio.gz"))?;
+        fs::write(partial.path().join("revision"), ROUTER_REVISION)?;
+        let _ = fs::remove_dir_all(&folder);
+        fs::rename(partial.path(), &folder).context("cannot keep the Linux router")?;
+    }
+    Ok((folder.join("vmlinuz"), folder.join("router.cpio.gz")))
+}
+
+/// The kernel among unpacked packages.
+fn kernel(root: &Path) -> Result<PathBuf> {
+    fs::read_dir(root.join("boot"))?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")))
+        .context("the kernel package holds no vmlinuz")
+}
+
 pub(crate) fn images(suite: Suite) -> Result<Images> {
     let dir = home(suite)?.join("images");
     Ok(Images {
@@ -89,12 +121,7 @@ fn build_images(suite: Suite, home: &Path, dir: &Path) -> Result<()> {
     let (root, partial) = (root.path(), partial.path());
     apt::unpack(&suite.to_string(), &files, root)?;
     initramfs::gunzip(&root.join(format!("boot/xen-{}-amd64.gz", suite.xen)), &partial.join("xen"))?;
-    let kernel = fs::read_dir(root.join("boot"))?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")))
-        .context("the kernel package holds no vmlinuz")?;
-    fs::copy(kernel, partial.join("vmlinuz"))?;
+    fs::copy(kernel(root)?, partial.join("vmlinuz"))?;
     initramfs::write_base(suite, root, &partial.join("base.cpio.gz"))?;
     initramfs::write_guest(root, &partial.join("guest.cpio.gz"))?;
     if suite.has_device_model() {

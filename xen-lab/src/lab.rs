@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::agent::Agent;
 use crate::dom0::{Dom0, Stream};
-use crate::images::{Images, images, prepare};
+use crate::images::{self, Images, images, prepare};
 use crate::process::end_with_parent;
 use crate::qemu::Qemu;
 use crate::running::Announcement;
@@ -93,6 +93,7 @@ pub struct Lab {
     /// Everything that Xen and dom0 print: the first place to look when something goes wrong.
     pub serial: PathBuf,
     scratch: tempfile::TempDir,
+    suite: Suite,
     images: Images,
     announcement: Option<Announcement>,
 }
@@ -111,7 +112,7 @@ impl Lab {
         let agent = Agent { port: free_port()?, token: token()?, timeout: options.timeout };
         let (command, serial) = command(suite, options, &qemu, &images, scratch.path(), &agent, false)?;
         let child = Arc::new(Mutex::new(spawn(command, &serial)?));
-        let mut lab = Lab { child, agent, serial, scratch, images, announcement: None };
+        let mut lab = Lab { child, agent, serial, scratch, suite, images, announcement: None };
         lab.wait_ready()?;
         lab.announcement = options.announce.as_ref().map(|name| Announcement::new(name, &lab.agent)).transpose()?;
         Ok(lab)
@@ -189,6 +190,18 @@ impl Lab {
     pub fn put_linux(&self, kernel: &str, files: &str) -> Result<()> {
         self.put(kernel, Box::new(File::open(&self.images.kernel)?))?;
         self.put(files, Box::new(File::open(&self.images.guest)?))
+    }
+
+    /// Gives dom0 the Linux router's kernel and its file system, at these two paths. They are downloaded and built where they
+    /// are not in the cache yet.
+    ///
+    /// # Errors
+    ///
+    /// Where they cannot be downloaded or read, or dom0 cannot write them.
+    pub fn put_router(&self, kernel: &str, files: &str) -> Result<()> {
+        let (own_kernel, own_files) = images::router(self.suite)?;
+        self.put(kernel, Box::new(File::open(own_kernel)?))?;
+        self.put(files, Box::new(File::open(own_files)?))
     }
 
     /// Unpacks Xen's QEMU in dom0, in a folder of its own, and returns the command that starts it.

@@ -1,9 +1,10 @@
-//! Load from Linux: on a disk, for a web server, or for iperf; and hosts of a network.
+//! Load from Linux: on a disk, for a web server, for iperf, or through a router; and hosts of a network.
 
 mod disk;
 mod http;
 mod iperf;
 mod lan;
+mod routed;
 mod site;
 mod soak;
 
@@ -16,7 +17,11 @@ const USAGE: &str = "usage: linux-load disk DEVICE MILLISECONDS [write]
        linux-load site ADDRESS:PORT FOLDER CLIENTS
        linux-load parts ADDRESS:PORT PATH CLIENTS COUNT LENGTH SIZE
        linux-load soak ADDRESS:PORT REQUESTS SEGMENTS CLIENTS ALLOWED
-       linux-load drain ADDRESS:PORT BYTES";
+       linux-load drain ADDRESS:PORT BYTES
+       linux-load serve PORT
+       linux-load flood ADDRESS:PORT MILLISECONDS up|down FILE INTERFACE
+       linux-load connections ADDRESS:PORT MILLISECONDS
+       linux-load first ADDRESS:PORT SECONDS [COMMAND...]";
 
 fn main() -> Result<()> {
     let args: Vec<_> = std::env::args().skip(1).collect();
@@ -36,6 +41,15 @@ fn main() -> Result<()> {
             soak::run(address, number(requests)?, number(segments)?, number(clients)?, number(allowed)?)
         }
         ["drain", address, bytes] => iperf::drain(address, number(bytes)?),
+        ["serve", port] => routed::serve(port.parse()?),
+        ["flood", server, ms, way @ ("up" | "down"), file, interface] => {
+            let counter = routed::Counter { file, interface };
+            routed::flood(server.parse()?, Duration::from_millis(number(ms)?), way == "up", &counter)
+        }
+        ["connections", server, ms] => routed::connections(server.parse()?, Duration::from_millis(number(ms)?)),
+        ["first", server, seconds, ref command @ ..] => {
+            routed::first(server.parse()?, Duration::from_secs(number(seconds)?), command)
+        }
         ["lan", ref words @ ..] => lan::run(words),
         _ => bail!("{USAGE}{}", lan::USAGE),
     }

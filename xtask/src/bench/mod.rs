@@ -3,6 +3,7 @@
 //! The lab emulates its processors: numbers of one boot can be compared with each other, and with nothing else.
 
 mod disk;
+mod gate;
 mod http;
 mod net;
 mod soak;
@@ -27,7 +28,7 @@ pub struct BenchArgs {
     #[arg(long)]
     lab_only: bool,
     /// Only this: store (requests to the store), disk, net, http or wan (TCP with delay, loss, reordering and a
-    /// bottleneck; each beside a Linux guest), or soak (whether `web`'s memory stays as it is, which takes long and is not
+    /// bottleneck; each beside a Linux guest), gate (beside Linux as a router), or soak (whether `web`'s memory stays as it is, which takes long and is not
     /// done otherwise)
     #[arg(long, value_name = "WHAT", value_parser = PARTS.map(|part| part.name))]
     only: Option<String>,
@@ -51,7 +52,7 @@ struct Part<L> {
 }
 
 /// What `--only` names.
-const PARTS: [Part<Lab>; 6] = [
+const PARTS: [Part<Lab>; 7] = [
     Part { name: "store", parallel: true, measure: |lab, _| store::lab(lab) },
     Part { name: "disk", parallel: true, measure: disk::lab },
     Part { name: "net", parallel: true, measure: net::lab },
@@ -59,6 +60,7 @@ const PARTS: [Part<Lab>; 6] = [
     // It waits for timers most of the time. With two threads those are late on a busy host: 50 ms take a second, and a Linux
     // guest sends 2 to 20 Mbit/s where it sends 100 with one.
     Part { name: "wan", parallel: false, measure: wan::lab },
+    Part { name: "gate", parallel: true, measure: gate::lab },
     Part { name: "soak", parallel: true, measure: |lab, _| soak::lab(lab) },
 ];
 /// Done where it is asked for, and not otherwise.
