@@ -175,8 +175,13 @@ impl Toolstack {
                 Either::Right(_) => closed = false,
             }
         }
-        self.store.remove(&front).await?;
-        self.store.remove(&back).await?;
+        // A backend may have removed what was above it, too.
+        for path in [&front, &back] {
+            match self.store.remove(path).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
         Ok(closed)
     }
 }

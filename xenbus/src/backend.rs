@@ -235,7 +235,8 @@ impl<B: Backend, C: Clock> BackendLife<'_, B, C> {
     }
 }
 
-/// Ends a device's life for good. The directory of one that is to go is removed: the toolstack waits for that where the
+/// Ends a device's life for good. The directory of one that is to go is removed, and that of its guest's with the last of
+/// these: the toolstack waits for that where the
 /// backend is not in its own domain (`xl devd` does it for Linux; tools/libs/light/libxl_device.c).
 async fn leave(device: &Device) -> Stop {
     if let Err(stop) = device.switch(State::Closed).await {
@@ -247,9 +248,17 @@ async fn leave(device: &Device) -> Stop {
         .store()
         .transaction(async |t| -> Result<(), Error> {
             match (t.get::<State>(&state).await?, t.get::<bool>(&online).await) {
-                (Some(State::Closed), Ok(Some(false))) => t.remove(device.path()).await,
-                _ => Ok(()),
+                (Some(State::Closed), Ok(Some(false))) => t.remove(device.path()).await?,
+                _ => return Ok(()),
             }
+            // What is above it is this domain's as well, and counts in its quota: a driver domain's would be used up by the
+            // guests that come and go (libxl__xs_path_cleanup).
+            if let Some((guest, _)) = device.path().rsplit_once('/')
+                && t.list_short(guest).await.is_ok_and(|others| others.is_empty())
+            {
+                t.remove(guest).await?;
+            }
+            Ok(())
         })
         .await;
     match removed {

@@ -140,8 +140,8 @@ fn clients(f: &Fixture) -> Result<String> {
     gate.detach("one", 1)?;
     gate.domain.wait_for("gate: client one (", 20)?;
     gate.detach("two", 2)?;
-    let left = f.lab.run(&format!("xenstore-ls /local/domain/{}/backend 2>/dev/null || true", gate.domain.id))?;
-    ensure!(!left.contains("frontend"), "backend directories are left: {left}");
+    let left = f.lab.run(&format!("xenstore-list /local/domain/{}/backend/vif", gate.domain.id))?;
+    ensure!(left.trim().is_empty(), "directories of clients that are gone: {left}");
     f.lab.run("xl shutdown -w gate")?;
     Ok(format!("Mbit/s: {}", speeds.join(", ")))
 }
