@@ -67,7 +67,8 @@ impl<'a> Gate<'a> {
 
 impl Drop for Gate<'_> {
     fn drop(&mut self) {
-        let _ = self.lab.run("for name in $(/usr/bin/ip netns list | cut -d' ' -f1); do /usr/bin/ip netns del $name; done");
+        let _ =
+            self.lab.run("for name in $(/usr/bin/ip netns list | cut -d' ' -f1); do /usr/bin/ip netns del $name; done");
     }
 }
 
@@ -100,8 +101,11 @@ fn clients(f: &Fixture) -> Result<String> {
         gate.inside(name, &format!("ping -c 3 -W 2 {to} >/dev/null"))?;
     }
     // By router advertisements, an address of its own and a router.
-    gate.inside("one", "tries=100; until /usr/bin/ip -6 addr show dev eth0 | grep -q \"fd07::.* scope global\"; do \
-          tries=$((tries - 1)); [ $tries -gt 0 ] || exit 1; usleep 100000; done; ping -6 -c 3 -W 2 fd07::1 >/dev/null")?;
+    gate.inside(
+        "one",
+        "tries=100; until /usr/bin/ip -6 addr show dev eth0 | grep -q \"fd07::.* scope global\"; do \
+          tries=$((tries - 1)); [ $tries -gt 0 ] || exit 1; usleep 100000; done; ping -6 -c 3 -W 2 fd07::1 >/dev/null",
+    )?;
     let hops = gate.inside("one", "traceroute -n -m 3 -w 2 -q 1 10.0.2.10")?;
     ensure!(hops.contains(" 1  10.7.0.1 ") && hops.contains(" 2  10.0.2.10 "), "{hops}");
     // A client's name, of its search domain.
@@ -112,7 +116,8 @@ fn clients(f: &Fixture) -> Result<String> {
     for words in ["", "-R", "-P 4", "-P 4 -R", "-u -b 5M", "-u -b 5M -R"] {
         let out = gate.inside("one", &format!("timeout 30 iperf3 -c 10.0.2.10 -t 1 -f m {words}"))?;
         let speed = out.lines().rev().find(|line| line.contains("receiver")).unwrap_or_default();
-        speeds.push(speed.split_whitespace().skip_while(|word| !word.contains("Bytes")).nth(1).unwrap_or("?").to_owned());
+        speeds
+            .push(speed.split_whitespace().skip_while(|word| !word.contains("Bytes")).nth(1).unwrap_or("?").to_owned());
     }
     f.lab.run("killall iperf3")?;
     // A guest of ours behind it: published outside, and for those inside.
@@ -153,7 +158,8 @@ fn comings(f: &Fixture) -> Result<String> {
     gate.inside("one", outside)?;
     f.lab.run("iperf3 -s -D --forceflush >/dev/null 2>&1 </dev/null")?;
     // A flow that the new rules forbid ends, and one that they allow does not.
-    let set = |text: &str| f.lab.run(&format!("xenstore-write /local/domain/{}/data/gate/rules '{text}'", gate.domain.id));
+    let set =
+        |text: &str| f.lab.run(&format!("xenstore-write /local/domain/{}/data/gate/rules '{text}'", gate.domain.id));
     set("clients 10.7.0.1/24\nreject tcp to any port 5201\n")?;
     gate.domain.wait_for("gate: 1 rules of store", 20)?;
     let (status, out) = f.lab.try_run("/usr/bin/ip netns exec one timeout 10 iperf3 -c 10.0.2.10 -t 1 2>&1")?;
@@ -167,7 +173,10 @@ fn comings(f: &Fixture) -> Result<String> {
     gate.domain.wait_for("gate: 1 rules of store; 0 flows forgotten", 20)?;
     gate.inside("one", "timeout 20 iperf3 -c 10.0.2.10 -t 1")?;
     // What is sent in another's name goes nowhere, and is counted.
-    gate.inside("one", "/usr/bin/ip addr add 10.7.0.77/24 dev eth0; ! ping -c 2 -W 1 -I 10.7.0.77 10.0.2.10 >/dev/null")?;
+    gate.inside(
+        "one",
+        "/usr/bin/ip addr add 10.7.0.77/24 dev eth0; ! ping -c 2 -W 1 -I 10.7.0.77 10.0.2.10 >/dev/null",
+    )?;
     f.lab.run("killall iperf3; xl sysrq gate g")?;
     let shown = gate.domain.wait_for("gate: dropped: spoofed ", 20)?;
     ensure!(shown.contains("gate: client d0/"), "{shown}");

@@ -196,7 +196,9 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
     // One boot runs all checks with the one server, a second one those of the store with the other.
     let boot = |suite: &Suite, server| {
         let mut checks = match server {
-            StoreServer::Xenstored => [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL].concat(),
+            StoreServer::Xenstored => {
+                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL].concat()
+            }
             StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
         };
         if server == StoreServer::Xenstored && *suite == suite::DEFAULT {
