@@ -527,6 +527,7 @@ mod tests {
             assert_eq!(parsed["dependencies"]["sarab"]["git"].as_str(), Some("https://test/sarab"), "{text}");
             assert_eq!(parsed["profile"]["release"]["panic"].as_str(), Some("abort"), "{text}");
             assert!(!text.contains("path = \"..") && !text.contains("workspace = true"), "{text}");
+            assert!(!text.contains("demo"), "{text}");
             let host = project.host_manifest(&guest).unwrap();
             let text = host.with(|_| ("git", "https://test/sarab".into()), None).unwrap();
             assert!(!text.replace("path = \"..\"", "").contains("path ="), "{text}");
@@ -534,7 +535,7 @@ mod tests {
             assert!(text.contains("mine = { path = \"..\""), "{text}");
             let main = renamed(&sarab.text(&format!("apps/{template}/src/main.rs")).unwrap(), &template, "mine");
             assert!(main.ends_with("\npub use mine::main;\n"), "{main}");
-            project.needs().unwrap();
+            assert_eq!(project.needs().unwrap().demo, None);
         }
     }
 
@@ -552,7 +553,7 @@ mod tests {
         let guest = project.guest_manifest().unwrap();
         assert_eq!(guest.folders["sarab-http"], "sarab-http");
         let text = guest.with(|folder| ("path", format!("/sarab/{folder}")), Some("0.1.0")).unwrap();
-        assert!(text.contains("sarab-http = { version = \"0.1.0\", path = \"/sarab/sarab-http\" }"), "{text}");
+        assert!(text.contains("sarab-site = { version = \"0.1.0\", path = \"/sarab/sarab-site\" }"), "{text}");
         assert!(project.readme().unwrap().contains("on this machine"));
     }
 }
