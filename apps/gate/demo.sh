@@ -58,10 +58,10 @@ run "$inside ping -c 2 -W 5 10.0.2.2"
 say '' 'The gate knows its clients by name:'
 await 'web' "$inside nslookup web.lab.internal 10.86.0.1"
 run "$inside nslookup web.lab.internal 10.86.0.1"
-# By DHCP; its first uplink is on its console.
+# Which DHCP has given it, and which stands on its console, where a log frame may be before it.
 log=/var/log/xen/console/guest-$GUEST.log
-await "the gate's address" "grep -q '^gate: vif/0: [0-9]' $log"
-outer=$(sed -n 's|^gate: vif/0: \([0-9.]*\)/.*|\1|p' $log | tail -n 1)
+await "the gate's address" "grep -q 'gate: vif/0: [0-9]' $log"
+outer=$(sed -n 's|.*gate: vif/0: \([0-9.]*\)/.*|\1|p' $log | tail -n 1)
 fetch="$inside wget -q -O - http://$outer/"
 await 'the page' "$fetch"
 say '' "Port 80 of the gate's outer address leads to web (\`publish tcp 80 to web\`), from inside too:"
@@ -81,6 +81,6 @@ refused "$fetch"
 
 say '' 'What the gate has done, on its console:'
 run "xl sysrq $GUEST g"
-await "the gate's console" "grep -q '^gate: names: ' $log"
+await "the gate's console" "grep -q 'gate: names: ' $log"
 say '' 'That is all. Rules are explained in docs/gate-rules.md, the gate itself in docs/gate.md.'
 [ -z "$PORT" ] || say 'Both clients stay. From your machine, which is outside, web is reached all the time:'
