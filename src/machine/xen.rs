@@ -75,8 +75,15 @@ impl Own {
         platform_xen::xen_version()
     }
 
+    #[cfg(feature = "guest")]
     pub(crate) fn modules(self) -> Vec<&'static [u8]> {
         platform_xen::modules().iter().map(|module| module.data).collect()
+    }
+
+    /// What does not boot has none.
+    #[cfg(not(feature = "guest"))]
+    pub(crate) fn modules(self) -> Vec<&'static [u8]> {
+        Vec::new()
     }
 
     pub(crate) fn memory(self) -> MemoryInfo {
