@@ -15,9 +15,9 @@ refused() {
   ! sh -c "$1" 2>&1 || { say "this should have failed"; exit 1; }
 }
 
-# Waits until a command succeeds, for half a minute.
+# Waits until a command succeeds, for about half a minute.
 await() {
-  tries=300
+  tries=150
   until sh -c "$2" >/dev/null 2>&1; do
     tries=$((tries - 1))
     [ $tries -gt 0 ] || { say "waited in vain for $1: $2"; sh -c "$2" 2>&1; exit 1; }
@@ -57,7 +57,7 @@ say '' 'It reaches what is outside; packets leave with the address of the gate:'
 run "$inside ping -c 2 -W 5 10.0.2.2"
 say '' 'The gate knows its clients by name:'
 await 'web' "$inside nslookup web.lab.internal 10.86.0.1"
-run "$inside nslookup web.lab.internal 10.86.0.1"
+run "$inside nslookup web.lab.internal 10.86.0.1 | grep -A 1 Name:"
 # Which DHCP has given it, and which stands on its console, where a log frame may be before it.
 log=/var/log/xen/console/guest-$GUEST.log
 await "the gate's address" "grep -q 'gate: vif/0: [0-9]' $log"
@@ -69,7 +69,7 @@ run "$fetch | grep -m 1 -i '<h1>'"
 
 base='clients 10.86.0.1/24\nsearch lab.internal\nhost 00:16:3e:00:86:09 web 10.86.0.9\nhost 00:16:3e:00:86:0a laptop'
 base="$base"'\npublish tcp 80 to web'
-say '' 'Other rules, while it runs. A sixth line has the gate refuse pages of web to other clients:'
+say '' 'Other rules, while it runs. By the last line the gate refuses web's pages to other clients:'
 rules "$base"'\nreject tcp from inside to web port 80\n'
 refused "$fetch"
 say '... and nothing else:'

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Cursor;
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::NamedTempFile;
@@ -78,7 +79,13 @@ impl Demo {
     }
 
     /// Shows it, on a thread of its own. The guest runs on, whatever comes of it.
-    pub fn start(self, dom0: impl Dom0 + Send + 'static, dir: String, screen: Screen, interrupt: Interrupt) {
+    pub fn start(
+        self,
+        dom0: impl Dom0 + Send + 'static,
+        dir: String,
+        screen: Screen,
+        interrupt: Interrupt,
+    ) -> JoinHandle<()> {
         std::thread::spawn(move || {
             // What breaks when the user ends everything is no failure.
             let is_over = || interrupt.status().is_some();
@@ -92,7 +99,7 @@ impl Demo {
             if let Some(port) = self.port {
                 site::announce(port, is_over);
             }
-        });
+        })
     }
 
     fn play(&self, dom0: &dyn Dom0, dir: &str, screen: &Screen) -> Result<()> {
@@ -246,5 +253,17 @@ mod tests {
         let error = format!("{:#}", outcome.unwrap_err());
         assert!(error.starts_with("cannot start web: ") && error.ends_with("no backend"), "{error}");
         assert!(!asked.iter().any(|command| command.starts_with("cd")), "the script ran all the same: {asked:?}");
+    }
+
+    #[test]
+    fn a_failure_leaves_the_guest_running_and_says_so() {
+        let demo = Demo { name: "gate".into(), script: "exit 7".into(), port: None, others: Vec::new() };
+        let (shown, fake) = (Shown::default(), Fake { asked: Arc::default(), answer: |_| (7, &[]) });
+        demo.start(fake, "/d".into(), shown.screen(), Interrupt::default()).join().unwrap();
+        let text = shown.text();
+        assert!(
+            text.contains("status 7") && text.ends_with("demo: gate is still running (Ctrl-C to stop)\n"),
+            "{text}"
+        );
     }
 }

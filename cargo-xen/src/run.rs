@@ -307,7 +307,7 @@ impl Run {
             let (dom0, shown) = (lab.agent().with_timeout(DEMO_SILENCE), screen.clone());
             let (interrupt, dir) = (interrupt.clone(), dir.to_owned());
             let ready = format!("{}: ready", self.config.name);
-            screen.when(ready, move || demo.start(dom0, dir, shown, interrupt));
+            screen.when(ready, move || drop(demo.start(dom0, dir, shown, interrupt)));
         }
         self.on(&lab, lab.agent(), disks, dir, &screen, interrupt)
     }
