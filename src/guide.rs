@@ -10,6 +10,7 @@
 //! - [The security model](security)
 //! - [`cargo xen`](cargo_xen): what a project says of itself, and what works beside a running guest
 //! - [The commands of `cargo xen`](commands)
+//! - [The gate](gate): a firewall and router for guests, and [its rules](gate_rules)
 
 /// A page of `docs/`. The pages link to each other by labels, which they define at their end as file names; the first
 /// definition of a label counts, so here it is the module.
@@ -21,6 +22,8 @@ macro_rules! page {
         #[doc = "[comparison]: crate::guide::comparison"]
         #[doc = "[disk-request]: crate::guide::disk_request"]
         #[doc = "[from-mirageos]: crate::guide::from_mirageos"]
+        #[doc = "[gate]: crate::guide::gate"]
+        #[doc = "[gate-rules]: crate::guide::gate_rules"]
         #[doc = "[quick-start]: crate::guide::quick_start"]
         #[doc = "[security-model]: crate::guide::security"]
         #[doc = "[testing]: crate::guide::testing"]
@@ -43,3 +46,5 @@ page!(testing, "testing.md");
 page!(security, "security.md");
 page!(cargo_xen, "cargo-xen.md");
 page!(commands, "commands.md");
+page!(gate, "gate.md");
+page!(gate_rules, "gate-rules.md");

@@ -4,6 +4,7 @@
 //! `xtask` does.
 
 mod cli;
+mod demo;
 mod doctor;
 pub mod elf;
 mod guest;
@@ -14,6 +15,7 @@ mod new;
 mod package;
 mod run;
 mod sarab;
+mod screen;
 mod site;
 
 use std::process::ExitCode;

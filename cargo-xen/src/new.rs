@@ -129,11 +129,12 @@ struct Project<'a> {
 impl Project<'_> {
     fn write(&self, to: &Path) -> Result<()> {
         let from = format!("apps/{}", self.template);
+        let (_, demo) = self.template_manifest()?;
         for file in self.sarab.files(&from)? {
             let below = file.strip_prefix(&from).unwrap_or(&file).trim_start_matches('/');
             if below == "src/main.rs" || is_test(below) {
                 put(&to.join(below), renamed(&self.sarab.text(&file)?, self.template, self.name).as_bytes())?;
-            } else if below != "Cargo.toml" && !below.starts_with("host/Cargo.") {
+            } else if below != "Cargo.toml" && !below.starts_with("host/Cargo.") && demo.as_deref() != Some(below) {
                 put(&to.join(below), &self.sarab.read(&file)?)?;
             }
         }
@@ -186,14 +187,23 @@ impl Project<'_> {
 
     /// What the template needs, which the project's manifest says too.
     fn needs(&self) -> Result<Needs> {
-        let manifest = self.sarab.manifest(&format!("apps/{}/Cargo.toml", self.template))?;
+        let manifest = self.template_manifest()?.0;
         let table = manifest.get("package").and_then(|package| package.get("metadata")?.get("xen"));
         Needs::parse(&table.map_or(Ok(Json::Null), json)?, Path::new("."))
     }
 
+    /// The template's manifest without its demo, and the file of that: it needs other apps, which the project does not have.
+    fn template_manifest(&self) -> Result<(DocumentMut, Option<String>)> {
+        let mut manifest = self.sarab.manifest(&format!("apps/{}/Cargo.toml", self.template))?;
+        let needs = manifest.get_mut("package").and_then(|package| package.get_mut("metadata")?.get_mut("xen"));
+        let demo = needs.and_then(|needs| needs.as_table_like_mut()?.remove("demo"));
+        let script = demo.as_ref().and_then(|demo| demo.get("script")?.as_str()).map(str::to_owned);
+        Ok((manifest, script))
+    }
+
     /// The template's manifest with the project's name, and with what the apps' workspace says.
     fn guest_manifest(&self) -> Result<Manifest> {
-        let mut own = self.sarab.manifest(&format!("apps/{}/Cargo.toml", self.template))?;
+        let mut own = self.template_manifest()?.0;
         let workspace = self.sarab.manifest("apps/Cargo.toml")?;
         own["package"]["name"] = value(self.name);
         for program in own["bin"].as_array_of_tables_mut().into_iter().flat_map(|programs| programs.iter_mut()) {
@@ -517,6 +527,7 @@ mod tests {
             assert_eq!(parsed["dependencies"]["sarab"]["git"].as_str(), Some("https://test/sarab"), "{text}");
             assert_eq!(parsed["profile"]["release"]["panic"].as_str(), Some("abort"), "{text}");
             assert!(!text.contains("path = \"..") && !text.contains("workspace = true"), "{text}");
+            assert!(!text.contains("demo"), "{text}");
             let host = project.host_manifest(&guest).unwrap();
             let text = host.with(|_| ("git", "https://test/sarab".into()), None).unwrap();
             assert!(!text.replace("path = \"..\"", "").contains("path ="), "{text}");
@@ -524,7 +535,7 @@ mod tests {
             assert!(text.contains("mine = { path = \"..\""), "{text}");
             let main = renamed(&sarab.text(&format!("apps/{template}/src/main.rs")).unwrap(), &template, "mine");
             assert!(main.ends_with("\npub use mine::main;\n"), "{main}");
-            project.needs().unwrap();
+            assert_eq!(project.needs().unwrap().demo, None);
         }
     }
 
@@ -542,7 +553,7 @@ mod tests {
         let guest = project.guest_manifest().unwrap();
         assert_eq!(guest.folders["sarab-http"], "sarab-http");
         let text = guest.with(|folder| ("path", format!("/sarab/{folder}")), Some("0.1.0")).unwrap();
-        assert!(text.contains("sarab-http = { version = \"0.1.0\", path = \"/sarab/sarab-http\" }"), "{text}");
+        assert!(text.contains("sarab-site = { version = \"0.1.0\", path = \"/sarab/sarab-site\" }"), "{text}");
         assert!(project.readme().unwrap().contains("on this machine"));
     }
 }

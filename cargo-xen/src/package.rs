@@ -25,11 +25,39 @@ pub struct Needs {
     pub disks: usize,
     /// A folder that is packed as its first disk, and served on port 80.
     pub site: Option<PathBuf>,
+    /// Whether it runs backends for other guests.
+    pub driver_domain: bool,
+    /// What `cargo xen run` shows where nothing else is asked for.
+    pub demo: Option<Demo>,
+}
+
+/// A script that shows a guest at work in the lab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demo {
+    /// Runs in dom0 once the guest is ready.
+    pub script: PathBuf,
+    /// The guest's command line.
+    pub arguments: String,
+    /// A port of the guest at which pages are served when the script has ended.
+    pub port: Option<u16>,
+    /// Other guests, started before the script.
+    pub guests: Vec<DemoGuest>,
+}
+
+/// A guest beside the one that is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DemoGuest {
+    /// Its package.
+    pub folder: PathBuf,
+    /// Its command line.
+    pub arguments: String,
+    /// Lines of its xl file.
+    pub xl: Vec<String>,
 }
 
 impl Default for Needs {
     fn default() -> Needs {
-        Needs { memory: DEFAULT_MEMORY, net: false, disks: 0, site: None }
+        Needs { memory: DEFAULT_MEMORY, net: false, disks: 0, site: None, driver_domain: false, demo: None }
     }
 }
 
@@ -103,17 +131,33 @@ impl Needs {
                     let site = value.as_str().with_context(|| format!("site = {value}: expected a folder's name"))?;
                     needs.site = Some(folder.join(site));
                 }
-                unknown => bail!("unknown key `{unknown}`; expected memory, net, disks or site"),
+                "driver-domain" => {
+                    needs.driver_domain =
+                        value.as_bool().with_context(|| format!("driver-domain = {value}: expected true or false"))?;
+                }
+                "demo" => needs.demo = Some(Demo::parse(value, folder)?),
+                unknown => {
+                    bail!("unknown key `{unknown}`; expected memory, net, disks, site, driver-domain or demo")
+                }
             }
         }
         needs.disks = needs.disks.max(usize::from(needs.site.is_some()));
         Ok(needs)
     }
 
-    /// An xl file for a Xen host, with paths as they may be there.
-    pub fn config(&self, name: &str, kernel: &str) -> Config {
+    /// What an xl file says wherever the guest runs.
+    pub fn plain_config(&self, name: &str, kernel: &str) -> Config {
         let mut config = Config::new(name, kernel);
         config.memory = self.memory;
+        if self.driver_domain {
+            config.extra.push("driver_domain = 1".to_owned());
+        }
+        config
+    }
+
+    /// An xl file for a Xen host, with paths as they may be there.
+    pub fn config(&self, name: &str, kernel: &str) -> Config {
+        let mut config = self.plain_config(name, kernel);
         if self.site.is_some() {
             config.disks.push("/srv/site.tar".to_owned());
         }
@@ -124,6 +168,64 @@ impl Needs {
             config.bridges.push("xenbr0".to_owned());
         }
         config
+    }
+}
+
+impl Demo {
+    fn parse(value: &Value, folder: &Path) -> Result<Demo> {
+        let table = value.as_object().with_context(|| format!("demo = {value}: expected a table"))?;
+        let (mut script, mut arguments, mut port, mut guests) = (None, String::new(), None, Vec::new());
+        for (key, value) in table {
+            match key.as_str() {
+                "script" => {
+                    let name =
+                        value.as_str().with_context(|| format!("demo.script = {value}: expected a file's name"))?;
+                    script = Some(folder.join(name));
+                }
+                "arguments" => {
+                    let text = value.as_str();
+                    text.with_context(|| format!("demo.arguments = {value}: expected a command line"))?
+                        .clone_into(&mut arguments);
+                }
+                "port" => {
+                    let number = value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+                    port = Some(number.with_context(|| format!("demo.port = {value}: expected a port"))?);
+                }
+                "guests" => {
+                    let list = value
+                        .as_array()
+                        .with_context(|| format!("demo.guests = {value}: expected an array of tables"))?;
+                    guests = list.iter().map(|guest| DemoGuest::parse(guest, folder)).collect::<Result<_>>()?;
+                }
+                unknown => bail!("demo: unknown key `{unknown}`; expected script, arguments, port or guests"),
+            }
+        }
+        Ok(Demo { script: script.context("demo: missing `script`")?, arguments, port, guests })
+    }
+}
+
+impl DemoGuest {
+    fn parse(value: &Value, folder: &Path) -> Result<DemoGuest> {
+        let table = value.as_object().with_context(|| format!("demo.guests = [{value}]: expected a table"))?;
+        let text = |key: &str, value: &Value, expected: &str| {
+            let text = value.as_str().map(str::to_owned);
+            text.with_context(|| format!("demo.guests.{key} = {value}: expected {expected}"))
+        };
+        let (mut package, mut arguments, mut xl) = (None, String::new(), Vec::new());
+        for (key, value) in table {
+            match key.as_str() {
+                "package" => package = Some(folder.join(text(key, value, "a package's folder")?)),
+                "arguments" => arguments = text(key, value, "a command line")?,
+                "xl" => {
+                    let lines = value
+                        .as_array()
+                        .with_context(|| format!("demo.guests.xl = {value}: expected an array of lines"))?;
+                    xl = lines.iter().map(|line| text(key, line, "a line of an xl file")).collect::<Result<_>>()?;
+                }
+                unknown => bail!("demo.guests: unknown key `{unknown}`; expected package, arguments or xl"),
+            }
+        }
+        Ok(DemoGuest { folder: package.context("demo.guests: missing `package`")?, arguments, xl })
     }
 }
 
@@ -139,10 +241,29 @@ mod tests {
     fn what_a_package_needs_is_read() {
         assert_eq!(parse("null").unwrap(), Needs::default());
         let needs = parse(r#"{ "memory": 32, "net": true, "disks": 2, "site": "www" }"#).unwrap();
-        assert_eq!(needs, Needs { memory: 32, net: true, disks: 2, site: Some("/p/www".into()) });
+        let expected = Needs { memory: 32, net: true, disks: 2, site: Some("/p/www".into()), ..Needs::default() };
+        assert_eq!(needs, expected);
         let config = needs.config("a", "/k");
         assert_eq!((config.memory, config.disks), (32, vec!["/srv/site.tar".to_owned(), "/srv/a-1.img".to_owned()]));
         assert_eq!(parse(r#"{ "site": "www" }"#).unwrap().disks, 1);
+    }
+
+    #[test]
+    fn a_driver_domain_and_its_demo_are_read() {
+        let needs = parse(
+            r#"{ "driver-domain": true, "demo": { "script": "demo.sh", "arguments": "a=b", "port": 80, "guests": [
+                { "package": "../web", "arguments": "ip=10.0.0.9/24", "xl": ["vif = [\"backend=gate\"]"] },
+                { "package": "other" } ] } }"#,
+        )
+        .unwrap();
+        assert!(needs.driver_domain);
+        let demo = needs.demo.as_ref().unwrap();
+        assert_eq!((demo.script.as_path(), &*demo.arguments, demo.port), (Path::new("/p/demo.sh"), "a=b", Some(80)));
+        let (web, other) = (&demo.guests[0], &demo.guests[1]);
+        assert_eq!((web.folder.as_path(), web.arguments.as_str()), (Path::new("/p/../web"), "ip=10.0.0.9/24"));
+        assert_eq!((&*web.xl, &*other.xl), (&["vif = [\"backend=gate\"]".to_owned()][..], &[][..]));
+        assert!(needs.config("gate", "/k").text().unwrap().contains("\ndriver_domain = 1\n"));
+        assert!(!Needs::default().config("gate", "/k").text().unwrap().contains("driver_domain"));
     }
 
     #[test]
@@ -154,6 +275,32 @@ mod tests {
             (r#"{ "disks": 27 }"#, "disks = 27: expected a number up to 26"),
             (r#"{ "site": [] }"#, "site = []: expected a folder's name"),
             (r#"{ "network": true }"#, "unknown key `network`"),
+            (r#"{ "driver-domain": 1 }"#, "driver-domain = 1: expected true or false"),
+            (r#"{ "driver_domain": true }"#, "unknown key `driver_domain`"),
+            (r#"{ "demo": "demo.sh" }"#, "demo = \"demo.sh\": expected a table"),
+            (r#"{ "demo": {} }"#, "demo: missing `script`"),
+            (r#"{ "demo": { "script": 1 } }"#, "demo.script = 1: expected a file's name"),
+            (r#"{ "demo": { "file": "a" } }"#, "demo: unknown key `file`"),
+            (r#"{ "demo": { "script": "a", "arguments": 1 } }"#, "demo.arguments = 1: expected a command line"),
+            (r#"{ "demo": { "script": "a", "port": 70000 } }"#, "demo.port = 70000: expected a port"),
+            (r#"{ "demo": { "script": "a", "port": "80" } }"#, "demo.port = \"80\": expected a port"),
+            (r#"{ "demo": { "script": "a", "guests": {} } }"#, "demo.guests = {}: expected an array of tables"),
+            (r#"{ "demo": { "script": "a", "guests": ["web"] } }"#, "demo.guests = [\"web\"]: expected a table"),
+            (r#"{ "demo": { "script": "a", "guests": [{}] } }"#, "demo.guests: missing `package`"),
+            (r#"{ "demo": { "script": "a", "guests": [{ "app": "web" }] } }"#, "demo.guests: unknown key `app`"),
+            (r#"{ "demo": { "script": "a", "guests": [{ "package": 1 }] } }"#, "demo.guests.package = 1: expected a"),
+            (
+                r#"{ "demo": { "script": "a", "guests": [{ "arguments": [] }] } }"#,
+                "demo.guests.arguments = []: expected a command line",
+            ),
+            (
+                r#"{ "demo": { "script": "a", "guests": [{ "package": "b", "xl": "vif = []" }] } }"#,
+                "demo.guests.xl = \"vif = []\": expected an array of lines",
+            ),
+            (
+                r#"{ "demo": { "script": "a", "guests": [{ "package": "b", "xl": [1] }] } }"#,
+                "demo.guests.xl = 1: expected a line of an xl file",
+            ),
             ("3", "expected a table"),
         ] {
             let error = parse(text).unwrap_err().to_string();

@@ -1,9 +1,10 @@
 //! `cargo xen run`: boots a guest in the lab, on this Xen host or on another one, and shows its console until it ends.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::NamedTempFile;
@@ -12,13 +13,18 @@ use xen_lab::xlfile::{Config, argument};
 use xen_lab::{Dom0, Lab, Local, Marker, Options, Publish, Ssh, Suite, suite};
 
 use crate::cli::parse_suite;
+use crate::demo::Demo;
 use crate::guest::Guest;
 use crate::interrupt::Interrupt;
 use crate::lab::quote;
 use crate::logs::Decoder;
 use crate::package::Package;
 use crate::sarab::Sarab;
+use crate::screen::Screen;
 use crate::site::{self, Announcer};
+
+/// How long a demo may print nothing.
+const DEMO_SILENCE: Duration = Duration::from_secs(120);
 
 /// Where the guest runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +117,10 @@ pub struct RunArgs {
     /// For an ELF file: the folder of the package that it was built from, with Cargo.toml and xl file
     #[arg(long, value_name = "FOLDER")]
     package: Option<PathBuf>,
+    /// Do not show the demo of the guest's Cargo.toml. It is shown in the lab, unless arguments, keys of the store, disks or
+    /// bridges are given: `cargo xen run gate` in Sarab's repository shows one
+    #[arg(long)]
+    no_demo: bool,
 }
 
 /// Runs the guest to its end.
@@ -136,17 +146,20 @@ struct Run {
     served: Option<u16>,
     /// Deleted when the guest has ended.
     packed: Option<NamedTempFile>,
+    demo: Option<Demo>,
 }
 
 impl RunArgs {
     fn boot(&self, sarab: &Sarab, interrupt: &Interrupt) -> Result<ExitCode> {
         self.check()?;
-        let run = self.prepare(sarab)?;
-        if let Some(packed) = run.packed.as_ref().map(|packed| packed.path().to_owned()) {
+        let mut run = self.prepare(sarab)?;
+        let packed = run.packed.iter().map(|packed| packed.path().to_owned());
+        for packed in packed.chain(run.demo.iter().flat_map(Demo::disks)) {
             interrupt.clean_up(move || drop(fs::remove_file(&packed)));
         }
+        let demo = run.demo.take();
         let end = match &self.on {
-            Target::Lab => run.in_lab(self.suite.unwrap_or(suite::DEFAULT), interrupt),
+            Target::Lab => run.in_lab(self.suite.unwrap_or(suite::DEFAULT), demo, interrupt),
             Target::Xl => run.here(interrupt),
             Target::Ssh(destination) => run.over_ssh(Ssh { destination: destination.clone() }, interrupt),
         };
@@ -185,6 +198,12 @@ impl RunArgs {
         Ok(())
     }
 
+    /// Whether a demo fits what was asked for.
+    fn shows_demo(&self) -> bool {
+        let is_plain = self.set.is_empty() && self.store.is_empty() && self.disks.is_empty() && self.bridges.is_empty();
+        self.on == Target::Lab && is_plain && self.site.is_none() && !self.no_demo
+    }
+
     fn prepare(&self, sarab: &Sarab) -> Result<Run> {
         let mut guest = Guest::get(self.target.as_deref(), sarab)?;
         if let Some(folder) = &self.package {
@@ -218,6 +237,18 @@ impl RunArgs {
             }
             served = publish.iter().find(|publish| publish.guest == guest_port).map(|publish| publish.host);
         }
+        let mut demo = if self.shows_demo() { Demo::prepare(&guest)? } else { None };
+        if let Some(arguments) = needs.demo.as_ref().filter(|_| demo.is_some()).map(|demo| demo.arguments.as_str()) {
+            config.command_line = format!("{} {arguments}", config.command_line).trim().to_owned();
+        }
+        if let (Some(demo), Some(port)) = (&mut demo, needs.demo.as_ref().and_then(|demo| demo.port)) {
+            if publish.is_empty() {
+                publish.push(Publish { host: xen_lab::free_port()?, guest: port });
+            }
+            demo.serve_at(publish.iter().find(|publish| publish.guest == port).map(|publish| publish.host));
+            // It says so when it has ended.
+            served = None;
+        }
         if in_lab || !self.bridges.is_empty() {
             let wanted = needs.net || !publish.is_empty() || config.has("vif");
             config.remove("vif");
@@ -229,7 +260,7 @@ impl RunArgs {
             // The toolstack's own bridge.
             config.extra.push("vif = [\"\"]".to_owned());
         }
-        Ok(Run { guest, config, disks, publish, store: self.store.clone(), served, packed })
+        Ok(Run { guest, config, disks, publish, store: self.store.clone(), served, packed, demo })
     }
 
     /// The guest's own xl file, where its project has one, with what is asked for.
@@ -240,11 +271,7 @@ impl RunArgs {
                 .map_err(anyhow::Error::from)
                 .and_then(|text| Config::parse(&text))
                 .with_context(|| path.display().to_string())?,
-            None => {
-                let mut config = Config::new(&guest.name, "");
-                config.memory = guest.needs().memory;
-                config
-            }
+            None => guest.needs().plain_config(&guest.name, ""),
         };
         if let Some(memory) = self.memory {
             config.memory = memory;
@@ -260,23 +287,36 @@ impl RunArgs {
 }
 
 impl Run {
-    fn in_lab(&self, suite: Suite, interrupt: &Interrupt) -> Result<String> {
+    fn in_lab(&self, suite: Suite, demo: Option<Demo>, interrupt: &Interrupt) -> Result<String> {
         eprintln!("booting {suite} in the lab …");
-        let disks = self.disks.iter().map(|disk| disk.canonicalize()).collect::<Result<_, _>>()?;
+        let files = self.disks.iter().cloned().chain(demo.iter().flat_map(Demo::disks));
+        let disks: Vec<_> = files.map(|disk| disk.canonicalize()).collect::<Result<_, _>>()?;
+        let all = disks.len();
         let announce = Some(self.guest.name.clone());
         let options = Options { publish: self.publish.clone(), disks, announce, ..Options::default() };
         let lab = Lab::boot(suite, &options)?;
         let _announcer = self.served.map(Announcer::new);
         interrupt.clean_up(lab.killer());
-        let disks = (0..self.disks.len()).map(|index| lab.disk_path(index)).collect::<Result<_>>()?;
-        self.on(&lab, lab.agent(), disks, "/tmp/guest", interrupt)
+        let mut disks: Vec<_> = (0..all).map(|index| lab.disk_path(index)).collect::<Result<_>>()?;
+        let of_demo = disks.split_off(self.disks.len());
+        let dir = "/tmp/guest";
+        let screen = Screen::new();
+        if let Some(mut demo) = demo {
+            lab.run(&format!("mkdir -p {dir}"))?;
+            demo.put(&lab, dir, &of_demo)?;
+            let (dom0, shown) = (lab.agent().with_timeout(DEMO_SILENCE), screen.clone());
+            let (interrupt, dir) = (interrupt.clone(), dir.to_owned());
+            let ready = format!("{}: ready", self.config.name);
+            screen.when(ready, move || drop(demo.start(dom0, dir, shown, interrupt)));
+        }
+        self.on(&lab, lab.agent(), disks, dir, &screen, interrupt)
     }
 
     fn here(&self, interrupt: &Interrupt) -> Result<String> {
         let dir = tempfile::Builder::new().prefix("sarab-run-").tempdir()?;
         let absolute = |disk: &PathBuf| Ok(disk.canonicalize()?.display().to_string());
         let disks = self.disks.iter().map(absolute).collect::<Result<_>>()?;
-        self.on(&Local, Local, disks, &dir.path().display().to_string(), interrupt)
+        self.on(&Local, Local, disks, &dir.path().display().to_string(), &Screen::new(), interrupt)
     }
 
     fn over_ssh(&self, dom0: Ssh, interrupt: &Interrupt) -> Result<String> {
@@ -293,7 +333,7 @@ impl Run {
             dom0.put(&path, Box::new(File::open(disk)?))?;
             disks.push(path);
         }
-        self.on(&dom0, dom0.clone(), disks, dir, interrupt)
+        self.on(&dom0, dom0.clone(), disks, dir, &Screen::new(), interrupt)
     }
 
     /// Puts image and xl file into `dir` of dom0, runs the domain, and returns how it ended. `disks` are paths in dom0.
@@ -303,6 +343,7 @@ impl Run {
         asker: impl Dom0 + Send + 'static,
         disks: Vec<String>,
         dir: &str,
+        screen: &Screen,
         interrupt: &Interrupt,
     ) -> Result<String> {
         let guest = &self.guest;
@@ -328,7 +369,7 @@ impl Run {
                 }
             });
         });
-        let end = show(stream.as_mut(), &mark, &guest.debug);
+        let end = show(stream.as_mut(), &mark, &guest.debug, screen);
         interrupt.guest_has_ended();
         end
     }
@@ -347,20 +388,21 @@ fn script(name: &str, file: &str, dir: &str, mark: &str, store: &[StoreKey]) -> 
 }
 
 /// Shows the console, and returns how the guest ended.
-fn show(stream: &mut dyn xen_lab::Stream, mark: &str, debug: &Path) -> Result<String> {
+fn show(stream: &mut dyn xen_lab::Stream, mark: &str, debug: &Path, screen: &Screen) -> Result<String> {
     let mut decoder = Decoder::new(Some(debug))?;
     let mut marker = Marker::new(mark);
-    let mut out = io::stdout().lock();
+    let mut shown = Vec::new();
     while let Some(bytes) = stream.read()? {
-        decoder.feed(&marker.feed(&bytes), &mut out)?;
-        out.flush()?;
+        decoder.feed(&marker.feed(&bytes), &mut shown)?;
+        screen.console(&shown)?;
+        shown.clear();
     }
-    decoder.feed(&marker.rest(), &mut out)?;
-    decoder.finish(&mut out)?;
+    decoder.feed(&marker.rest(), &mut shown)?;
+    decoder.finish(&mut shown)?;
     if decoder.in_line() {
-        writeln!(out)?;
+        shown.push(b'\n');
     }
-    out.flush()?;
+    screen.console(&shown)?;
     match (marker.value(), stream.status()?) {
         (Some(end), _) => Ok(end.to_owned()),
         (None, 130) => bail!("interrupted"),

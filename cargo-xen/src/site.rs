@@ -32,16 +32,19 @@ impl Announcer {
     pub fn new(port: u16) -> Announcer {
         let over = Arc::new(AtomicBool::new(false));
         let flag = over.clone();
-        let thread = std::thread::spawn(move || {
-            while !flag.load(Ordering::Relaxed) {
-                if answers(port) {
-                    eprintln!("Serving at http://localhost:{port}/ (Ctrl-C to stop)");
-                    return;
-                }
-                std::thread::park_timeout(Duration::from_millis(200));
-            }
-        });
+        let thread = std::thread::spawn(move || announce(port, || flag.load(Ordering::Relaxed)));
         Announcer { over, thread: Some(thread) }
+    }
+}
+
+/// Prints the address of a site once it answers, unless nobody wants to know any more.
+pub fn announce(port: u16, is_over: impl Fn() -> bool) {
+    while !is_over() {
+        if answers(port) {
+            eprintln!("Serving at http://localhost:{port}/ (Ctrl-C to stop)");
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(200));
     }
 }
 

@@ -75,11 +75,18 @@ impl Own {
         platform_xen::xen_version()
     }
 
+    #[cfg(feature = "guest")]
     pub(crate) fn modules(self) -> Vec<&'static [u8]> {
         #[cfg(feature = "guest")]
         return platform_xen::modules().iter().map(|module| module.data).collect();
         // A library that is not linked into a guest has none.
         #[cfg(not(feature = "guest"))]
+        Vec::new()
+    }
+
+    /// What does not boot has none.
+    #[cfg(not(feature = "guest"))]
+    pub(crate) fn modules(self) -> Vec<&'static [u8]> {
         Vec::new()
     }
 

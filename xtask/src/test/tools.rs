@@ -26,6 +26,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("run with a disk and a published port", run_hello),
     ("run of a guest that crashes", run_crash),
     ("run: a command in dom0 beside a guest, and Ctrl-C once and twice", beside),
+    ("run gate: its demo, step by step", demo),
     ("the commands of the README and of the quick start, in a clean checkout", walk::walk),
     ("new: a project of one's own, built, tested and booted", new_project),
     ("the installed program, and a project that takes Sarab from a repository", installed),
@@ -189,6 +190,46 @@ fn beside() -> Result<String> {
     stubborn.wait_for("asking probe to shut down")?;
     stubborn.wait_for("stubborn: asked to ")?;
     stubborn.interrupt(temporary.path())?;
+    Ok(String::new())
+}
+
+/// Each step has come out as the demo says, and then everything stays until Ctrl-C.
+fn demo() -> Result<String> {
+    let (own, temporary) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let mut command = xen(&["run", "gate"])?;
+    command.env("XDG_RUNTIME_DIR", own.path()).env("TMPDIR", temporary.path());
+    let mut gate = Running::start(command)?;
+    for step in [
+        "gate: ready",
+        "demo: $ xl create ",
+        "demo: $ xl network-attach 0 backend=gate ",
+        "demo: address 10.86.0.",
+        "demo: 2 packets transmitted, 2 packets received, 0% packet loss",
+        "demo: Address: 10.86.0.9",
+        "demo: <h1>",
+        "demo: ok: 1 rules of store",
+        "Connection refused",
+        "demo: 1 packets transmitted, 1 packets received, 0% packet loss",
+        "demo: error: store:6:31: expected `port` or the end of the line, found `prot`",
+        "Connection refused",
+        "demo: $ xl sysrq gate g",
+    ] {
+        gate.wait_for(step)?;
+    }
+    // The console comes by another way than the demo's lines.
+    let mut left =
+        vec!["gate: client web: up, ", "reject tcp from inside to web port 80", "demo: That is all.", "Serving at"];
+    let mut page = None;
+    while !left.is_empty() {
+        let line = gate.wait_for("")?;
+        left.retain(|text| !line.contains(text));
+        if line.contains("Serving at") {
+            page = Some(walk::fetch(&line)?);
+        }
+    }
+    let page = page.context("it serves nothing")?;
+    ensure!(page.contains("<h1>"), "{page}");
+    gate.interrupt(temporary.path())?;
     Ok(String::new())
 }
 

@@ -38,6 +38,7 @@ enum Proof {
 
 const COMMANDS: &[(&str, Proof)] = &[
     ("cargo xen run web", Proof::Page("<h1>")),
+    ("cargo xen run gate", Proof::Page("<h1>")),
     ("cargo xen test", Proof::Help),
     ("cargo xen test --quick", Proof::Help),
     ("cargo xen run web --site FOLDER", Proof::Page("a folder of one's own")),
@@ -203,10 +204,7 @@ impl Walk {
             }
             Proof::Page(expected) => {
                 let mut running = Running::start(command)?;
-                let line = running.wait_for("http://localhost:")?;
-                let port =
-                    line.split("http://localhost:").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
-                let page = fetch(port.parse().with_context(|| format!("no port in {line:?}"))?)?;
+                let page = fetch(&running.wait_for("http://localhost:")?)?;
                 ensure!(page.contains(expected), "{page}");
                 running.interrupt(&temporary)?;
             }
@@ -358,8 +356,10 @@ fn processes(folder: &Path) -> Vec<String> {
     lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(&text)).collect()
 }
 
-/// The page that the guest behind a port of this machine serves.
-fn fetch(port: u16) -> Result<String> {
+/// The page that is served at the address in a line.
+pub fn fetch(line: &str) -> Result<String> {
+    let port = line.split("http://localhost:").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let port: u16 = port.parse().with_context(|| format!("no port in {line:?}"))?;
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     write!(stream, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
