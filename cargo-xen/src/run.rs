@@ -119,8 +119,8 @@ pub struct RunArgs {
     /// For an ELF file: the folder of the package that it was built from, with Cargo.toml and xl file
     #[arg(long, value_name = "FOLDER")]
     package: Option<PathBuf>,
-    /// Do not show the demo of the guest's Cargo.toml. It is shown in the lab, unless arguments, keys of the store, disks or
-    /// bridges are given: `cargo xen run gate` in Sarab's repository shows one
+    /// Do not show the demo that the guest's Cargo.toml names, but the guest alone; a demo is shown in the lab, unless --set,
+    /// --store, --disk, --site or --bridge is given
     #[arg(long)]
     no_demo: bool,
 }
