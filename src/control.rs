@@ -14,6 +14,9 @@ use xenstore_client::{Broken, Restart, Store};
 
 use crate::machine::{self, Own, Resumed, ShutdownReason, println};
 
+/// What is done at a key.
+type Action = Rc<dyn Fn()>;
+
 /// The toolstack's requests to this domain, and what is done about them.
 #[derive(Default)]
 pub(crate) struct ToolstackRequests {
@@ -27,7 +30,7 @@ pub(crate) struct ToolstackRequests {
     /// What shows rings, until it says that they are gone.
     rings: RefCell<Vec<Box<dyn Fn() -> bool>>>,
     /// What the application does at keys of its own.
-    actions: RefCell<Vec<(char, Rc<dyn Fn()>)>>,
+    actions: RefCell<Vec<(char, Action)>>,
     /// Keys that the application wants to see itself.
     keys: RefCell<Option<(Vec<char>, Option<Waker>)>>,
 }

@@ -69,7 +69,7 @@ run "$fetch | grep -m 1 -i '<h1>'"
 
 base='clients 10.86.0.1/24\nsearch lab.internal\nhost 00:16:3e:00:86:09 web 10.86.0.9\nhost 00:16:3e:00:86:0a laptop'
 base="$base"'\npublish tcp 80 to web'
-say '' 'Other rules, while it runs. By the last line the gate refuses web's pages to other clients:'
+say '' "Other rules, while it runs. By the last line the gate refuses web's pages to other clients:"
 rules "$base"'\nreject tcp from inside to web port 80\n'
 refused "$fetch"
 say '... and nothing else:'

@@ -11,7 +11,6 @@ use xen_lab::Dom0;
 use xen_lab::xlfile::Config;
 
 use crate::guest::Guest;
-use crate::interrupt::Interrupt;
 use crate::lab::quote;
 use crate::screen::Screen;
 use crate::site;
@@ -21,8 +20,10 @@ const NAME: &str = "demo";
 
 /// A demo, with all that it needs from this machine.
 pub struct Demo {
-    /// The guest that is shown.
+    /// The guest that is shown, by its domain's name.
     name: String,
+    /// How the line of its console begins at which the demo can start.
+    ready: String,
     script: String,
     /// The port of this machine that leads to the guest's.
     port: Option<u16>,
@@ -37,8 +38,8 @@ struct Other {
 }
 
 impl Demo {
-    /// Builds what the demo of a guest needs, if it has one.
-    pub fn prepare(guest: &Guest) -> Result<Option<Demo>> {
+    /// Builds what the demo of a guest needs, if it has one. Its domain has this name.
+    pub fn prepare(guest: &Guest, domain: &str) -> Result<Option<Demo>> {
         let Some(demo) = guest.needs().demo else { return Ok(None) };
         let what = || format!("the demo of {0} cannot be shown (--no-demo runs {0} alone)", guest.name);
         let script = fs::read_to_string(&demo.script).with_context(|| demo.script.display().to_string());
@@ -46,11 +47,12 @@ impl Demo {
         let mut others: Vec<Other> = Vec::new();
         for other in &demo.guests {
             let made = Other::prepare(other).with_context(what)?;
-            let is_used = |name: &str| name == guest.name || others.iter().any(|other| other.config.name == name);
+            let is_used = |name: &str| name == domain || others.iter().any(|other| other.config.name == name);
             ensure!(!is_used(&made.config.name), "{}: two guests are called {}", what(), made.config.name);
             others.push(made);
         }
-        Ok(Some(Demo { name: guest.name.clone(), script, port: None, others }))
+        let ready = format!("{}: ready", guest.name);
+        Ok(Some(Demo { name: domain.to_owned(), ready, script, port: None, others }))
     }
 
     /// Which port of this machine leads to the one of the guest's that has pages.
@@ -78,18 +80,29 @@ impl Demo {
         dom0.put(&format!("{dir}/demo.sh"), Box::new(Cursor::new(self.script.clone())))
     }
 
+    /// Has it shown when the guest is ready, until `is_over` says that the guest or the user has ended everything.
+    pub fn show_when_ready(
+        self,
+        dom0: impl Dom0 + Send + 'static,
+        dir: &str,
+        screen: &Screen,
+        is_over: impl Fn() -> bool + Send + 'static,
+    ) {
+        let (dir, shown) = (dir.to_owned(), screen.clone());
+        screen.when(self.ready.clone(), move || drop(self.start(dom0, dir, shown, is_over)));
+    }
+
     /// Shows it, on a thread of its own. The guest runs on, whatever comes of it.
-    pub fn start(
+    fn start(
         self,
         dom0: impl Dom0 + Send + 'static,
         dir: String,
         screen: Screen,
-        interrupt: Interrupt,
+        is_over: impl Fn() -> bool + Send + 'static,
     ) -> JoinHandle<()> {
         std::thread::spawn(move || {
-            // What breaks when the user ends everything is no failure.
-            let is_over = || interrupt.status().is_some();
             let outcome = self.play(&dom0, &dir, &screen);
+            // What breaks when everything ends is no failure.
             if is_over() {
                 return;
             }
@@ -203,11 +216,15 @@ mod tests {
         }
     }
 
+    fn demo(script: &str, others: Vec<Other>) -> Demo {
+        Demo { name: "gate".into(), ready: "gate: ready".into(), script: script.into(), port: None, others }
+    }
+
     fn play(answer: fn(&str) -> (i32, &'static [&'static str])) -> (Result<()>, String, Vec<String>) {
         let mut config = Config::new("web", "");
         config.extra.push("vif = [\"backend=gate\"]".into());
         let other = Other { image: "/dev/null".into(), config, site: None };
-        let mut demo = Demo { name: "gate".into(), script: "exit".into(), port: None, others: vec![other] };
+        let mut demo = demo("exit", vec![other]);
         demo.serve_at(Some(8080));
         let (shown, fake) = (Shown::default(), Fake { asked: Arc::default(), answer });
         demo.put(&fake, "/d", &[]).unwrap();
@@ -256,14 +273,28 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_leaves_the_guest_running_and_says_so() {
-        let demo = Demo { name: "gate".into(), script: "exit 7".into(), port: None, others: Vec::new() };
-        let (shown, fake) = (Shown::default(), Fake { asked: Arc::default(), answer: |_| (7, &[]) });
-        demo.start(fake, "/d".into(), shown.screen(), Interrupt::default()).join().unwrap();
-        let text = shown.text();
-        assert!(
-            text.contains("status 7") && text.ends_with("demo: gate is still running (Ctrl-C to stop)\n"),
-            "{text}"
-        );
+    fn a_failure_leaves_the_guest_running_and_says_so_unless_all_is_over() {
+        for (is_over, expected) in [(false, "demo: gate is still running (Ctrl-C to stop)\n"), (true, "")] {
+            let (shown, fake) = (Shown::default(), Fake { asked: Arc::default(), answer: |_| (7, &[]) });
+            let demo = demo("exit 7", Vec::new());
+            demo.start(fake, "/d".into(), shown.screen(), move || is_over).join().unwrap();
+            let text = shown.text();
+            assert_eq!(text.contains("status 7"), !is_over, "{text}");
+            assert!(text.ends_with(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn it_begins_when_the_guest_is_ready() {
+        let (shown, fake) = (Shown::default(), Fake { asked: Arc::default(), answer: |_| (0, &[]) });
+        let (screen, asked) = (shown.screen(), fake.asked.clone());
+        let (ended, end) = std::sync::mpsc::channel();
+        demo("exit", Vec::new()).show_when_ready(fake, "/d", &screen, move || ended.send(()).is_err());
+        screen.console(b"gate: begins\n").unwrap();
+        assert!(asked.lock().unwrap().is_empty());
+        screen.console(b"gate: ready\n").unwrap();
+        // It is asked whether all is over when the script has ended.
+        end.recv().unwrap();
+        assert!(asked.lock().unwrap()[0].ends_with("sh ./demo.sh"));
     }
 }

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -117,8 +119,8 @@ pub struct RunArgs {
     /// For an ELF file: the folder of the package that it was built from, with Cargo.toml and xl file
     #[arg(long, value_name = "FOLDER")]
     package: Option<PathBuf>,
-    /// Do not show the demo of the guest's Cargo.toml. It is shown in the lab, unless arguments, keys of the store, disks or
-    /// bridges are given: `cargo xen run gate` in Sarab's repository shows one
+    /// Do not show the demo that the guest's Cargo.toml names, but the guest alone; a demo is shown in the lab, unless --set,
+    /// --store, --disk, --site or --bridge is given
     #[arg(long)]
     no_demo: bool,
 }
@@ -237,7 +239,7 @@ impl RunArgs {
             }
             served = publish.iter().find(|publish| publish.guest == guest_port).map(|publish| publish.host);
         }
-        let mut demo = if self.shows_demo() { Demo::prepare(&guest)? } else { None };
+        let mut demo = if self.shows_demo() { Demo::prepare(&guest, &config.name)? } else { None };
         if let Some(arguments) = needs.demo.as_ref().filter(|_| demo.is_some()).map(|demo| demo.arguments.as_str()) {
             config.command_line = format!("{} {arguments}", config.command_line).trim().to_owned();
         }
@@ -300,16 +302,17 @@ impl Run {
         let mut disks: Vec<_> = (0..all).map(|index| lab.disk_path(index)).collect::<Result<_>>()?;
         let of_demo = disks.split_off(self.disks.len());
         let dir = "/tmp/guest";
-        let screen = Screen::new();
+        let (screen, ended) = (Screen::new(), Arc::new(AtomicBool::new(false)));
         if let Some(mut demo) = demo {
             lab.run(&format!("mkdir -p {dir}"))?;
             demo.put(&lab, dir, &of_demo)?;
-            let (dom0, shown) = (lab.agent().with_timeout(DEMO_SILENCE), screen.clone());
-            let (interrupt, dir) = (interrupt.clone(), dir.to_owned());
-            let ready = format!("{}: ready", self.config.name);
-            screen.when(ready, move || drop(demo.start(dom0, dir, shown, interrupt)));
+            let (interrupt, ended) = (interrupt.clone(), ended.clone());
+            let is_over = move || interrupt.status().is_some() || ended.load(Ordering::Relaxed);
+            demo.show_when_ready(lab.agent().with_timeout(DEMO_SILENCE), dir, &screen, is_over);
         }
-        self.on(&lab, lab.agent(), disks, dir, &screen, interrupt)
+        let end = self.on(&lab, lab.agent(), disks, dir, &screen, interrupt);
+        ended.store(true, Ordering::Relaxed);
+        end
     }
 
     fn here(&self, interrupt: &Interrupt) -> Result<String> {

@@ -80,6 +80,7 @@ fn bad_input() -> Result<String> {
         (vec!["run", "hello", "--memory", "1"], "1 MiB of memory are too little for hello"),
         (vec!["run", "hello", "--memory", "much"], "invalid value 'much'"),
         (vec!["run", "hello", "--publish", &taken], "is in use: publish the guest on another one"),
+        (vec!["run", "gate", "--publish", &taken], "is in use: publish the guest on another one"),
         (vec!["run", "hello", "--publish", "80"], "expected HOSTPORT:GUESTPORT"),
         (vec!["run", "hello", "--disk", "/nonexistent"], "--disk /nonexistent: no such file"),
         (vec!["run", "web", "--site", "/nonexistent"], "--site /nonexistent: no such folder"),
@@ -199,6 +200,16 @@ fn demo() -> Result<String> {
     let mut command = xen(&["run", "gate"])?;
     command.env("XDG_RUNTIME_DIR", own.path()).env("TMPDIR", temporary.path());
     let mut gate = Running::start(command)?;
+    let mut said = String::new();
+    // What has failed comes no more.
+    let mut until = |gate: &mut Running, text: &str| loop {
+        let line = gate.wait_for("").with_context(|| said.clone())?;
+        said = format!("{said}{line}\n");
+        ensure!(!line.contains("gate is still running"), "the demo failed, before {text:?}:\n{said}");
+        if line.contains(text) {
+            return Ok(line);
+        }
+    };
     for step in [
         "gate: ready",
         "demo: $ xl create ",
@@ -214,14 +225,14 @@ fn demo() -> Result<String> {
         "Connection refused",
         "demo: $ xl sysrq gate g",
     ] {
-        gate.wait_for(step)?;
+        until(&mut gate, step)?;
     }
     // The console comes by another way than the demo's lines.
     let mut left =
         vec!["gate: client web: up, ", "reject tcp from inside to web port 80", "demo: That is all.", "Serving at"];
     let mut page = None;
     while !left.is_empty() {
-        let line = gate.wait_for("")?;
+        let line = until(&mut gate, "")?;
         left.retain(|text| !line.contains(text));
         if line.contains("Serving at") {
             page = Some(walk::fetch(&line)?);
