@@ -251,12 +251,15 @@ async fn leave(device: &Device) -> Stop {
                 (Some(State::Closed), Ok(Some(false))) => t.remove(device.path()).await?,
                 _ => return Ok(()),
             }
-            // What is above it is this domain's as well, and counts in its quota: a driver domain's would be used up by the
-            // guests that come and go (libxl__xs_path_cleanup).
+            // What is above it may be this domain's as well, and count in its quota: a driver domain's would be used up by
+            // the guests that come and go. Where it is the toolstack's, that removes it (libxl__xs_path_cleanup).
             if let Some((guest, _)) = device.path().rsplit_once('/')
                 && t.list_short(guest).await.is_ok_and(|others| others.is_empty())
             {
-                t.remove(guest).await?;
+                match t.remove(guest).await {
+                    Err(error) if !matches!(error.errno(), Some(Errno::EACCES | Errno::ENOENT)) => return Err(error),
+                    _ => {}
+                }
             }
             Ok(())
         })
