@@ -5,6 +5,7 @@ mod checks;
 mod deny;
 mod disk;
 mod gate;
+mod gate_nft;
 mod host;
 mod hostile;
 mod lan;
@@ -207,6 +208,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(addresses::AT_LENGTH);
             checks.extend(web::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
+            checks.extend(gate_nft::AT_LENGTH);
             checks.extend(hostile::AT_LENGTH);
         }
         checks.retain(|(name, _)| named(name));

@@ -2,6 +2,8 @@
 
 mod crowd;
 mod dhcp;
+mod judge;
+mod packet;
 mod wire;
 
 use std::net::Ipv4Addr;
@@ -16,7 +18,8 @@ pub const USAGE: &str = "
        linux-load lan probe INTERFACE ADDRESS
        linux-load lan announce INTERFACE ADDRESS request|reply
        linux-load lan crowd INTERFACE ADDRESS FIRST COUNT SECONDS all|noise
-       linux-load lan dhcp INTERFACE SERVER ADDRESS MASK LEASE [router=ADDRESS] [routes=HEX] [renew=ack|bare|nak|none]";
+       linux-load lan dhcp INTERFACE SERVER ADDRESS MASK LEASE [router=ADDRESS] [routes=HEX] [renew=ack|bare|nak|none]
+       linux-load lan judge NAMESPACE INTERFACE MAC HOSTS ROUTER NAMESPACE INTERFACE MAC HOSTS ROUTER FENCE4 FENCE6 <CASES";
 
 /// What the words behind `lan` ask for.
 pub fn run(args: &[&str]) -> Result<()> {
@@ -37,6 +40,16 @@ pub fn run(args: &[&str]) -> Result<()> {
                 seconds: lease.parse()?,
             };
             dhcp::serve(interface, &lease, options)
+        }
+        ["judge", ref ends @ .., fence4, fence6] if ends.len() == 10 => {
+            let end = |at: usize| judge::End {
+                namespace: ends[at],
+                interface: ends[at + 1],
+                mac: ends[at + 2],
+                hosts: ends[at + 3],
+                router: ends[at + 4],
+            };
+            judge::run([end(0), end(5)], &judge::Fences([fence4, fence6]))
         }
         _ => bail!("usage:{USAGE}"),
     }

@@ -18,6 +18,12 @@ pub fn shown(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
+/// A MAC address as [`shown`] shows it.
+pub fn mac(text: &str) -> Result<Mac> {
+    let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>();
+    bytes.ok().and_then(|bytes| bytes.try_into().ok()).with_context(|| format!("{text:?} is no MAC address"))
+}
+
 /// An interface, and all of its frames.
 pub struct Wire {
     socket: File,
@@ -30,12 +36,15 @@ impl Wire {
             let path = format!("/sys/class/net/{interface}/{key}");
             std::fs::read_to_string(&path).with_context(|| path)
         };
-        let index: i32 = read("ifindex")?.trim().parse()?;
-        let mac = read("address")?
-            .trim()
-            .split(':')
-            .map(|byte| u8::from_str_radix(byte, 16))
-            .collect::<Result<Vec<_>, _>>()?;
+        Wire::with_mac(interface, mac(read("address")?.trim())?)
+    }
+
+    /// An interface of the network namespace that this process is in, whose frames are sent with this MAC address.
+    pub fn with_mac(interface: &str, mac: Mac) -> Result<Wire> {
+        let name = std::ffi::CString::new(interface)?;
+        // SAFETY: the name ends with a zero.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        ensure!(index != 0, "{interface}: {}", std::io::Error::last_os_error());
         let protocol = (libc::ETH_P_ALL as u16).to_be();
         // SAFETY: it takes no pointers.
         let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol.into()) };
@@ -46,12 +55,12 @@ impl Wire {
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_protocol = protocol;
-        address.sll_ifindex = index;
+        address.sll_ifindex = index as i32;
         let length = size_of_val(&address) as u32;
         // SAFETY: the address is as long as it says.
         let outcome = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
         ensure!(outcome == 0, "{interface}: {}", std::io::Error::last_os_error());
-        Ok(Wire { socket, mac: mac.try_into().ok().context("no MAC address")? })
+        Ok(Wire { socket, mac })
     }
 
     pub fn send(&self, frame: &[u8]) -> Result<()> {
