@@ -667,7 +667,7 @@ impl Link {
         self.proxied = addresses;
     }
 
-    /// The length of the longest prefix of a route to an address.
+    /// The length of the longest prefix of a route to an address; `None` for groups and broadcast.
     pub fn route_to(&self, to: IpAddr) -> Option<u8> {
         self.routes.prefix_to(to)
     }

@@ -106,10 +106,12 @@ impl Routes {
         route.map_or(Hop::None, |route| Hop::Neighbor(route.gateway.unwrap_or(to)))
     }
 
-    /// The length of the longest prefix of a route to an address.
+    /// The length of the longest prefix of a route to a host's address.
     pub(crate) fn prefix_to(&self, to: IpAddr) -> Option<u8> {
         let route = self.all.iter().find(|route| route.network.contains_addr(&to.into()))?;
-        Some(route.network.prefix_len())
+        // Nobody's host has it (RFC 2644).
+        let is_group = matches!(self.next_hop(to), Hop::Group(_));
+        (!is_group).then_some(route.network.prefix_len())
     }
 
     /// Whether an address is one that this host may meet on the link.

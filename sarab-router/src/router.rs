@@ -8,7 +8,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
-use sarab_net::{Config, Link, News, Way};
+use sarab_net::{Config, IpCidr, Link, News, Way};
 use siphasher::sip::SipHasher13;
 use slab::Slab;
 use xen_netif::back::{Checksum, Packet};
@@ -187,6 +187,8 @@ pub struct Router<P> {
     /// Who has which address inside.
     clients: Map<IpAddr, Vec<InterfaceId>>,
     limits: ClientLimits,
+    /// Networks whose addresses are clients' and the router's alone.
+    inside: Vec<IpCidr>,
     random: Box<dyn FnMut() -> u64>,
     records: VecDeque<DropRecord>,
     statistics: Statistics,
@@ -209,6 +211,7 @@ impl<P: Policy> Router<P> {
             own: Set::default(),
             clients: Map::default(),
             limits: ClientLimits::default(),
+            inside: Vec::new(),
             random,
             records: VecDeque::new(),
             statistics: Statistics::default(),
@@ -248,6 +251,15 @@ impl<P: Policy> Router<P> {
     /// Packets that were dropped since the last call, but for those that were too many.
     pub fn take_records(&mut self) -> impl Iterator<Item = DropRecord> + '_ {
         self.records.drain(..)
+    }
+
+    /// Networks whose addresses are clients' and the router's alone: nobody outside has one, whether a client does or not.
+    pub fn set_inside(&mut self, networks: Vec<IpCidr>) {
+        self.inside = networks;
+    }
+
+    fn is_inside(&self, address: IpAddr) -> bool {
+        self.inside.iter().any(|network| network.contains_addr(&address.into()))
     }
 
     /// What each client may do.
@@ -606,7 +618,8 @@ impl<P: Policy> Router<P> {
                     packet.bytes.drain(ETHERNET - 2..range.start - 2);
                 }
                 let view = View::parse(&packet.bytes)?;
-                if self.clients.contains_key(&view.source) || self.own.contains(&view.source) {
+                let is_inside = self.clients.contains_key(&view.source) || self.own.contains(&view.source);
+                if is_inside || self.is_inside(view.source) {
                     return Err(Drop::Spoofed);
                 }
                 view
@@ -891,8 +904,8 @@ impl<P: Policy> Router<P> {
         if let Some(client) = self.owner(destination) {
             return Some(client);
         }
-        // Nothing goes from one uplink to another.
-        if from == Side::Outside {
+        // Nothing goes from one uplink to another, or outside for somebody who would be inside.
+        if from == Side::Outside || self.is_inside(destination) {
             return None;
         }
         let routes = self.interfaces.iter().filter_map(|(id, interface)| match &interface.role {
@@ -1040,14 +1053,15 @@ impl<P: Policy> Router<P> {
             }
         };
         let flow = self.flows.get_mut(id).ok_or(Drop::NoFlow)?;
+        if let Protocol::Tcp(tcp) = &mut flow.protocol
+            && let Some(segment) = segment(&packet.bytes, view)
+            && !tcp.advance(direction, &segment)
+        {
+            return Err(Drop::NoFlow);
+        }
         flow.packets[direction as usize] += 1;
         flow.bytes[direction as usize] += view.len() as u64;
         flow.is_answered |= direction == Direction::Reply;
-        if let Protocol::Tcp(tcp) = &mut flow.protocol
-            && let Some(segment) = segment(&packet.bytes, view)
-        {
-            tcp.advance(direction, &segment);
-        }
         let class = class(&flow.protocol, &flow.tuples[0], flow.is_answered);
         self.flows.touch(id, class, now);
         if endpoints != arrived {

@@ -79,20 +79,21 @@ impl Tcp {
         }
     }
 
-    /// Takes the next segment.
-    pub fn advance(&mut self, direction: Direction, segment: &Segment) {
+    /// Takes the next segment. `false` for a reset that the other end does not expect: it is a stranger's.
+    pub fn advance(&mut self, direction: Direction, segment: &Segment) -> bool {
         let flags = segment.flags;
         if flags & RST != 0 {
-            if self.is_expected(direction, segment) {
+            let is_expected = self.is_expected(direction, segment);
+            if is_expected {
                 self.state = TcpState::Reset;
             }
-            return;
+            return is_expected;
         }
         self.note(direction, segment);
         if flags & FIN != 0 && self.state != TcpState::Opening {
             self.fins |= 1 << direction as u8;
             self.state = if self.fins == 3 { TcpState::Closed } else { TcpState::Closing };
-            return;
+            return true;
         }
         match (self.state, direction) {
             (TcpState::Opening, Direction::Reply) if flags & (SYN | ACK) == SYN | ACK => {
@@ -105,6 +106,7 @@ impl Tcp {
             }
             _ => {}
         }
+        true
     }
 
     /// Whether a SYN in the direction of the first begins another connection of the same ports.

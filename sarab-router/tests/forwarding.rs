@@ -133,6 +133,16 @@ fn nobody_speaks_in_anothers_name() {
     assert_eq!(net.none(uplink, udp(Who::Outside, (client_v4(5), 1), (OUTER, 2), b"")), Drop::Spoofed);
     assert_eq!(net.none(uplink, udp(Who::Outside, (OUTER, 1), (OUTER, 2), b"")), Drop::Spoofed);
     assert_eq!(net.none(uplink, udp(Who::Outside, (GATEWAY, 1), (OUTER, 2), b"")), Drop::Spoofed);
+    // An address that no client has yet, but one could.
+    net.router.set_inside(vec!["10.0.1.0/24".parse().unwrap()]);
+    assert_eq!(net.none(uplink, udp(Who::Outside, (client_v4(77), 1), (OUTER, 2), b"")), Drop::Spoofed);
+    // And to such a one nothing leaves; nor to all hosts of the uplink's network (RFC 2644).
+    for address in [client_v4(77), client_v4(255), [203, 0, 113, 255].into()] {
+        let mut sent = net.put(client, udp(Who::Client(5), (client_v4(5), 1), (address, 2), b""));
+        sent.retain(|(to, _)| *to == uplink);
+        assert_eq!(sent, []);
+    }
+    assert_eq!(net.router.statistics().dropped[Drop::NoRoute as usize], 3);
     // A server's message of DHCP, of a client's.
     assert_eq!(net.none(client, udp(Who::Client(5), (client_v4(5), 67), (client_v4(6), 68), b"")), Drop::Spoofed);
     assert_eq!(net.router.flows().len(), 0);
@@ -438,7 +448,7 @@ fn tcp_is_remembered_as_long_as_it_lasts() {
     };
     assert!(alive(&mut net, Class::TcpEstablished.timeout() - Duration::from_secs(1)));
     // A reset that is nowhere near what is expected (RFC 5961) ends nothing here.
-    net.one(uplink, back(RST, (90_000, 0)));
+    assert_eq!(net.none(uplink, back(RST, (90_000, 0))), Drop::NoFlow);
     net.one(client, out(ACK, (101, 501)));
     assert!(alive(&mut net, Duration::from_secs(3600)));
     net.one(client, out(FIN | ACK, (101, 501)));

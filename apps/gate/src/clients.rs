@@ -24,7 +24,7 @@ use sarab_router::{ClientSettings, InterfaceId};
 
 use crate::firewall::Identity;
 use crate::gate::Gate;
-use crate::wires::Wire;
+use crate::wires::{Link, Wire};
 
 /// Addresses of IPv6 that a client may take of a network by itself (RFC 8981 has it change them).
 const MAX_LEARNT: usize = 8;
@@ -161,7 +161,10 @@ pub async fn serve(gate: Rc<Gate>, port: Rc<Port>) {
                 }
             };
             match event {
-                Either::Left(Some(packet)) => gate.receive(id, packet),
+                Either::Left(Some(packet)) => {
+                    gate.receive(id, packet);
+                    gate.settle().await;
+                }
                 Either::Right(Some(now)) => {
                     is_up = now;
                     gate.client_is(id, now);
@@ -180,15 +183,11 @@ impl Gate {
         let config = self.config.borrow().clone();
         let attachment = port.attachment();
         let (settings, prefix_v4) = self.clients.borrow_mut().settings(port, &config);
-        let host = config.hosts.iter().find(|host| host.mac == attachment.mac);
-        let name = match host {
-            Some(host) => host.name.to_string(),
-            None => format!("{}/{}", attachment.domain, attachment.device),
-        };
+        let name = name_of(port, &config);
         for address in settings.addresses.iter().filter(|address| self.router.borrow().has_client(**address)) {
             println!("gate: {name}: {address} is another client's too; of both, the one that is connected has it");
         }
-        let id = self.add_client(settings.clone(), Wire::Client(port.clone()));
+        let id = self.add_client(settings.clone(), Wire::Client(Rc::new(Link::new(port.clone()))));
         let texts: Vec<String> = settings.addresses.iter().map(ToString::to_string).collect();
         println!(
             "gate: client {name} ({} of {}): {}",
@@ -262,6 +261,14 @@ impl Gate {
                 let Some(port) = clients.all.get(id).map(|client| client.port.clone()) else { continue };
                 let (settings, prefix_v4) = clients.settings(&port, &config);
                 let Some(client) = clients.all.get_mut(id) else { continue };
+                let name = name_of(&port, &config);
+                if name != client.name {
+                    let before = core::mem::replace(&mut client.name, name);
+                    let _ = self.dns.names(|names| {
+                        names.remove(&before);
+                        Ok(())
+                    });
+                }
                 (client.settings, client.prefix_v4) = (settings, prefix_v4);
                 client.learnt.clear();
                 client.schedule.restart(self.now());
@@ -363,6 +370,15 @@ impl Gate {
             }
         }
         frames.into_iter().for_each(|(id, frame)| self.send(id, frame));
+    }
+}
+
+/// What a client is called: by its host's name, or by its domain's number and its interface's.
+fn name_of(port: &Port, config: &Config) -> String {
+    let attachment = port.attachment();
+    match config.hosts.iter().find(|host| host.mac == attachment.mac) {
+        Some(host) => host.name.to_string(),
+        None => format!("{}/{}", attachment.domain, attachment.device),
     }
 }
 

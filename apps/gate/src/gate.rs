@@ -87,6 +87,7 @@ impl Gate {
         let now = self.now();
         let mut router = self.router.borrow_mut();
         let mut wires = self.wires.borrow_mut();
+        wires.now = now;
         router.receive(from, packet, now, &mut *wires);
         if self.first_packet.get().is_none() && router.statistics().forwarded > 0 {
             self.first_packet.set(Some(now));
@@ -105,6 +106,15 @@ impl Gate {
     pub fn send(&self, to: InterfaceId, frame: Vec<u8>) {
         use sarab_router::Output;
         self.wires.borrow_mut().send(to, frame.into());
+    }
+
+    /// Waits for clients that have no room, for a moment.
+    pub async fn settle(&self) {
+        loop {
+            let next = self.wires.borrow_mut().full.pop_front();
+            let Some((link, packet)) = next else { return };
+            link.send_later(self.app.clock(), packet).await;
+        }
     }
 
     /// Waits while an uplink has more to send than it can.

@@ -156,6 +156,7 @@ pub async fn serve(gate: Rc<Gate>, queues: Rc<Queues>) {
         packets.extend(queues.outward.borrow_mut().packets.drain(..));
         for packet in packets {
             gate.receive(InterfaceId::LOCAL, packet);
+            gate.settle().await;
         }
         sarab::platform::yield_now().await;
     }

@@ -136,6 +136,7 @@ pub fn apply(gate: &Gate, source: &str, text: &str) -> Result<String, String> {
             new_flows: limits.new_flows,
             icmp: limits.icmp,
         });
+        router.set_inside(config.clients.clone());
         router.set_policy(gate.firewall.clone(), nat(&config))
     };
     let count = config.rules.iter().count();

@@ -69,7 +69,7 @@ impl Gate {
         for (_, flow) in router.flows().iter().take(MAX_PRINTED) {
             let [out, back] = flow.tuples.map(|tuple| tuple.endpoints);
             println!(
-                "gate: flow: protocol {} {}:{} to {}:{} as {}:{}, {} and {} packets, {:?}",
+                "gate: flow: protocol {} {}:{} to {}:{} as {}:{}, {} and {} packets{}",
                 flow.tuples[0].protocol,
                 out.source,
                 out.source_port,
@@ -79,7 +79,7 @@ impl Gate {
                 back.destination_port,
                 flow.packets[0],
                 flow.packets[1],
-                flow.protocol.state()
+                flow.protocol.state().map(|state| format!(", {state:?}")).unwrap_or_default()
             );
         }
         println!("gate: names: {}", self.dns.counters());

@@ -160,6 +160,7 @@ pub async fn serve(gate: Rc<Gate>, name: String, networks: alloc::vec::Vec<Netwo
                         vlan::untag(&mut packet.bytes);
                     }
                     gate.receive(*id, packet);
+                    gate.settle().await;
                 }
                 Event::Changed(now) => {
                     for (_, id) in &uplinks {

@@ -3,8 +3,14 @@
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::Cell;
+use core::pin::pin;
+use core::time::Duration;
 
+use futures_util::future::{Either, select};
+use sarab::hal::Clock;
 use sarab::network::back::{Packet, Port};
+use sarab::time::Timer;
 use sarab_router::{InterfaceId, Output};
 
 use crate::local::Queues;
@@ -13,23 +19,58 @@ use crate::uplink::Device;
 /// What clients ask of the router that waits to be answered; more is lost.
 const MAX_CONTROL: usize = 64;
 
+/// Packets that wait for room at once: what one packet becomes.
+const MAX_FULL: usize = 64;
+
 /// What an interface of the router is.
 pub enum Wire {
     None,
     Local(Rc<Queues>),
     Uplink(Rc<Device>, Option<u16>),
-    Client(Rc<Port>),
+    Client(Rc<Link>),
+}
+
+/// A client's port.
+pub struct Link {
+    pub port: Rc<Port>,
+    /// Until then nobody waits for it: it takes nothing.
+    stuck_until: Cell<Duration>,
+}
+
+/// For how long others wait for a client that has no room, and for how long they do not after it has made none: a client
+/// that is slow loses packets, and delays nobody else's for long.
+const PATIENCE: Duration = Duration::from_millis(10);
+const IMPATIENCE: Duration = Duration::from_millis(500);
+
+impl Link {
+    pub fn new(port: Rc<Port>) -> Link {
+        Link { port, stuck_until: Cell::new(Duration::ZERO) }
+    }
+
+    /// Sends a packet that there was no room for, once there is some, or drops it.
+    pub async fn send_later(&self, clock: impl Clock, packet: Packet) {
+        let patience = Timer::after_micros(PATIENCE.as_micros() as u64);
+        if let Either::Right(_) = select(pin!(self.port.room(&packet)), pin!(patience)).await {
+            self.stuck_until.set(clock.now() + IMPATIENCE);
+        }
+        // What it has no room for is counted there.
+        let _ = self.port.send(packet);
+    }
 }
 
 /// All of them, by their numbers.
 pub struct Wires {
     wires: Vec<Wire>,
+    /// Packets for clients without room: whoever has sent them waits.
+    pub full: VecDeque<(Rc<Link>, Packet)>,
+    pub now: Duration,
     pub control: VecDeque<(InterfaceId, Vec<u8>)>,
 }
 
 impl Wires {
     pub fn new(local: Rc<Queues>) -> Wires {
-        let mut wires = Wires { wires: Vec::new(), control: VecDeque::new() };
+        let mut wires =
+            Wires { wires: Vec::new(), full: VecDeque::new(), now: Duration::ZERO, control: VecDeque::new() };
         wires.set(InterfaceId::LOCAL, Wire::Local(local));
         wires
     }
@@ -57,8 +98,15 @@ impl Output for Wires {
         match self.wires.get(usize::from(to.number())) {
             Some(Wire::Local(queues)) => queues.deliver(packet),
             Some(Wire::Uplink(device, vlan)) => device.send(packet, *vlan),
-            // What it has no room for is counted there.
-            Some(Wire::Client(port)) => drop(port.send(packet)),
+            Some(Wire::Client(link)) => {
+                let waits = self.full.iter().any(|(other, _)| Rc::ptr_eq(other, link)) || link.port.is_full(&packet);
+                if waits && self.now >= link.stuck_until.get() && self.full.len() < MAX_FULL {
+                    self.full.push_back((link.clone(), packet));
+                } else {
+                    // What it has no room for is counted there.
+                    let _ = link.port.send(packet);
+                }
+            }
             Some(Wire::None) | None => {}
         }
     }

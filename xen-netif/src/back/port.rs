@@ -9,6 +9,7 @@ use core::future::poll_fn;
 use core::task::Poll;
 use core::time::Duration;
 
+use xen_ring::WaitQueue;
 use xenbus::{Phase, Status, WakerSlot};
 
 use super::packet::Packet;
@@ -58,6 +59,8 @@ pub(super) struct Shared {
     pub(super) rings: RefCell<Option<Box<Show>>>,
     /// Whom to wake when there is a packet from the guest, or room for one to it.
     pub(super) application: WakerSlot,
+    /// Others who wait for room.
+    room: WaitQueue,
     pub(super) now: Box<dyn Fn() -> Duration>,
 }
 
@@ -74,6 +77,7 @@ impl Shared {
             wants_room: Cell::new(false),
             rings: RefCell::default(),
             application: WakerSlot::default(),
+            room: WaitQueue::default(),
             now: Box::new(now),
         }
     }
@@ -128,6 +132,7 @@ impl Shared {
     /// That packet is gone.
     pub(super) fn has_left(&self) {
         self.in_transit.set(0);
+        self.room.wake_all();
         if self.wants_room.replace(false) {
             self.application.wake();
         }
@@ -239,6 +244,20 @@ impl Port {
         shared.to_guest.borrow_mut().push(packet);
         shared.status.notify();
         Ok(())
+    }
+
+    /// Whether a packet would be [dropped](SendError::Full) since too much waits for the guest.
+    pub fn is_full(&self, packet: &Packet) -> bool {
+        self.0.is_up() && !self.0.has_room(queue::memory(packet.bytes.capacity()))
+    }
+
+    /// Waits until a packet would not be dropped for want of room. A guest may never make room.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn room(&self, packet: &Packet) {
+        self.0.room.wait_until(|| (!self.is_full(packet)).then_some(())).await;
     }
 
     /// What it has done so far.
