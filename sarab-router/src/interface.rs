@@ -1,5 +1,6 @@
 //! What a router is connected to.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -113,7 +114,7 @@ impl Uplink {
 
 pub(crate) enum Role {
     Local,
-    Uplink(Uplink),
+    Uplink(Box<Uplink>),
     Client(Client),
 }
 

@@ -206,7 +206,7 @@ impl View {
     }
 
     /// Bytes of the IP packet.
-    pub fn len(&self) -> usize {
+    pub fn packet_len(&self) -> usize {
         self.headers.end - self.headers.ip
     }
 }

@@ -349,7 +349,7 @@ impl<P: Policy> Router<P> {
     pub fn add_uplink(&mut self, settings: UplinkSettings) -> InterfaceId {
         let UplinkSettings { mac, config, mtu } = settings;
         let link = Link::new(mac, config, (self.random)());
-        let role = Role::Uplink(Uplink { link, known: sarab_net::Addresses::default() });
+        let role = Role::Uplink(Box::new(Uplink { link, known: sarab_net::Addresses::default() }));
         let id = InterfaceId(self.interfaces.insert(Interface::new(role, mtu)) as u16);
         self.refresh();
         id
@@ -852,7 +852,7 @@ impl<P: Policy> Router<P> {
         };
         let verdict = self.policy.judge(&new);
         if let Some(rule) = verdict.rule() {
-            self.policy.count(rule, view.len());
+            self.policy.count(rule, view.packet_len());
         }
         let rule = match verdict {
             Verdict::Accept(rule) => rule,
@@ -1060,7 +1060,7 @@ impl<P: Policy> Router<P> {
             return Err(Drop::NoFlow);
         }
         flow.packets[direction as usize] += 1;
-        flow.bytes[direction as usize] += view.len() as u64;
+        flow.bytes[direction as usize] += view.packet_len() as u64;
         flow.is_answered |= direction == Direction::Reply;
         let class = class(&flow.protocol, &flow.tuples[0], flow.is_answered);
         self.flows.touch(id, class, now);
@@ -1071,7 +1071,7 @@ impl<P: Policy> Router<P> {
             rewrite::decrement_ttl(&mut packet.bytes, view);
         }
         self.statistics.forwarded += 1;
-        self.statistics.forwarded_bytes += view.len() as u64;
+        self.statistics.forwarded_bytes += view.packet_len() as u64;
         match cut {
             None => self.send(to, packet, endpoints.destination, now, output),
             Some(mtu) => self.send_fragments(to, packet, &view.headers, endpoints.destination, mtu, now, output),
@@ -1231,7 +1231,7 @@ impl<P: Policy> Router<P> {
         packet.checksum = Checksum::Valid;
         rewrite::decrement_ttl(&mut packet.bytes, view);
         self.statistics.forwarded += 1;
-        self.statistics.forwarded_bytes += view.len() as u64;
+        self.statistics.forwarded_bytes += view.packet_len() as u64;
         self.send(to, packet, arrived.source, now, output)
     }
 }
@@ -1259,7 +1259,7 @@ fn fit(packet: &mut Packet, view: &View, mtu: u16) -> Fit {
         *size = (mtu - headers) as u16;
         return Fit::Whole;
     }
-    match view.len() <= mtu {
+    match view.packet_len() <= mtu {
         true => Fit::Whole,
         false if view.dont_fragment => Fit::TooBig,
         false => Fit::Pieces,

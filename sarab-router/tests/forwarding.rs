@@ -282,7 +282,7 @@ fn packets_that_are_too_large_are_cut_where_they_may_be() {
     assert_eq!(pieces.len(), 2);
     for (_, piece) in &pieces {
         let view = View::parse(&piece.bytes).unwrap();
-        assert!(view.fragment.is_some() && view.len() <= 1500);
+        assert!(view.fragment.is_some() && view.packet_len() <= 1500);
         assert_eq!(view.source, v4(OUTER));
     }
     let (_, told) = net.one(client, udp(Who::Client(5), (client_v6(5), 5000), (REMOTE_V6, 53), &[3; 2000]));

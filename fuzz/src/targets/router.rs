@@ -143,7 +143,7 @@ impl Output for Checked {
                 let header = view.headers.tcp_header(&packet.bytes).expect("a segment");
                 assert!(view.headers.transport - view.headers.ip + header + usize::from(size) <= 1500);
             } else if to != InterfaceId::LOCAL {
-                assert!(view.len() <= 1500, "{}", view.len());
+                assert!(view.packet_len() <= 1500, "{}", view.packet_len());
             }
         }
         self.sent.push((to, packet));
@@ -181,9 +181,8 @@ pub(super) fn run(data: &[u8]) {
     };
     let settings = Settings { flows: 12, local: LOCAL, random: Box::new(random) };
     let mut router = Router::new(settings, judge, nat);
-    let mut config = Config::default();
-    config.ipv4 = Ipv4::Static(Ipv4Cidr::new(OUTER, 24));
-    config.ipv6 = Ipv6::Static(Ipv6Cidr::new(OUTER_V6, 64));
+    let (ipv4, ipv6) = (Ipv4::Static(Ipv4Cidr::new(OUTER, 24)), Ipv6::Static(Ipv6Cidr::new(OUTER_V6, 64)));
+    let mut config = Config { ipv4, ipv6, ..Config::default() };
     // On the link, so that nobody is asked for.
     config.routes.push(Route::default_via(Ipv4Addr::new(203, 0, 113, 1)));
     config.routes.push(Route::default_via(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)));

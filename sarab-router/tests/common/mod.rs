@@ -83,9 +83,8 @@ impl Net {
         let local = [Ipv4Addr::new(192, 0, 0, 8).into(), Ipv6Addr::new(0xfd, 0, 0, 0, 0, 0, 0, 8).into()];
         let settings = Settings { flows, local, random: Box::new(random) };
         let mut router = Router::new(settings, Box::new(usual) as Judge, nat);
-        let mut config = Config::default();
-        config.ipv4 = Ipv4::Static(Ipv4Cidr::new(OUTER, 24));
-        config.ipv6 = Ipv6::Static(Ipv6Cidr::new(OUTER_V6, 64));
+        let (ipv4, ipv6) = (Ipv4::Static(Ipv4Cidr::new(OUTER, 24)), Ipv6::Static(Ipv6Cidr::new(OUTER_V6, 64)));
+        let mut config = Config { ipv4, ipv6, ..Config::default() };
         config.routes.push(Route::default_via(Ipv4Addr::new(203, 0, 113, 1)));
         config.routes.push(Route::default_via(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)));
         let uplink = router.add_uplink(UplinkSettings { mac: UPLINK_MAC, config, mtu: 1500 });
