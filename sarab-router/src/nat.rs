@@ -58,13 +58,14 @@ impl Nat {
         if let Some(publish) = published {
             return Some((publish.to, publish.to_port.wrapping_add(port - publish.ports.start())));
         }
-        let map = self.map.iter().find(|map| map.outer == to)?;
+        let map = self.map.iter().find(|map| map.outer == to && map.inner.is_ipv4() == to.is_ipv4())?;
         Some((map.inner, port))
     }
 
     /// The address outside of a client that has one for itself.
     pub(crate) fn outer(&self, inner: IpAddr) -> Option<IpAddr> {
-        self.map.iter().find(|map| map.inner == inner).map(|map| map.outer)
+        let is_right = |map: &&Map| map.inner == inner && map.outer.is_ipv4() == inner.is_ipv4();
+        self.map.iter().find(is_right).map(|map| map.outer)
     }
 
     /// Whether clients share the router's address of this family.

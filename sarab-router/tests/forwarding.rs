@@ -196,6 +196,21 @@ fn a_client_may_have_an_address_outside_for_itself() {
     );
 }
 
+/// Who makes a table by hand may mix families up: such entries stand for nothing.
+#[test]
+fn translations_to_the_other_family_are_none() {
+    let (outer, inner) = (IpAddr::from([203, 0, 113, 9]), v4(client_v6(6)));
+    let publish = Publish { protocol: 17, outer: Some(OUTER.into()), ports: 53..=53, to: inner, to_port: 53 };
+    let map = vec![Map { outer, inner }, Map { outer: inner, inner: client_v4(6).into() }];
+    let mut net = Net::new(100, Nat { publish: vec![publish], map, ..masquerade() });
+    let b = net.client(6);
+    let uplink = net.uplink;
+    assert_eq!(net.none(uplink, udp(Who::Outside, (REMOTE, 1), (outer, 22), b"")), Drop::NoRoute);
+    assert_eq!(net.none(uplink, udp(Who::Outside, (REMOTE, 1), (OUTER, 53), b"")), Drop::Forbidden);
+    let (_, packet) = net.one(b, udp(Who::Client(6), (client_v4(6), 80), (REMOTE, 999), b"x"));
+    assert_eq!(seen(&packet).0, v4(OUTER));
+}
+
 #[test]
 fn messages_about_a_flow_are_translated_with_what_they_quote() {
     let mut net = Net::new(100, masquerade());
