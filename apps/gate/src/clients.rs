@@ -28,6 +28,7 @@ use crate::wires::{Link, Wire};
 
 /// Addresses of IPv6 that a client may take of a network by itself (RFC 8981 has it change them).
 const MAX_LEARNT: usize = 8;
+const LEARN_INTERVAL: Duration = Duration::from_secs(10);
 /// Packets until others have their turn.
 const AT_ONCE: usize = 32;
 /// What a client's link takes.
@@ -40,6 +41,8 @@ pub struct Client {
     pub settings: ClientSettings,
     /// Of IPv6, as it has asked for them.
     learnt: Vec<Ipv6Addr>,
+    /// When it may take another one in place of its oldest: all flows are looked at then.
+    may_learn: Duration,
     pub schedule: Schedule,
     prefix_v4: u8,
 }
@@ -196,7 +199,15 @@ impl Gate {
             if texts.is_empty() { "no address".into() } else { texts.join(" ") }
         );
         let schedule = Schedule::new(self.now(), u64::from(id.number()));
-        let client = Client { name, port: port.clone(), settings, learnt: Vec::new(), schedule, prefix_v4 };
+        let client = Client {
+            name,
+            port: port.clone(),
+            settings,
+            learnt: Vec::new(),
+            may_learn: Duration::ZERO,
+            schedule,
+            prefix_v4,
+        };
         self.clients.borrow_mut().all.insert(id, client);
         self.identify(id);
         id
@@ -336,6 +347,11 @@ impl Gate {
                 return;
             }
             if client.learnt.len() >= MAX_LEARNT {
+                let now = self.now();
+                if now < client.may_learn {
+                    return;
+                }
+                client.may_learn = now + LEARN_INTERVAL;
                 let oldest = client.learnt.remove(0);
                 client.settings.addresses.retain(|own| *own != IpAddr::V6(oldest));
             }
