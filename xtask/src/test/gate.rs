@@ -136,7 +136,8 @@ fn clients(f: &Fixture) -> Result<String> {
     f.lab.run("xl sysrq gate g")?;
     let shown = gate.domain.wait_for("gate: names: ", 20)?;
     ensure!(shown.contains("gate: client one: up, "), "{shown}");
-    f.lab.run("xl shutdown -w iperf")?;
+    // The lab keeps domains that have ended.
+    f.lab.run(&format!("xl shutdown -w iperf && xl destroy {}", server.id))?;
     gate.detach("one", 1)?;
     gate.domain.wait_for("gate: client one (", 20)?;
     gate.detach("two", 2)?;
