@@ -8,7 +8,7 @@ use xen_netif::headers::{TCP, UDP};
 
 use crate::flows::Tuple;
 use crate::packet::{ICMP, ICMPV6, View};
-use crate::rewrite::{Difference, Endpoints};
+use crate::rewrite::{self, Difference, Endpoints};
 
 /// The packet that a message is about, as far as it is quoted.
 #[derive(Clone, Copy, Debug)]
@@ -64,19 +64,7 @@ impl Quoted {
     /// Makes it what its sender has sent.
     fn restore(&self, frame: &mut [u8], end: usize, v6: bool, to: &Endpoints) {
         let Quoted { ip, transport, .. } = *self;
-        let mut addresses = Difference::default();
-        match (to.source, to.destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) if !v6 => {
-                addresses.bytes(&mut frame[ip + 12..ip + 16], &source.octets());
-                addresses.bytes(&mut frame[ip + 16..ip + 20], &destination.octets());
-                addresses.correct(&mut frame[ip + 10..ip + 12]);
-            }
-            (IpAddr::V6(source), IpAddr::V6(destination)) if v6 => {
-                addresses.bytes(&mut frame[ip + 8..ip + 24], &source.octets());
-                addresses.bytes(&mut frame[ip + 24..ip + 40], &destination.octets());
-            }
-            _ => return,
-        }
+        let Some(addresses) = rewrite::addresses(frame, ip, v6, to.source, to.destination) else { return };
         let mut all = addresses;
         let checksum = match self.tuple.protocol {
             TCP | UDP => {
@@ -118,20 +106,12 @@ pub(crate) fn restore(frame: &mut [u8], view: &View, quoted: &Quoted, sent: &End
     let headers = view.headers;
     quoted.restore(frame, headers.end, headers.v6, sent);
     let ip = headers.ip;
+    if rewrite::addresses(frame, ip, headers.v6, from, to).is_none() {
+        return;
+    }
+    let message = &mut frame[headers.transport..headers.end];
     match (from, to) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) if !headers.v6 => {
-            let mut addresses = Difference::default();
-            addresses.bytes(&mut frame[ip + 12..ip + 16], &source.octets());
-            addresses.bytes(&mut frame[ip + 16..ip + 20], &destination.octets());
-            addresses.correct(&mut frame[ip + 10..ip + 12]);
-            Icmpv4Packet::new_unchecked(&mut frame[headers.transport..headers.end]).fill_checksum();
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) if headers.v6 => {
-            frame[ip + 8..ip + 24].copy_from_slice(&source.octets());
-            frame[ip + 24..ip + 40].copy_from_slice(&destination.octets());
-            let message = &mut frame[headers.transport..headers.end];
-            Icmpv6Packet::new_unchecked(message).fill_checksum(&source, &destination);
-        }
-        _ => {}
+        (IpAddr::V6(from), IpAddr::V6(to)) => Icmpv6Packet::new_unchecked(message).fill_checksum(&from, &to),
+        _ => Icmpv4Packet::new_unchecked(message).fill_checksum(),
     }
 }

@@ -64,6 +64,25 @@ fn checksum_at(headers: &Headers) -> Option<usize> {
     }
 }
 
+/// Gives the IP header at `ip` other addresses. The difference, for checksums over them; `None` where they are of the other
+/// family, and nothing has changed.
+pub(crate) fn addresses(frame: &mut [u8], ip: usize, v6: bool, from: IpAddr, to: IpAddr) -> Option<Difference> {
+    let mut difference = Difference::default();
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) if !v6 => {
+            difference.bytes(&mut frame[ip + 12..ip + 16], &from.octets());
+            difference.bytes(&mut frame[ip + 16..ip + 20], &to.octets());
+            difference.correct(&mut frame[ip + 10..ip + 12]);
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) if v6 => {
+            difference.bytes(&mut frame[ip + 8..ip + 24], &from.octets());
+            difference.bytes(&mut frame[ip + 24..ip + 40], &to.octets());
+        }
+        _ => return None,
+    }
+    Some(difference)
+}
+
 /// Lowers the hop limit by one.
 pub fn decrement_ttl(frame: &mut [u8], view: &View) {
     let ip = view.headers.ip;
@@ -85,19 +104,9 @@ pub fn decrement_ttl(frame: &mut [u8], view: &View) {
 /// If the addresses are of the other family.
 pub fn translate(frame: &mut [u8], view: &View, checksum: Checksum, to: &Endpoints) {
     let Headers { ip, v6, transport, .. } = view.headers;
-    let mut addresses = Difference::default();
-    match (to.source, to.destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) if !v6 => {
-            addresses.bytes(&mut frame[ip + 12..ip + 16], &source.octets());
-            addresses.bytes(&mut frame[ip + 16..ip + 20], &destination.octets());
-            addresses.correct(&mut frame[ip + 10..ip + 12]);
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) if v6 => {
-            addresses.bytes(&mut frame[ip + 8..ip + 24], &source.octets());
-            addresses.bytes(&mut frame[ip + 24..ip + 40], &destination.octets());
-        }
-        _ => panic!("addresses of another family"),
-    }
+    let Some(addresses) = addresses(frame, ip, v6, to.source, to.destination) else {
+        panic!("addresses of another family");
+    };
     if view.fragment.is_some_and(|fragment| !fragment.is_first) {
         return;
     }
