@@ -125,8 +125,8 @@ pub fn apply(gate: &Gate, source: &str, text: &str) -> Result<String, String> {
         state.config = config.clone();
     }
     gate.configure_clients();
-    if let Some(search) = &config.search {
-        let _ = gate.dns.names(|names| names.set_domain(Some(search)));
+    if let Err(error) = gate.dns.names(|names| names.set_domain(config.search.as_deref())) {
+        println!("gate: search: {error}");
     }
     let forgotten = {
         let mut router = gate.router.borrow_mut();
