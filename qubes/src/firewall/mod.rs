@@ -4,6 +4,8 @@
 //! one of its rules. [`Rules::parse`] fails where that does, and where it would ask nftables for what cannot be.
 
 mod parse;
+#[cfg(test)]
+mod tests;
 
 use alloc::boxed::Box;
 use alloc::string::String;
