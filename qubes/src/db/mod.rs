@@ -7,6 +7,8 @@ mod changes;
 mod copy;
 mod runner;
 mod state;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 use alloc::collections::{BTreeMap, BTreeSet};

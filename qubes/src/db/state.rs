@@ -51,6 +51,8 @@ struct Request {
     path: String,
     operation: Operation,
     sent: u8,
+    /// Nobody waits for it.
+    is_abandoned: bool,
 }
 
 /// What has happened.
@@ -115,7 +117,7 @@ impl Replica {
         self.phase = Phase::Disconnected;
         self.answers.clear();
         if core::mem::take(&mut self.is_sent)
-            && self.requests.front().is_some_and(|request| request.sent >= MAX_SENT)
+            && self.requests.front().is_some_and(|request| request.sent >= MAX_SENT || request.is_abandoned)
             && let Some(request) = self.requests.pop_front()
         {
             self.events.push_back(Event::Answered(request.id, Err(Error::Unanswered { path: request.path })));
@@ -125,18 +127,22 @@ impl Replica {
     /// A request of this domain's, whose path and value are checked. Its end is an event with the number returned.
     pub(crate) fn request(&mut self, path: &str, operation: Operation) -> u64 {
         self.last_id += 1;
-        self.requests.push_back(Request { id: self.last_id, path: path.into(), operation, sent: 0 });
+        self.requests.push_back(Request {
+            id: self.last_id,
+            path: path.into(),
+            operation,
+            sent: 0,
+            is_abandoned: false,
+        });
         self.last_id
     }
 
     /// Nobody waits for this request any more. It is not sent if it was not; otherwise it may be carried out.
     pub(crate) fn cancel(&mut self, id: u64) {
-        let is_sent = self.is_sent;
-        let mut index = 0;
-        self.requests.retain(|request| {
-            index += 1;
-            request.id != id || (index == 1 && is_sent)
-        });
+        match self.requests.front_mut() {
+            Some(request) if self.is_sent && request.id == id => request.is_abandoned = true,
+            _ => self.requests.retain(|request| request.id != id),
+        }
     }
 
     pub(crate) fn next_event(&mut self) -> Option<Event> {
