@@ -6,6 +6,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use smoltcp::wire::{IpCidr, Ipv4Cidr, Ipv6Cidr};
 
+use crate::neighbors::Mac;
 use crate::routes::Route;
 
 /// What addresses an interface is to have, and how it comes by them.
@@ -19,6 +20,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Name servers. Where there are none, those that the network tells of are asked.
     pub name_servers: Vec<IpAddr>,
+    /// Neighbours whose MAC is known for good: nobody is asked, and nobody can say otherwise.
+    pub neighbors: Vec<(IpAddr, Mac)>,
 }
 
 /// How an interface comes by an address of IPv4.

@@ -192,6 +192,7 @@ impl Link {
                 Ipv6::Static(address) => self.v6 = Some(self.own(address, true, now)),
             }
         }
+        self.neighbors.set_permanent(config.neighbors.clone());
         self.config = config;
         self.update(now);
     }

@@ -72,6 +72,7 @@ struct Resolving {
 }
 
 pub(crate) struct Neighbors {
+    permanent: Vec<(IpAddr, Mac)>,
     known: LruCache<IpAddr, Neighbor>,
     heard: LruCache<IpAddr, Mac>,
     resolving: BTreeMap<IpAddr, Resolving>,
@@ -97,6 +98,7 @@ impl State {
 impl Neighbors {
     pub(crate) fn new(seed: u64) -> Neighbors {
         Neighbors {
+            permanent: Vec::new(),
             known: LruCache::unbounded(),
             heard: LruCache::unbounded(),
             resolving: BTreeMap::new(),
@@ -108,9 +110,15 @@ impl Neighbors {
         }
     }
 
-    /// Forgets everybody: the link may be another one.
+    /// These have these MACs, whatever they say.
+    pub(crate) fn set_permanent(&mut self, permanent: Vec<(IpAddr, Mac)>) {
+        self.permanent = permanent;
+    }
+
+    /// Forgets all that have said who they are: the link may be another one.
     pub(crate) fn clear(&mut self) {
-        *self = Neighbors { dropped: self.dropped, ..Neighbors::new(self.random.into()) };
+        let permanent = core::mem::take(&mut self.permanent);
+        *self = Neighbors { permanent, dropped: self.dropped, ..Neighbors::new(self.random.into()) };
     }
 
     /// How many neighbours are known.
@@ -120,6 +128,9 @@ impl Neighbors {
 
     /// The MAC that a packet for this address goes to now, where one is known.
     pub(crate) fn lookup(&mut self, address: IpAddr, now: Duration) -> Option<Mac> {
+        if let Some((_, mac)) = self.permanent.iter().find(|(permanent, _)| *permanent == address) {
+            return Some(*mac);
+        }
         if let Some(neighbor) = self.known.get_mut(&address) {
             let is_old = match neighbor.state {
                 State::Reachable(until) => until <= now,

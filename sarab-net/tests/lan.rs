@@ -228,6 +228,26 @@ fn a_router_may_be_outside() {
 }
 
 #[test]
+fn nobody_is_asked_for_a_permanent_neighbor() {
+    let (router, gateway) = ([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff], Ipv4Addr::new(192, 0, 2, 1));
+    let far = Ipv4Addr::new(8, 8, 8, 8);
+    let routes = vec![Route::default_via(gateway)];
+    let pinned = Config { routes, neighbors: vec![(gateway.into(), router)], ..config("10.0.0.2/32", "") };
+    check("permanent", 4, move |xen| {
+        Lan::run(xen, pinned.clone(), async move |lan, _| {
+            lan.settle().await;
+            for _ in 0..2 {
+                let sent = lan.ask(ping(router, far, 1)).await;
+                assert_eq!(sent.iter().filter_map(|frame| parse_arp(frame)).count(), 0);
+                assert_eq!(sent.iter().filter_map(|frame| parse_pong(frame)).collect::<Vec<_>>(), [(router, far, 1)]);
+                // Nobody else becomes the gateway by saying so.
+                lan.ask(arp(false, MAC, (host(9).0, gateway), (MAC, OWN))).await;
+            }
+        });
+    });
+}
+
+#[test]
 fn what_no_route_leads_for_is_counted() {
     check("no route", 1, |xen| {
         Lan::run(xen, config("10.0.0.2/24", ""), async |lan, _| {

@@ -6,6 +6,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sarab_net::{Addresses, Config, Link, Mac};
 
+use crate::alias::Alias;
 use crate::bucket::Bucket;
 
 /// An interface of a router.
@@ -48,6 +49,8 @@ pub struct ClientSettings {
     pub gateway_v6: Option<Ipv6Addr>,
     /// Most bytes of an IP packet.
     pub mtu: u16,
+    /// An address that it has in its own eyes.
+    pub alias: Option<Alias>,
 }
 
 /// A client's interface, and what is known of it.
@@ -86,6 +89,15 @@ impl Bounds {
 impl Client {
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         self.settings.addresses.contains(&address)
+    }
+
+    /// Whether it may send under an address.
+    pub(crate) fn sends_as(&self, address: IpAddr) -> bool {
+        match self.settings.alias {
+            Some(alias) if address == alias.visible => true,
+            Some(alias) if address == alias.actual => false,
+            _ => self.has(address),
+        }
     }
 
     pub(crate) fn gateway(&self, v6: bool) -> Option<IpAddr> {

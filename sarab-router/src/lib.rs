@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+mod alias;
 mod bucket;
 pub mod flows;
 mod fragments;
@@ -20,7 +21,8 @@ pub mod services;
 pub mod tcp;
 pub mod vlan;
 
+pub use alias::Alias;
 pub use interface::{Client, ClientLimits, ClientSettings, InterfaceId, UplinkSettings};
-pub use nat::{Map, Nat, Publish};
+pub use nat::{Map, Nat, Publish, Redirect};
 pub use policy::{NewFlow, Policy, Side, Verdict};
 pub use router::{Drop, DropRecord, Output, Router, Settings, Statistics};

@@ -6,8 +6,10 @@ use core::ops::RangeInclusive;
 
 use hashbrown::HashMap;
 use siphasher::sip::SipHasher13;
+use xen_netif::headers::{TCP, UDP};
 
 use crate::flows::{Flow, Tuple};
+use crate::policy::Side;
 
 /// Ports of the router's own addresses that are a client's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,17 @@ pub struct Map {
     pub inner: IpAddr,
 }
 
+/// A service outside that clients reach by another address: a name server by one that stays while the server changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// The address that clients know.
+    pub address: IpAddr,
+    /// The port, of TCP and UDP, there as here.
+    pub port: u16,
+    /// The server's address.
+    pub to: IpAddr,
+}
+
 /// Which addresses stand for which.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nat {
@@ -44,11 +57,25 @@ pub struct Nat {
     pub publish: Vec<Publish>,
     /// One to one.
     pub map: Vec<Map>,
+    /// For what clients send.
+    pub redirect: Vec<Redirect>,
 }
 
 impl Nat {
-    /// Where a packet to one of the router's own addresses, or to a mapped one, goes: `None` where it goes to the router.
-    pub(crate) fn destination(&self, is_outer: bool, protocol: u8, to: IpAddr, port: u16) -> Option<(IpAddr, u16)> {
+    /// Where a packet goes that goes elsewhere than to the address that it has.
+    pub(crate) fn destination(
+        &self,
+        from: Side,
+        is_outer: bool,
+        protocol: u8,
+        to: IpAddr,
+        port: u16,
+    ) -> Option<(IpAddr, u16)> {
+        let redirected = self.redirect.iter().filter(|_| from == Side::Inside && matches!(protocol, TCP | UDP));
+        let mut redirected = redirected.filter(|redirect| redirect.address == to && redirect.port == port);
+        if let Some(redirect) = redirected.find(|redirect| redirect.to.is_ipv4() == to.is_ipv4()) {
+            return Some((redirect.to, port));
+        }
         let published = self.publish.iter().find(|publish| {
             publish.protocol == protocol
                 && publish.ports.contains(&port)

@@ -34,7 +34,7 @@ pub struct NewFlow {
     pub destination_port: Option<u16>,
     /// Of ICMP: type and code.
     pub icmp: Option<(u8, u8)>,
-    /// Whether it came to an address of the router's that is published for its destination.
+    /// Whether it came to an address of the router's that is published for its destination, or was redirected there.
     pub is_published: bool,
 }
 
@@ -45,8 +45,10 @@ pub enum Verdict {
     Accept(Option<u32>),
     /// It may not, and nobody is told.
     Drop(Option<u32>),
-    /// It may not, and its sender is told.
+    /// It may not, and its sender is told: of TCP by a reset, of others by ICMP.
     Reject(Option<u32>),
+    /// It may not, and its sender is told by ICMP that an administrator says so, whatever the protocol.
+    Prohibit(Option<u32>),
 }
 
 /// What decides.
@@ -63,7 +65,7 @@ pub trait Policy {
 impl Verdict {
     /// The number of the rule that says so.
     pub fn rule(self) -> Option<u32> {
-        let (Verdict::Accept(rule) | Verdict::Drop(rule) | Verdict::Reject(rule)) = self;
+        let (Verdict::Accept(rule) | Verdict::Drop(rule) | Verdict::Reject(rule) | Verdict::Prohibit(rule)) = self;
         rule
     }
 }

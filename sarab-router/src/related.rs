@@ -102,9 +102,13 @@ pub(crate) fn is_intact(frame: &[u8], view: &View) -> bool {
 /// Makes of a message about a translated packet one about the packet that was sent, from and to whom it is for. `view` is the
 /// message's, `sent` are the packet's endpoints when it arrived here.
 pub(crate) fn restore(frame: &mut [u8], view: &View, quoted: &Quoted, sent: &Endpoints, from: IpAddr) {
-    let to = sent.source;
+    change(frame, view, quoted, sent, (from, sent.source));
+}
+
+/// Has a message quote other endpoints, and gives it other addresses itself.
+pub(crate) fn change(frame: &mut [u8], view: &View, quoted: &Quoted, quotes: &Endpoints, (from, to): (IpAddr, IpAddr)) {
     let headers = view.headers;
-    quoted.restore(frame, headers.end, headers.v6, sent);
+    quoted.restore(frame, headers.end, headers.v6, quotes);
     let ip = headers.ip;
     if rewrite::addresses(frame, ip, headers.v6, from, to).is_none() {
         return;

@@ -289,7 +289,8 @@ impl<P: Policy> Router<P> {
             return true;
         }
         let is_outer = self.own.contains(&endpoints.destination);
-        let now = self.nat.destination(is_outer, protocol, endpoints.destination, endpoints.destination_port);
+        let (asked, port) = (endpoints.destination, endpoints.destination_port);
+        let now = self.nat.destination(new.from.0, is_outer, protocol, asked, port);
         let now = now.unwrap_or((endpoints.destination, endpoints.destination_port));
         let reply = flow.tuples[1].endpoints;
         if now != (reply.source, reply.source_port) {

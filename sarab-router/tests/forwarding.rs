@@ -5,12 +5,12 @@ mod common;
 use common::*;
 use sarab_router::flows::Class;
 use sarab_router::packet::{Transport, View};
-use sarab_router::{ClientLimits, Drop, InterfaceId, Map, Nat, NewFlow, Publish, Verdict};
+use sarab_router::{Alias, ClientLimits, Drop, InterfaceId, Map, Nat, NewFlow, Publish, Redirect, Verdict};
 use xen_netif::back::{Checksum, Packet};
 use xen_netif::checksum;
 use xen_netif::headers::Headers;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 fn v4(address: impl Into<IpAddr>) -> IpAddr {
@@ -284,6 +284,87 @@ fn senders_are_told_why_a_packet_goes_no_further() {
     let (_, reset) = net.one(client, tcp(Who::Client(5), (client_v4(5), 5000), (REMOTE, 53), SYN, b""));
     let Transport::Tcp { flags, acknowledgement, .. } = View::parse(&reset.bytes).unwrap().transport else { panic!() };
     assert_eq!((flags, acknowledgement, seen(&reset)), (RST | ACK, 1001, (v4(REMOTE), 53, v4(client_v4(5)), 5000)));
+}
+
+#[test]
+fn what_an_administrator_prohibits_is_told_by_icmp_for_all_protocols() {
+    let mut net = Net::new(100, masquerade());
+    let client = net.client(5);
+    net.router.set_policy(Box::new(|_: &NewFlow| Verdict::Prohibit(None)), masquerade());
+    for (from, to, prohibited) in [(v4(client_v4(5)), v4(REMOTE), (3, 13)), (v4(client_v6(5)), v4(REMOTE_V6), (1, 1))] {
+        for packet in [
+            udp(Who::Client(5), (from, 5000), (to, 53), b""),
+            tcp(Who::Client(5), (from, 5000), (to, 53), SYN, b""),
+            ping(Who::Client(5), from, to, 1, false),
+        ] {
+            let (back, told) = net.one(client, packet);
+            assert_eq!((back, icmp_of(&told)), (client, prohibited));
+        }
+    }
+}
+
+#[test]
+fn a_service_outside_is_reached_by_the_address_that_clients_know() {
+    let (known, server) = (v4([10, 139, 1, 1]), v4([198, 51, 100, 53]));
+    let nat = Nat { redirect: vec![Redirect { address: known, port: 53, to: server }], ..masquerade() };
+    let mut net = Net::new(100, nat.clone());
+    let client = net.client(5);
+    let (to, packet) = net.one(client, udp(Who::Client(5), (client_v4(5), 5000), (known, 53), b"question"));
+    assert_eq!((to, seen(&packet)), (net.uplink, (v4(OUTER), 5000, server, 53)));
+    let (to, packet) = net.one(net.uplink, udp(Who::Outside, (server, 53), (OUTER, 5000), b"answer"));
+    assert_eq!((to, seen(&packet)), (client, (known, 53, v4(client_v4(5)), 5000)));
+    // Nothing else of it is.
+    let (_, packet) = net.one(client, udp(Who::Client(5), (client_v4(5), 5001), (known, 123), b""));
+    assert_eq!(seen(&packet).2, known);
+    // The server is another one: who asks goes there, and what was asked of the last one is forgotten.
+    let other = v4([198, 51, 100, 54]);
+    let moved = Nat { redirect: vec![Redirect { address: known, port: 53, to: other }], ..masquerade() };
+    assert_eq!(net.router.set_policy(Box::new(|_: &NewFlow| Verdict::Accept(None)), moved), 1);
+    let (_, packet) = net.one(client, udp(Who::Client(5), (client_v4(5), 5000), (known, 53), b"question"));
+    assert_eq!(seen(&packet).2, other);
+}
+
+#[test]
+fn a_client_may_know_itself_by_another_address() {
+    let visible = Ipv4Addr::new(192, 168, 100, 2);
+    let mut net = Net::new(100, masquerade());
+    let alias = |number: u8| Some(Alias { visible, actual: client_v4(number) });
+    // Both with the same address in their own eyes.
+    let (a, b) = (net.client_with(5, alias(5)), net.client_with(6, alias(6)));
+    for (client, number, port) in [(a, 5, 4000), (b, 6, 4001)] {
+        let (to, packet) = net.one(client, tcp(Who::Client(number), (visible, port), (REMOTE, 80), SYN, b""));
+        assert_eq!((to, seen(&packet)), (net.uplink, (v4(OUTER), port, v4(REMOTE), 80)));
+        let (to, packet) = net.one(net.uplink, tcp(Who::Outside, (REMOTE, 80), (OUTER, port), SYN | ACK, b""));
+        assert_eq!((to, seen(&packet)), (client, (v4(REMOTE), 80, v4(visible), port)));
+        let (to, packet) = net.one(client, ping(Who::Client(number), visible, REMOTE, port, false));
+        assert_eq!((to, seen(&packet).0), (net.uplink, v4(OUTER)));
+        // What it is told quotes what it has sent, and what it tells of what it was sent is understood.
+        let sent = udp_ttl(Who::Client(number), (visible, port), (REMOTE, 33434), 1, b"probe");
+        let (to, told) = net.one(client, sent);
+        assert_eq!((to, icmp_of(&told), seen(&told).2), (client, (11, 0), v4(visible)));
+        let quoted = View::parse(&told.bytes).unwrap().headers.transport + 8;
+        assert_eq!(told.bytes[quoted + 12..quoted + 16], visible.octets());
+        let (_, out) = net.one(client, udp(Who::Client(number), (visible, port), (REMOTE, 53), b"question"));
+        assert_eq!(seen(&out).0, v4(OUTER));
+        let (_, answer) = net.one(net.uplink, udp(Who::Outside, (REMOTE, 53), (OUTER, port), b"answer"));
+        let view = View::parse(&answer.bytes).unwrap();
+        let reason = sarab_router::icmp::Reason::Prohibited;
+        let mut told = sarab_router::icmp::error(&answer.bytes, &view, v4(visible), reason).unwrap();
+        told[..6].copy_from_slice(&answer.bytes[6..12]);
+        told[6..12].copy_from_slice(&answer.bytes[..6]);
+        let (to, told) = net.one(client, told);
+        assert_eq!((to, seen(&told).0, seen(&told).2), (net.uplink, v4(OUTER), v4(REMOTE)));
+        let quoted = View::parse(&told.bytes).unwrap().headers.transport + 8;
+        assert_eq!(told.bytes[quoted + 16..quoted + 20], OUTER.octets());
+        // Its address for others is none that it may send under.
+        let spoofed = udp(Who::Client(number), (client_v4(number), port), (REMOTE, 53), b"");
+        assert_eq!(net.none(client, spoofed), Drop::Spoofed);
+    }
+    // Clients reach each other by the addresses that others know.
+    let (to, packet) = net.one(a, udp(Who::Client(5), (visible, 7), (client_v4(6), 9), b"x"));
+    assert_eq!((to, seen(&packet)), (b, (v4(client_v4(5)), 7, v4(visible), 9)));
+    let (to, packet) = net.one(b, udp(Who::Client(6), (visible, 9), (client_v4(5), 7), b"y"));
+    assert_eq!((to, seen(&packet)), (a, (v4(client_v4(6)), 9, v4(visible), 7)));
 }
 
 #[test]

@@ -110,6 +110,7 @@ pub fn nat(config: &Config) -> Nat {
     Nat {
         masquerade_v4: config.masquerade.v4,
         masquerade_v6: config.masquerade.v6,
+        redirect: Vec::new(),
         publish,
         map: config.maps.iter().map(|map| Map { outer: map.outside, inner: map.inside }).collect(),
     }

@@ -7,7 +7,8 @@ use sarab_net::{Config, Ipv4, Ipv4Cidr, Ipv6, Ipv6Cidr, Route};
 use sarab_router::packet::{Transport, View};
 use sarab_router::services::GATE_MAC;
 use sarab_router::{
-    ClientSettings, InterfaceId, Map, Nat, NewFlow, Output, Publish, Router, Settings, Side, UplinkSettings, Verdict,
+    Alias, ClientSettings, InterfaceId, Map, Nat, NewFlow, Output, Publish, Redirect, Router, Settings, Side,
+    UplinkSettings, Verdict,
 };
 use xen_netif::back::{Checksum, Packet};
 use xen_netif::checksum;
@@ -35,6 +36,8 @@ fn client(number: u8) -> ClientSettings {
         gateway_v4: Some(Ipv4Addr::new(10, 0, 1, 1)),
         gateway_v6: Some(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1)),
         mtu: 1500,
+        alias: (number % 2 == 0)
+            .then_some(Alias { visible: Ipv4Addr::new(192, 168, 100, 2), actual: Ipv4Addr::new(10, 0, 1, number) }),
     }
 }
 
@@ -178,6 +181,11 @@ pub(super) fn run(data: &[u8]) {
             to_port: 53,
         }],
         map: vec![Map { outer: Ipv4Addr::new(203, 0, 113, 9).into(), inner: Ipv4Addr::new(10, 0, 1, 5).into() }],
+        redirect: vec![Redirect {
+            address: Ipv4Addr::new(10, 139, 1, 1).into(),
+            port: 53,
+            to: Ipv4Addr::new(203, 0, 113, 53).into(),
+        }],
     };
     let settings = Settings { flows: 12, local: LOCAL, random: Box::new(random) };
     let mut router = Router::new(settings, judge, nat);

@@ -68,7 +68,10 @@ impl<P: Policy> Router<P> {
                 {
                     return Err(Drop::Rate);
                 }
-                view
+                match client.settings.alias {
+                    Some(alias) => alias.arrive(packet, view)?,
+                    None => view,
+                }
             }
             Role::Uplink(uplink) => {
                 let Some(range) = uplink.link.ingress(&packet.bytes, || now) else {
@@ -231,7 +234,7 @@ fn client_frame(
         }
     }
     let view = View::parse(frame)?;
-    if !client.has(view.source) {
+    if !client.sends_as(view.source) {
         return Err(Drop::Spoofed);
     }
     match is_group {

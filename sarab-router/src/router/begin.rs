@@ -44,7 +44,7 @@ impl<P: Policy> Router<P> {
             Side::Gate => None,
             Side::Inside | Side::Outside => {
                 let is_outer = is_own && self.is_outside(asked);
-                self.nat.destination(is_outer, tuple.protocol, asked, asked_port)
+                self.nat.destination(from_side, is_outer, tuple.protocol, asked, asked_port)
             }
         };
         let (destination, port) = translated.unwrap_or((asked, asked_port));
@@ -89,6 +89,10 @@ impl<P: Policy> Router<P> {
             Verdict::Drop(_) => return Err(Drop::Forbidden),
             Verdict::Reject(_) => {
                 self.reject(from, packet, view, now, output);
+                return Err(Drop::Forbidden);
+            }
+            Verdict::Prohibit(_) => {
+                self.tell(from, packet, view, Reason::Prohibited, now, output);
                 return Err(Drop::Forbidden);
             }
         };

@@ -120,6 +120,9 @@ impl<P: Policy> Router<P> {
             Role::Client(client) => {
                 header[..6].copy_from_slice(&client.settings.mac);
                 header[6..].copy_from_slice(&client.settings.gate_mac);
+                if let Some(alias) = client.settings.alias {
+                    alias.leave(&mut packet)?;
+                }
             }
             Role::Local => {
                 // Its stack does not look.

@@ -9,7 +9,7 @@ use etherparse::PacketBuilder;
 use sarab_net::{Config, Ipv4, Ipv4Cidr, Ipv6, Ipv6Cidr, Route};
 use sarab_router::packet::{Transport, View};
 use sarab_router::{
-    ClientSettings, InterfaceId, Nat, NewFlow, Output, Router, Settings, Side, UplinkSettings, Verdict,
+    Alias, ClientSettings, InterfaceId, Nat, NewFlow, Output, Router, Settings, Side, UplinkSettings, Verdict,
 };
 use xen_netif::back::{Checksum, Packet};
 use xen_netif::checksum;
@@ -99,6 +99,10 @@ impl Net {
     }
 
     pub fn client(&mut self, number: u8) -> InterfaceId {
+        self.client_with(number, None)
+    }
+
+    pub fn client_with(&mut self, number: u8, alias: Option<Alias>) -> InterfaceId {
         let settings = ClientSettings {
             mac: client_mac(number),
             gate_mac: GATE_MAC,
@@ -106,6 +110,7 @@ impl Net {
             gateway_v4: Some(GATEWAY),
             gateway_v6: Some(client_v6(1)),
             mtu: 1500,
+            alias,
         };
         let id = self.router.add_client(settings);
         self.router.set_client_up(id, true);
