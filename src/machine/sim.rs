@@ -72,6 +72,8 @@ pub(crate) struct Machine {
     pub(crate) changed: WaitQueue,
     pub(crate) end: RefCell<Option<End>>,
     random: Cell<u64>,
+    /// What the wall clock lacks, in nanoseconds.
+    wall_offset: Cell<i64>,
     polls: Cell<u64>,
 }
 
@@ -120,6 +122,7 @@ impl Machine {
                 changed: WaitQueue::new(),
                 end: RefCell::default(),
                 random: Cell::new(seed),
+                wall_offset: Cell::new(0),
                 polls: Cell::new(0),
             });
             machines.insert(number, Rc::downgrade(&machine));
@@ -415,7 +418,15 @@ impl fmt::Debug for XenClock {
 impl XenClock {
     /// The wall clock: time since 1970-01-01 00:00 UTC.
     pub fn wall(self) -> Duration {
-        START + self.now()
+        let (wall, offset) = (START + self.now(), self.0.machine().wall_offset.get());
+        let by = Duration::from_nanos(offset.unsigned_abs());
+        if offset < 0 { wall.saturating_sub(by) } else { wall.saturating_add(by) }
+    }
+
+    /// Sets this domain's wall clock, which goes on from there.
+    pub fn set_wall(self, to: Duration) {
+        let difference = to.as_nanos() as i128 - (START + self.now()).as_nanos() as i128;
+        self.0.machine().wall_offset.set(difference.clamp(i64::MIN.into(), i64::MAX.into()) as i64);
     }
 }
 

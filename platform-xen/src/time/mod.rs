@@ -3,7 +3,7 @@
 mod pvclock;
 mod queue;
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 
@@ -20,6 +20,8 @@ pub(crate) use queue::Queue;
 static ZERO: AtomicU64 = AtomicU64::new(0);
 /// The latest time that was read, which none may come before.
 static LATEST: AtomicU64 = AtomicU64::new(0);
+/// What Xen's wall clock lacks, in nanoseconds.
+static WALL_OFFSET: AtomicI64 = AtomicI64::new(0);
 static TIMERS: Global<Timers> = Global::new(Timers { queue: Queue::new(), armed: u64::MAX });
 
 struct Timers {
@@ -124,8 +126,21 @@ fn schedule(at: u64, waker: &Waker) {
 pub struct XenClock;
 
 impl XenClock {
-    /// The wall clock: time since 1970-01-01 00:00 UTC, as Xen keeps it.
+    /// The wall clock: time since 1970-01-01 00:00 UTC, as Xen keeps it, or as it was [set](XenClock::set_wall).
     pub fn wall(self) -> Duration {
+        let offset = WALL_OFFSET.load(Ordering::Relaxed);
+        let by = Duration::from_nanos(offset.unsigned_abs());
+        let wall = Self::xen_wall();
+        if offset < 0 { wall.saturating_sub(by) } else { wall.saturating_add(by) }
+    }
+
+    /// Sets this domain's wall clock, which goes on from there as Xen's does. Up to 292 years apart from Xen's.
+    pub fn set_wall(self, to: Duration) {
+        let difference = to.as_nanos() as i128 - Self::xen_wall().as_nanos() as i128;
+        WALL_OFFSET.store(difference.clamp(i64::MIN.into(), i64::MAX.into()) as i64, Ordering::Relaxed);
+    }
+
+    fn xen_wall() -> Duration {
         loop {
             let version = shared_info::word(shared::WC_VERSION).load(Ordering::Acquire);
             let low = shared_info::word(shared::WC_SEC).load(Ordering::Relaxed);
