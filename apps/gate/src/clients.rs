@@ -24,6 +24,7 @@ use sarab_router::{ClientSettings, InterfaceId};
 
 use crate::firewall::Identity;
 use crate::gate::Gate;
+use crate::provider::Provider;
 use crate::wires::{Link, Wire};
 
 /// Addresses of IPv6 that a client may take of a network by itself (RFC 8981 has it change them).
@@ -116,9 +117,12 @@ impl Clients {
     }
 
     /// What a client has: what its xl file says, or what the pool gives it.
-    fn settings(&mut self, port: &Port, config: &Config) -> (ClientSettings, u8) {
+    fn settings(&mut self, port: &Port, config: &Config, provider: Option<&Provider>) -> (ClientSettings, u8) {
         let attachment = port.attachment();
         let mut addresses = attachment.addresses.clone();
+        if let Some(provider) = provider {
+            return (provided(attachment.mac, &addresses, provider), 32);
+        }
         let mut prefix_v4 = 32;
         if addresses.is_empty() {
             match self.pool.assign(attachment.mac) {
@@ -143,10 +147,26 @@ impl Clients {
         if let Some(IpCidr::Ipv6(cidr)) = gateway(true) {
             gateway_v6 = Some(cidr.address());
         }
-        let settings =
-            ClientSettings { mac: attachment.mac, gate_mac: GATE_MAC, addresses, gateway_v4, gateway_v6, mtu: MTU };
+        let settings = ClientSettings {
+            mac: attachment.mac,
+            gate_mac: GATE_MAC,
+            addresses,
+            gateway_v4,
+            gateway_v6,
+            mtu: MTU,
+            alias: None,
+        };
         (settings, prefix_v4)
     }
+}
+
+/// What a client has that has all of it of its host.
+fn provided(mac: [u8; 6], addresses: &[IpAddr], provider: &Provider) -> ClientSettings {
+    let addresses = Provider::first_of_each(addresses);
+    let mapped = provider.mapped(&addresses);
+    let (gateway_v4, gateway_v6) = (mapped.map(|(_, gateway)| gateway).or(provider.gateway_v4), provider.gateway_v6);
+    let alias = mapped.map(|(alias, _)| alias);
+    ClientSettings { mac, gate_mac: GATE_MAC, addresses, gateway_v4, gateway_v6, mtu: MTU, alias }
 }
 
 /// A client's port, from its coming to its going.
@@ -185,7 +205,8 @@ impl Gate {
     fn open(&self, port: &Rc<Port>) -> InterfaceId {
         let config = self.config.borrow().clone();
         let attachment = port.attachment();
-        let (settings, prefix_v4) = self.clients.borrow_mut().settings(port, &config);
+        let provider = self.provider.borrow().clone();
+        let (settings, prefix_v4) = self.clients.borrow_mut().settings(port, &config, provider.as_deref());
         let name = name_of(port, &config);
         for address in settings.addresses.iter().filter(|address| self.router.borrow().has_client(**address)) {
             println!("gate: {name}: {address} is another client's too; of both, the one that is connected has it");
@@ -264,13 +285,14 @@ impl Gate {
     /// The configuration is another one: clients may have other gateways, and those that need it other addresses.
     pub fn configure_clients(&self) {
         let config = self.config.borrow().clone();
+        let provider = self.provider.borrow().clone();
         let ids: Vec<InterfaceId> = {
             let mut clients = self.clients.borrow_mut();
             clients.configure(&config);
             let ids: Vec<InterfaceId> = clients.all.keys().copied().collect();
             for id in &ids {
                 let Some(port) = clients.all.get(id).map(|client| client.port.clone()) else { continue };
-                let (settings, prefix_v4) = clients.settings(&port, &config);
+                let (settings, prefix_v4) = clients.settings(&port, &config, provider.as_deref());
                 let Some(client) = clients.all.get_mut(id) else { continue };
                 let name = name_of(&port, &config);
                 if name != client.name {
@@ -298,7 +320,9 @@ impl Gate {
             let config = self.config.borrow().clone();
             let mut clients = self.clients.borrow_mut();
             let Some(client) = clients.all.get_mut(&from) else { return };
-            let v4: Vec<Ipv4Addr> = client.settings.addresses.iter().filter_map(v4_of).collect();
+            let alias = client.settings.alias.map(|alias| alias.visible);
+            let v4 = client.settings.addresses.iter().filter_map(v4_of).map(|address| alias.unwrap_or(address));
+            let v4: Vec<Ipv4Addr> = v4.collect();
             let v6: Vec<Ipv6Addr> = client.settings.addresses.iter().filter_map(v6_of).collect();
             let known = neighbor::Client { mac: client.settings.mac, v4: &v4, v6: &v6 };
             let mut answer = |answer: Answer| match answer {
@@ -313,7 +337,8 @@ impl Gate {
                 Ok(false) => {}
                 Err(_) => spoofed = true,
             }
-            if let Some(offer) = offer(client, &config, self.mtu.get())
+            let provider = self.provider.borrow().clone();
+            if let Some(offer) = offer(client, &config, provider.as_deref(), self.mtu.get())
                 && let Response::Reply(frame) = dhcp::respond(frame, &offer)
             {
                 replies.push(frame);
@@ -363,6 +388,10 @@ impl Gate {
 
     /// Sends the router advertisements that are due.
     pub fn advertise(&self, now: Duration) {
+        // Their host tells them.
+        if self.provider.borrow().is_some() {
+            return;
+        }
         let config = self.config.borrow().clone();
         let mut frames = Vec::new();
         for (id, client) in &mut self.clients.borrow_mut().all {
@@ -378,6 +407,9 @@ impl Gate {
 
     /// Clients are told that there is no router any more.
     pub fn cease(&self) {
+        if self.provider.borrow().is_some() {
+            return;
+        }
         let config = self.config.borrow().clone();
         let mut frames = Vec::new();
         for (id, client) in &self.clients.borrow().all {
@@ -407,11 +439,15 @@ fn v6_of(address: &IpAddr) -> Option<Ipv6Addr> {
 }
 
 /// What a client is told by DHCP.
-fn offer(client: &Client, config: &Config, mtu: u16) -> Option<Offer> {
-    let address = client.settings.addresses.iter().find_map(v4_of)?;
+fn offer(client: &Client, config: &Config, provider: Option<&Provider>, mtu: u16) -> Option<Offer> {
+    let alias = client.settings.alias.map(|alias| alias.visible);
+    let address = alias.or_else(|| client.settings.addresses.iter().find_map(v4_of))?;
     let router = client.settings.gateway_v4?;
     let mut offer = Offer::new(client.settings.mac, address, client.prefix_v4, router);
-    offer.name_servers.push(router);
+    match provider {
+        Some(provider) => offer.name_servers.extend(provider.name_servers.iter().filter_map(v4_of)),
+        None => offer.name_servers.push(router),
+    }
     offer.mtu = Some(mtu);
     offer.domain = config.search.as_deref().map(Into::into);
     offer.host_name =

@@ -26,6 +26,9 @@ pub struct State {
     pub names: NameTable,
     pub counters: Counters,
     pub clients: BTreeMap<InterfaceId, Identity>,
+    /// Where Qubes OS says what may pass, and nothing else does.
+    #[cfg(feature = "qubes")]
+    pub qubes: Option<crate::qubes::Table>,
 }
 
 /// The rules, and what they are about. Clones are the same.
@@ -44,6 +47,10 @@ impl Policy for Firewall {
     fn judge(&self, flow: &NewFlow) -> Verdict {
         let state = self.0.borrow();
         let State { config, names, clients, .. } = &*state;
+        #[cfg(feature = "qubes")]
+        if let Some(table) = &state.qubes {
+            return table.judge(flow, names);
+        }
         let identity = |id: InterfaceId| {
             clients.get(&id).map(|client| ClientIdentity {
                 addresses: &client.addresses,

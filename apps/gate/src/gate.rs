@@ -20,7 +20,9 @@ use sarab_router::{ClientSettings, Drop, DropRecord, InterfaceId, Router, Uplink
 
 use crate::clients::Clients;
 use crate::firewall::Firewall;
+use crate::generation::Generation;
 use crate::local;
+use crate::provider::Provider;
 use crate::wires::{Wire, Wires};
 
 /// Ethernet's.
@@ -35,6 +37,8 @@ pub struct Gate {
     pub router: RefCell<Router<Firewall>>,
     wires: RefCell<Wires>,
     pub config: RefCell<Rc<Config>>,
+    /// Of a host that says itself what clients have.
+    pub provider: RefCell<Option<Rc<Provider>>>,
     pub firewall: Firewall,
     pub clients: RefCell<Clients>,
     pub dns: Forwarder<'static>,
@@ -47,6 +51,10 @@ pub struct Gate {
     sooner: Cell<bool>,
     tick: WaitQueue,
     last_lines: RefCell<BTreeMap<u8, (Duration, u64)>>,
+    /// Other rules are in use.
+    pub reloaded: Generation,
+    /// Names in rules stand for others than before.
+    pub resolved: Generation,
     /// Time from the start to the first packet that was passed on.
     pub first_packet: Cell<Option<Duration>>,
 }
@@ -65,6 +73,7 @@ impl Gate {
             router: RefCell::new(router),
             wires: RefCell::new(Wires::new(queues)),
             config: RefCell::default(),
+            provider: RefCell::default(),
             firewall,
             clients: RefCell::new(clients),
             dns,
@@ -74,6 +83,8 @@ impl Gate {
             sooner: Cell::new(false),
             tick: WaitQueue::default(),
             last_lines: RefCell::default(),
+            reloaded: Generation::default(),
+            resolved: Generation::default(),
             first_packet: Cell::new(None),
         }
     }
@@ -130,6 +141,16 @@ impl Gate {
         if self.router.borrow().next().is_some_and(|next| next <= self.now()) {
             self.kick();
         }
+    }
+
+    /// Tells everybody outside of the gate's addresses: the networks may be others than before.
+    #[cfg_attr(not(feature = "qubes"), expect(dead_code))]
+    pub fn announce(&self) {
+        let now = self.now();
+        for id in self.uplinks.borrow().keys() {
+            self.router.borrow_mut().announce(*id, now);
+        }
+        self.kick();
     }
 
     pub fn kick(&self) {
@@ -238,6 +259,15 @@ impl Gate {
         self.wires.borrow_mut().set(id, wire);
         self.uplinks.borrow_mut().insert(id, name);
         id
+    }
+
+    /// Has an uplink come by its addresses in another way, if it does not already.
+    pub fn configure_uplink(&self, id: InterfaceId, config: sarab::network::Config) {
+        let is_same = self.router.borrow().link(id).is_none_or(|link| *link.config() == config);
+        if !is_same {
+            let now = self.now();
+            self.router.borrow_mut().configure_uplink(id, config, now);
+        }
     }
 
     pub fn set_uplink(&self, id: InterfaceId, mac: [u8; 6], is_up: bool, mtu: u16) {

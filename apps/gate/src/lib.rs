@@ -17,30 +17,32 @@ extern crate alloc;
 mod clients;
 mod firewall;
 mod gate;
+mod generation;
 mod local;
 mod names;
+mod provider;
+#[cfg(feature = "qubes")]
+mod qubes;
+mod random;
 mod sources;
 mod status;
 mod uplink;
 mod wires;
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::Cell;
 use core::convert::Infallible;
 use core::pin::pin;
 
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
-use rand_core::TryRng;
 use sarab::hal::Clock;
 use sarab::network::back::{Limits, Port};
 use sarab::network::{NetworkEvent, config};
-use sarab::ring::WaitQueue;
 use sarab::{App, FromArg, bail, println};
 use sarab_router::flows::Flows;
 use sarab_router::services::dns;
@@ -49,8 +51,23 @@ use sarab_router::{Nat, Router, Settings};
 use clients::Clients;
 use firewall::Firewall;
 use gate::Gate;
+use generation::Generation;
+use random::Random;
 
-const KEYS: [&str; 8] = ["ip", "gw", "ip6", "gw6", "dns", "rules", "flows", "metrics"];
+const KEYS: &[&str] = &[
+    "ip",
+    "gw",
+    "ip6",
+    "gw6",
+    "dns",
+    "rules",
+    "flows",
+    "metrics",
+    #[cfg(feature = "qubes")]
+    "qubes",
+    #[cfg(feature = "qubes")]
+    "clients",
+];
 const UPLINK_KEYS: [&str; 6] = ["ip", "gw", "ip6", "gw6", "dns", "vlans"];
 /// Flows that may be asked for.
 const MAX_FLOWS: usize = 1 << 20;
@@ -65,43 +82,29 @@ pub async fn main(app: App) -> sarab::Result {
     if affordable < flows {
         println!("gate: flows={flows}: there is memory for {affordable}");
     }
-    let mut random = numbers(app)?;
-    let (seed, stack_seed) = (random(), random());
+    let mut random = Random::new(app)?;
+    let (seed, stack_seed) = (random.next(), random.next());
     let firewall = Firewall::default();
     let settings = Settings {
         flows: flows.min(affordable),
         local: [local::ADDRESS_V4.into(), local::ADDRESS_V6.into()],
-        random: Box::new(numbers(app)?),
+        random: Box::new(random.source()),
     };
     let router = Router::new(settings, firewall.clone(), Nat::default());
     let queues = Rc::<local::Queues>::default();
     let (stack, runner) = local::stack(queues.clone(), stack_seed);
     app.spawn(runner).detach();
-    let dns = dns::Forwarder::new(stack, dns_limits(app), random);
+    let dns = dns::Forwarder::new(stack, dns_limits(app), random.source());
     let gate = Rc::new(Gate::new(app, router, firewall, queues.clone(), dns, Clients::new(seed)));
     app.spawn(local::serve(gate.clone(), queues)).detach();
 
-    let first = sources::first(app).await?;
-    if let Err(error) = sources::apply(&gate, &first.0, &first.1) {
-        bail!("{error}");
-    }
-    let (reloaded, version) = (Rc::new(WaitQueue::default()), Rc::new(Cell::new(0)));
-    app.spawn(names::serve(gate.clone(), app.resolver(stack), reloaded.clone(), version.clone())).detach();
-    app.spawn({
-        let gate = gate.clone();
-        async move {
-            if let Err(error) = sources::follow(gate, first, reloaded, version).await {
-                println!("gate: {}: {error}", sources::KEY);
-            }
-        }
-    })
-    .detach();
+    let source = Source::start(&gate, &random).await?;
+    app.spawn(names::serve(gate.clone(), app.resolver(stack))).detach();
     if let Some(port) = app.args().get::<u16>("metrics")? {
         status::serve(&gate, stack, port);
     }
     app.spawn(gate.clone().run()).detach();
-    app.spawn(serve_names(gate.clone())).detach();
-    app.spawn(serve_uplinks(gate.clone())).detach();
+    app.spawn(serve_uplinks(gate.clone(), source)).detach();
     let shown = gate.clone();
     app.on_sysrq('g', move || shown.print());
 
@@ -123,6 +126,54 @@ pub async fn main(app: App) -> sarab::Result {
     }
 }
 
+/// Who says what networks and rules there are.
+#[derive(Clone)]
+enum Source {
+    /// The command line, with a text of rules, and the store.
+    Arguments,
+    #[cfg(feature = "qubes")]
+    Qubes(Rc<qubes::Qubes>),
+}
+
+impl Source {
+    async fn start(gate: &Rc<Gate>, random: &Random) -> sarab::Result<Source> {
+        let app = gate.app;
+        #[cfg(feature = "qubes")]
+        if qubes::is_wanted(app)? {
+            return Ok(Source::Qubes(qubes::start(gate, random.clone())?));
+        }
+        let _ = random;
+        let first = sources::first(app).await?;
+        if let Err(error) = sources::apply(gate, &first.0, &first.1) {
+            bail!("{error}");
+        }
+        let following = gate.clone();
+        let follow = async move {
+            if let Err(error) = sources::follow(following, first).await {
+                println!("gate: {}: {error}", sources::KEY);
+            }
+        };
+        app.spawn(follow).detach();
+        app.spawn(serve_names(gate.clone())).detach();
+        Ok(Source::Arguments)
+    }
+
+    /// Serves an interface of this domain's.
+    async fn serve(self, gate: Rc<Gate>, name: String) {
+        match self {
+            Source::Arguments => match uplinks(gate.app, &name) {
+                Ok(networks) => uplink::serve(gate, name, |_| networks.clone()).await,
+                Err(error) => println!("gate: {name}: {error}"),
+            },
+            #[cfg(feature = "qubes")]
+            Source::Qubes(qubes) => {
+                qubes.ready().await;
+                uplink::serve(gate, name.clone(), |mac| [qubes.network(&name, mac)].into()).await;
+            }
+        }
+    }
+}
+
 /// Names of clients and others, for clients.
 async fn serve_names(gate: Rc<Gate>) {
     let Err(error): Result<Infallible, _> = gate.dns.run().await;
@@ -130,22 +181,36 @@ async fn serve_names(gate: Rc<Gate>) {
 }
 
 /// Each interface of this domain is an uplink, from its coming to its going.
-async fn serve_uplinks(gate: Rc<Gate>) {
+async fn serve_uplinks(gate: Rc<Gate>, source: Source) {
     let mut events = match gate.app.networks().await {
         Ok(events) => pin!(events),
         Err(error) => return println!("gate: {error}"),
     };
-    let mut served = BTreeSet::new();
+    let mut arrivals = BTreeMap::<String, Rc<Generation>>::new();
     while let Some(event) = events.next().await {
         match event {
-            // One that comes again is served by whoever has served it before.
-            Ok(NetworkEvent::Arrived(name)) if served.insert(name.clone()) => match uplinks(gate.app, &name) {
-                Ok(networks) => gate.app.spawn(uplink::serve(gate.clone(), name.into(), networks)).detach(),
-                Err(error) => println!("gate: {name}: {error}"),
-            },
+            Ok(NetworkEvent::Arrived(name)) => {
+                let known = arrivals.get(&*name).cloned();
+                let arrived = known.clone().unwrap_or_default();
+                arrived.advance();
+                if known.is_none() {
+                    arrivals.insert(name.clone().into(), arrived.clone());
+                    let (gate, source) = (gate.clone(), source.clone());
+                    gate.app.spawn(serve_uplink(gate.clone(), source, name.into(), arrived)).detach();
+                }
+            }
             Ok(_) => {}
             Err(error) => return println!("gate: device/vif: {error}"),
         }
+    }
+}
+
+/// One of them. One that comes again before anybody has seen it go is served on.
+async fn serve_uplink(gate: Rc<Gate>, source: Source, name: String, arrived: Rc<Generation>) {
+    loop {
+        let seen = arrived.get();
+        source.clone().serve(gate.clone(), name.clone()).await;
+        arrived.after(seen).await;
     }
 }
 
@@ -206,14 +271,4 @@ fn dns_limits(app: App) -> dns::Config {
     let mut limits = dns::Config::default();
     limits.cache_bytes = limits.cache_bytes.min(app.memory().free as usize / 32);
     limits
-}
-
-/// Numbers that nobody can guess: ports and keys depend on them.
-fn numbers(app: App) -> sarab::Result<impl FnMut() -> u64 + 'static> {
-    let mut entropy = app.entropy()?;
-    let mut state = app.clock().now().as_nanos() as u64;
-    Ok(move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        state ^ entropy.try_next_u64().unwrap_or_default()
-    })
 }

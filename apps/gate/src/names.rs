@@ -7,7 +7,6 @@ use core::time::Duration;
 
 use futures_util::future::select;
 use sarab::network::{ResolveError, Resolver};
-use sarab::ring::WaitQueue;
 use sarab::time::Timer;
 use sarab_router::rules::Family;
 
@@ -18,29 +17,27 @@ const TTL: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_secs(60);
 
 /// Resolves names again and again, and has flows judged anew where they stand for others.
-pub async fn serve(gate: Rc<Gate>, resolver: Resolver, reloaded: Rc<WaitQueue>, version: Rc<core::cell::Cell<u64>>) {
-    let mut seen = 0;
+pub async fn serve(gate: Rc<Gate>, resolver: Resolver) {
     loop {
+        let seen = gate.reloaded.get();
         let due = gate.firewall.0.borrow_mut().names.due(gate.now()).map(|question| String::from(question.name));
         if let Some(name) = due {
             let found = resolver.resolve(&name).await;
-            if gate.resolved(&name, found) {
+            if gate.take_answer(&name, found) {
                 gate.router.borrow_mut().judge_again(false);
+                gate.resolved.advance();
             }
             continue;
         }
         let (now, next) = (gate.now(), gate.firewall.0.borrow().names.next());
         let pause = next.map_or(TICK, |next| next.saturating_sub(now)).clamp(Duration::from_millis(10), TICK);
-        let before = seen;
-        let again = pin!(reloaded.wait_until(|| (version.get() != before).then_some(())));
-        select(again, pin!(Timer::after_micros(pause.as_micros() as u64))).await;
-        seen = version.get();
+        select(pin!(gate.reloaded.after(seen)), pin!(Timer::after_micros(pause.as_micros() as u64))).await;
     }
 }
 
 impl Gate {
     /// Takes note of an answer. Whether the name stands for other addresses than before.
-    fn resolved(&self, name: &str, found: Result<alloc::vec::Vec<core::net::IpAddr>, ResolveError>) -> bool {
+    fn take_answer(&self, name: &str, found: Result<alloc::vec::Vec<core::net::IpAddr>, ResolveError>) -> bool {
         let now = self.now();
         let names = &mut self.firewall.0.borrow_mut().names;
         let addresses = match found {

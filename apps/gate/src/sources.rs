@@ -4,13 +4,11 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec;
-use core::cell::Cell;
 use core::pin::pin;
 
 use futures_util::future::select;
 use sarab::block::{BlockDevice, Buffer};
 use sarab::hal::{Errno, PAGE_SIZE};
-use sarab::ring::WaitQueue;
 use sarab::store::{Error, Store};
 use sarab::time::{Duration, Timer};
 use sarab::{App, Context, bail, println};
@@ -146,12 +144,7 @@ pub fn apply(gate: &Gate, source: &str, text: &str) -> Result<String, String> {
 }
 
 /// Follows what the store says, for as long as there is one.
-pub async fn follow(
-    gate: Rc<Gate>,
-    first: (String, String),
-    reloaded: Rc<WaitQueue>,
-    version: Rc<Cell<u64>>,
-) -> Result<(), Error> {
+pub async fn follow(gate: Rc<Gate>, first: (String, String)) -> Result<(), Error> {
     let store = match gate.app.store() {
         Ok(store) => store,
         Err(_) => return Ok(()),
@@ -179,8 +172,7 @@ pub async fn follow(
         };
         let outcome = apply(&gate, source, text);
         last = now;
-        version.set(version.get() + 1);
-        reloaded.wake_all();
+        gate.reloaded.advance();
         let text = match outcome {
             Ok(text) => format!("ok: {text}"),
             Err(text) => format!("error: {text}"),

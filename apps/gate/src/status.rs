@@ -23,10 +23,17 @@ const CONNECTIONS: usize = 2;
 impl Gate {
     /// Prints what there is: for a key of `xl sysrq`.
     pub fn print(&self) {
+        self.status().lines().for_each(|line| println!("gate: {line}"));
+    }
+
+    /// What there is, in lines.
+    pub fn status(&self) -> String {
+        let mut text = String::with_capacity(4 << 10);
         let router = self.router.borrow();
         let done = router.statistics();
-        println!(
-            "gate: {} flows of {} ({} begun, {} evicted), {} packets passed on ({} bytes), {} senders told",
+        let _ = writeln!(
+            text,
+            "{} flows of {} ({} begun, {} evicted), {} packets passed on ({} bytes), {} senders told",
             router.flows().len(),
             router.flows().capacity(),
             done.flows,
@@ -41,18 +48,19 @@ impl Gate {
                 text
             });
         if let Some(first) = self.first_packet.get() {
-            println!("gate: the first packet was passed on {} ms after the start", first.as_millis());
+            let _ = writeln!(text, "the first packet was passed on {} ms after the start", first.as_millis());
         }
-        println!("gate: dropped:{}", if drops.is_empty() { " none" } else { &drops });
+        let _ = writeln!(text, "dropped:{}", if drops.is_empty() { " none" } else { &drops });
         for (id, name) in &*self.uplinks.borrow() {
             if let Some(link) = router.link(*id) {
-                println!("gate: {name}: {}, {}", if link.is_up() { "up" } else { "down" }, link.addresses());
+                let _ = writeln!(text, "{name}: {}, {}", if link.is_up() { "up" } else { "down" }, link.addresses());
             }
         }
         for (id, client) in &self.clients.borrow().all {
             let done = client.port.statistics();
-            println!(
-                "gate: client {}: {}, {} flows, {} packets from it, {} to it, {} dropped",
+            let _ = writeln!(
+                text,
+                "client {}: {}, {} flows, {} packets from it, {} to it, {} dropped",
                 client.name,
                 if client.port.is_up() { "up" } else { "down" },
                 router.flows().count_of(*id),
@@ -64,12 +72,13 @@ impl Gate {
         let state = self.firewall.0.borrow();
         for (id, rule) in state.config.rules.iter() {
             let count = state.counters.get(id);
-            println!("gate: rule {}: {} flows: {rule}", id.number() + 1, count.flows);
+            let _ = writeln!(text, "rule {}: {} flows: {rule}", id.number() + 1, count.flows);
         }
         for (_, flow) in router.flows().iter().take(MAX_PRINTED) {
             let [out, back] = flow.tuples.map(|tuple| tuple.endpoints);
-            println!(
-                "gate: flow: protocol {} {}:{} to {}:{} as {}:{}, {} and {} packets{}",
+            let _ = writeln!(
+                text,
+                "flow: protocol {} {}:{} to {}:{} as {}:{}, {} and {} packets{}",
                 flow.tuples[0].protocol,
                 out.source,
                 out.source_port,
@@ -82,11 +91,12 @@ impl Gate {
                 flow.protocol.state().map(|state| format!(", {state:?}")).unwrap_or_default()
             );
         }
-        println!("gate: names: {}", self.dns.counters());
+        let _ = writeln!(text, "names: {}", self.dns.counters());
+        text
     }
 
     /// The same in Prometheus' text format (version 0.0.4).
-    fn metrics(&self) -> String {
+    pub fn metrics(&self) -> String {
         let mut text = String::with_capacity(8 << 10);
         let router = self.router.borrow();
         let done = router.statistics();

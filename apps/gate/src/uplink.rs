@@ -8,7 +8,7 @@ use core::future::poll_fn;
 use core::task::Poll;
 
 use sarab::network::back::Packet;
-use sarab::network::{Config, Interface, Options, front};
+use sarab::network::{Config, Interface, NetworkError, Options, front};
 use sarab::platform::{XenPlatform, yield_now};
 use sarab::println;
 use sarab::time::{Duration, with_timeout};
@@ -112,6 +112,7 @@ struct State {
 }
 
 /// A network on a device: all of it, or a VLAN.
+#[derive(Clone)]
 pub struct Network {
     pub vlan: Option<u16>,
     pub config: Config,
@@ -124,16 +125,18 @@ enum Event {
     Gone,
 }
 
-/// Serves a device, from its coming to its going.
-pub async fn serve(gate: Rc<Gate>, name: String, networks: alloc::vec::Vec<Network>) {
+/// Serves a device, from its coming to its going. What networks are on it, `networks` says for its MAC.
+pub async fn serve(gate: Rc<Gate>, name: String, networks: impl Fn([u8; 6]) -> alloc::vec::Vec<Network>) {
     let interface = match gate.app.interface(&name, Options::default()).await {
         Ok(interface) => interface,
+        // It has gone before it was looked for.
+        Err(NetworkError::NotFound(_) | NetworkError::Gone(_)) => return,
         Err(error) => return println!("gate: {error}"),
     };
     let device = Rc::new(Device::new(&interface));
     let mut state = device.state();
     let mut uplinks: alloc::vec::Vec<(Option<u16>, InterfaceId)> = alloc::vec::Vec::new();
-    for network in networks {
+    for network in networks(state.mac) {
         let settings = UplinkSettings { mac: state.mac, config: network.config, mtu: state.mtu };
         let id = gate.add_uplink(settings, network.name, Wire::Uplink(device.clone(), network.vlan));
         gate.set_uplink(id, state.mac, state.is_up, state.mtu);
@@ -163,11 +166,12 @@ pub async fn serve(gate: Rc<Gate>, name: String, networks: alloc::vec::Vec<Netwo
                     gate.settle().await;
                 }
                 Event::Changed(now) => {
-                    for (_, id) in &uplinks {
+                    for ((_, id), network) in uplinks.iter().zip(networks(now.mac)) {
                         // Another connection may be another wire.
                         if now.connections != state.connections && state.is_up {
                             gate.set_uplink(*id, now.mac, false, now.mtu);
                         }
+                        gate.configure_uplink(*id, network.config);
                         gate.set_uplink(*id, now.mac, now.is_up, now.mtu);
                     }
                     state = now;

@@ -107,6 +107,12 @@ impl NameTable {
         Some(Question { name: &entry.name, family })
     }
 
+    /// What is known of a name: the addresses of both families.
+    pub fn addresses(&self, name: &str) -> &[IpAddr] {
+        let index = self.entries.binary_search_by(|entry| (*entry.name).cmp(name));
+        index.ok().and_then(|index| self.entries.get(index)).map_or(&[], |entry| &entry.addresses)
+    }
+
     /// When to call [`due`](NameTable::due) and [`expire`](NameTable::expire) again; none if there are no names.
     pub fn next(&self) -> Option<Duration> {
         let times = |entry: &Entry| [entry.v4.due, entry.v6.due].into_iter().chain(entry.until.iter().copied()).min();
