@@ -1,6 +1,7 @@
-//! Load from Linux: on a disk, for a web server, for iperf, or through a router; and hosts of a network.
+//! Load from Linux: on a disk, for a web server, for iperf, or through a router; a name server, and hosts of a network.
 
 mod disk;
+mod dns;
 mod http;
 mod iperf;
 mod lan;
@@ -21,7 +22,8 @@ const USAGE: &str = "usage: linux-load disk DEVICE MILLISECONDS [write]
        linux-load serve PORT
        linux-load flood ADDRESS:PORT MILLISECONDS up|down FILE INTERFACE
        linux-load connections ADDRESS:PORT MILLISECONDS
-       linux-load first ADDRESS:PORT SECONDS [COMMAND...]";
+       linux-load first ADDRESS:PORT SECONDS [COMMAND...]
+       linux-load dns ADDRESS:PORT NAME=ADDRESS...";
 
 fn main() -> Result<()> {
     let args: Vec<_> = std::env::args().skip(1).collect();
@@ -50,6 +52,7 @@ fn main() -> Result<()> {
         ["first", server, seconds, ref command @ ..] => {
             routed::first(server.parse()?, Duration::from_secs(number(seconds)?), command)
         }
+        ["dns", at, ref names @ ..] => dns::serve(at.parse()?, names),
         ["lan", ref words @ ..] => lan::run(words),
         _ => bail!("{USAGE}{}", lan::USAGE),
     }
