@@ -30,7 +30,7 @@ pub fn run(tally: &Tally) {
     tally.step("dependencies", deny::check);
     tally.step("tests on the host", || {
         let mut command =
-            command(&root, &["test", "--workspace", "--no-fail-fast", "--features", "sarab/net,sarab/vchan"]);
+            command(&root, &["test", "--workspace", "--no-fail-fast", "--features", "sarab/net,sarab/qubes"]);
         match xen_lab::headers() {
             Ok(headers) => finish(command.env("SARAB_XEN_HEADERS", headers)),
             Err(error) => {
@@ -51,7 +51,7 @@ pub fn run(tally: &Tally) {
     });
     // What users see, and then what contributors do: a link may be right in one of them alone.
     tally.step("documentation", || {
-        let public = ["doc", "--quiet", "--workspace", "--no-deps", "--features", "sarab/net,sarab/vchan"];
+        let public = ["doc", "--quiet", "--workspace", "--no-deps", "--features", "sarab/net,sarab/qubes"];
         finish(command(&root, &public).env("RUSTDOCFLAGS", "-D warnings"))?;
         let private = [&public[..], &["--document-private-items"]].concat();
         finish(command(&root, &private).env("RUSTDOCFLAGS", "-D warnings"))
@@ -77,7 +77,7 @@ fn style(tally: &Tally) {
                 "--workspace",
                 "--all-targets",
                 "--features",
-                "sarab/net,sarab/vchan",
+                "sarab/net,sarab/qubes",
                 "--",
                 "-D",
                 "warnings",
@@ -94,13 +94,13 @@ pub fn quick(tally: &Tally) {
         let skip = ["--", "--skip", "targets::tests"];
         cargo(
             &repo(),
-            &[&["test", "--workspace", "--lib", "--bins", "--features", "sarab/net,sarab/vchan"], &skip[..]].concat(),
+            &[&["test", "--workspace", "--lib", "--bins", "--features", "sarab/net,sarab/qubes"], &skip[..]].concat(),
         )
     });
 }
 
 /// The crates whose log lines go through what their user turns on.
-const LOGGING: [&str; 6] = ["xenstore-client", "xenbus", "xen-9pfs", "xen-blkif", "xen-netif", "xen-vchan"];
+const LOGGING: [&str; 7] = ["xenstore-client", "xenbus", "xen-9pfs", "xen-blkif", "xen-netif", "xen-vchan", "qubes"];
 
 fn drivers_logging(root: &Path) -> Result<String> {
     for features in [&[][..], &["log"], &["defmt"], &["log", "defmt"]] {
