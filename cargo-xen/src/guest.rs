@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use xen_lab::xlfile::Config;
 
 use crate::elf::{self, Image};
-use crate::package::{Needs, Package, cargo};
+use crate::manifest::{Needs, Package, cargo};
 use crate::sarab::Sarab;
 
 /// A guest that can be booted.
