@@ -9,7 +9,7 @@ use xen_lab::{Lab, Suite, suite};
 
 use crate::guest::Guest;
 use crate::sarab::Sarab;
-use crate::{doctor, guest, lab, logs, new, run};
+use crate::{doctor, guest, lab, logs, new, package, run};
 
 /// What `cargo xen` does for guests. Programs that have further commands flatten it into theirs.
 #[derive(Subcommand)]
@@ -23,6 +23,8 @@ pub enum Command {
     },
     /// Boot a guest and show its console until it ends; fails when it crashed
     Run(run::RunArgs),
+    /// Build a guest and pack it for installation on Qubes OS, on a Xen host with xl, or on XCP-ng
+    Package(package::PackageArgs),
     /// Make a project of your own out of one of Sarab's apps
     New(new::NewArgs),
     /// Decode a guest's console: text passes through, log frames become lines, addresses get names
@@ -74,6 +76,7 @@ impl Command {
         match self {
             Command::Build { target } => guest::build_command(target.as_deref(), sarab)?,
             Command::Run(args) => return run::command(args, sarab),
+            Command::Package(args) => return package::command(&args, sarab),
             Command::New(args) => new::command(&args, sarab)?,
             Command::Logs { elf, file } => {
                 let elf = elf.map(|target| Guest::get(Some(&target), sarab)).transpose()?;

@@ -151,7 +151,7 @@ impl Demo {
 }
 
 impl Other {
-    fn prepare(wanted: &crate::package::DemoGuest) -> Result<Other> {
+    fn prepare(wanted: &crate::manifest::DemoGuest) -> Result<Other> {
         let guest = Guest::build(&wanted.folder)?;
         let needs = guest.needs();
         let mut config = needs.plain_config(&guest.name, "");

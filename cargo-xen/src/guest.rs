@@ -6,11 +6,12 @@ use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use xen_lab::xlfile::Config;
 
 use crate::elf::{self, Image};
-use crate::package::{Needs, Package, cargo};
+use crate::manifest::{Needs, Package, cargo};
+use crate::reproduce::{self, Compiler};
 use crate::sarab::Sarab;
 
 /// A guest that can be booted.
@@ -39,11 +40,7 @@ impl Guest {
     /// name, the package that the current folder lies in.
     pub fn get(target: Option<&str>, sarab: &Sarab) -> Result<Guest> {
         let Some(target) = target else {
-            let package = Package::here()?;
-            if sarab.checkout() == Some(&package.folder) {
-                bail!("name an app: {}", sarab.apps()?.join(", "));
-            }
-            return build(package);
+            return build(Guest::package_here(sarab)?, &Build::default());
         };
         if let Some(app) = sarab.app(target) {
             return Guest::build(&app);
@@ -55,18 +52,31 @@ impl Guest {
         if path.is_file() {
             return Guest::finished(path);
         }
-        match sarab.checkout() {
-            Some(_) => bail!(
-                "no app `{target}` (apps: {}), and no such file or folder with a Cargo.toml",
-                sarab.apps()?.join(", ")
-            ),
-            None => bail!("no such file or folder with a Cargo.toml: `{target}`"),
+        Err(Guest::not_found(target, sarab))
+    }
+
+    /// The package that the current folder lies in.
+    pub(crate) fn package_here(sarab: &Sarab) -> Result<Package> {
+        let package = Package::here()?;
+        if sarab.checkout() == Some(&package.folder) {
+            bail!("name an app: {}", sarab.apps()?.join(", "));
+        }
+        Ok(package)
+    }
+
+    /// The error that nothing has this name.
+    pub(crate) fn not_found(target: &str, sarab: &Sarab) -> anyhow::Error {
+        match sarab.checkout().and_then(|_| sarab.apps().ok()) {
+            Some(apps) => {
+                anyhow!("no app `{target}` (apps: {}), and no such file or folder with a Cargo.toml", apps.join(", "))
+            }
+            None => anyhow!("no such file or folder with a Cargo.toml: `{target}`"),
         }
     }
 
     /// Builds the package in this folder.
     pub fn build(folder: &Path) -> Result<Guest> {
-        build(Package::read(folder)?)
+        build(Package::read(folder)?, &Build::default())
     }
 
     /// A finished ELF file.
@@ -108,20 +118,35 @@ fn beside(image: &Path, suffix: &str) -> PathBuf {
     image.with_file_name(format!("{name}.{suffix}"))
 }
 
-fn build(package: Package) -> Result<Guest> {
+/// How a guest is built.
+#[derive(Default)]
+pub(crate) struct Build<'a> {
+    /// Features of its package, beside the default ones.
+    pub features: &'a [String],
+    /// The same bytes everywhere, by this compiler. They are built in a folder of their own.
+    pub reproducible: Option<&'a Compiler>,
+}
+
+pub(crate) fn build(package: Package, how: &Build) -> Result<Guest> {
     let folder = &package.folder;
     let format = match std::io::stderr().is_terminal() {
         true => "--message-format=json-diagnostic-rendered-ansi",
         false => "--message-format=json",
     };
     // In the package's folder: Cargo takes its configuration, and with it the guest's flags, from there.
-    let mut child = cargo()
-        .current_dir(folder)
-        .args(["build", "--release", format])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start cargo")?;
+    let mut command = cargo();
+    command.current_dir(folder).args(["build", "--release", format]).stdin(Stdio::null()).stdout(Stdio::piped());
+    if !how.features.is_empty() {
+        command.args(["--features", &how.features.join(",")]);
+    }
+    if let Some(compiler) = how.reproducible {
+        command.arg("--target-dir").arg(package.target.join("reproducible"));
+        if package.is_locked {
+            command.arg("--locked");
+        }
+        reproduce::prepare(&mut command, compiler)?;
+    }
+    let mut child = command.spawn().context("cannot start cargo")?;
     let mut programs = Vec::new();
     let mut undefined = Undefined::new(folder);
     for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines() {

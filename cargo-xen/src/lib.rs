@@ -11,8 +11,10 @@ mod guest;
 mod interrupt;
 mod lab;
 pub mod logs;
+mod manifest;
 mod new;
 mod package;
+mod reproduce;
 mod run;
 mod sarab;
 mod screen;
@@ -25,6 +27,7 @@ use clap::Parser;
 
 pub use cli::{Command, parse_suite};
 pub use guest::Guest;
+pub use reproduce::rustc;
 pub use sarab::Sarab;
 
 /// Builds Rust unikernels and runs them on real Xen.
@@ -37,6 +40,9 @@ struct Cli {
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    if let Some(status) = rustc() {
+        return status;
+    }
     let mut arguments: Vec<_> = std::env::args_os().collect();
     // Cargo runs `cargo-xen xen build` for `cargo xen build`.
     if arguments.get(1).is_some_and(|first| first == "xen") {

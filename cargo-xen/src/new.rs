@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value as Json;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, Value, value};
 
-use crate::package::{Needs, cargo};
+use crate::manifest::{Needs, cargo};
 use crate::sarab::Sarab;
 
 /// Where a template's program is; what boots is that, and the tests call it.

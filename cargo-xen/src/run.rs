@@ -20,7 +20,7 @@ use crate::guest::Guest;
 use crate::interrupt::Interrupt;
 use crate::lab::quote;
 use crate::logs::Decoder;
-use crate::package::Package;
+use crate::manifest::Package;
 use crate::sarab::Sarab;
 use crate::screen::Screen;
 use crate::site::{self, Announcer};

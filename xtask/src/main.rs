@@ -32,6 +32,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(status) = cargo_xen::rustc() {
+        return status;
+    }
     cargo_xen::exit_code(match Cli::parse().command {
         Command::Guests(command) => command.run(&Sarab::at(paths::repo())),
         Command::Test(args) => test::command(args),

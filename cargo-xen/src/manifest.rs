@@ -7,11 +7,20 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use xen_lab::xlfile::{Config, DEFAULT_MEMORY};
 
+use crate::package::Packaging;
+
 /// A guest's package.
 #[derive(Clone, Debug)]
 pub struct Package {
     pub folder: PathBuf,
     pub needs: Needs,
+    pub version: String,
+    /// The names of its features.
+    pub features: Vec<String>,
+    /// Cargo's target folder.
+    pub target: PathBuf,
+    /// Whether its workspace has a Cargo.lock.
+    pub is_locked: bool,
 }
 
 /// What a guest needs of the toolstack.
@@ -29,6 +38,8 @@ pub struct Needs {
     pub driver_domain: bool,
     /// What `cargo xen run` shows where nothing else is asked for.
     pub demo: Option<Demo>,
+    /// What `cargo xen package` adds.
+    pub packaging: Packaging,
 }
 
 /// A script that shows a guest at work in the lab.
@@ -57,7 +68,15 @@ pub struct DemoGuest {
 
 impl Default for Needs {
     fn default() -> Needs {
-        Needs { memory: DEFAULT_MEMORY, net: false, disks: 0, site: None, driver_domain: false, demo: None }
+        Needs {
+            memory: DEFAULT_MEMORY,
+            net: false,
+            disks: 0,
+            site: None,
+            driver_domain: false,
+            demo: None,
+            packaging: Packaging::default(),
+        }
     }
 }
 
@@ -81,7 +100,16 @@ impl Package {
         let own = own.with_context(|| format!("{} is not a package: no [package]", manifest.display()))?;
         let needs = Needs::parse(&own["metadata"]["xen"], &folder)
             .with_context(|| format!("{}: [package.metadata.xen]", manifest.display()))?;
-        Ok(Package { folder, needs })
+        let features = own["features"].as_object().map(|features| features.keys().cloned().collect());
+        let path = |key: &str| said[key].as_str().map(PathBuf::from).with_context(|| format!("cargo metadata: {key}"));
+        Ok(Package {
+            needs,
+            version: own["version"].as_str().unwrap_or_default().to_owned(),
+            features: features.unwrap_or_default(),
+            target: path("target_directory")?,
+            is_locked: path("workspace_root")?.join("Cargo.lock").is_file(),
+            folder,
+        })
     }
 
     /// The package that the current folder lies in.
@@ -136,8 +164,9 @@ impl Needs {
                         value.as_bool().with_context(|| format!("driver-domain = {value}: expected true or false"))?;
                 }
                 "demo" => needs.demo = Some(Demo::parse(value, folder)?),
+                "package" => needs.packaging = Packaging::parse(value)?,
                 unknown => {
-                    bail!("unknown key `{unknown}`; expected memory, net, disks, site, driver-domain or demo")
+                    bail!("unknown key `{unknown}`; expected memory, net, disks, site, driver-domain, demo or package")
                 }
             }
         }
