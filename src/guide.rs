@@ -9,6 +9,7 @@
 //! - [Testing on real Xen without Xen](testing)
 //! - [The security model](security)
 //! - [`cargo xen`](cargo_xen): what a project says of itself, and what works beside a running guest
+//! - [Packages](packages) for Qubes OS, hosts with xl, and XCP-ng
 //! - [The commands of `cargo xen`](commands)
 //! - [The gate](gate): a firewall and router for guests, and [its rules](gate_rules)
 
@@ -24,6 +25,7 @@ macro_rules! page {
         #[doc = "[from-mirageos]: crate::guide::from_mirageos"]
         #[doc = "[gate]: crate::guide::gate"]
         #[doc = "[gate-rules]: crate::guide::gate_rules"]
+        #[doc = "[packages]: crate::guide::packages"]
         #[doc = "[quick-start]: crate::guide::quick_start"]
         #[doc = "[security-model]: crate::guide::security"]
         #[doc = "[testing]: crate::guide::testing"]
@@ -45,6 +47,7 @@ page!(disk_request, "disk-request.md");
 page!(testing, "testing.md");
 page!(security, "security.md");
 page!(cargo_xen, "cargo-xen.md");
+page!(packages, "packages.md");
 page!(commands, "commands.md");
 page!(gate, "gate.md");
 page!(gate_rules, "gate-rules.md");

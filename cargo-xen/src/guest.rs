@@ -140,11 +140,10 @@ pub(crate) fn build(package: Package, how: &Build) -> Result<Guest> {
         command.args(["--features", &how.features.join(",")]);
     }
     if let Some(compiler) = how.reproducible {
-        command.arg("--target-dir").arg(package.target.join("reproducible"));
         if package.is_locked {
             command.arg("--locked");
         }
-        reproduce::prepare(&mut command, compiler)?;
+        reproduce::prepare(&mut command, compiler, &package.target)?;
     }
     let mut child = command.spawn().context("cannot start cargo")?;
     let mut programs = Vec::new();

@@ -8,8 +8,9 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::{fs, io};
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
@@ -17,13 +18,30 @@ use sha2::{Digest, Sha256};
 /// Says that this process stands for rustc; holds what the paths of the standard library's sources become.
 const MARK: &str = "CARGO_XEN_RUSTC";
 
-/// Has this build be the same everywhere.
-pub fn prepare(cargo: &mut Command, compiler: &Compiler) -> Result<()> {
+/// Has this build be the same everywhere. It goes into a folder of its own below Cargo's target folder.
+pub fn prepare(cargo: &mut Command, compiler: &Compiler, target: &Path) -> Result<()> {
     let own = env::current_exe().context("the path of this program")?;
+    let folder = target.join("reproducible");
+    clear(&folder).with_context(|| folder.display().to_string())?;
+    cargo.arg("--target-dir").arg(folder);
     cargo.env("RUSTC_WRAPPER", own).env(MARK, &compiler.library);
     // SOURCE_DATE_EPOCH and the like stay: they are the user's.
     cargo.env("CARGO_INCREMENTAL", "0");
     Ok(())
+}
+
+/// Removes what another version of this module has built: Cargo does not know that it would come out differently.
+fn clear(folder: &Path) -> io::Result<()> {
+    let version = format!("{:x}\n", Sha256::digest(include_bytes!("reproduce.rs")));
+    let note = folder.join("made-by");
+    if fs::read_to_string(&note).ok().as_ref() == Some(&version) {
+        return Ok(());
+    }
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => fs::create_dir_all(folder)?,
+    }
+    fs::write(note, version)
 }
 
 /// Does rustc's work, if Cargo has started this program instead of it. To be called before anything else.
@@ -74,10 +92,16 @@ impl Unit {
     fn of_cargo(library: OsString) -> Unit {
         let text = |key: &str| env::var(key).unwrap_or_default();
         let package = format!("{}-{}", text("CARGO_PKG_NAME"), text("CARGO_PKG_VERSION"));
-        let mut paths = Vec::new();
-        paths.extend(env::current_dir().ok().map(|path| (path, "/build".to_owned())));
-        paths.extend(env::var_os("CARGO_MANIFEST_DIR").map(|path| (path.into(), format!("/{package}"))));
-        paths.extend(env::var_os("OUT_DIR").map(|path| (path.into(), format!("/{package}/out"))));
+        let mut paths = vec![];
+        let mut add = |path: Option<PathBuf>, name: String| {
+            let Some(path) = path else { return };
+            // Cargo may know a folder by a link to it, which the current folder's path does not have.
+            paths.extend(path.canonicalize().ok().filter(|real| *real != path).map(|real| (real, name.clone())));
+            paths.push((path, name));
+        };
+        add(env::current_dir().ok(), "/build".to_owned());
+        add(env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from), format!("/{package}"));
+        add(env::var_os("OUT_DIR").map(PathBuf::from), format!("/{package}/out"));
         Unit { package, paths, library }
     }
 
@@ -155,6 +179,19 @@ mod tests {
             one[9..],
             ["/lib/src=/rustc/0", "/one=/build", "/one/a=/a-1.0.0"].map(|pair| format!("--remap-path-prefix={pair}"))
         );
+    }
+
+    #[test]
+    fn what_another_version_has_built_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, built) = (dir.path().join("reproducible"), dir.path().join("reproducible/release"));
+        clear(&folder).unwrap();
+        fs::create_dir(&built).unwrap();
+        clear(&folder).unwrap();
+        assert!(built.exists());
+        fs::write(folder.join("made-by"), "another\n").unwrap();
+        clear(&folder).unwrap();
+        assert!(!built.exists());
     }
 
     #[test]

@@ -90,41 +90,46 @@ struct Content {
 /// Builds, packs, and prints where the package is.
 pub fn command(args: &PackageArgs, sarab: &Sarab) -> Result<ExitCode> {
     let interrupt = Interrupt::new()?;
-    let words = args.set.iter().map(|word| argument(word)).collect::<Result<Vec<_>>>()?;
-    let time = archive::time(std::env::var("SOURCE_DATE_EPOCH").ok().as_deref())?;
-    let package = find(args.target.as_deref(), sarab)?;
-    // What can fail at once fails before the build.
-    if let Some(output) = &args.output {
-        check_output(output)?;
+    let outcome = args.pack(sarab, &interrupt);
+    match interrupt.status() {
+        Some(status) => Ok(ExitCode::from(status)),
+        None => outcome.map(|()| ExitCode::SUCCESS),
     }
-    let content = Content::build(package, args.what_for, &words)?;
-    let folder = match args.what_for {
-        For::Qubes => content.name.clone(),
-        _ => format!("{}-{}", content.name, args.what_for.name()),
-    };
-    let entries = match args.what_for {
-        For::Qubes => qubes::entries(&content)?,
-        For::Xl => xl::entries(&content)?,
-        For::XcpNg => xcp_ng::entries(&content)?,
-    };
-    let file = format!("{}-{}.tar", content.name, args.what_for.name());
-    let output = match &args.output {
-        Some(output) if is_folder(output) => output.join(file),
-        Some(output) => output.clone(),
-        None => content
-            .image
-            .ancestors()
-            .nth(4)
-            .context("cargo's target folder")?
-            .join("xen")
-            .join(&content.name)
-            .join(file),
-    };
-    let (size, hash) = write(&output, &folder, &entries, time, &interrupt)
-        .with_context(|| format!("cannot write {}: choose another place with --output", output.display()))?;
-    eprintln!("{} for {}: {} KiB, SHA-256 {hash}", content.name, args.what_for.name(), size.div_ceil(1024));
-    println!("{}", output.display());
-    Ok(ExitCode::SUCCESS)
+}
+
+impl PackageArgs {
+    fn pack(&self, sarab: &Sarab, interrupt: &Interrupt) -> Result<()> {
+        // What can fail at once fails before the build.
+        let words = self.set.iter().map(|word| argument(word)).collect::<Result<Vec<_>>>()?;
+        let time = archive::time(std::env::var("SOURCE_DATE_EPOCH").ok().as_deref())?;
+        if let Some(output) = &self.output {
+            check_output(output)?;
+        }
+        let package = find(self.target.as_deref(), sarab)?;
+        let beside = package.target.join("xen");
+        let content = Content::build(package, self.what_for, &words)?;
+        if let Some(site) = &content.site {
+            let path = site.path().to_owned();
+            interrupt.clean_up(move || drop(fs::remove_file(&path)));
+        }
+        let (name, target) = (&content.name, self.what_for.name());
+        let (folder, entries) = match self.what_for {
+            For::Qubes => (name.clone(), qubes::entries(&content)?),
+            For::Xl => (format!("{name}-{target}"), xl::entries(&content)?),
+            For::XcpNg => (format!("{name}-{target}"), xcp_ng::entries(&content)?),
+        };
+        let file = format!("{name}-{target}.tar");
+        let output = match &self.output {
+            Some(output) if is_folder(output) => output.join(file),
+            Some(output) => output.clone(),
+            None => beside.join(name).join(file),
+        };
+        let (size, hash) = write(&output, &folder, &entries, time, interrupt)
+            .with_context(|| format!("cannot write {} (--output chooses another place)", output.display()))?;
+        eprintln!("{name} for {target}: {} KiB, SHA-256 {hash}", size.div_ceil(1024));
+        println!("{}", output.display());
+        Ok(())
+    }
 }
 
 /// What is named has to have a Cargo.toml: that says what the guest needs.

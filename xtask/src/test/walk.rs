@@ -46,6 +46,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("cargo xen run hello --set name=me", Proof::Prints("Hello, me")),
     ("cargo xen new PATH --template APP", Proof::Ends("begins as hello")),
     ("cargo xen build APP", Proof::Ends("/hello")),
+    ("cargo xen package APP --for xl", Proof::Ends("/hello-xl.tar")),
     ("cargo xen run APP", Proof::Prints("Hello, world")),
     ("cargo xen run APP --on xl", Proof::Help),
     ("cargo xen run APP --on ssh:root@host", Proof::Help),
