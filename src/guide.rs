@@ -11,7 +11,7 @@
 //! - [`cargo xen`](cargo_xen): what a project says of itself, and what works beside a running guest
 //! - [Packages](packages) for Qubes OS, hosts with xl, and XCP-ng
 //! - [The commands of `cargo xen`](commands)
-//! - [The gate](gate): a firewall and router for guests, and [its rules](gate_rules)
+//! - [The gate](gate): a firewall and router for guests, and [its rules](gate_rules); [in Qubes OS](qubes)
 
 /// A page of `docs/`. The pages link to each other by labels, which they define at their end as file names; the first
 /// definition of a label counts, so here it is the module.
@@ -26,6 +26,7 @@ macro_rules! page {
         #[doc = "[gate]: crate::guide::gate"]
         #[doc = "[gate-rules]: crate::guide::gate_rules"]
         #[doc = "[packages]: crate::guide::packages"]
+        #[doc = "[qubes]: crate::guide::qubes"]
         #[doc = "[quick-start]: crate::guide::quick_start"]
         #[doc = "[security-model]: crate::guide::security"]
         #[doc = "[testing]: crate::guide::testing"]
@@ -51,3 +52,4 @@ page!(packages, "packages.md");
 page!(commands, "commands.md");
 page!(gate, "gate.md");
 page!(gate_rules, "gate-rules.md");
+page!(qubes, "qubes.md");

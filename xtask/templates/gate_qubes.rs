@@ -317,6 +317,13 @@ fn the_life_of_a_firewall_qube() {
             dom0.until("/qubes-firewall-handled/10.137.0.20", "1").await;
             asks(&a, "10.137.0.1 7", "7 sees 10.137.0.10").await;
             asks(&a, "10.137.0.1 8", "ConnectionReset").await;
+            // The PV interface of an HVM qube, which has the address of its stub domain's and is not connected.
+            let twin = Guest::new(&xen).network_of(&gate).addresses("10.137.0.20").start(idle).await;
+            gate.wait_for("10.137.0.20 is another client's too").await;
+            asks(&a, "10.137.0.1 7", "7 sees 10.137.0.10").await;
+            twin.destroy();
+            twin.ended().await;
+            asks(&a, "10.137.0.1 7", "7 sees 10.137.0.10").await;
             // Half of a change is none: it counts when dom0 says that it is complete.
             dom0.remove("/qubes-firewall/10.137.0.20/");
             dom0.write("/qubes-firewall/10.137.0.20/0003", "action=accept dstports=8-8");
@@ -350,6 +357,30 @@ fn the_life_of_a_firewall_qube() {
             gate.wait_for(" is gone\n").await;
             gate.shutdown().await;
             assert_eq!(gate.ended().await.how(), End::PowerOff);
+        });
+    });
+}
+
+/// A guest that does nothing about its interface.
+async fn idle(app: App) {
+    app.shutdown().await;
+}
+
+#[test]
+fn a_qube_may_not_know_its_address() {
+    check("a hidden address", 4, |xen| {
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let (gate, dom0) = firewall(&xen, guest).await;
+            dom0.write("/mapped-ip/10.137.0.20/visible-ip", "192.168.100.2");
+            dom0.write("/mapped-ip/10.137.0.20/visible-gateway", "192.168.100.1");
+            dom0.rules("10.137.0.20", "accept", &[]);
+            dom0.until("/qubes-firewall-handled/10.137.0.20", "1").await;
+            let guest = Guest::new(&xen).network_of(&gate).addresses("10.137.0.20");
+            let qube = guest.command_line("ip=192.168.100.2/32 gw=192.168.100.1").start(client).await;
+            qube.wait_for("up\n").await;
+            asks(&qube, "10.137.0.1 7", "7 sees 10.137.0.10").await;
+            gate.destroy();
         });
     });
 }
