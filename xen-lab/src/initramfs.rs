@@ -53,7 +53,7 @@ const PROGRAMS: [&str; 11] = [
 const NETWORK_PROGRAMS: [&str; 2] = ["ip", "tc"];
 
 /// Kernel modules in dom0, in the order in which they are loaded; what they depend on is added.
-const MODULES: [&str; 19] = [
+const MODULES: [&str; 20] = [
     "xen-blkback",
     // After this one dom0 goes on with one processor.
     "xen-blkfront",
@@ -64,6 +64,7 @@ const MODULES: [&str; 19] = [
     "xen-gntalloc",
     "loop",
     "bridge",
+    "8021q",
     "xen-netback",
     "xen-netfront",
     "e1000",

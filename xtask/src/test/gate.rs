@@ -11,6 +11,7 @@ use xen_lab::{Dom0, Lab};
 pub const ALL: &[(&str, Check)] = &[
     ("gate: Linux clients behind it, and what is published", clients),
     ("gate: clients that come and go, and a change of rules", comings),
+    ("gate: a trunk, rules from a disk, names in rules, and counters", trunk),
 ];
 
 const GATE: &str = "10.0.2.60";
@@ -188,4 +189,72 @@ fn comings(f: &Fixture) -> Result<String> {
     gate.detach("one", 5)?;
     f.lab.run("xl shutdown -w gate")?;
     Ok("11 times".into())
+}
+
+/// A site outside that is known by its name.
+const SITE: &str = "198.51.100.7";
+
+/// Dropping it takes from dom0 what [`trunk`] has given it.
+struct Trunk<'a>(&'a Lab);
+
+impl Drop for Trunk<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.run(&format!(
+            "killall iperf3 linux-load 2>/dev/null; /usr/bin/ip addr del {SITE}/32 dev lo; /usr/bin/ip link del xenbr0.5; true"
+        ));
+    }
+}
+
+fn trunk(f: &Fixture) -> Result<String> {
+    let lab = &f.lab;
+    lab.put("/tmp/linux-load", Box::new(std::fs::File::open(crate::apps::linux_load()?)?))?;
+    let rules = "clients 10.7.0.1/24\npolicy drop\naccept icmp\naccept tcp to site.example port 5201\n\
+                 accept tcp from 10.7.0.0/24 to gate port 9100\n";
+    lab.put("/tmp/gate.rules", Box::new(std::io::Cursor::new(rules.to_owned() + &"\0".repeat(4096 - rules.len()))))?;
+    lab.run(&format!(
+        "ip=/usr/bin/ip; chmod 755 /tmp/linux-load; $ip addr add {SITE}/32 dev lo
+         $ip link add link xenbr0 name xenbr0.5 type vlan id 5 && $ip addr add 10.5.0.1/24 dev xenbr0.5 \
+           && $ip link set xenbr0.5 up || exit 1
+         setsid /tmp/linux-load dns 10.0.2.10:53 site.example={SITE} </dev/null >/tmp/dns.log 2>&1 &
+         iperf3 -s -D --forceflush >/dev/null 2>&1 </dev/null"
+    ))?;
+    let _trunk = Trunk(lab);
+    let line = format!(
+        "vif0.ip={GATE}/24 vif0.gw=10.0.2.10 vif0.dns=10.0.2.10 vif0.vlans=5 vif0.5.ip=10.5.0.60/24 rules=xvda metrics=9100"
+    );
+    let domain = guest(lab, f.guest("gate")?, "gate").memory(32).line("driver_domain=1").command_line(line).line(VIF);
+    let domain = domain.line(&super::disk::disk("/tmp/gate.rules", "ro")).create()?;
+    for text in ["gate: 3 rules of xvda", "gate: ready", "gate: vif/0: 10.0.2.60/24", "gate: vif/0.5: 10.5.0.60/24"] {
+        domain.wait_for(text, 20)?;
+    }
+    let gate = Gate { lab, domain };
+    gate.attach("one", 1, "ip=10.7.0.22")?;
+    gate.inside("one", "/usr/bin/ip addr add 10.7.0.22/24 dev eth0; /usr/bin/ip route add default via 10.7.0.1")?;
+    // The same card, tagged and not.
+    for to in ["10.5.0.1", "10.0.2.10"] {
+        gate.inside("one", &format!("ping -c 2 -W 2 {to} >/dev/null"))?;
+    }
+    let tagged = lab.run("cat /sys/class/net/xenbr0.5/statistics/rx_packets")?;
+    ensure!(tagged.trim().parse::<u32>().is_ok_and(|count| count >= 2), "{tagged} tagged packets");
+    // The one address that the name has, and no other of the same machine.
+    gate.inside(
+        "one",
+        &format!("tries=50; until timeout 20 iperf3 -c {SITE} -t 1 >/dev/null; do tries=$((tries - 1)); [ $tries -gt 0 ] || exit 1; usleep 100000; done"),
+    )?;
+    let (status, _) = lab.try_run("/usr/bin/ip netns exec one timeout 3 iperf3 -c 10.0.2.10 -t 1")?;
+    ensure!(status != 0, "the rules let nothing pass there");
+    let counters = gate.inside("one", "wget -q -T 10 -O - http://10.7.0.1:9100/metrics")?;
+    for line in [
+        "gate_client_up{client=\"d0/",
+        "gate_dropped_total{reason=\"forbidden\"}",
+        "rule=\"accept tcp to site.example port 5201\"}",
+    ] {
+        ensure!(counters.contains(line), "no {line}:\n{counters}");
+    }
+    // Nobody outside sees them.
+    let (status, _) = lab.try_run(&format!("wget -q -T 2 -O - http://{GATE}:9100/metrics"))?;
+    ensure!(status != 0, "the counters are for all");
+    gate.detach("one", 1)?;
+    lab.run("xl shutdown -w gate")?;
+    Ok(String::new())
 }
