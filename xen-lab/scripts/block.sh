@@ -14,8 +14,14 @@ add)
     node=$params
   else
     [ -f "$params" ] || fail "$params does not exist"
-    node=$(losetup -f) || fail "no free loop device"
-    case "$mode" in *w*) losetup "$node" "$params" ;; *) losetup -r "$node" "$params" ;; esac || fail "losetup $params"
+    case "$mode" in *w*) readonly= ;; *) readonly=-r ;; esac
+    # A guest's disks are attached at the same time, and two may find the same device free.
+    tries=50
+    until node=$(losetup -f) && losetup $readonly "$node" "$params"; do
+      tries=$((tries - 1))
+      [ $tries -gt 0 ] || fail "losetup $params"
+      usleep 20000
+    done
   fi
   major_minor=$(stat -L -c '%t:%T' "$node")
   xenstore-write "$XENBUS_PATH/node" "$node" "$XENBUS_PATH/physical-device" "$major_minor" \

@@ -85,6 +85,11 @@ fn linux_of<'a>(
 }
 
 impl<'a> Builder<'a> {
+    /// The lab that it will run in.
+    pub fn lab(&self) -> &'a Lab {
+        self.lab
+    }
+
     /// Its memory; 16 MiB where this is not called.
     pub fn memory(mut self, mebibytes: u64) -> Self {
         self.config.memory = mebibytes;

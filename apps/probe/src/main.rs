@@ -13,6 +13,7 @@ mod hostile;
 mod limits;
 mod memory_functions;
 mod pair;
+mod qube;
 mod store;
 mod timing;
 mod vbd;
@@ -61,6 +62,7 @@ async fn main(app: App) -> Result<(), String> {
         "accept" => pair::accept(app, &mut checks).await?,
         "count" => store::count(app, &mut checks).await?,
         "names" => store::names(app).await?,
+        "qube" => qube::run(app).await?,
         "bench" => store::bench(app).await?,
         "vbd" => vbd::disks(app).await?,
         "vif" => vif::interfaces(app).await?,

@@ -1,6 +1,7 @@
 //! dom0's side of a qube of Qubes OS: the daemons of QubesDB and qrexec, written from the protocols.
 
 mod checks;
+pub mod domain;
 
 use std::fs::File;
 use std::io::Cursor;
@@ -47,7 +48,8 @@ pub struct Dom0Qubes<'a> {
 }
 
 impl<'a> Dom0Qubes<'a> {
-    /// Starts both for a domain that may still be paused: `Builder::before` is the place.
+    /// Starts both for a domain that may still be paused: [`domain::qube`] does that, and
+    /// [`Self::wait_ready`] waits for the guest.
     pub fn start(lab: &'a Lab, id: u32, beginning: &Beginning) -> Result<Dom0Qubes<'a>> {
         let program = install(lab)?;
         let directory = format!("/tmp/qubes-{id}");
@@ -62,6 +64,12 @@ impl<'a> Dom0Qubes<'a> {
         let version = beginning.version.map(|version| version.to_string()).unwrap_or_default();
         qubes.spawn("rexec", &version)?;
         Ok(qubes)
+    }
+
+    /// Waits until the guest has a copy of QubesDB, and its agent is connected.
+    pub fn wait_ready(&self, seconds: u64) -> Result<()> {
+        self.wait_copies(1, seconds)?;
+        self.wait_log("rexec", " ready", seconds).map(drop)
     }
 
     /// Waits until the guest has copied QubesDB so many times, which counts connections.
@@ -136,6 +144,17 @@ impl<'a> Dom0Qubes<'a> {
         self.ask("rexec", "close").map(drop)
     }
 
+    /// Kills qrexec's daemon, and starts one of this version of the protocol, or as new as the original.
+    pub fn restart_agent(&self, version: Option<u8>, seconds: u64) -> Result<()> {
+        self.lab.run(&format!("kill -9 $(cat {}/rexec/pid)", self.directory))?;
+        let wanted = version.unwrap_or(4).to_string();
+        self.spawn("rexec", &version.map(|version| version.to_string()).unwrap_or_default())?;
+        self.wait(&format!("agent of version {wanted}"), seconds, || {
+            let state = self.ask("rexec", "state")?;
+            Ok((field(&state, "version") == Some(&wanted)).then_some(()))
+        })
+    }
+
     /// Calls a service of the qube's as dom0 does, for instance `qubes.SetDateTime` or `name+argument`.
     pub fn exec(&self, user: &str, service: &str, stdin: &str) -> Result<Output> {
         self.command("exec", user, &format!("QUBESRPC {service} dom0"), stdin)
@@ -158,6 +177,29 @@ impl<'a> Dom0Qubes<'a> {
         Ok(output)
     }
 
+    /// Before the host is suspended: the qube is told, and then stands still.
+    pub fn suspend_pre(&self) -> Result<()> {
+        for service in ["qubes.SuspendPreAll", "qubes.SuspendPre"] {
+            self.succeed(service)?;
+        }
+        self.lab.run(&format!("xl pause {}", self.id)).map(drop)
+    }
+
+    /// After that, in the other order.
+    pub fn suspend_post(&self) -> Result<()> {
+        self.lab.run(&format!("xl unpause {}", self.id))?;
+        for service in ["qubes.SuspendPost", "qubes.SuspendPostAll"] {
+            self.succeed(service)?;
+        }
+        Ok(())
+    }
+
+    fn succeed(&self, service: &str) -> Result<()> {
+        let output = self.command("exec", "root", &format!("nogui:QUBESRPC {service} dom0"), "")?;
+        ensure!(output.status == 0, "{service}: {output:?}");
+        Ok(())
+    }
+
     /// What a daemon, `db` or `rexec`, has printed: a line for each message of the guest's.
     pub fn log(&self, daemon: &str) -> Result<String> {
         self.lab.run(&format!("cat {}/{daemon}/log", self.directory))
@@ -174,8 +216,20 @@ impl<'a> Dom0Qubes<'a> {
     pub fn check(&self) -> Result<()> {
         for daemon in ["db", "rexec"] {
             let log = self.log(daemon)?;
-            let found: Vec<_> = log.lines().filter(|line| line.contains("COMPLAINT: ")).collect();
+            let found: Vec<_> = log
+                .lines()
+                // What a call's own process says.
+                .filter(|line| line.contains("COMPLAINT: ") || line.starts_with("lab-qubes: "))
+                .collect();
             ensure!(found.is_empty(), "{daemon}:\n{}\nits log:\n{log}", found.join("\n"));
+        }
+        Ok(())
+    }
+
+    /// Waits until the daemons have ended by themselves, which they do once the domain is gone.
+    pub fn wait_gone(&self, seconds: u64) -> Result<()> {
+        for daemon in ["db", "rexec"] {
+            self.wait_log(daemon, " is gone", seconds)?;
         }
         Ok(())
     }
@@ -195,7 +249,7 @@ impl<'a> Dom0Qubes<'a> {
         let own = format!("{directory}/{daemon}");
         self.lab
             .run(&format!(
-                "(setsid {program} {daemon} {id} {own} {arguments} </dev/null >{own}/log 2>&1 & echo $! >{own}/pid)"
+                "(setsid {program} {daemon} {id} {own} {arguments} </dev/null >>{own}/log 2>&1 & echo $! >{own}/pid)"
             ))
             .map(drop)
     }

@@ -80,13 +80,14 @@ static void begin(struct channel *channel)
     channel->vchan->blocking = 0;
 }
 
-void channel_serve(struct channel *channel, int domain, int port, size_t ring)
+int channel_serve(struct channel *channel, int domain, int port, size_t ring)
 {
     snprintf(channel->keys, sizeof(channel->keys), "data/vchan/%d/%d", domain, port);
     channel->vchan = server_init(NULL, domain, channel->keys, ring, ring);
     if (!channel->vchan)
-        fail(1, "cannot listen for domain %d on port %d", domain, port);
+        return -1;
     begin(channel);
+    return 0;
 }
 
 int channel_connect(struct channel *channel, int domain, int port, int seconds)

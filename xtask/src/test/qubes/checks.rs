@@ -2,14 +2,19 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::domain::{NETVM, QUBE, entries, qube};
 use super::{Beginning, Dom0Qubes, Output, install};
 use crate::test::Fixture;
 use crate::test::checks::Check;
+use xen_lab::domain::guest;
 use xen_lab::{Dom0, Lab};
 
 /// All checks by name.
-pub const ALL: &[(&str, Check)] =
-    &[("qubes: dom0's QubesDB, and what ends its channel", database), ("qubes: dom0's qrexec, in each version", calls)];
+pub const ALL: &[(&str, Check)] = &[
+    ("qubes: dom0's QubesDB, and what ends its channel", database),
+    ("qubes: dom0's qrexec, in each version", calls),
+    ("qubes: the life of a qube of ours", life),
+];
 
 /// The qube's side: a process of dom0's. Dropping it ends it.
 struct Qube<'a> {
@@ -154,4 +159,82 @@ fn calls(f: &Fixture) -> Result<String> {
         daemons.stop()?;
     }
     Ok(String::new())
+}
+
+fn life(f: &Fixture) -> Result<String> {
+    let services = pairs(&[("lab.Cat", "cat"), ("lab.No", "refuse"), ("lab.Five", "exit 5")]);
+    let beginning = Beginning { entries: entries("probe"), services, version: None };
+    let probe = guest(&f.lab, f.guest("probe")?, "probe").command_line("test=qube");
+    let (domain, dom0) = qube(probe, &beginning)?;
+    dom0.wait_ready(30)?;
+    let told = |error: anyhow::Error| error.context(domain.console().unwrap_or_default());
+    domain.wait_for(&format!("qube: probe has {} entries", beginning.entries.len()), 20)?;
+
+    dom0.write("/ask/one", "it's fine").map_err(told)?;
+    dom0.wait_value("/told/one", "it's fine", 10).map_err(told)?;
+    dom0.commit_rules("10.137.0.9", "drop", &["action=accept"]).map_err(told)?;
+    domain.wait_for("qube: Written(\"/qubes-firewall/10.137.0.9\")", 10)?;
+
+    let long = "0123456789abcdef".repeat(20_000);
+    for (service, stdin, expected) in [
+        ("lab.Cat", "in", (3, "in", "done\n")),
+        ("lab.Cat", &long, (3, &long, "done\n")),
+        ("lab.Call+lab.Cat", "", (0, "question\n", "")),
+        ("lab.Call+lab.Five", "", (5, "", "")),
+    ] {
+        let output = dom0.exec("user", service, stdin).map_err(told)?;
+        let found = (output.status, output.stdout.as_str(), output.stderr.as_str());
+        ensure!(found == expected, "{service}: {found:?} where {expected:?} was expected");
+    }
+    let refused = dom0.exec("user", "lab.Call+lab.No", "").map_err(told)?;
+    ensure!(refused.status == 126 && !refused.stderr.is_empty(), "{refused:?}");
+    ensure!(dom0.exec("user", "lab.None", "").map_err(told)?.status == 127, "lab.None is not there");
+
+    // The daemons in dom0 are started again.
+    dom0.drop_database()?;
+    dom0.wait_copies(2, 20).map_err(told)?;
+    dom0.write("/ask/two", "2").map_err(told)?;
+    dom0.wait_value("/told/two", "2", 10).map_err(told)?;
+    dom0.drop_agent()?;
+    dom0.wait_log("rexec", "has reconnected", 20).map_err(told)?;
+    dom0.suspend_pre().map_err(told)?;
+    dom0.suspend_post().map_err(told)?;
+    for version in [Some(2), Some(3), None] {
+        dom0.restart_agent(version, 20).map_err(told)?;
+        let output = dom0.exec("user", "lab.Call+lab.Cat", "").map_err(told)?;
+        ensure!((output.status, output.stdout.as_str()) == (0, "question\n"), "version {version:?}: {output:?}");
+        let output = dom0.exec("user", "lab.Cat", &long).map_err(told)?;
+        ensure!(
+            (output.status, output.stdout.as_str()) == (3, long.as_str()),
+            "version {version:?}: {}",
+            output.status
+        );
+    }
+    let output = dom0.command("just-exec", "user", "QUBESRPC lab.Cat dom0", "").map_err(told)?;
+    ensure!(output.status == 0, "{output:?}");
+
+    is_routed(&f.lab, domain.id)?;
+    dom0.detach_netvm().map_err(told)?;
+    ensure!(is_routed(&f.lab, domain.id).is_err(), "its interface is still there");
+    dom0.attach_netvm().map_err(told)?;
+    is_routed(&f.lab, domain.id)?;
+    domain.wait_for("qube: Removed(\"/qubes-gateway\")", 10)?;
+    domain.wait_for("qube: Written(\"/qubes-gateway\")", 10)?;
+
+    f.lab.run(&format!("xl shutdown -w {}", domain.id))?;
+    domain.wait_for("qube: asked to poweroff", 10)?;
+    f.lab.run(&format!("xl destroy {}", domain.id))?;
+    dom0.wait_gone(20)?;
+    dom0.stop()?;
+    Ok(String::new())
+}
+
+/// dom0 has an interface of the domain's, with the qube's address behind it, and the address and MAC of every netvm's.
+fn is_routed(lab: &Lab, domain: u32) -> Result<()> {
+    let shown = lab.run(&format!(
+        "card=$(/usr/bin/ip route get {QUBE} | sed -n 's/.* dev \\(vif{domain}[.][0-9]*\\) .*/\\1/p')
+         [ -n \"$card\" ] && /usr/bin/ip addr show dev $card"
+    ))?;
+    ensure!(shown.contains(&format!("inet {NETVM}/32")) && shown.contains("link/ether fe:ff:ff:ff:ff:ff"), "{shown}");
+    Ok(())
 }

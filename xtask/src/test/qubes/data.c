@@ -102,7 +102,7 @@ static uint32_t call(struct channel *channel, size_t max, int is_just)
             uint32_t status;
             switch (message->type) {
             case DATA_STDOUT:
-                if (output_ended)
+                if (output_ended && (message->len || !is_just))
                     fail(PROBLEM, "STDOUT %s", is_just ? "of what was only started" : "after its end");
                 write_all(1, body, message->len);
                 output_ended = !message->len;
@@ -148,7 +148,8 @@ int run_exec(char **arguments)
         len++;
     if (sscanf(reply, "%d %d %d", &domain, &port, &own) != 3)
         fail(PROBLEM, "the daemon answered %s", reply);
-    channel_serve(&channel, domain, port, RING);
+    if (channel_serve(&channel, domain, port, RING))
+        fail(PROBLEM, "cannot listen for domain %d on port %d", domain, port);
     int64_t deadline = now_ms() + CONNECT_SECONDS * 1000;
     while (!channel_is_connected(&channel)) {
         if (now_ms() > deadline) {

@@ -53,6 +53,17 @@ static void finish_waiting(int has_failed, const char *why)
     waiting = -1;
 }
 
+static void begin(void)
+{
+    while (channel_serve(&channel, domain, PORT, RING)) {
+        if (!domain_exists(domain)) {
+            say("domain %d is gone", domain);
+            exit(0);
+        }
+        poll(NULL, 0, 100);
+    }
+}
+
 /* Ends the channel, and listens again. */
 static void end(const char *why)
 {
@@ -61,7 +72,7 @@ static void end(const char *why)
     finish_waiting(1, why);
     sent = answered = 0;
     phase = WAITING;
-    channel_serve(&channel, domain, PORT, RING);
+    begin();
 }
 
 static void copy(const char *prefix)
@@ -300,7 +311,7 @@ int run_db(char **arguments)
     domain = number(arguments[0]);
     snprintf(file, sizeof(file), "%s/entries", arguments[1]);
     entries_load(file);
-    channel_serve(&channel, domain, PORT, RING);
+    begin();
     int listener = control_listen(arguments[1]);
     say("listening for domain %d with %zu entries", domain, entry_count);
     for (int64_t looked = now_ms(); !is_terminated;) {

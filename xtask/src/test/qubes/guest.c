@@ -142,7 +142,8 @@ static uint32_t guest_call(struct channel *agent, const char *name, uint32_t ver
     }
     memcpy(numbers, message + 1, 8);
     channel_consume(agent, sizeof(*message) + message->len);
-    channel_serve(&data, numbers[0], numbers[1], 65536);
+    if (channel_serve(&data, numbers[0], numbers[1], 65536))
+        fail(1, "cannot listen on port %u", numbers[1]);
     while (!channel_is_connected(&data))
         wait_event(&data);
     put_message(&data, HELLO, &version, 4);
@@ -202,7 +203,8 @@ static void __attribute__((noreturn)) guest_agent(uint32_t version)
     const struct message *message;
     for (;;) {
         struct channel agent = { 0 };
-        channel_serve(&agent, 0, 512, 4096);
+        if (channel_serve(&agent, 0, 512, 4096))
+            fail(1, "cannot listen on port 512");
         while (!channel_is_connected(&agent))
             wait_event(&agent);
         put_message(&agent, HELLO, &version, 4);

@@ -21,8 +21,8 @@ struct channel {
 #define IN_ROOM (128 << 10)
 
 void load_library(const char *name);
-/* Begins to listen for a domain. */
-void channel_serve(struct channel *channel, int domain, int port, size_t ring);
+/* Begins to listen for a domain; 0, or -1 if that cannot be, for instance because the domain is gone. */
+int channel_serve(struct channel *channel, int domain, int port, size_t ring);
 /* Connects to a domain's server; 0, or -1 if there is none for so long or the domain is gone. */
 int channel_connect(struct channel *channel, int domain, int port, int seconds);
 /* Whether the peer has been there. */
