@@ -79,8 +79,13 @@ impl Guest {
         build(Package::read(folder)?, &Build::default())
     }
 
+    /// Builds the package in this folder with features beside the default ones.
+    pub fn build_with(folder: &Path, features: &[String]) -> Result<Guest> {
+        build(Package::read(folder)?, &Build { features, ..Build::default() })
+    }
+
     /// A finished ELF file.
-    fn finished(path: &Path) -> Result<Guest> {
+    pub fn finished(path: &Path) -> Result<Guest> {
         let image = path.canonicalize()?;
         let name = image.file_name().unwrap_or_default().to_string_lossy();
         let name = name.strip_suffix(".debug").unwrap_or(&name).to_owned();

@@ -6,6 +6,7 @@ mod deny;
 mod disk;
 mod gate;
 mod gate_nft;
+mod gate_qubes;
 mod host;
 mod hostile;
 mod lan;
@@ -28,7 +29,7 @@ use cargo_xen::{Guest, Sarab, parse_suite};
 use xen_lab::{Dom0, Lab, Options, StoreServer, Suite, suite};
 
 use self::checks::Check;
-use crate::apps::app;
+use crate::apps::{app, app_with};
 use crate::paths::repo;
 
 /// The command-line arguments.
@@ -74,7 +75,11 @@ impl Guests {
     }
 
     fn all() -> Result<Guests> {
-        Guests::build(&Sarab::at(repo()).apps()?)
+        // Before the ordinary one, which has the same place.
+        let qube = app_with("gate", &["qubes"], "gate-qubes")?;
+        let mut guests = Guests::build(&Sarab::at(repo()).apps()?)?;
+        guests.0.insert("gate-qubes".into(), qube);
+        Ok(guests)
     }
 }
 
@@ -199,10 +204,19 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
     // One boot runs all checks with the one server, a second one those of the store with the other.
     let boot = |suite: &Suite, server| {
         let mut checks = match server {
-            StoreServer::Xenstored => {
-                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL, vchan::ALL, qubes::ALL]
-                    .concat()
-            }
+            StoreServer::Xenstored => [
+                checks::ALL,
+                store::ALL,
+                disk::ALL,
+                net::ALL,
+                lan::ALL,
+                gate::ALL,
+                web::ALL,
+                vchan::ALL,
+                qubes::ALL,
+                gate_qubes::ALL,
+            ]
+            .concat(),
             StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
         };
         if server == StoreServer::Xenstored && *suite == suite::DEFAULT {
@@ -211,6 +225,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(web::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
             checks.extend(gate_nft::AT_LENGTH);
+            checks.extend(gate_qubes::AT_LENGTH);
             checks.extend(hostile::AT_LENGTH);
         }
         checks.retain(|(name, _)| named(name));
