@@ -9,6 +9,8 @@ mod remote;
 mod serve;
 mod session;
 mod streams;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 use alloc::rc::Rc;
