@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::{join, join_all};
 use qubes::Agent;
 use qubes::rexec::{Call, Error, ExitCode, Options, Request, Session};
-use xen_hal::Clock;
+use xen_hal::{Clock, DomId};
 use xen_sim::{Domain, check};
 
 use support::dom0::{Asked, Control, Data, STDERR, STDOUT};
@@ -206,6 +206,33 @@ fn more_calls_than_there_may_be() {
             }
             control.exec(520, "user:QUBESRPC test.Echo dom0").await;
             assert_eq!(Data::accept(&used, 520, 3).await.run(b"x").await.exit, Some(0));
+            drop((running, control));
+        });
+        bench.check_no_leak();
+    });
+}
+
+/// Qubes whose calls do not end leave room for dom0.
+#[test]
+fn a_quarter_of_the_calls_is_for_dom0() {
+    check("reserve", 5, |xen| {
+        let bench = bench(xen);
+        let used = bench.clone();
+        xen.run(async move {
+            let mut options = Options::default();
+            options.max_calls = 4;
+            let (_agent, _log, running) = start(&used, options);
+            let mut control = Control::connect(&used, 4).await;
+            for port in 513..523 {
+                control.send(0x200, DomId(77), port, b"user:QUBESRPC test.Echo other\0").await;
+            }
+            // Three are served, as many as there may be are refused, and of the rest dom0 is told at once.
+            for port in 519..523 {
+                assert_eq!(control.next().await, Asked::Terminated(port));
+            }
+            control.exec(600, "user:QUBESRPC test.Echo dom0").await;
+            assert_eq!(Data::accept(&used, 600, 3).await.run(b"x").await.stdout, b"x");
+            assert_eq!(control.next().await, Asked::Terminated(600));
             drop((running, control));
         });
         bench.check_no_leak();
