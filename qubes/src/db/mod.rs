@@ -5,6 +5,8 @@
 
 mod changes;
 mod copy;
+#[cfg(test)]
+mod model;
 mod runner;
 mod state;
 #[cfg(test)]

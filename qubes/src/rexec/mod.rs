@@ -9,6 +9,8 @@ mod remote;
 mod serve;
 mod session;
 mod streams;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 use alloc::rc::Rc;
@@ -35,7 +37,7 @@ pub struct Options {
     pub peer: DomId,
     /// The vchan port of the control channel: 512.
     pub port: u32,
-    /// Calls that are served at a time: 16. As many more are told that there are too many, with exit code 125; of others
+    /// Calls that are served at a time: 16, a quarter of them for dom0 alone. As many more are told that there are too many, with exit code 125; of others
     /// dom0 is told that their channel is closed.
     pub max_calls: usize,
     /// Calls of this domain's that wait for dom0, at a time: 16.

@@ -60,19 +60,21 @@ pub(super) async fn open<X: Xen>(xen: &X, channel: Channel<X>) -> Result<(Receiv
 /// Sends a `HELLO`, and reads the peer's and nothing after it.
 pub(super) async fn hello<X: Xen>(reader: &mut ReadHalf<X>, writer: &mut WriteHalf<X>) -> Result<u32, Error> {
     writer.write_message(&Control::Hello { version: wire::VERSION }.encode(wire::VERSION)?).await?;
+    let mut decoder = ControlDecoder::default();
     let mut bytes = [0; HEADER_LEN + 4];
     let mut filled = 0;
-    while filled < bytes.len() {
-        match reader.read(&mut bytes[filled..]).await? {
-            0 => return Err(Error::Closed),
-            len => filled += len,
+    loop {
+        // No more than that message: what comes after it is another decoder's.
+        let len = reader.read(&mut bytes[filled..]).await?;
+        decoder.push(&bytes[filled..filled + len]);
+        filled += len;
+        match decoder.next_message()? {
+            Some(Control::Hello { version }) => return Ok(wire::negotiate(version)?),
+            Some(_) => return Err(Error::NoHello),
+            None if filled == bytes.len() => return Err(Error::NoHello),
+            None if len == 0 => return Err(Error::Closed),
+            None => {}
         }
-    }
-    let mut decoder = ControlDecoder::default();
-    decoder.push(&bytes);
-    match decoder.next_message()? {
-        Some(Control::Hello { version }) => Ok(wire::negotiate(version)?),
-        _ => Err(Error::NoHello),
     }
 }
 

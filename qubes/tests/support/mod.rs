@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test is a crate of its own, and uses a part")]
 
 pub mod daemon;
+pub mod dom0;
 
 use std::rc::Rc;
 use std::time::Duration;

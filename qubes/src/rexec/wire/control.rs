@@ -1,20 +1,11 @@
-//! Messages of qrexec, without I/O. Reference: `libqrexec/qrexec.h` of qubes-core-qrexec.
-//!
-//! On the control channel dom0's daemon and the agent of a qube agree upon calls; each call has a data channel of its own. Both
-//! begin with a `HELLO` of either end, and the older of both versions counts.
+//! The control channel.
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 
+use super::{HEADER_LEN, WireError, header};
 use crate::bytes::{Backlog, u32_at, until_nul};
 
-/// The newest version, which this crate offers.
-pub const VERSION: u32 = 4;
-/// The oldest version.
-pub const MIN_VERSION: u32 = 2;
-/// Bytes of a header: type and length.
-pub const HEADER_LEN: usize = 8;
 /// Bytes of a command line, at most, with its NUL (`MAX_QREXEC_CMD_LEN`).
 pub const MAX_COMMAND: usize = 65535;
 /// Bytes of a service's name and argument, at most (`MAX_SERVICE_NAME_LEN`), with the NUL here.
@@ -24,23 +15,6 @@ const IDENT_LEN: usize = 32;
 const TARGET_LEN: usize = 64;
 /// Domain and port.
 const CONNECTION_LEN: usize = 8;
-
-/// Bytes of a piece of a stream, at most.
-pub const fn max_chunk(version: u32) -> usize {
-    if version < 3 { 4096 } else { 65536 }
-}
-
-/// The version that counts between this crate and a peer that offers another one.
-///
-/// # Errors
-///
-/// Where the peer's is too old.
-pub fn negotiate(offered: u32) -> Result<u32, WireError> {
-    match offered.min(VERSION) {
-        version @ MIN_VERSION.. => Ok(version),
-        _ => Err(WireError::Version { offered }),
-    }
-}
 
 /// The other domain of a data channel, and its vchan port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,13 +212,6 @@ fn put_field(body: &mut Vec<u8>, text: &str, len: usize) -> Result<(), WireError
     Ok(())
 }
 
-fn header(kind: u32, len: usize) -> [u8; HEADER_LEN] {
-    let mut header = [0; HEADER_LEN];
-    header[..4].copy_from_slice(&kind.to_le_bytes());
-    header[4..].copy_from_slice(&(len as u32).to_le_bytes());
-    header
-}
-
 /// Puts messages of the control channel together from pieces of any length.
 #[derive(Debug, Default)]
 pub struct ControlDecoder {
@@ -292,195 +259,3 @@ fn check_len(kind: u32, len: usize) -> Result<(), WireError> {
     };
     if fits { Ok(()) } else { Err(WireError::Length { kind, len }) }
 }
-
-/// One of the streams of a data channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// To the service.
-    Stdin,
-    /// From the service.
-    Stdout,
-    /// From the service.
-    Stderr,
-}
-
-const STREAMS: [(Stream, u32); 3] = [(Stream::Stdin, 0x190), (Stream::Stdout, 0x191), (Stream::Stderr, 0x192)];
-const EXIT_CODE: u32 = 0x193;
-
-impl Stream {
-    /// The header of a piece of it; one of no length is its end.
-    pub fn header(self, len: usize) -> [u8; HEADER_LEN] {
-        let kind = STREAMS.iter().find(|(stream, _)| *stream == self).map_or(0, |(_, kind)| *kind);
-        header(kind, len)
-    }
-}
-
-/// The message with an exit code.
-pub fn exit_code(code: u32) -> [u8; HEADER_LEN + 4] {
-    let mut message = [0; HEADER_LEN + 4];
-    message[..HEADER_LEN].copy_from_slice(&header(EXIT_CODE, 4));
-    message[HEADER_LEN..].copy_from_slice(&code.to_le_bytes());
-    message
-}
-
-/// What is next on a data channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Piece<'a> {
-    /// Bytes of a stream: a message's, or a part of them.
-    Bytes(Stream, &'a [u8]),
-    /// A stream is over.
-    End(Stream),
-    /// The service has ended.
-    Exit(u32),
-}
-
-/// Takes the messages of a data channel apart, after both `HELLO`s. Of streams it keeps nothing.
-#[derive(Debug)]
-pub struct DataDecoder {
-    max_chunk: usize,
-    header: [u8; HEADER_LEN],
-    /// Bytes of the header that are there.
-    filled: usize,
-    body: Body,
-}
-
-#[derive(Debug)]
-enum Body {
-    None,
-    Stream(Stream, usize),
-    /// An exit code: its bytes, how many are there, and how many are to come, of which the first four count.
-    Exit([u8; 4], usize, usize),
-}
-
-impl DataDecoder {
-    /// A decoder for a version.
-    pub fn new(version: u32) -> DataDecoder {
-        DataDecoder { max_chunk: max_chunk(version), header: [0; HEADER_LEN], filled: 0, body: Body::None }
-    }
-
-    /// The next piece of what has come, which is removed from `input`; `None` where it ends.
-    ///
-    /// # Errors
-    ///
-    /// Where a message makes no sense.
-    pub fn next_piece<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Piece<'a>>, WireError> {
-        if matches!(self.body, Body::None) {
-            let len = (HEADER_LEN - self.filled).min(input.len());
-            self.header[self.filled..self.filled + len].copy_from_slice(split(input, len));
-            self.filled += len;
-            if self.filled < HEADER_LEN {
-                return Ok(None);
-            }
-            self.filled = 0;
-            if let Some(end) = self.begin()? {
-                return Ok(Some(end));
-            }
-        }
-        match &mut self.body {
-            Body::None => Ok(None),
-            Body::Stream(..) if input.is_empty() => Ok(None),
-            Body::Stream(stream, left) => {
-                let (stream, bytes) = (*stream, split(input, *left));
-                *left -= bytes.len();
-                if *left == 0 {
-                    self.body = Body::None;
-                }
-                Ok(Some(Piece::Bytes(stream, bytes)))
-            }
-            Body::Exit(code, filled, left) => {
-                for byte in split(input, *left) {
-                    if let Some(place) = code.get_mut(*filled) {
-                        *place = *byte;
-                    }
-                    *filled += 1;
-                    *left -= 1;
-                }
-                if *left > 0 {
-                    return Ok(None);
-                }
-                // What the original makes of one that is too short.
-                let code = if *filled < 4 { 255 } else { u32::from_le_bytes(*code) };
-                self.body = Body::None;
-                Ok(Some(Piece::Exit(code)))
-            }
-        }
-    }
-
-    /// A header is there.
-    fn begin(&mut self) -> Result<Option<Piece<'static>>, WireError> {
-        let kind = u32_at(&self.header, 0).unwrap_or(0);
-        let len = u32_at(&self.header, 4).unwrap_or(u32::MAX) as usize;
-        let stream = STREAMS.iter().find(|(_, known)| *known == kind).map(|(stream, _)| *stream);
-        if stream.is_none() && kind != EXIT_CODE {
-            return Err(WireError::UnknownType { kind });
-        }
-        if len > self.max_chunk {
-            return Err(WireError::Length { kind, len });
-        }
-        match (stream, len) {
-            (Some(stream), 0) => return Ok(Some(Piece::End(stream))),
-            (Some(stream), len) => self.body = Body::Stream(stream, len),
-            (None, 0) => return Ok(Some(Piece::Exit(255))),
-            (None, len) => self.body = Body::Exit([0; 4], 0, len),
-        }
-        Ok(None)
-    }
-}
-
-/// Removes `len` bytes, or as many as there are.
-fn split<'a>(input: &mut &'a [u8], len: usize) -> &'a [u8] {
-    let (first, rest) = input.split_at(len.min(input.len()));
-    *input = rest;
-    first
-}
-
-/// A message that cannot be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WireError {
-    /// A version that is too old.
-    Version {
-        /// What the peer offers.
-        offered: u32,
-    },
-    /// No such type on this channel.
-    UnknownType {
-        /// The number that was found.
-        kind: u32,
-    },
-    /// The length cannot be that of a message of this type.
-    Length {
-        /// The type.
-        kind: u32,
-        /// The length.
-        len: usize,
-    },
-    /// A name of the message is not UTF-8, or does not end.
-    NotText {
-        /// The type.
-        kind: u32,
-    },
-    /// A text is too long for its message, or holds a NUL.
-    Text {
-        /// Its bytes.
-        len: usize,
-        /// How many there may be.
-        max: usize,
-    },
-}
-
-impl fmt::Display for WireError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WireError::Version { offered } => {
-                write!(f, "qrexec version {offered}: {MIN_VERSION} is the oldest that is supported")
-            }
-            WireError::UnknownType { kind } => write!(f, "unknown message type {kind:#x}"),
-            WireError::Length { kind, len } => write!(f, "message of type {kind:#x} with {len} bytes"),
-            WireError::NotText { kind } => write!(f, "message of type {kind:#x} with a name that is no text"),
-            WireError::Text { len, max } => write!(f, "name of {len} bytes: at most {max} are allowed, and no NUL"),
-        }
-    }
-}
-
-impl core::error::Error for WireError {}
