@@ -11,6 +11,7 @@ mod hostile;
 mod lan;
 mod linux;
 mod net;
+mod package;
 pub mod store;
 mod tools;
 mod vchan;
@@ -199,7 +200,8 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
     let boot = |suite: &Suite, server| {
         let mut checks = match server {
             StoreServer::Xenstored => {
-                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL, vchan::ALL].concat()
+                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL, vchan::ALL, package::ALL]
+                    .concat()
             }
             StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
         };
