@@ -166,11 +166,7 @@ fn check_output(output: &Path) -> Result<()> {
 impl Content {
     fn build(package: Package, what_for: For, words: &[String]) -> Result<Content> {
         let needs = package.needs.clone();
-        let mut settings = needs.packaging.of(what_for);
-        // A feature of the target's name is there for it.
-        if settings.features.is_empty() && package.features.iter().any(|feature| feature == what_for.name()) {
-            settings.features.push(what_for.name().to_owned());
-        }
+        let settings = needs.packaging.of(what_for, &package.features);
         let compiler = Compiler::ask(|| {
             let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
             rustc.current_dir(&package.folder);
