@@ -107,11 +107,7 @@ impl PackageArgs {
         }
         let package = find(self.target.as_deref(), sarab)?;
         let beside = package.target.join("xen");
-        let content = Content::build(package, self.what_for, &words)?;
-        if let Some(site) = &content.site {
-            let path = site.path().to_owned();
-            interrupt.clean_up(move || drop(fs::remove_file(&path)));
-        }
+        let content = Content::build(package, self.what_for, &words, interrupt)?;
         let (name, target) = (&content.name, self.what_for.name());
         let (folder, entries) = match self.what_for {
             For::Qubes => (name.clone(), qubes::entries(&content)?),
@@ -164,7 +160,7 @@ fn check_output(output: &Path) -> Result<()> {
 }
 
 impl Content {
-    fn build(package: Package, what_for: For, words: &[String]) -> Result<Content> {
+    fn build(package: Package, what_for: For, words: &[String], interrupt: &Interrupt) -> Result<Content> {
         let needs = package.needs.clone();
         let settings = needs.packaging.of(what_for, &package.features);
         let compiler = Compiler::ask(|| {
@@ -195,7 +191,7 @@ impl Content {
             origin = format!("{origin} with the features {}", settings.features.join(", "));
         }
         Ok(Content {
-            site: needs.site.as_deref().map(archive::pack_site).transpose()?,
+            site: needs.site.as_deref().map(|site| archive::pack_site(site, interrupt)).transpose()?,
             name: guest.name,
             image: guest.image,
             config,
