@@ -474,6 +474,9 @@ fn json(item: &Item) -> Result<Json> {
             Some(Value::String(text)) => Json::String(text.value().clone()),
             Some(Value::Integer(number)) => Json::from(*number.value()),
             Some(Value::Boolean(flag)) => Json::Bool(*flag.value()),
+            Some(Value::Array(array)) => {
+                Json::Array(array.iter().map(|value| json(&Item::Value(value.clone()))).collect::<Result<_>>()?)
+            }
             other => bail!("unexpected value {other:?}"),
         },
     })

@@ -84,6 +84,16 @@ fn linux_of<'a>(
     Ok(Builder { lab, config, image: None, before: None, paused: false })
 }
 
+/// A domain that dom0 has created by itself.
+///
+/// # Errors
+///
+/// Where there is none of this name.
+pub fn find<'a>(lab: &'a Lab, name: &str) -> Result<Domain<'a>> {
+    let id = lab.run(&format!("xl domid {name}"))?.trim().parse().context("xl domid")?;
+    Ok(Domain { lab, name: name.to_owned(), id, log: format!("/var/log/xen/console/guest-{name}.log") })
+}
+
 impl<'a> Builder<'a> {
     /// The lab that it will run in.
     pub fn lab(&self) -> &'a Lab {

@@ -130,8 +130,13 @@ fn the_bytes_are_the_same_from_another_folder() {
     let other_home = repo().join("target/package/home of cargo");
     let _ = fs::remove_file(&other_home);
     symlink(&home, &other_home).unwrap();
+    let package = |target| {
+        let mut command = package(&folder, "077", &["--for", target]);
+        command.env("CARGO_HOME", &other_home);
+        command
+    };
     for target in TARGETS {
-        let (path, bytes) = packed(package(&folder, "077", &["--for", target]).env("CARGO_HOME", &other_home));
+        let (path, bytes) = packed(&mut package(target));
         assert!(
             bytes == first[target],
             "{target}: {} differs from what {} gives",
@@ -139,7 +144,7 @@ fn the_bytes_are_the_same_from_another_folder() {
             self::folder().display()
         );
     }
-    let (_, dated) = packed(package(&folder, "077", &["--for", "xl"]).env("SOURCE_DATE_EPOCH", "86400"));
+    let (_, dated) = packed(package("xl").env("SOURCE_DATE_EPOCH", "86400"));
     assert_eq!(modes(&members(&dated, 86400)), modes(&members(&first["xl"], TIME)));
 }
 

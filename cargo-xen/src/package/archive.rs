@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 use tempfile::NamedTempFile;
 
+use crate::interrupt::Interrupt;
+
 /// When everything was changed last, if SOURCE_DATE_EPOCH does not say: the time that `cargo package` takes, since some
 /// programs complain of zero.
 const TIME: u64 = 1_153_704_088;
@@ -74,9 +76,11 @@ pub fn write(output: impl Write, folder: &str, entries: &[Entry], time: u64) -> 
 }
 
 /// The tar archive of a site's folder. Links in it stay links.
-pub fn pack_site(folder: &Path) -> Result<NamedTempFile> {
+pub fn pack_site(folder: &Path, interrupt: &Interrupt) -> Result<NamedTempFile> {
     ensure!(folder.is_dir(), "site = {}: no such folder", folder.display());
     let file = tempfile::Builder::new().prefix("sarab-site-").suffix(".tar").tempfile()?;
+    let partial = file.path().to_owned();
+    interrupt.clean_up(move || drop(fs::remove_file(&partial)));
     let mut builder = Builder::new(io::BufWriter::new(file.as_file()));
     let packed = append_folder(&mut builder, folder, ".").and_then(|()| Ok(builder.into_inner()?.flush()?));
     packed.with_context(|| format!("cannot pack the site {}", folder.display()))?;
@@ -222,7 +226,7 @@ mod tests {
                 fs::set_permissions(site.join(name), fs::Permissions::from_mode(mode)).unwrap();
             }
             symlink("b.html", site.join("index.html")).unwrap();
-            fs::read(pack_site(&site).unwrap().path()).unwrap()
+            fs::read(pack_site(&site, &Interrupt::default()).unwrap().path()).unwrap()
         };
         let (one, other) = (pack(["b.html", "css/a.css"], 0o600), pack(["css/a.css", "b.html"], 0o664));
         assert_eq!(one, other);

@@ -107,11 +107,7 @@ impl PackageArgs {
         }
         let package = find(self.target.as_deref(), sarab)?;
         let beside = package.target.join("xen");
-        let content = Content::build(package, self.what_for, &words)?;
-        if let Some(site) = &content.site {
-            let path = site.path().to_owned();
-            interrupt.clean_up(move || drop(fs::remove_file(&path)));
-        }
+        let content = Content::build(package, self.what_for, &words, interrupt)?;
         let (name, target) = (&content.name, self.what_for.name());
         let (folder, entries) = match self.what_for {
             For::Qubes => (name.clone(), qubes::entries(&content)?),
@@ -164,13 +160,9 @@ fn check_output(output: &Path) -> Result<()> {
 }
 
 impl Content {
-    fn build(package: Package, what_for: For, words: &[String]) -> Result<Content> {
+    fn build(package: Package, what_for: For, words: &[String], interrupt: &Interrupt) -> Result<Content> {
         let needs = package.needs.clone();
-        let mut settings = needs.packaging.of(what_for);
-        // A feature of the target's name is there for it.
-        if settings.features.is_empty() && package.features.iter().any(|feature| feature == what_for.name()) {
-            settings.features.push(what_for.name().to_owned());
-        }
+        let settings = needs.packaging.of(what_for, &package.features);
         let compiler = Compiler::ask(|| {
             let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
             rustc.current_dir(&package.folder);
@@ -199,7 +191,7 @@ impl Content {
             origin = format!("{origin} with the features {}", settings.features.join(", "));
         }
         Ok(Content {
-            site: needs.site.as_deref().map(archive::pack_site).transpose()?,
+            site: needs.site.as_deref().map(|site| archive::pack_site(site, interrupt)).transpose()?,
             name: guest.name,
             image: guest.image,
             config,

@@ -39,9 +39,13 @@ impl Packaging {
         Ok(Packaging(all))
     }
 
-    /// For one target.
-    pub fn of(&self, what_for: For) -> Settings {
-        self.0.get(&what_for).cloned().unwrap_or_default()
+    /// For one target, of a package that has these features: that of the target's name is there for it.
+    pub fn of(&self, what_for: For, features: &[String]) -> Settings {
+        let mut settings = self.0.get(&what_for).cloned().unwrap_or_default();
+        if settings.features.is_empty() {
+            settings.features.extend(features.iter().find(|feature| *feature == what_for.name()).cloned());
+        }
+        settings
     }
 }
 
@@ -106,9 +110,18 @@ mod tests {
             qvm_features: vec!["qubes-firewall".into()],
             provides_network: Some(true),
         };
-        assert_eq!(all.of(For::Qubes), qubes);
-        assert_eq!(all.of(For::XcpNg), Settings { memory: Some(64), ..Settings::default() });
-        assert_eq!(all.of(For::Xl), Settings::default());
+        assert_eq!(all.of(For::Qubes, &[]), qubes);
+        assert_eq!(all.of(For::XcpNg, &[]), Settings { memory: Some(64), ..Settings::default() });
+        assert_eq!(all.of(For::Xl, &[]), Settings::default());
+    }
+
+    #[test]
+    fn a_feature_of_the_targets_name_is_switched_on() {
+        let known = ["default".to_owned(), "qubes".to_owned()];
+        let features = |text: &str, what_for| parse(text).unwrap().of(what_for, &known).features;
+        assert_eq!(features("{}", For::Qubes), ["qubes"]);
+        assert!(features("{}", For::Xl).is_empty());
+        assert_eq!(features(r#"{ "qubes": { "features": ["small"] } }"#, For::Qubes), ["small"]);
     }
 
     #[test]

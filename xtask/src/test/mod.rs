@@ -12,6 +12,7 @@ mod hostile;
 mod lan;
 mod linux;
 mod net;
+mod package;
 mod qubes;
 pub mod store;
 mod tools;
@@ -214,6 +215,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
                 web::ALL,
                 vchan::ALL,
                 qubes::ALL,
+                package::ALL,
                 gate_qubes::ALL,
             ]
             .concat(),
