@@ -352,6 +352,16 @@ fn the_life_of_a_firewall_qube() {
             dom0.until("/qubes-firewall-handled/10.137.0.21", "2").await;
             asks(&b, "10.137.0.1 8", "ConnectionReset").await;
             asks(&a, "10.137.0.1 8", "8 sees 10.137.0.10").await;
+            // Another one begins empty, and says nothing yet.
+            let before = std::mem::take(&mut dom0.db.borrow_mut().entries);
+            dom0.db.borrow_mut().closes = true;
+            gate.wait_for("gate: QubesDB has no /name yet").await;
+            asks(&a, "10.137.0.1 8", "8 sees 10.137.0.10").await;
+            for (path, value) in before {
+                dom0.write(&path, &String::from_utf8_lossy(&value));
+            }
+            asks(&a, "10.137.0.1 8", "8 sees 10.137.0.10").await;
+            asks(&b, "10.137.0.1 8", "ConnectionReset").await;
             a.shutdown().await;
             a.ended().await;
             gate.wait_for(" is gone\n").await;

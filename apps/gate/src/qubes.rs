@@ -133,7 +133,11 @@ impl Qubes {
         }
     }
 
+    /// A daemon of dom0's that is started anew knows nothing until somebody writes it: what was there before stays.
     fn load_all(&self) {
+        if !self.is_complete() {
+            return println!("gate: QubesDB has no /name yet; going on with what it has said before");
+        }
         self.seed();
         self.provide();
         self.connect();
@@ -147,15 +151,20 @@ impl Qubes {
         self.load_rules(&present, &gone);
     }
 
+    /// Whether Qubes OS has begun to write: the qube's name comes first.
+    fn is_complete(&self) -> bool {
+        self.db.get("/name").is_some()
+    }
+
     fn apply(&self, batch: Batch) {
         if batch.seed {
             self.seed();
         }
-        if batch.networks {
+        if batch.networks && self.is_complete() {
             self.provide();
             self.connect();
         }
-        if batch.inside {
+        if batch.inside && self.is_complete() {
             self.load_inside();
         }
         if !batch.rules.is_empty() {
@@ -301,6 +310,7 @@ impl Batch {
             return;
         }
         match &**path {
+            "/name" => self.all |= is_written,
             "/qubes-random-seed" => self.seed = true,
             "/connected-ips" | "/connected-ips6" => self.inside = true,
             _ => {
