@@ -5,11 +5,13 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use core::net::IpAddr;
 use core::pin::pin;
 use core::time::Duration;
 
 use futures_util::future::select;
 use sarab::hal::Clock;
+use sarab::network::Stack;
 use sarab::network::back::Packet;
 use sarab::ring::WaitQueue;
 use sarab::time::Timer;
@@ -42,6 +44,9 @@ pub struct Gate {
     pub firewall: Firewall,
     pub clients: RefCell<Clients>,
     pub dns: Forwarder<'static>,
+    /// Its own stack, and whom that asks for names.
+    stack: Stack,
+    name_servers: RefCell<Vec<IpAddr>>,
     /// Uplinks by their names.
     pub uplinks: RefCell<BTreeMap<InterfaceId, String>>,
     /// The most that all uplinks take: clients are told.
@@ -65,7 +70,7 @@ impl Gate {
         router: Router<Firewall>,
         firewall: Firewall,
         queues: Rc<local::Queues>,
-        dns: Forwarder<'static>,
+        (stack, dns): (Stack, Forwarder<'static>),
         clients: Clients,
     ) -> Gate {
         Gate {
@@ -77,6 +82,8 @@ impl Gate {
             firewall,
             clients: RefCell::new(clients),
             dns,
+            stack,
+            name_servers: RefCell::default(),
             uplinks: RefCell::default(),
             mtu: Cell::new(MTU),
             uplink_mtus: RefCell::default(),
@@ -198,6 +205,10 @@ impl Gate {
         let links = uplinks.keys().filter_map(|id| router.link(*id));
         let servers: Vec<_> = links.flat_map(|link| link.addresses().name_servers.iter().copied()).collect();
         self.dns.set_servers(&servers);
+        if *self.name_servers.borrow() != servers {
+            local::set_name_servers(self.stack, &servers);
+            self.name_servers.replace(servers);
+        }
     }
 
     fn log_drops(&self, now: Duration) {

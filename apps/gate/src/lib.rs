@@ -95,7 +95,7 @@ pub async fn main(app: App) -> sarab::Result {
     let (stack, runner) = local::stack(queues.clone(), stack_seed);
     app.spawn(runner).detach();
     let dns = dns::Forwarder::new(stack, dns_limits(app), random.source());
-    let gate = Rc::new(Gate::new(app, router, firewall, queues.clone(), dns, Clients::new(seed)));
+    let gate = Rc::new(Gate::new(app, router, firewall, queues.clone(), (stack, dns), Clients::new(seed)));
     app.spawn(local::serve(gate.clone(), queues)).detach();
 
     let source = Source::start(&gate, &random).await?;
@@ -104,6 +104,7 @@ pub async fn main(app: App) -> sarab::Result {
         status::serve(&gate, stack, port);
     }
     app.spawn(gate.clone().run()).detach();
+    app.spawn(serve_names(gate.clone())).detach();
     app.spawn(serve_uplinks(gate.clone(), source)).detach();
     let shown = gate.clone();
     app.on_sysrq('g', move || shown.print());
@@ -154,7 +155,6 @@ impl Source {
             }
         };
         app.spawn(follow).detach();
-        app.spawn(serve_names(gate.clone())).detach();
         Ok(Source::Arguments)
     }
 
@@ -174,7 +174,7 @@ impl Source {
     }
 }
 
-/// Names of clients and others, for clients.
+/// Names of clients and others, for clients and the rules' names.
 async fn serve_names(gate: Rc<Gate>) {
     let Err(error): Result<Infallible, _> = gate.dns.run().await;
     println!("gate: names are not answered: {error:?}");

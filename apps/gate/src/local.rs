@@ -8,7 +8,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::future::poll_fn;
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::task::{Context, Poll, Waker};
 
 use embassy_net_driver::{Capabilities, Checksum as By, Driver, HardwareAddress, LinkState, RxToken, TxToken};
@@ -30,6 +30,8 @@ const ETHERNET: usize = 14;
 const MTU: usize = 1500;
 /// Packets each way that wait; what is more is lost.
 const MAX_WAITING: usize = 256;
+/// Name servers of a family that the stack asks.
+const MAX_SERVERS: usize = 3;
 
 #[derive(Default)]
 struct Queue {
@@ -135,17 +137,24 @@ impl Driver for Device {
 pub fn stack(queues: Rc<Queues>, seed: u64) -> (Stack, impl Future<Output = ()>) {
     let resources = Box::leak(Box::new(StackResources::<0>::new()));
     let (stack, mut runner) = stack::new(Device(queues), stack::Config::default(), resources, seed);
+    set_name_servers(stack, &[]);
+    (stack, async move { runner.run().await })
+}
+
+/// Has the stack ask these for the names in rules.
+pub fn set_name_servers(stack: Stack, servers: &[IpAddr]) {
+    let v4 = servers.iter().filter_map(|server| if let IpAddr::V4(server) = server { Some(*server) } else { None });
+    let v6 = servers.iter().filter_map(|server| if let IpAddr::V6(server) = server { Some(*server) } else { None });
     stack.set_config_v4(ConfigV4::Static(StaticConfigV4 {
         address: Ipv4Cidr::new(ADDRESS_V4, 24),
         gateway: Some(GATEWAY_V4),
-        dns_servers: Default::default(),
+        dns_servers: v4.take(MAX_SERVERS).collect(),
     }));
     stack.set_config_v6(ConfigV6::Static(StaticConfigV6 {
         address: Ipv6Cidr::new(ADDRESS_V6, 64),
         gateway: Some(GATEWAY_V6),
-        dns_servers: Default::default(),
+        dns_servers: v6.take(MAX_SERVERS).collect(),
     }));
-    (stack, async move { runner.run().await })
 }
 
 /// Routes what the stack sends.
