@@ -11,9 +11,10 @@ use qubes::Agent;
 use qubes::rexec::{Call, Error, ExitCode, Options, Request, Session};
 use xen_hal::{Clock, DomId};
 use xen_sim::{Domain, check};
+use xen_vchan::{Client, Server};
 
-use support::dom0::{Asked, Control, Data, STDERR, STDOUT};
-use support::{Bench, bench, faults};
+use support::dom0::{Asked, Control, Data, STDERR, STDIN, STDOUT, connection, raw};
+use support::{Bench, bench, faults, write_all};
 
 type Log = Rc<RefCell<Vec<String>>>;
 
@@ -293,13 +294,9 @@ fn a_runner_that_is_dropped() {
         xen.run(async move {
             let (agent, _log, running) = start(&used, Options::default());
             let caller = used.clone();
-            let calling = used.dom0.spawn(async move {
-                let mut control = Control::connect(&caller, 4).await;
-                control.exec(513, "user:QUBESRPC test.Echo dom0").await;
-                control.exec(514, "user:QUBESRPC test.Sleep dom0").await;
-                let (echo, sleep) = join(Data::accept(&caller, 513, 4), Data::accept(&caller, 514, 4)).await;
-                join(echo.run(&[1; 50_000]), sleep.run(b"")).await;
-            });
+            let calling = used
+                .dom0
+                .spawn(async move { join(daemon(&caller), join(client(&caller, 513), client(&caller, 514))).await });
             used.dom0.sleep(Duration::from_micros(used.xen.random(6000))).await;
             drop(running);
             used.until("it has ended", || !agent.is_connected()).await;
@@ -309,4 +306,25 @@ fn a_runner_that_is_dropped() {
         // Servers of dom0's clients are dropped with their keys in the store; pages and ports are not kept.
         bench.check_no_leak();
     });
+}
+
+/// A daemon, and its clients, which take the end of any channel as it comes.
+async fn daemon(bench: &Bench) {
+    let client = Client::new(bench.dom0.clone(), &bench.dom0_store, bench.qube.id(), 512);
+    let mut channel = client.connect().await.unwrap();
+    let exec = |port: u32, line: &[u8]| raw(0x200, &[&connection(DomId(0), port)[..], line].concat());
+    let calls = [exec(513, b"user:QUBESRPC test.Echo dom0\0"), exec(514, b"user:QUBESRPC test.Sleep dom0\0")].concat();
+    let _ = write_all(&mut channel, &[raw(0x300, &[4, 0, 0, 0]), calls].concat()).await;
+    while let Ok(1..) = channel.read(&mut [0; 64]).await {}
+}
+
+async fn client(bench: &Bench, port: u32) {
+    let mut server = Server::new(bench.dom0.clone(), &bench.dom0_store, bench.qube.id(), port);
+    let (mut from, mut to) = server.accept().await.unwrap().split();
+    let writing = async {
+        if to.write_message(&raw(0x300, &[4, 0, 0, 0])).await.is_ok() {
+            Data::send_all(&mut to, STDIN, &[1; 50_000], 1000).await;
+        }
+    };
+    join(writing, async { while let Ok(1..) = from.read(&mut [0; 3000]).await {} }).await;
 }

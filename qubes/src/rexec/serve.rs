@@ -43,10 +43,6 @@ pub(super) fn begin<X: Xen + 'static, H>(
         all if connection.domain == u32::from(shared.options.peer.0) => all,
         all => all - all / 4,
     };
-    let (count, call) = match shared.serving.get() < max {
-        true => (&shared.serving, call.ok()),
-        false => (&shared.refusing, None),
-    };
     let is_refused = shared.serving.get() >= max;
     if is_refused && shared.allows_line() {
         warning!("qrexec: {} calls are served already; another one is refused", max);
@@ -54,7 +50,10 @@ pub(super) fn begin<X: Xen + 'static, H>(
     if is_refused && shared.refusing.get() >= max {
         return;
     }
-    let counted = Counted::new(count);
+    let (counted, call) = match is_refused {
+        false => (Counted::new(&shared.serving), call.ok()),
+        true => (Counted::new(&shared.refusing), None),
+    };
     let (shared, handler) = (shared.clone(), handler.clone());
     let queue = shared.clone();
     let work = async move {
