@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, Ref, RefCell};
 use core::pin::pin;
 use core::time::Duration;
 
@@ -76,6 +76,10 @@ impl Gate {
             last_lines: RefCell::default(),
             first_packet: Cell::new(None),
         }
+    }
+
+    pub fn wires(&self) -> Ref<'_, Wires> {
+        self.wires.borrow()
     }
 
     pub fn now(&self) -> Duration {

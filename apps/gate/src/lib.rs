@@ -23,6 +23,7 @@ mod sources;
 mod status;
 mod uplink;
 mod wires;
+mod work;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
@@ -104,6 +105,8 @@ pub async fn main(app: App) -> sarab::Result {
     app.spawn(serve_uplinks(gate.clone())).detach();
     let shown = gate.clone();
     app.on_sysrq('g', move || shown.print());
+    let shown = gate.clone();
+    app.on_sysrq('w', move || shown.print_work());
 
     println!("gate: ready");
     let opened = |port: Port| {

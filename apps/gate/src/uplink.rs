@@ -96,6 +96,11 @@ impl Device {
         let _ = with_timeout(PATIENCE, self.room.wait_until(|| (!self.is_congested()).then_some(()))).await;
     }
 
+    /// What its interface has done.
+    pub fn statistics(&self) -> front::Statistics {
+        self.packets.statistics()
+    }
+
     fn state(&self) -> State {
         let info = self.packets.info();
         State { mac: info.mac, mtu: info.mtu, is_up: self.packets.is_up(), connections: self.packets.connections() }

@@ -83,13 +83,17 @@ impl Wires {
         self.wires[number] = wire;
     }
 
-    /// An uplink that has so much to send that others wait for it.
-    pub fn congested(&self) -> Option<Rc<Device>> {
-        let devices = self.wires.iter().filter_map(|wire| match wire {
+    /// Uplinks' devices, one for each VLAN.
+    pub fn uplinks(&self) -> impl Iterator<Item = &Rc<Device>> {
+        self.wires.iter().filter_map(|wire| match wire {
             Wire::Uplink(device, _) => Some(device),
             _ => None,
-        });
-        devices.into_iter().find(|device| device.is_congested()).cloned()
+        })
+    }
+
+    /// An uplink that has so much to send that others wait for it.
+    pub fn congested(&self) -> Option<Rc<Device>> {
+        self.uplinks().find(|device| device.is_congested()).cloned()
     }
 }
 

@@ -94,6 +94,8 @@ pub struct Statistics {
     pub dropped: u64,
     /// Calls to the hypervisor that have copied packets.
     pub grant_copies: u64,
+    /// Copies in these calls: each within one page of the guest's, and one page here.
+    pub copy_operations: u64,
     /// Notifications sent to the guest.
     pub notifications: u64,
 }

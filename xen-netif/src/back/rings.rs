@@ -80,7 +80,10 @@ fn pieces(start: usize, offset: usize, len: usize) -> impl Iterator<Item = (usiz
 fn copy(memory: &impl GrantTable, shared: &Shared, mut operations: Vec<CopyOp<'_>>, ends: Vec<usize>) -> Vec<bool> {
     let called = operations.is_empty() || memory.copy(&mut operations).is_ok();
     if !operations.is_empty() {
-        shared.count(|statistics| statistics.grant_copies += 1);
+        shared.count(|statistics| {
+            statistics.grant_copies += 1;
+            statistics.copy_operations += operations.len() as u64;
+        });
     }
     let mut start = 0;
     let copied = ends.into_iter().map(|end| {

@@ -6,7 +6,7 @@ use xen_hal::Memory;
 use xenbus::{Handle, Phase};
 
 use super::shared::Shared;
-use super::{Info, Interface};
+use super::{Info, Interface, Statistics};
 use crate::back::{Checksum, Packet, SendError};
 use crate::checksum;
 use crate::headers::Headers;
@@ -46,6 +46,11 @@ impl<G: Memory> Packets<G> {
     /// How often it has been connected: the wire may be another one each time.
     pub fn connections(&self) -> u64 {
         self.shared.status.statistics().get().connections
+    }
+
+    /// What the interface has done so far.
+    pub fn statistics(&self) -> Statistics {
+        self.shared.status.statistics().get()
     }
 
     /// The next frame. Where there is none the task is woken when one may have come, when there is room to send again, and
