@@ -176,5 +176,5 @@ fn received(bytes: &mut [u8], info: FrameInfo) -> Option<Packet> {
         }
         checksum = Checksum::Blank;
     }
-    Some(Packet { bytes: bytes.to_vec(), checksum, gso: info.gso })
+    Some(Packet { bytes: bytes.to_vec().into(), checksum, gso: info.gso })
 }
