@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::fmt;
 use core::ops::{Deref, DerefMut, Range};
 
@@ -40,6 +41,8 @@ enum Place {
 pub(crate) trait Storage {
     fn bytes(&self) -> &[u8];
     fn bytes_mut(&mut self) -> &mut [u8];
+    /// For whoever knows their type.
+    fn as_any(&mut self) -> &mut dyn Any;
 }
 
 impl Buffer {
@@ -47,6 +50,20 @@ impl Buffer {
     pub(crate) fn in_pages(pages: Box<dyn Storage>, start: usize, len: usize) -> Buffer {
         debug_assert!(start + len <= pages.bytes().len());
         Buffer { place: Place::Pages(pages), start, len }
+    }
+
+    /// Its pages, where it has pages of this type, and where in them the bytes are. What else those pages hold that they are
+    /// in is zero then: whoever may read a page may read all of it (XSA-403).
+    pub(crate) fn pages<T: 'static>(&mut self) -> Option<(&mut T, Range<usize>)> {
+        let (start, end) = (self.start, self.start + self.len);
+        let Place::Pages(pages) = &mut self.place else { return None };
+        if !pages.as_any().is::<T>() {
+            return None;
+        }
+        let bytes = pages.bytes_mut();
+        bytes[start / PAGE_SIZE * PAGE_SIZE..start].fill(0);
+        bytes[end..end.next_multiple_of(PAGE_SIZE)].fill(0);
+        pages.as_any().downcast_mut().map(|pages| (pages, start..end))
     }
 
     /// Puts bytes in, in front of the one with this number.
@@ -192,9 +209,10 @@ impl fmt::Debug for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::area::Area;
+    use crate::area::{Area, Run};
     use alloc::vec;
     use proptest::prelude::*;
+    use xen_sim::Domain;
 
     proptest! {
         /// As a vector, whatever is done to it, on the heap and in pages.
@@ -228,5 +246,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn xsa_403_what_else_is_in_pages_is_shown_to_nobody() {
+        let xen = xen_sim::Xen::new(1);
+        let area = Area::new(&xen.domain(), 4).unwrap();
+        let mut run = area.take(0..4).unwrap();
+        Storage::bytes_mut(&mut run).fill(0xee);
+        let mut buffer = Buffer::in_pages(run.into(), 5000, 4000);
+        let (run, range) = buffer.pages::<Run<Domain>>().unwrap();
+        assert_eq!(range, 5000..9000);
+        let bytes = run.pages_mut().bytes();
+        assert!(bytes[4096..5000].iter().chain(&bytes[9000..12288]).all(|byte| *byte == 0));
+        assert!(bytes[5000..9000].iter().all(|byte| *byte == 0xee));
+        assert!(buffer.pages::<u8>().is_none() && Buffer::from(vec![1]).pages::<Run<Domain>>().is_none());
     }
 }

@@ -113,7 +113,8 @@ pub async fn main(app: App) -> sarab::Result {
         app.spawn(clients::serve(gate.clone(), Rc::new(port))).detach();
         Ok(())
     };
-    let serving = app.serve_interfaces(Limits::default(), opened);
+    let limits = Limits::default().with_pages(wires::packet_pages(app));
+    let serving = app.serve_interfaces(limits, opened);
     match select(pin!(serving), pin!(app.shutdown())).await {
         Either::Left((Err(error), _)) => Err(error.into()),
         Either::Right((request, _)) => {

@@ -23,7 +23,7 @@ impl Gate {
         println!(
             "gate: work: hypercalls={} sleeps={} polls={} events={} notifications={} timers={} allocations={} \
              client_in={} client_in_bytes={} client_out={} client_out_bytes={} client_copies={} client_operations={} \
-             client_notifications={} uplink_in={} uplink_in_bytes={} uplink_copied={} uplink_out={} uplink_out_bytes={} \
+             client_notifications={} uplink_in={} uplink_in_bytes={} uplink_copied={} uplink_out={} uplink_out_bytes={} uplink_lent={} \
              uplink_notifications={} uplink_events={}",
             machine.hypercalls,
             machine.sleeps,
@@ -44,6 +44,7 @@ impl Gate {
             sum(&uplinks, |uplink| uplink.copied),
             sum(&uplinks, |uplink| uplink.sent),
             sum(&uplinks, |uplink| uplink.sent_bytes),
+            sum(&uplinks, |uplink| uplink.lent),
             sum(&uplinks, |uplink| uplink.notifications),
             sum(&uplinks, |uplink| uplink.events),
         );
