@@ -34,7 +34,7 @@ pub(crate) struct Network {
 impl Network {
     /// Frames that the stack has sent.
     pub(crate) fn sent(&self) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| self.wire.take()).map(|packet| packet.bytes).collect()
+        std::iter::from_fn(|| self.wire.take()).map(|packet| packet.bytes.into()).collect()
     }
 
     /// A frame for the stack. Its checksums need not be right.
@@ -42,7 +42,7 @@ impl Network {
         if let Some(headers) = Headers::parse(&bytes).filter(|headers| !headers.v6) {
             checksum::complete_ipv4(&mut bytes, &headers);
         }
-        self.wire.deliver(Packet { bytes, checksum: Checksum::Valid, gso: None });
+        self.wire.deliver(Packet { bytes: bytes.into(), checksum: Checksum::Valid, gso: None });
     }
 
     pub(crate) async fn pause(&self, time: Duration) {

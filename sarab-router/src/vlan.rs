@@ -1,6 +1,6 @@
 //! Tags of VLANs (IEEE 802.1Q), for sub-interfaces on a trunk.
 
-use alloc::vec::Vec;
+use xen_netif::Buffer;
 
 const TAG: [u8; 2] = [0x81, 0x00];
 const MACS: usize = 12;
@@ -14,34 +14,33 @@ pub fn tag_of(frame: &[u8]) -> Option<u16> {
 }
 
 /// Takes the tag out of a frame that has one.
-pub fn untag(frame: &mut Vec<u8>) {
+pub fn untag(frame: &mut Buffer) {
     if frame.len() >= MACS + 4 {
-        frame.copy_within(..MACS, 4);
-        frame.drain(..4);
+        frame.remove(MACS..MACS + 4);
     }
 }
 
 /// Puts a tag into a frame.
-pub fn tag(frame: &mut Vec<u8>, id: u16) {
-    let at = MACS.min(frame.len());
+pub fn tag(frame: &mut Buffer, id: u16) {
     let [c, d] = (id & ID).to_be_bytes();
-    frame.splice(at..at, [TAG[0], TAG[1], c, d]);
+    frame.insert(MACS.min(frame.len()), &[TAG[0], TAG[1], c, d]);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use alloc::vec;
+    use alloc::vec::Vec;
 
     #[test]
     fn a_tag_goes_in_and_out() {
         let plain: Vec<u8> = (0..60).collect();
-        let mut frame = plain.clone();
+        let mut frame = Buffer::from(plain.clone());
         tag(&mut frame, 0xabc);
         assert_eq!((tag_of(&frame), frame.len()), (Some(0xabc), 64));
         untag(&mut frame);
-        assert_eq!((tag_of(&frame), frame), (None, plain));
-        let mut short = vec![0; 15];
+        assert_eq!((tag_of(&frame), frame), (None, plain.into()));
+        let mut short = Buffer::from(vec![0; 15]);
         untag(&mut short);
         assert_eq!((tag_of(&short), short.len()), (None, 15));
         // A priority is no VLAN.

@@ -50,7 +50,7 @@ fn large_segments_cross_as_one_and_checksums_stay_open() {
         let mut bytes = tcp(Who::Client(5), (from, 40_000), (to, 80), ACK, &[7; 60_000]);
         let headers = Headers::parse(&bytes).unwrap();
         assert!(checksum::leave_blank(&mut bytes, &headers));
-        let large = Packet { bytes, checksum: Checksum::Blank, gso: Some((gso, 1400)) };
+        let large = Packet { bytes: bytes.into(), checksum: Checksum::Blank, gso: Some((gso, 1400)) };
         let (_, out) = net.one(client, large.clone());
         assert_eq!((out.gso, out.checksum, out.bytes.len()), (large.gso, Checksum::Blank, large.bytes.len()));
         assert_eq!(seen(&out), (outer, 40_000, to, 80));

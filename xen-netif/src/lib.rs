@@ -4,7 +4,9 @@
 
 extern crate alloc;
 
+mod area;
 pub mod back;
+mod buffer;
 pub mod checksum;
 pub mod front;
 #[doc(hidden)]
@@ -17,4 +19,5 @@ pub mod pcap;
 pub mod protocol;
 pub mod segment;
 
+pub use buffer::Buffer;
 pub use offload::cuts_segments;

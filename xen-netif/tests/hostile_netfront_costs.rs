@@ -254,7 +254,7 @@ fn pieces_are_cut_up_to_a_bound() {
                 let before = port.statistics();
                 for _ in 0..packets {
                     let gso = Some((Gso::TcpV4, size));
-                    port.send(Packet { bytes: tcp_v4(len), checksum: Checksum::Blank, gso }).unwrap();
+                    port.send(Packet { bytes: tcp_v4(len).into(), checksum: Checksum::Blank, gso }).unwrap();
                 }
                 guest.domain.sleep(Duration::from_millis(10)).await;
                 let after = port.statistics();

@@ -134,7 +134,7 @@ fn what_cannot_be_done_goes_to_no_guest() {
                     let before = port.statistics();
                     guest.offer_pages(6);
                     let sum = if blank { Checksum::Blank } else { Checksum::Present };
-                    port.send(Packet { bytes, checksum: sum, gso }).unwrap();
+                    port.send(Packet { bytes: bytes.into(), checksum: sum, gso }).unwrap();
                     // And one that follows it.
                     port.send(vec![0xfe; 60].into()).unwrap();
                     guest.domain.sleep(Duration::from_millis(2)).await;
@@ -221,7 +221,7 @@ fn a_guest_is_sent_what_it_has_asked_for() {
                 let sum = [Checksum::Blank, Checksum::Valid, Checksum::Present][own.random(3) as usize];
                 let left_to_others = sum == Checksum::Blank || gso.is_some();
                 let sent = bytes.clone();
-                port.send(Packet { bytes, checksum: sum, gso }).unwrap();
+                port.send(Packet { bytes: bytes.into(), checksum: sum, gso }).unwrap();
                 let mut any = false;
                 loop {
                     guest.refill_pages();

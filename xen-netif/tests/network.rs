@@ -54,7 +54,8 @@ fn frames_of_any_size_go_both_ways() {
                     assert!(packet.bytes == frame(size(index), index), "from the guest, {index}");
                 }
                 for index in 0..FRAMES {
-                    let packet = Packet { bytes: frame(size(index), index), checksum: Checksum::Valid, gso: None };
+                    let packet =
+                        Packet { bytes: frame(size(index), index).into(), checksum: Checksum::Valid, gso: None };
                     while port.send(packet.clone()) == Err(SendError::Full) {
                         bench.back.sleep(Duration::from_micros(100)).await;
                     }
@@ -94,7 +95,8 @@ fn each_guest_gets_what_it_takes() {
                 let whole = tcp(10_000);
                 let mut blank = whole.clone();
                 checksum::leave_blank(&mut blank, &Headers::parse(&whole).unwrap());
-                port.send(Packet { bytes: blank, checksum: Checksum::Blank, gso: Some((Gso::TcpV4, 1000)) }).unwrap();
+                port.send(Packet { bytes: blank.into(), checksum: Checksum::Blank, gso: Some((Gso::TcpV4, 1000)) })
+                    .unwrap();
                 let mut payload = Vec::<u8>::new();
                 let mut frames = 0;
                 while payload.len() < 10_000 {

@@ -281,6 +281,49 @@ fn update_mbufc_2cluster() {
     arrives("update_mbufc_2cluster", &[4096, 4096, 4096, 1], 0, Checksum::Present);
 }
 
+/// Linux's packets: headers, and then data whose pieces end with their pages. Each slot takes one copy, and so does each page
+/// on the way to a guest: it is where it was in its page.
+#[test]
+fn txpkt2gnttab_aligned() {
+    with("txpkt2gnttab_aligned", async |guest, port| {
+        for (turn, offset) in (0..).zip([1000, 4000, 0, 66]) {
+            let packet = frame(66 + (PAGE - offset) + PAGE + 700, turn);
+            let (headers, data) = packet.split_at(66);
+            let (first, rest) = data.split_at(PAGE - offset);
+            let (second, third) = rest.split_at(PAGE);
+            guest.send(&[
+                guest.filled(0, 7, headers, packet.len(), MORE),
+                guest.filled(1, offset, first, first.len(), MORE),
+                guest.filled(2, 0, second, PAGE, MORE),
+                guest.filled(3, 0, third, third.len(), 0),
+            ]);
+            let before = port.statistics();
+            let received = port.receive().await.unwrap();
+            assert!(received.bytes == packet, "{offset}");
+            assert_eq!(guest.responses().await, [okay(0), okay(1), okay(2), okay(3)]);
+            let taken = port.statistics();
+            assert_eq!(taken.copy_operations - before.copy_operations, 4, "{offset}");
+
+            let start = (offset + PAGE - 66) % PAGE;
+            let pages = (start + packet.len()).div_ceil(PAGE);
+            guest.offer_pages(pages);
+            port.send(received).unwrap();
+            let slots = guest.slots().await;
+            assert_eq!(usize::from(slots[0].response().offset), start);
+            let mut whole = Vec::new();
+            for response in slots.iter().map(RxSlot::response) {
+                let len = response.status as usize;
+                let mut bytes = vec![0; len];
+                guest.data[usize::from(response.id) * 2].read(response.offset.into(), &mut bytes);
+                whole.extend(bytes);
+            }
+            assert!(whole == packet, "{offset}");
+            let given = port.statistics();
+            assert_eq!((given.copy_operations - taken.copy_operations) as usize, pages, "{offset}");
+        }
+    });
+}
+
 #[test]
 fn mbufc2pkt_empty() {
     with("mbufc2pkt_empty", async |guest, port| {
@@ -354,7 +397,7 @@ fn segments(payload: usize) -> Packet {
     let mut bytes = tcp(payload);
     let headers = Headers::parse(&bytes).unwrap();
     checksum::leave_blank(&mut bytes, &headers);
-    Packet { bytes, checksum: Checksum::Blank, gso: Some((Gso::TcpV4, 1448)) }
+    Packet { bytes: bytes.into(), checksum: Checksum::Blank, gso: Some((Gso::TcpV4, 1448)) }
 }
 
 const BLANK: u16 = rx_flags::DATA_VALIDATED | rx_flags::CSUM_BLANK;

@@ -43,6 +43,11 @@ impl<G: Grant> GrantablePage<G> {
         GrantablePage { memory, state: Some(State::Own(page)) }
     }
 
+    /// Whether it is granted to nobody.
+    pub fn is_own(&self) -> bool {
+        matches!(self.state, Some(State::Own(_)))
+    }
+
     /// The reference, while it is granted.
     pub fn reference(&self) -> Option<GrantRef> {
         match &self.state {

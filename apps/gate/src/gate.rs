@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, Ref, RefCell};
 use core::net::IpAddr;
 use core::pin::pin;
 use core::time::Duration;
@@ -94,6 +94,10 @@ impl Gate {
             resolved: Generation::default(),
             first_packet: Cell::new(None),
         }
+    }
+
+    pub fn wires(&self) -> Ref<'_, Wires> {
+        self.wires.borrow()
     }
 
     pub fn now(&self) -> Duration {

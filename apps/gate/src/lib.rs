@@ -28,6 +28,7 @@ mod sources;
 mod status;
 mod uplink;
 mod wires;
+mod work;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -108,13 +109,16 @@ pub async fn main(app: App) -> sarab::Result {
     app.spawn(serve_uplinks(gate.clone(), source)).detach();
     let shown = gate.clone();
     app.on_sysrq('g', move || shown.print());
+    let shown = gate.clone();
+    app.on_sysrq('w', move || shown.print_work());
 
     println!("gate: ready");
     let opened = |port: Port| {
         app.spawn(clients::serve(gate.clone(), Rc::new(port))).detach();
         Ok(())
     };
-    let serving = app.serve_interfaces(Limits::default(), opened);
+    let limits = Limits::default().with_pages(wires::packet_pages(app));
+    let serving = app.serve_interfaces(limits, opened);
     match select(pin!(serving), pin!(app.shutdown())).await {
         Either::Left((Err(error), _)) => Err(error.into()),
         Either::Right((request, _)) => {

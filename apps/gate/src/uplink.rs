@@ -15,7 +15,7 @@ use sarab::time::{Duration, with_timeout};
 use sarab_router::{InterfaceId, UplinkSettings, vlan};
 
 use crate::gate::Gate;
-use crate::wires::Wire;
+use crate::wires::{Wire, packet_pages};
 
 /// Bytes that wait for room in the ring. Clients wait from a part of them on, and what is more is lost.
 const MAX_WAITING: usize = 4 << 20;
@@ -54,7 +54,7 @@ impl Device {
         }
         let is_first = self.waiting.borrow().is_empty();
         if is_first && self.packets.has_room(packet.bytes.len()) {
-            let _ = self.packets.send(&packet);
+            let _ = self.packets.send(packet);
             return;
         }
         if !self.packets.is_up() {
@@ -78,8 +78,7 @@ impl Device {
                 break;
             }
             self.waiting_bytes.set(self.waiting_bytes.get() - packet.bytes.len());
-            let _ = self.packets.send(packet);
-            waiting.pop_front();
+            let _ = waiting.pop_front().map(|packet| self.packets.send(packet));
         }
         if !self.is_congested() {
             self.room.wake_all();
@@ -94,6 +93,11 @@ impl Device {
     /// Waits until less waits, for a moment.
     pub async fn relieved(&self) {
         let _ = with_timeout(PATIENCE, self.room.wait_until(|| (!self.is_congested()).then_some(()))).await;
+    }
+
+    /// What its interface has done.
+    pub fn statistics(&self) -> front::Statistics {
+        self.packets.statistics()
     }
 
     fn state(&self) -> State {
@@ -127,7 +131,8 @@ enum Event {
 
 /// Serves a device, from its coming to its going. What networks are on it, `networks` says for its MAC.
 pub async fn serve(gate: Rc<Gate>, name: String, networks: impl Fn([u8; 6]) -> alloc::vec::Vec<Network>) {
-    let interface = match gate.app.interface(&name, Options::default()).await {
+    let options = Options::default().with_spare_pages(packet_pages(gate.app) / 2);
+    let interface = match gate.app.interface(&name, options).await {
         Ok(interface) => interface,
         // It has gone before it was looked for.
         Err(NetworkError::NotFound(_) | NetworkError::Gone(_)) => return,

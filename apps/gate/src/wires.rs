@@ -8,7 +8,8 @@ use core::pin::pin;
 use core::time::Duration;
 
 use futures_util::future::{Either, select};
-use sarab::hal::Clock;
+use sarab::App;
+use sarab::hal::{Clock, PAGE_SIZE};
 use sarab::network::back::{Packet, Port};
 use sarab::time::Timer;
 use sarab_router::{InterfaceId, Output};
@@ -21,6 +22,15 @@ const MAX_CONTROL: usize = 64;
 
 /// Packets that wait for room at once: what one packet becomes.
 const MAX_FULL: usize = 64;
+
+/// Pages for large packets that are passed on without a copy of the gate's own: so many from clients, and half as many from each
+/// uplink. A domain that is too small for them has none.
+pub fn packet_pages(app: App) -> usize {
+    const LEAST: usize = 64;
+    const MOST: usize = 256;
+    let part = (app.memory().total / 32) as usize / PAGE_SIZE;
+    if part < LEAST { 0 } else { part.min(MOST) }
+}
 
 /// What an interface of the router is.
 pub enum Wire {
@@ -83,13 +93,17 @@ impl Wires {
         self.wires[number] = wire;
     }
 
-    /// An uplink that has so much to send that others wait for it.
-    pub fn congested(&self) -> Option<Rc<Device>> {
-        let devices = self.wires.iter().filter_map(|wire| match wire {
+    /// Uplinks' devices, one for each VLAN.
+    pub fn uplinks(&self) -> impl Iterator<Item = &Rc<Device>> {
+        self.wires.iter().filter_map(|wire| match wire {
             Wire::Uplink(device, _) => Some(device),
             _ => None,
-        });
-        devices.into_iter().find(|device| device.is_congested()).cloned()
+        })
+    }
+
+    /// An uplink that has so much to send that others wait for it.
+    pub fn congested(&self) -> Option<Rc<Device>> {
+        self.uplinks().find(|device| device.is_congested()).cloned()
     }
 }
 

@@ -84,7 +84,7 @@ impl<P: Policy> Router<P> {
                 }
                 if range.start != ETHERNET {
                     // A priority alone.
-                    packet.bytes.drain(ETHERNET - 2..range.start - 2);
+                    packet.bytes.remove(ETHERNET - 2..range.start - 2);
                 }
                 let view = View::parse(&packet.bytes)?;
                 let is_inside = self.clients.contains_key(&view.source) || self.own.contains(&view.source);

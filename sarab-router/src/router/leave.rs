@@ -1,11 +1,11 @@
 //! Packets that leave: translated, cut where they have to be, or answered.
 
 use alloc::vec;
-use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::time::Duration;
 
 use sarab_net::Way;
+use xen_netif::Buffer;
 use xen_netif::back::{Checksum, Packet};
 use xen_netif::checksum;
 use xen_netif::headers::{ETHERNET, Headers, TCP};
@@ -280,7 +280,7 @@ fn fit(packet: &mut Packet, view: &View, mtu: u16) -> Fit {
 
 /// A packet that nothing is left open of, to be kept for a while; of a large one its first segment.
 #[cold]
-fn complete(packet: Packet) -> Option<Vec<u8>> {
+fn complete(packet: Packet) -> Option<Buffer> {
     let mut bytes = packet.bytes;
     if packet.checksum != Checksum::Blank && packet.gso.is_none() {
         return Some(bytes);
@@ -290,7 +290,7 @@ fn complete(packet: Packet) -> Option<Vec<u8>> {
         let cut = Segmenter::segments(&bytes, &headers, size)?;
         let mut piece = vec![0; cut.len(0)];
         cut.write(&bytes, 0, &mut piece);
-        return Some(piece);
+        return Some(piece.into());
     }
     checksum::complete(&mut bytes, &headers).then_some(bytes)
 }

@@ -6,6 +6,7 @@ use core::fmt;
 
 use xen_hal::PAGE_SIZE;
 
+use crate::buffer::memory_of_pages;
 use crate::headers::ETHERNET;
 use crate::protocol::{Extra, Gso, MAX_SLOTS, TxRequest, TxSlot, tx_flags};
 
@@ -65,6 +66,24 @@ impl fmt::Display for Fatal {
 }
 
 impl Chain {
+    /// Memory that the packet may take.
+    pub(super) fn memory(&self) -> usize {
+        match self.len > PAGE_SIZE {
+            true => memory_of_pages((self.start() % PAGE_SIZE + self.len).next_multiple_of(PAGE_SIZE)),
+            false => self.len,
+        }
+    }
+
+    /// Where in a page the packet is best copied to: there all its slots are in one page each, if they are side by side in the
+    /// guest as well. The first holds headers alone as a rule, and is anywhere.
+    pub(super) fn start(&self) -> usize {
+        match &self.slots[..] {
+            [first, second, ..] => usize::from(second.offset) + PAGE_SIZE - usize::from(first.size) % PAGE_SIZE,
+            [first] => first.offset.into(),
+            [] => 0,
+        }
+    }
+
     /// Takes a packet's slots from `next`; `None` where there is none.
     pub(super) fn take<E: From<Fatal>>(
         mut next: impl FnMut() -> Result<Option<TxSlot>, E>,

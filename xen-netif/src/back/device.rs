@@ -125,7 +125,11 @@ impl embassy_net_driver::TxToken for TxToken<'_> {
         let all = Offloads { mtu: device.mtu, gso_v4: true, gso_v6: true, checksum_v4: true, checksum_v6: true };
         match offload::outgoing(&mut bytes, all, Some(&device.flows), &device.paths) {
             Outgoing::Whole { blank, gso } => {
-                device.send(Packet { bytes, checksum: if blank { Checksum::Blank } else { Checksum::Present }, gso });
+                device.send(Packet {
+                    bytes: bytes.into(),
+                    checksum: if blank { Checksum::Blank } else { Checksum::Present },
+                    gso,
+                });
             }
             Outgoing::Pieces(cut) => {
                 for index in 0..cut.count() {

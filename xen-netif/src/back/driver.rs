@@ -17,6 +17,7 @@ use xenbus::{Backend, Device, EventThrottle, Failure, Keys, Phase, RateLimit, Si
 use xenstore_client::Error as StoreError;
 
 use super::credit::{self, Credit};
+use super::pool::Pool;
 use super::port::{Port, Shared};
 use super::ready::Guest;
 use super::rings::Rings;
@@ -30,9 +31,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ADDRESSES: usize = 16;
 const SHORT_TIMEOUT: Duration = Duration::from_millis(30);
 
-pub(super) struct Driver<'a, X, O> {
+pub(super) struct Driver<'a, X: Memory, O> {
     pub(super) xen: X,
     pub(super) limits: Limits,
+    pub(super) pool: Rc<Pool<X>>,
     pub(super) opened: &'a O,
     pub(super) shared: Option<Rc<Shared>>,
     /// For the lines that a guest can cause.
@@ -96,6 +98,7 @@ impl<X: Xen, O: Fn(Port) -> Result<(), Failure>> Backend for Driver<'_, X, O> {
         Ok(Link {
             rings: Rings {
                 peer,
+                pool: self.pool.clone(),
                 tx: attach_ring(TxProtocol, &tx_memory)?,
                 tx_memory,
                 rx: attach_ring(RxProtocol, &rx_memory)?,

@@ -6,6 +6,7 @@ mod device;
 mod driver;
 pub(crate) mod fuzzing;
 mod packet;
+mod pool;
 mod port;
 mod queue;
 mod ready;
@@ -25,6 +26,7 @@ use xenstore_client::Store;
 pub use device::{Device, RxToken, TxToken};
 use driver::Driver;
 pub use packet::{Checksum, Packet};
+use pool::Pool;
 use port::Shared;
 pub use port::{Port, PortRings, SendError};
 
@@ -45,7 +47,8 @@ pub struct Attachment {
     pub rate: Option<(u64, Duration)>,
 }
 
-/// Bounds of the memory that one guest may use, in bytes: what packets cost besides their own bytes counts as well.
+/// Bounds of the memory that one guest may use, in bytes: what packets cost besides their own bytes counts as well. And of the
+/// pages that all guests share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -53,11 +56,14 @@ pub struct Limits {
     pub from_guest: usize,
     /// Of packets that wait for the guest; what is more is dropped (XSA-392).
     pub to_guest: usize,
+    /// Pages for large packets of all guests together, side by side, which are taken with the first such packet. What finds
+    /// none is copied to the heap, which takes longer.
+    pub pages: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { from_guest: 512 << 10, to_guest: 1 << 20 }
+        Limits { from_guest: 512 << 10, to_guest: 1 << 20, pages: 128 }
     }
 }
 
@@ -71,6 +77,12 @@ impl Limits {
     /// The same with [`to_guest`](Limits::to_guest) as given.
     pub const fn with_to_guest(mut self, to_guest: usize) -> Limits {
         self.to_guest = to_guest;
+        self
+    }
+
+    /// The same with [`pages`](Limits::pages) as given.
+    pub const fn with_pages(mut self, pages: usize) -> Limits {
+        self.pages = pages;
         self
     }
 }
@@ -94,6 +106,8 @@ pub struct Statistics {
     pub dropped: u64,
     /// Calls to the hypervisor that have copied packets.
     pub grant_copies: u64,
+    /// Copies in these calls: each within one page of the guest's, and one page here.
+    pub copy_operations: u64,
     /// Notifications sent to the guest.
     pub notifications: u64,
 }
@@ -147,11 +161,12 @@ pub async fn serve<X: Xen>(
     opened: impl Fn(Port) -> Result<(), Failure>,
 ) -> Result<Infallible, xenstore_client::Error> {
     let opened = &opened;
+    let pool = Rc::new(Pool::new(xen.clone(), limits.pages));
     serve_class(store, xen.clone(), End::Backend, "vif", |found| {
-        let (store, xen) = (store.clone(), xen.clone());
+        let (store, xen, pool) = (store.clone(), xen.clone(), pool.clone());
         async move {
             let lines = RateLimit::for_log_lines();
-            let mut driver = Driver { xen: xen.clone(), limits, opened, shared: None, lines };
+            let mut driver = Driver { xen: xen.clone(), limits, pool, opened, shared: None, lines };
             let outcome = backend(&store, xen, &found.path, &mut driver).await;
             if let Some(shared) = driver.shared.take() {
                 shared.disconnect(Phase::Gone);

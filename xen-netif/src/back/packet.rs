@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use crate::Buffer;
 use crate::protocol::Gso;
 
 /// What is known of a packet's checksum.
@@ -21,7 +22,7 @@ pub enum Checksum {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
     /// From the Ethernet header on.
-    pub bytes: Vec<u8>,
+    pub bytes: Buffer,
     /// What is known of the checksum of TCP or UDP in it.
     pub checksum: Checksum,
     /// That it is to be cut into segments with so much payload before it leaves for a wire.
@@ -30,6 +31,6 @@ pub struct Packet {
 
 impl From<Vec<u8>> for Packet {
     fn from(bytes: Vec<u8>) -> Packet {
-        Packet { bytes, checksum: Checksum::Present, gso: None }
+        Packet { bytes: bytes.into(), checksum: Checksum::Present, gso: None }
     }
 }

@@ -125,7 +125,7 @@ impl Shared {
     /// The next packet for the guest. Its memory counts until [`has_left`](Shared::has_left).
     pub(super) fn next_for_guest(&self) -> Option<Packet> {
         let packet = self.to_guest.borrow_mut().pop()?;
-        self.in_transit.set(queue::memory(packet.bytes.capacity()));
+        self.in_transit.set(queue::memory(packet.bytes.memory()));
         Some(packet)
     }
 
@@ -238,7 +238,7 @@ impl Port {
         {
             return refuse(SendError::Multicast);
         }
-        if !shared.has_room(queue::memory(packet.bytes.capacity())) {
+        if !shared.has_room(queue::memory(packet.bytes.memory())) {
             return refuse(SendError::Full);
         }
         shared.to_guest.borrow_mut().push(packet);
@@ -248,7 +248,7 @@ impl Port {
 
     /// Whether a packet would be [dropped](SendError::Full) since too much waits for the guest.
     pub fn is_full(&self, packet: &Packet) -> bool {
-        self.0.is_up() && !self.0.has_room(queue::memory(packet.bytes.capacity()))
+        self.0.is_up() && !self.0.has_room(queue::memory(packet.bytes.memory()))
     }
 
     /// Waits until a packet would not be dropped for want of room. A guest may never make room.

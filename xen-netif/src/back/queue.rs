@@ -46,13 +46,13 @@ impl Queue {
     }
 
     pub(super) fn push(&mut self, packet: Packet) {
-        self.memory += memory(packet.bytes.capacity());
+        self.memory += memory(packet.bytes.memory());
         self.packets.push_back(packet);
     }
 
     pub(super) fn pop(&mut self) -> Option<Packet> {
         let packet = self.packets.pop_front()?;
-        self.memory -= memory(packet.bytes.capacity());
+        self.memory -= memory(packet.bytes.memory());
         let slots = self.packets.capacity();
         if slots > KEPT && self.packets.len() <= slots / 4 {
             self.packets.shrink_to((self.packets.len() * 2).max(KEPT));

@@ -81,7 +81,7 @@ impl Ready {
     /// Slots that what is sent next takes.
     pub(super) fn slots(&self) -> u32 {
         match self {
-            Ready::Whole(packet) => slots(packet.bytes.len()) + u32::from(packet.gso.is_some()),
+            Ready::Whole(packet) => whole_slots(packet) + u32::from(packet.gso.is_some()),
             Ready::Pieces { cut, next, .. } => slots(cut.len(*next)),
             Ready::Refused => 1,
         }
@@ -96,11 +96,19 @@ impl Ready {
                 cut.write(&packet.bytes, next, &mut bytes);
                 let next = next + 1;
                 let rest = (next < cut.count()).then_some(Ready::Pieces { packet, cut, next });
-                (Packet { bytes, checksum: Checksum::Valid, gso: None }, rest)
+                (Packet { bytes: bytes.into(), checksum: Checksum::Valid, gso: None }, rest)
             }
             Ready::Refused => (Packet::default(), None),
         }
     }
+}
+
+/// A packet in pages begins in the guest's page where it does in its own, so that each page takes one copy; where that is
+/// not too many.
+fn whole_slots(packet: &Packet) -> u32 {
+    let len = packet.bytes.len();
+    let aligned = packet.bytes.offset().map(|offset| slots(offset + len));
+    aligned.filter(|slots| len > PAGE_SIZE && (*slots as usize) < MAX_SLOTS).unwrap_or(slots(len))
 }
 
 fn slots(bytes: usize) -> u32 {

@@ -1,6 +1,6 @@
 //! A guest's rings while it is connected: packets in and out of them, checked and copied.
 
-use alloc::vec;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
@@ -12,9 +12,11 @@ use xenbus::Failure;
 use super::chain::{Chain, Fatal};
 use super::credit::Credit;
 use super::packet::{Checksum, Packet};
+use super::pool::Pool;
 use super::port::Shared;
 use super::queue;
 use super::ready::{Guest, Ready};
+use crate::Buffer;
 use crate::checksum;
 use crate::headers::Headers;
 use crate::offload::can_segment;
@@ -29,8 +31,9 @@ const CUT_AT_ONCE: usize = 64 << 10;
 /// Multicast groups that a guest may join (`XEN_NETBK_MCAST_MAX`).
 const MAX_GROUPS: usize = 64;
 
-pub(super) struct Rings<M: GrantTable> {
+pub(super) struct Rings<M: Memory> {
     pub(super) peer: DomId,
+    pub(super) pool: Rc<Pool<M>>,
     pub(super) tx: BackRing<TxProtocol>,
     pub(super) tx_memory: SharedMapping<M::Mapping>,
     pub(super) rx: BackRing<RxProtocol>,
@@ -80,7 +83,10 @@ fn pieces(start: usize, offset: usize, len: usize) -> impl Iterator<Item = (usiz
 fn copy(memory: &impl GrantTable, shared: &Shared, mut operations: Vec<CopyOp<'_>>, ends: Vec<usize>) -> Vec<bool> {
     let called = operations.is_empty() || memory.copy(&mut operations).is_ok();
     if !operations.is_empty() {
-        shared.count(|statistics| statistics.grant_copies += 1);
+        shared.count(|statistics| {
+            statistics.grant_copies += 1;
+            statistics.copy_operations += operations.len() as u64;
+        });
     }
     let mut start = 0;
     let copied = ends.into_iter().map(|end| {
@@ -105,15 +111,18 @@ impl<M: Memory> Rings<M> {
             let next = || self.tx.pop(&self.tx_memory).map_err(Broken::Ring);
             let Some(chain) = Chain::take(next)? else { break };
             credit.spend(chain.len);
-            held += queue::memory(chain.len);
+            held += queue::memory(chain.memory());
             chains.push(chain);
         }
         if chains.is_empty() {
             return Ok(false);
         }
         let wanted = |chain: &Chain| chain.bad.is_none() && chain.multicast.is_none();
-        let mut packets: Vec<Vec<u8>> =
-            chains.iter().map(|chain| if wanted(chain) { vec![0; chain.len] } else { Vec::new() }).collect();
+        let mut packets: Vec<Buffer> = Vec::with_capacity(chains.len());
+        packets.extend(chains.iter().map(|chain| match wanted(chain) {
+            true => self.pool.buffer(chain.start(), chain.len),
+            false => Buffer::default(),
+        }));
         let mut operations = Vec::with_capacity(2 * chains.len());
         let mut ends = Vec::with_capacity(chains.len());
         for (chain, packet) in chains.iter().zip(&mut packets) {
@@ -207,11 +216,16 @@ impl<M: Memory> Rings<M> {
         let mut start = 0;
         for (packet, end) in &chosen {
             let requests = &self.requests[core::mem::replace(&mut start, *end)..*end];
-            for (page, bytes) in pages(packet, requests).zip(packet.bytes.chunks(PAGE_SIZE)) {
-                for (at, len) in pieces(bytes.as_ptr().addr(), 0, bytes.len()) {
-                    let remote = Remote { peer: self.peer, reference: page, offset: at as u16 };
+            let mut rest = &packet.bytes[..];
+            let mut offset = first_offset(packet, requests);
+            for page in pages(packet, requests) {
+                let (bytes, after) = rest.split_at(rest.len().min(PAGE_SIZE - offset));
+                rest = after;
+                for (at, len) in pieces(bytes.as_ptr().addr(), offset, bytes.len()) {
+                    let remote = Remote { peer: self.peer, reference: page, offset: (offset + at) as u16 };
                     operations.push(CopyOp::write(&bytes[at..at + len], remote));
                 }
+                offset = 0;
             }
             ends.push(operations.len());
         }
@@ -276,12 +290,14 @@ fn respond(
     given: bool,
 ) {
     let mut rest = packet.bytes.len();
+    let mut offset = first_offset(packet, requests);
     for (index, request) in requests.iter().enumerate() {
         if let Some((protocol, size)) = packet.gso.filter(|_| index == 1) {
             rx.push(memory, &(Extra::Gso { size, protocol }, false).into());
             continue;
         }
-        let own = rest.min(PAGE_SIZE);
+        let own = rest.min(PAGE_SIZE - offset);
+        let offset = core::mem::take(&mut offset);
         rest -= own;
         let mut flags = if rest > 0 { rx_flags::MORE_DATA } else { 0 };
         if index == 0 {
@@ -293,8 +309,14 @@ fn respond(
             flags |= if packet.gso.is_some() { rx_flags::EXTRA_INFO } else { 0 };
         }
         let status = if given { own as i16 } else { TxStatus::Error.number() };
-        rx.push(memory, &RxResponse { id: request.id, offset: 0, flags, status }.into());
+        rx.push(memory, &RxResponse { id: request.id, offset: offset as u16, flags, status }.into());
     }
+}
+
+/// Where in the guest's first page the packet begins: as it does here, where it has slots for that.
+fn first_offset(packet: &Packet, requests: &[RxRequest]) -> usize {
+    let fits = |offset: &usize| (offset + packet.bytes.len()).div_ceil(PAGE_SIZE) <= pages(packet, requests).count();
+    packet.bytes.offset().filter(fits).unwrap_or(0)
 }
 
 /// The pages that a packet's bytes go to: all but the second slot, where that is extra info.

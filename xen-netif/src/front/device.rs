@@ -11,6 +11,7 @@ use xenbus::{Handle, Phase};
 use super::rx::Frame;
 use super::shared::Shared;
 use super::tx::{Place, Tx};
+use crate::Buffer;
 use crate::mss::Flows;
 use crate::offload::{self, FrameInfo, Outgoing};
 use crate::protocol::{Extra, Gso, rx_flags, tx_flags};
@@ -131,7 +132,7 @@ impl<G: Memory> embassy_net_driver::RxToken for RxToken<'_, G> {
             return read(&mut []);
         };
         let (value, released) = rx.take(&shared.memory, shared.peer.get(), |mut frame| {
-            shared.count_received(&frame);
+            shared.count_received(frame.bytes.len(), frame.copied);
             match shared.complete(&mut frame) {
                 true => read(frame.bytes),
                 // A stack takes nothing from a frame of no bytes.
@@ -185,11 +186,11 @@ impl<G: Memory> embassy_net_driver::TxToken for TxToken<'_, G> {
 /// The steps of a frame on its way in.
 impl<G: Memory> Shared<G> {
     #[inline]
-    pub(super) fn count_received(&self, frame: &Frame<'_>) {
+    pub(super) fn count_received(&self, len: usize, copied: bool) {
         self.count(|statistics| {
             statistics.received += 1;
-            statistics.received_bytes += frame.bytes.len() as u64;
-            statistics.copied += u64::from(frame.copied);
+            statistics.received_bytes += len as u64;
+            statistics.copied += u64::from(copied);
         });
     }
 
@@ -217,10 +218,28 @@ impl<G: Memory> Shared<G> {
     /// Sends a frame as it is, with the checksum and the segments that are left to the backend.
     #[inline]
     pub(super) fn send_whole(&self, tx: &mut Tx<G>, place: Place, blank: bool, gso: Option<(Gso, u16)>) {
-        let flags = if blank { tx_flags::CSUM_BLANK | tx_flags::DATA_VALIDATED } else { 0 };
-        let extra = gso.map(|(protocol, size)| Extra::Gso { size, protocol });
+        let (flags, extra) = offered(blank, gso);
         tx.send(place, flags, extra);
         self.count_sent(place.len(), gso.is_some());
+    }
+
+    /// Sends a frame in its own pages.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::lend`].
+    pub(super) fn lend(
+        &self,
+        tx: &mut Tx<G>,
+        frame: Buffer,
+        blank: bool,
+        gso: Option<(Gso, u16)>,
+    ) -> Result<(), Buffer> {
+        let (len, (flags, extra)) = (frame.len(), offered(blank, gso));
+        tx.lend(&self.memory, self.peer.get(), frame, flags, extra)?;
+        self.count_sent(len, gso.is_some());
+        self.count(|statistics| statistics.lent += 1);
+        Ok(())
     }
 
     /// Sends what the backend does not cut itself.
@@ -248,4 +267,10 @@ impl<G: Memory> Shared<G> {
     pub(super) fn count_unsent(&self) {
         self.count(|statistics| statistics.unsent += 1);
     }
+}
+
+/// What the backend is told of a frame that is left to it in part.
+fn offered(blank: bool, gso: Option<(Gso, u16)>) -> (u16, Option<Extra>) {
+    let flags = if blank { tx_flags::CSUM_BLANK | tx_flags::DATA_VALIDATED } else { 0 };
+    (flags, gso.map(|(protocol, size)| Extra::Gso { size, protocol }))
 }

@@ -61,7 +61,10 @@ impl<X: Xen> Frontend for Driver<X> {
         };
         Ok(Link {
             tx: Tx::new(&self.xen, device, self.shared.options.transmit_pages)?,
-            rx: Rx::new(&self.xen, device, self.shared.options.receive_pages)?,
+            rx: {
+                let options = &self.shared.options;
+                Rx::new(&self.xen, device, options.receive_pages, options.spare_pages)?
+            },
             tx_port: device.alloc_port(&self.xen)?,
             rx_port: if keys.split { Some(device.alloc_port(&self.xen)?) } else { None },
             info,

@@ -39,6 +39,8 @@ pub struct Options {
     pub transmit_pages: usize,
     /// Pages for frames on their way in: a power of two, from 32 to 256.
     pub receive_pages: usize,
+    /// Pages besides, which large frames take along where they are passed on ([`Packets`]): without them all are copied.
+    pub spare_pages: usize,
     /// Let the backend drop multicast frames of groups that were not [joined](Interface::join).
     pub multicast_control: bool,
 }
@@ -51,6 +53,7 @@ impl Default for Options {
             checksums: true,
             transmit_pages: 128,
             receive_pages: 128,
+            spare_pages: 0,
             multicast_control: false,
         }
     }
@@ -78,6 +81,12 @@ impl Options {
     /// The same with [`receive_pages`](Options::receive_pages) as given.
     pub const fn with_receive_pages(mut self, receive_pages: usize) -> Options {
         self.receive_pages = receive_pages;
+        self
+    }
+
+    /// The same with [`spare_pages`](Options::spare_pages) as given.
+    pub const fn with_spare_pages(mut self, spare_pages: usize) -> Options {
+        self.spare_pages = spare_pages;
         self
     }
 

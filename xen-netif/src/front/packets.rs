@@ -2,17 +2,24 @@
 
 use core::task::{Context, Poll};
 
-use xen_hal::Memory;
+use xen_hal::{Memory, PAGE_SIZE};
 use xenbus::{Handle, Phase};
 
+use super::rx::Taken;
 use super::shared::Shared;
-use super::{Info, Interface};
+use super::tx::Tx;
+use super::{Info, Interface, Statistics};
+use crate::Buffer;
 use crate::back::{Checksum, Packet, SendError};
 use crate::checksum;
 use crate::headers::Headers;
-use crate::offload::{self, FrameInfo};
-use crate::protocol::rx_flags;
+use crate::offload::{self, FrameInfo, Outgoing};
+use crate::protocol::{Gso, MAX_BYTES, rx_flags};
 use crate::segment::Segmenter;
+
+/// Frames from this length on are read by the backend where they are: granting pages, and clearing what else they hold, takes
+/// longer than to copy less.
+const LENT: usize = 2 * PAGE_SIZE;
 
 /// Frames with their offloads, for whoever passes them on. In place of [`Interface::device`]: frames go to whichever asks
 /// first.
@@ -48,6 +55,11 @@ impl<G: Memory> Packets<G> {
         self.shared.status.statistics().get().connections
     }
 
+    /// What the interface has done so far.
+    pub fn statistics(&self) -> Statistics {
+        self.shared.status.statistics().get()
+    }
+
     /// The next frame. Where there is none the task is woken when one may have come, when there is room to send again, and
     /// when the link has changed.
     pub fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Packet> {
@@ -72,21 +84,17 @@ impl<G: Memory> Packets<G> {
         let shared = &*self.shared;
         let mut rx = shared.rx.borrow_mut();
         let rx = rx.as_mut().filter(|rx| rx.is_ready())?;
-        let (packet, released) = rx.take(&shared.memory, shared.peer.get(), |frame| {
-            shared.count_received(&frame);
-            let info = FrameInfo {
-                good: frame.flags & rx_flags::DATA_VALIDATED != 0,
-                blank: frame.flags & rx_flags::CSUM_BLANK != 0,
-                gso: frame.gso,
-            };
-            let packet = if shared.options.has_requested(info) { received(frame.bytes, info) } else { None };
-            if packet.is_none() {
-                shared.count(|statistics| statistics.dropped += 1);
-            }
-            packet
-        });
+        let (taken, released) = rx.take_along(&shared.memory, shared.peer.get());
         if let Err(failure) = released {
             shared.fail(failure);
+        }
+        let Taken { bytes, flags, gso, copied } = taken;
+        shared.count_received(bytes.len(), copied);
+        let info =
+            FrameInfo { good: flags & rx_flags::DATA_VALIDATED != 0, blank: flags & rx_flags::CSUM_BLANK != 0, gso };
+        let packet = if shared.options.has_requested(info) { received(bytes, info) } else { None };
+        if packet.is_none() {
+            shared.count(|statistics| statistics.dropped += 1);
         }
         shared.status.notify();
         packet
@@ -98,78 +106,89 @@ impl<G: Memory> Packets<G> {
         self.shared.has_room_for(len)
     }
 
-    /// Sends a frame. What the backend does not complete or cut is completed and cut here.
+    /// Sends a frame. What the backend does not complete or cut is completed and cut here. A large one in pages is read there
+    /// by the backend; others are copied.
     ///
     /// # Errors
     ///
     /// If the frame is dropped: there is no backend, or no room. One that leaves open what it has not is dropped and counted.
-    pub fn send(&self, packet: &Packet) -> Result<(), SendError> {
+    pub fn send(&self, packet: Packet) -> Result<(), SendError> {
         let shared = &*self.shared;
-        if !self.has_room(packet.bytes.len()) {
+        let Packet { mut bytes, checksum, gso } = packet;
+        if !self.has_room(bytes.len()) {
             shared.count_unsent();
             return Err(if self.is_up() { SendError::Full } else { SendError::Down });
         }
         let mut tx = shared.tx.borrow_mut();
-        let Some((tx, place)) = tx.as_mut().and_then(|tx| tx.place(packet.bytes.len()).map(|place| (tx, place))) else {
-            return Err(SendError::Down);
-        };
-        let open = packet.checksum == Checksum::Blank || packet.gso.is_some();
-        if !open {
-            tx.bytes(place).copy_from_slice(&packet.bytes);
-            shared.send_whole(tx, place, false, None);
-            shared.status.notify();
-            return Ok(());
-        }
-        let info = self.info();
-        let Some(headers) = Headers::parse(&packet.bytes) else {
-            shared.count_unsent();
-            return Ok(());
-        };
-        let blank = if headers.v6 { info.checksum_v6 } else { info.checksum_v4 };
-        let large = blank && if headers.v6 { info.gso_v6 } else { info.gso_v4 };
-        match packet.gso {
-            Some((protocol, size)) if large && offload::can_segment(&packet.bytes, &headers, protocol, size) => {
-                let bytes = tx.bytes(place);
-                bytes.copy_from_slice(&packet.bytes);
-                if packet.checksum != Checksum::Blank {
-                    checksum::leave_blank(bytes, &headers);
-                }
-                shared.send_whole(tx, place, true, Some((protocol, size)));
-            }
-            Some((_, size)) => match Segmenter::segments(&packet.bytes, &headers, size) {
-                Some(cut) => shared.send_pieces(tx, &packet.bytes, cut),
-                None => shared.count_unsent(),
-            },
-            None => {
-                let bytes = tx.bytes(place);
-                bytes.copy_from_slice(&packet.bytes);
-                match blank || checksum::complete(bytes, &headers) {
-                    true => shared.send_whole(tx, place, blank, None),
-                    false => shared.count_unsent(),
-                }
-            }
+        let Some(tx) = tx.as_mut() else { return Err(SendError::Down) };
+        match self.prepare(&mut bytes, checksum, gso) {
+            Some(Outgoing::Whole { blank, gso }) => shared.send_buffer(tx, bytes, blank, gso),
+            Some(Outgoing::Pieces(cut)) => shared.send_pieces(tx, &bytes, cut),
+            Some(Outgoing::TooLarge) | None => shared.count_unsent(),
         }
         shared.status.notify();
         Ok(())
     }
+
+    /// Makes of a frame one for the backend. `None` where it leaves open what it has not.
+    fn prepare(&self, frame: &mut [u8], sum: Checksum, gso: Option<(Gso, u16)>) -> Option<Outgoing> {
+        let info = self.info();
+        if sum != Checksum::Blank && gso.is_none() {
+            return Some(Outgoing::Whole { blank: false, gso: None });
+        }
+        let headers = Headers::parse(frame)?;
+        let blank = if headers.v6 { info.checksum_v6 } else { info.checksum_v4 };
+        let large = blank && frame.len() <= MAX_BYTES && if headers.v6 { info.gso_v6 } else { info.gso_v4 };
+        match gso {
+            Some((protocol, size)) if large && offload::can_segment(frame, &headers, protocol, size) => {
+                if sum != Checksum::Blank {
+                    checksum::leave_blank(frame, &headers);
+                }
+                Some(Outgoing::Whole { blank: true, gso })
+            }
+            Some((_, size)) => Segmenter::segments(frame, &headers, size).map(Outgoing::Pieces),
+            None => (blank || checksum::complete(frame, &headers)).then_some(Outgoing::Whole { blank, gso: None }),
+        }
+    }
+}
+
+impl<G: Memory> Shared<G> {
+    /// Sends a frame as it is.
+    fn send_buffer(&self, tx: &mut Tx<G>, bytes: Buffer, blank: bool, gso: Option<(Gso, u16)>) {
+        let len = bytes.len();
+        let bytes = match len >= LENT {
+            true => match self.lend(tx, bytes, blank, gso) {
+                Ok(()) => return,
+                Err(bytes) => bytes,
+            },
+            false => bytes,
+        };
+        match tx.place(len).filter(|_| len <= MAX_BYTES) {
+            Some(place) => {
+                tx.bytes(place).copy_from_slice(&bytes);
+                self.send_whole(tx, place, blank, gso);
+            }
+            None => self.count_unsent(),
+        }
+    }
 }
 
 /// A frame as it came; `None` where it leaves to this end what nobody can do.
-fn received(bytes: &mut [u8], info: FrameInfo) -> Option<Packet> {
+fn received(mut bytes: Buffer, info: FrameInfo) -> Option<Packet> {
     let mut checksum = if info.good { Checksum::Valid } else { Checksum::Present };
     if info.blank || info.gso.is_some() {
-        let headers = Headers::parse(bytes)?;
+        let headers = Headers::parse(&bytes)?;
         let possible = match info.gso {
-            Some((protocol, size)) => offload::can_segment(bytes, &headers, protocol, size),
-            None => checksum::is_present(bytes, &headers),
+            Some((protocol, size)) => offload::can_segment(&bytes, &headers, protocol, size),
+            None => checksum::is_present(&bytes, &headers),
         };
         if !possible {
             return None;
         }
         if !info.blank {
-            checksum::leave_blank(bytes, &headers);
+            checksum::leave_blank(&mut bytes, &headers);
         }
         checksum = Checksum::Blank;
     }
-    Some(Packet { bytes: bytes.to_vec(), checksum, gso: info.gso })
+    Some(Packet { bytes, checksum, gso: info.gso })
 }

@@ -4,11 +4,13 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::fmt;
 
-use xen_hal::{Access, Errno, Memory, PAGE_SIZE};
+use xen_hal::{Access, DomId, Errno, GrantRef, Memory, PAGE_SIZE};
 use xen_ring::{BadProducer, FrontRing, GrantableRun, GrantedPages};
 use xenbus::{Device, Failure};
 
-use crate::protocol::{Extra, SLOTS, TxProtocol, TxRequest, TxSlot, TxStatus, tx_flags};
+use crate::Buffer;
+use crate::area::Run;
+use crate::protocol::{Extra, MAX_SLOTS, SLOTS, TxProtocol, TxRequest, TxSlot, TxStatus, tx_flags};
 
 /// In failures.
 const NAME: &str = "the transmit ring";
@@ -31,9 +33,11 @@ pub(super) struct Tx<G: Memory> {
 }
 
 struct Packet {
-    /// Those included that were left out at the area's end.
+    /// Of the area; those included that were left out at its end.
     pages: usize,
     unanswered: u16,
+    /// What the backend reads in pages of its own. They were granted for this, and are so until it has answered.
+    lent: Option<Buffer>,
 }
 
 /// A place for a frame.
@@ -108,29 +112,74 @@ impl<G: Memory> Tx<G> {
     /// Sends the frame in a place that was just found.
     pub(super) fn send(&mut self, place: Place, flags: u16, extra: Option<Extra>) {
         let pages = place.len.div_ceil(PAGE_SIZE).max(1);
+        let mut references = [GrantRef(0); MAX_SLOTS];
+        for (index, reference) in references[..pages].iter_mut().enumerate() {
+            *reference = self.area.reference(place.page + index).expect("granted as long as it is there");
+        }
+        self.push_slots(&references[..pages], 0, place.len, flags, extra);
+        self.head = place.page + pages;
+        self.used += place.skipped + pages;
+        self.packets.push_back(Packet { pages: place.skipped + pages, unanswered: pages as u16, lent: None });
+    }
+
+    /// Sends a frame in pages of its own, which are the backend's to read until it has answered.
+    ///
+    /// # Errors
+    ///
+    /// The frame, where it has no such pages, or there is no room.
+    pub(super) fn lend(
+        &mut self,
+        memory: &G,
+        peer: DomId,
+        mut frame: Buffer,
+        flags: u16,
+        extra: Option<Extra>,
+    ) -> Result<(), Buffer> {
+        let len = frame.len();
+        let Some((run, range)) = frame.pages::<Run<G>>() else { return Err(frame) };
+        let (first, end) = (range.start / PAGE_SIZE, range.end.div_ceil(PAGE_SIZE));
+        let pages = end - first;
+        let mut references = [GrantRef(0); MAX_SLOTS];
+        // One more slot for what is extra.
+        let room = pages < MAX_SLOTS && self.ring.free() as usize > pages && self.free_ids.len() >= pages;
+        let granted = room
+            && references.iter_mut().zip(first..end).all(|(reference, index)| {
+                run.pages_mut().grant(index, memory, peer).map(|granted| *reference = granted).is_ok()
+            });
+        if !granted {
+            // What was granted is of no use to anybody: it holds this frame alone, and ends with it.
+            let _ = run.pages_mut().revoke();
+            return Err(frame);
+        }
+        self.push_slots(&references[..pages], range.start % PAGE_SIZE, len, flags, extra);
+        self.packets.push_back(Packet { pages: 0, unanswered: pages as u16, lent: Some(frame) });
+        Ok(())
+    }
+
+    /// Slots of the next packet, whose bytes begin in the first page at `start`.
+    fn push_slots(&mut self, pages: &[GrantRef], start: usize, len: usize, flags: u16, extra: Option<Extra>) {
         let number = self.first.wrapping_add(self.packets.len() as u32);
-        for index in 0..pages {
+        let (mut offset, mut rest) = (start, len);
+        for (index, reference) in pages.iter().enumerate() {
             let id = self.free_ids.pop().expect("there was room for it");
             self.owners[usize::from(id)] = Some(number);
-            let reference = self.area.reference(place.page + index).expect("granted as long as it is there");
-            let (first, last) = (index == 0, index + 1 == pages);
-            let own = (place.len - index * PAGE_SIZE).min(PAGE_SIZE);
+            let own = rest.min(PAGE_SIZE - offset);
+            rest -= own;
+            let first = index == 0;
             let mut slot_flags = if first { flags } else { 0 };
-            if !last {
+            if index + 1 < pages.len() {
                 slot_flags |= tx_flags::MORE_DATA;
             }
             if first && extra.is_some() {
                 slot_flags |= tx_flags::EXTRA_INFO;
             }
-            let size = if first { place.len } else { own } as u16;
-            self.push(TxRequest { reference, offset: 0, flags: slot_flags, id, size }.into());
+            let size = if first { len } else { own } as u16;
+            let offset = core::mem::take(&mut offset) as u16;
+            self.push(TxRequest { reference: *reference, offset, flags: slot_flags, id, size }.into());
             if first && let Some(extra) = extra {
                 self.push((extra, false).into());
             }
         }
-        self.head = place.page + pages;
-        self.used += place.skipped + pages;
-        self.packets.push_back(Packet { pages: place.skipped + pages, unanswered: pages as u16 });
     }
 
     /// Sends something extra by itself, with a request of no bytes; `false` where there is no room.
@@ -143,7 +192,7 @@ impl<G: Memory> Tx<G> {
         let reference = self.area.reference(0).expect("granted as long as it is there");
         self.push(TxRequest { reference, offset: 0, flags: tx_flags::EXTRA_INFO, id, size: 0 }.into());
         self.push((extra, false).into());
-        self.packets.push_back(Packet { pages: 0, unanswered: 1 });
+        self.packets.push_back(Packet { pages: 0, unanswered: 1, lent: None });
         true
     }
 
@@ -169,6 +218,10 @@ impl<G: Memory> Tx<G> {
             }
             let packet = &mut self.packets[number.wrapping_sub(self.first) as usize];
             packet.unanswered -= 1;
+            if packet.unanswered == 0 {
+                // Those after it may have been answered before it: pages return as soon as they can.
+                packet.lent = None;
+            }
             while self.packets.front().is_some_and(|packet| packet.unanswered == 0) {
                 self.used -= self.packets.pop_front().map_or(0, |packet| packet.pages);
                 self.first = self.first.wrapping_add(1);

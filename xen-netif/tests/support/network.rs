@@ -11,6 +11,7 @@ use xen_hal::Clock;
 use xen_netif::back::{self, Limits, Port};
 use xen_netif::front::{self, Device, Interface, Options};
 use xen_sim::{Domain, Toolstack, Xen};
+use xenstore_client::Store;
 
 const MAC: &str = "00:16:3e:01:02:03";
 
@@ -20,6 +21,8 @@ pub struct Bench {
     pub back: Domain,
     pub toolstack: Toolstack,
     pub ports: Rc<RefCell<Vec<Rc<Port>>>>,
+    /// The backend's connection.
+    pub store: Store,
 }
 
 /// Both, not attached yet.
@@ -31,16 +34,17 @@ pub fn bench(xen: &Xen, limits: Limits) -> Bench {
 pub fn beside(xen: &Xen, toolstack: Toolstack, limits: Limits) -> Bench {
     let (front, back) = (xen.domain(), xen.domain());
     let ports = Rc::<RefCell<Vec<_>>>::default();
-    let (store, domain, opened) = (back.store(), back.clone(), ports.clone());
+    let store = back.store();
+    let (own, domain, opened) = (store.clone(), back.clone(), ports.clone());
     back.spawn(async move {
         let opened = |port| {
             opened.borrow_mut().push(Rc::new(port));
             Ok(())
         };
-        drop(back::serve(&store, domain, limits, opened).await);
+        drop(back::serve(&own, domain, limits, opened).await);
     })
     .detach();
-    Bench { front, back, toolstack, ports }
+    Bench { front, back, toolstack, ports, store }
 }
 
 impl Bench {
@@ -65,9 +69,13 @@ impl Bench {
 
     /// Drives the interface, once it can be used; and its port.
     pub async fn connect(&self, options: Options) -> (Interface<Domain>, Rc<Port>) {
+        self.connect_by(&self.front.store(), options).await
+    }
+
+    /// The same where the interface's domain has a connection already.
+    pub async fn connect_by(&self, store: &Store, options: Options) -> (Interface<Domain>, Rc<Port>) {
         let domain = self.front.clone();
-        let store = domain.store();
-        let (interface, runner) = front::connect(&store, domain.clone(), "device/vif/0", options);
+        let (interface, runner) = front::connect(store, domain.clone(), "device/vif/0", options);
         domain.spawn(async move { drop(runner.await) }).detach();
         interface.ready().await.unwrap();
         let port = self.ports.borrow()[0].clone();

@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use super::net;
 use super::table::{Pair, Row, head, rounds, show, show_busy, spread};
+use super::work::Work;
 use crate::apps::{app, linux_load};
 use xen_lab::Dom0;
 use xen_lab::Lab;
@@ -120,7 +121,7 @@ pub(super) fn lab(lab: &Lab, count: u32) -> Result<()> {
     let script = SCRIPT.replace("@TO_CLIENT@", TO_CLIENT);
     lab.put("/etc/xen/scripts/vif-client", Box::new(Cursor::new(script.trim_start().to_owned())))?;
     lab.run(&SETUP.replace("@PORT@", &PORT.to_string()))?;
-    let mut bench = Bench { lab, image: &image, rows: BTreeMap::new(), failures: Vec::new() };
+    let mut bench = Bench { lab, image: &image, rows: BTreeMap::new(), costs: BTreeMap::new(), failures: Vec::new() };
     let outcome = rounds(count, || [Kind::Gate, Kind::Linux].into_iter().try_for_each(|kind| bench.round(kind)));
     bench.smallest();
     bench.print();
@@ -140,6 +141,8 @@ struct Bench<'a> {
     lab: &'a Lab,
     image: &'a Guest,
     rows: BTreeMap<&'static str, Row>,
+    /// What each row has cost the gate in the last round.
+    costs: BTreeMap<&'static str, String>,
     failures: Vec<String>,
 }
 
@@ -149,16 +152,13 @@ impl<'a> Bench<'a> {
         let (router, boot) = started.or_else(|error| self.stop(kind).and(Err(error)))?;
         self.keep(kind, BOOT, Ok((boot, [0.0; 2])));
         for (name, words) in TCP {
-            let speed = self.busy(&router, || self.tcp(words));
-            self.keep(kind, name, speed);
+            self.costly(&router, kind, name, |bench| bench.tcp(words));
         }
         for (name, way) in UDP {
-            let packets = self.busy(&router, || self.udp(&router, way));
-            self.keep(kind, name, packets);
+            self.costly(&router, kind, name, |bench| bench.udp(&router, way));
         }
         let connections = format!("/tmp/linux-load connections {SERVER}:{PORT} 2000");
-        let connections = self.busy(&router, || number(&self.client(&connections)?));
-        self.keep(kind, CONNECTIONS, connections);
+        self.costly(&router, kind, CONNECTIONS, |bench| number(&bench.client(&connections)?));
         let added = (|| Ok((self.ping(SERVER)? - self.ping("10.8.7.1")?, [0.0; 2])))();
         self.keep(kind, PING, added);
         let state = router.state().map(|(_, reason)| reason);
@@ -219,6 +219,27 @@ impl<'a> Bench<'a> {
 
     fn client(&self, command: &str) -> Result<String> {
         self.lab.run(&format!("/usr/bin/ip netns exec client {command}"))
+    }
+
+    /// Keeps what `measure` says, how busy processors were meanwhile, and what it has cost the gate.
+    fn costly(
+        &mut self,
+        router: &Domain<'_>,
+        kind: Kind,
+        name: &'static str,
+        measure: impl FnOnce(&Self) -> Result<f64>,
+    ) {
+        let read = || (kind == Kind::Gate).then(|| Work::read(router)).transpose();
+        let outcome = (|| {
+            let before = read()?;
+            let value = self.busy(router, || measure(self))?;
+            Ok((value, before.zip(read()?)))
+        })();
+        let value = outcome.map(|(value, work)| {
+            self.costs.extend(work.map(|(before, after)| (name, after.since(&before))));
+            value
+        });
+        self.keep(kind, name, value);
     }
 
     /// What `measure` says, and how busy the router's processor was meanwhile, and dom0's.
@@ -292,6 +313,10 @@ impl<'a> Bench<'a> {
         println!("  For each second that the router's processor was in use, whoever bounded it");
         for (name, unit) in WORK {
             show(name, unit.trim_end_matches("/s"), &per_second(row(name)));
+        }
+        println!("  What ours has spent in the last round");
+        for (name, _) in WORK {
+            println!("  {name:<34} {}", self.costs.get(name).map_or("-", String::as_str));
         }
     }
 }

@@ -10,6 +10,7 @@ mod soak;
 mod store;
 mod table;
 mod wan;
+mod work;
 
 use std::time::Duration;
 
