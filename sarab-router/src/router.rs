@@ -310,7 +310,8 @@ impl<P: Policy> Router<P> {
         let is_local = to == InterfaceId::LOCAL;
         let destination = if is_local { original.endpoints.destination } else { reply.source };
         let port = if is_local { original.endpoints.destination_port } else { reply.source_port };
-        let echo = if original.endpoints.source.is_ipv4() { (8, 0) } else { (128, 0) };
+        // See `View::ports`.
+        let query = (original.endpoints.destination_port as u8, 0);
         Some(NewFlow {
             from: (self.side(from)?, from),
             to: (self.side(to)?, to),
@@ -319,7 +320,7 @@ impl<P: Policy> Router<P> {
             destination,
             source_port: has_ports.then_some(original.endpoints.source_port),
             destination_port: has_ports.then_some(port),
-            icmp: matches!(original.protocol, ICMP | ICMPV6).then_some(echo),
+            icmp: matches!(original.protocol, ICMP | ICMPV6).then_some(query),
             is_published: !is_local && destination != original.endpoints.destination,
         })
     }
