@@ -292,7 +292,7 @@ async fn firewall(xen: &Xen, guest: Guest) -> (Running, Dom0) {
         dom0.write(&format!("/net-config/{mac}/{key}"), value);
     }
     gate.wait_for("gate: vif/0: 10.137.0.10/32, gateway 10.137.0.1\n").await;
-    outside(&gate, &[7, 8]).await;
+    outside(&gate, &[7, 8, 53]).await;
     (gate, dom0)
 }
 
@@ -367,6 +367,30 @@ fn the_life_of_a_firewall_qube() {
             gate.wait_for(" is gone\n").await;
             gate.shutdown().await;
             assert_eq!(gate.ended().await.how(), End::PowerOff);
+        });
+    });
+}
+
+#[test]
+fn rules_are_about_the_name_server_that_was_asked() {
+    check("redirected questions", 4, |xen| {
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let (gate, dom0) = firewall(&xen, guest).await;
+            // The netvm is no qube that translates: both servers that qubes know stand for one of its network.
+            dom0.write("/qubes-primary-dns", "10.137.0.1");
+            dom0.remove("/qubes-secondary-dns");
+            dom0.rules("10.137.0.20", "drop", &[(0, "action=accept dst4=10.139.1.2/32 dstports=53-53")]);
+            dom0.until("/qubes-firewall-handled/10.137.0.20", "1").await;
+            let a = qube(&xen, &gate, "10.137.0.20").await;
+            asks(&a, "10.139.1.2 53", "53 sees 10.137.0.10").await;
+            asks(&a, "10.139.1.1 53", "ConnectionReset").await;
+            asks(&a, "10.137.0.1 53", "ConnectionReset").await;
+            dom0.rules("10.137.0.20", "drop", &[(0, "action=accept specialtarget=dns")]);
+            dom0.until("/qubes-firewall-handled/10.137.0.20", "2").await;
+            asks(&a, "10.139.1.1 53", "53 sees 10.137.0.10").await;
+            asks(&a, "10.139.1.1 7", "ConnectionReset").await;
+            gate.destroy();
         });
     });
 }

@@ -58,8 +58,7 @@ impl Table {
         };
         // A question to a name server that stands for another: rules are about the one that was asked.
         let is_redirected = flow.is_published && flow.to.0 == Side::Outside;
-        let asked = self.name_servers.iter().find(|server| is_redirected && server.is_ipv4() == flow.source.is_ipv4());
-        let to = asked.copied().unwrap_or(flow.destination);
+        let to = if is_redirected { flow.asked } else { flow.destination };
         let is_destination = match (&rule.destination, to) {
             (Destination::Any, _) => true,
             (Destination::Network4(network, bits), IpAddr::V4(to)) => {
