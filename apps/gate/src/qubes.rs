@@ -232,12 +232,18 @@ impl Qubes {
 
     /// Uses the rules of these addresses from now on.
     fn load_rules(&self, addresses: &BTreeSet<String>, gone: &[IpAddr]) {
-        let mut loaded = Vec::new();
+        let (mut loaded, mut gone) = (Vec::new(), gone.to_vec());
+        let present: BTreeSet<String> = self.db.children(RULES).into_iter().collect();
         for text in addresses {
             let Ok(address) = text.parse::<IpAddr>() else {
                 println!("gate: QubesDB: {RULES}/{text}: expected an address");
                 continue;
             };
+            if !present.contains(text) {
+                println!("gate: {address}: it has no rules any more; blocking its traffic");
+                gone.push(address);
+                continue;
+            }
             loaded.push((address, self.rules_of(text, address)));
         }
         let now = self.gate.now();
@@ -302,9 +308,9 @@ impl Batch {
             Change::Removed(path) => (path, false),
             Change::Resynced => return self.all = true,
         };
-        // An empty value says that the rules are complete; until then those before count.
+        // An empty value says that the rules are complete; until then those before count. Without it there are none.
         if let Some(address) = path.strip_prefix("/qubes-firewall/") {
-            if is_written && !address.contains('/') {
+            if !address.contains('/') {
                 self.rules.insert(address.to_string());
             }
             return;
