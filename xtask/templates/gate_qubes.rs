@@ -460,6 +460,33 @@ fn a_name_that_is_not_known_yet_may_be_what_a_rule_forbids() {
     });
 }
 
+#[test]
+fn what_the_gate_writes_itself_changes_no_network() {
+    check("its own entries", 2, |xen| {
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let (gate, dom0) = firewall(&xen, guest).await;
+            dom0.write("/qubes-netvm-gateway6", "bad");
+            let told = "gate: QubesDB: /qubes-netvm-gateway6 is \"bad\"";
+            gate.wait_for(told).await;
+            let before = gate.console().matches(told).count();
+            for count in ["1", "2", "3"] {
+                dom0.rules("10.137.0.20", "accept", &[]);
+                dom0.until("/qubes-firewall-handled/10.137.0.20", count).await;
+            }
+            assert_eq!(gate.console().matches(told).count(), before);
+            // Rules that are taken back: nothing passes.
+            let a = qube(&xen, &gate, "10.137.0.20").await;
+            asks(&a, "10.137.0.1 7", "7 sees 10.137.0.10").await;
+            dom0.remove("/qubes-firewall/10.137.0.20/");
+            dom0.remove("/qubes-firewall/10.137.0.20");
+            gate.wait_for("gate: 10.137.0.20: it has no rules any more").await;
+            asks(&a, "10.137.0.1 7", "ConnectionReset").await;
+            gate.destroy();
+        });
+    });
+}
+
 /// A guest that does nothing about its interface.
 async fn idle(app: App) {
     app.shutdown().await;

@@ -33,6 +33,9 @@ use crate::uplink::Network;
 
 const DNS: u16 = 53;
 const RULES: &str = "/qubes-firewall";
+/// What entries about networks begin with, and those that say what has become of rules.
+const NETWORKS: [&str; 3] = ["/qubes-", "/net-config/", "/mapped-ip/"];
+const REPORTS: [&str; 2] = ["/qubes-firewall-handled/", "/qubes-iptables-"];
 /// When it is told that QubesDB is not there.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -320,7 +323,8 @@ impl Batch {
             "/qubes-random-seed" => self.seed = true,
             "/connected-ips" | "/connected-ips6" => self.inside = true,
             _ => {
-                self.networks |= ["/qubes-", "/net-config/", "/mapped-ip/"].iter().any(|first| path.starts_with(first))
+                let is_own = REPORTS.iter().any(|own| path.starts_with(own));
+                self.networks |= !is_own && NETWORKS.iter().any(|first| path.starts_with(first));
             }
         }
     }
