@@ -243,8 +243,15 @@ impl<P: Policy> Router<P> {
     }
 
     /// Networks whose addresses are clients' and the router's alone: nobody outside has one, whether a client does or not.
+    /// Flows to somebody outside who has had one are forgotten.
     pub fn set_inside(&mut self, networks: Vec<IpCidr>) {
         self.inside = networks;
+        let mut flows = core::mem::replace(&mut self.flows, Flows::new(0, (0, 0)));
+        flows.retain(|flow| {
+            let is_outside = |end: usize| self.side(flow.interfaces[end]) == Some(Side::Outside);
+            (0..2).all(|end| !is_outside(end) || !self.is_inside(flow.tuples[end].endpoints.source))
+        });
+        self.flows = flows;
     }
 
     fn is_inside(&self, address: IpAddr) -> bool {

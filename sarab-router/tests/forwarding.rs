@@ -543,6 +543,25 @@ fn rules_that_change_end_what_they_forbid_and_nothing_else() {
 }
 
 #[test]
+fn what_is_inside_from_now_on_is_nobodys_outside() {
+    let mut net = Net::new(100, masquerade());
+    let client = net.client(5);
+    let question = || udp(Who::Client(5), (client_v4(5), 5000), (REMOTE, 53), b"");
+    let answer = || udp(Who::Outside, (REMOTE, 53), (OUTER, 5000), b"");
+    net.one(client, question());
+    net.one(client, udp(Who::Client(5), (client_v4(5), 5001), ([198, 51, 100, 8], 53), b""));
+    // A client has it, which is not here yet.
+    net.router.set_inside(vec![sarab_net::IpCidr::new(REMOTE.into(), 32)]);
+    assert_eq!(net.router.flows().len(), 1);
+    assert_eq!(net.none(net.uplink, answer()), Drop::Spoofed);
+    net.put(client, question());
+    assert_eq!(net.router.take_records().last().map(|record| record.reason), Some(Drop::NoRoute));
+    net.router.set_inside(Vec::new());
+    net.one(client, question());
+    net.one(net.uplink, answer());
+}
+
+#[test]
 fn of_two_with_one_address_the_connected_one_has_it() {
     let mut net = Net::new(100, masquerade());
     let twins = [net.client(5), net.client(5)];
