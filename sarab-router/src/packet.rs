@@ -181,12 +181,12 @@ impl View {
         })
     }
 
-    /// Source and destination port; of ICMP's queries the identifier stands for the asking side's.
+    /// Source and destination port; of ICMP's queries the identifier stands for the asking side's, and the query's type for
+    /// the other's: one identifier is a flow for each type.
     pub fn ports(&self) -> [u16; 2] {
         match self.transport {
             Transport::Tcp { ports, .. } | Transport::Udp { ports } => ports,
-            Transport::Icmp { id: Some(id), .. } if self.is_query() => [id, 0],
-            Transport::Icmp { id: Some(id), .. } => [0, id],
+            Transport::Icmp { kind, id: Some(id), .. } => query_ports(self.headers.v6, kind, id),
             Transport::Icmp { .. } | Transport::Other => [0, 0],
         }
     }
@@ -265,12 +265,27 @@ fn offset(frame: &[u8], headers: &Headers) -> u16 {
     }
 }
 
-fn is_query(v6: bool, kind: u8) -> bool {
+pub(crate) fn is_query(v6: bool, kind: u8) -> bool {
     if v6 { kind == 128 } else { matches!(kind, 8 | 13 | 15 | 17) }
 }
 
-fn is_answer(v6: bool, kind: u8) -> bool {
-    if v6 { kind == 129 } else { matches!(kind, 0 | 14 | 16 | 18) }
+/// The type of the query that a type answers.
+fn query_of(v6: bool, kind: u8) -> Option<u8> {
+    match (v6, kind) {
+        (true, 129) => Some(128),
+        (false, 0) => Some(8),
+        (false, 14 | 16 | 18) => Some(kind - 1),
+        _ => None,
+    }
+}
+
+/// See [`View::ports`].
+pub(crate) fn query_ports(v6: bool, kind: u8, id: u16) -> [u16; 2] {
+    match query_of(v6, kind) {
+        Some(query) => [query.into(), id],
+        None if is_query(v6, kind) => [id, kind.into()],
+        None => [0, 0],
+    }
 }
 
 fn transport(frame: &[u8], headers: &Headers, is_fragment: bool) -> Result<Transport, Malformed> {
@@ -316,7 +331,7 @@ fn transport(frame: &[u8], headers: &Headers, is_fragment: bool) -> Result<Trans
         ICMP | ICMPV6 if (headers.protocol == ICMPV6) == headers.v6 => {
             let header = packet.get(at..at + 8).ok_or(short)?;
             let kind = header[0];
-            let has_id = is_query(headers.v6, kind) || is_answer(headers.v6, kind);
+            let has_id = is_query(headers.v6, kind) || query_of(headers.v6, kind).is_some();
             Ok(Transport::Icmp { kind, code: header[1], id: has_id.then(|| word(header, 4).unwrap_or(0)) })
         }
         // ICMP of the other family.

@@ -26,8 +26,10 @@ pub struct NewFlow {
     pub protocol: u8,
     /// Who begins it.
     pub source: IpAddr,
-    /// With whom, after the translation of published addresses.
+    /// With whom, after the translation of published and redirected addresses.
     pub destination: IpAddr,
+    /// With whom, before it.
+    pub asked: IpAddr,
     /// Of TCP and UDP.
     pub source_port: Option<u16>,
     /// Of TCP and UDP, after the translation.

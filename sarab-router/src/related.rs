@@ -7,7 +7,7 @@ use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet};
 use xen_netif::headers::{TCP, UDP};
 
 use crate::flows::Tuple;
-use crate::packet::{ICMP, ICMPV6, View};
+use crate::packet::{self, ICMP, ICMPV6, View};
 use crate::rewrite::{self, Difference, Endpoints};
 
 /// The packet that a message is about, as far as it is quoted.
@@ -28,33 +28,30 @@ impl Quoted {
     /// Finds it; `None` where it is none, or not enough of it.
     pub(crate) fn parse(frame: &[u8], view: &View) -> Option<Quoted> {
         let ip = view.headers.transport + 8;
-        let packet = frame.get(ip..view.headers.end)?;
+        let quoted = frame.get(ip..view.headers.end)?;
         let (protocol, len, source, destination): (u8, usize, IpAddr, IpAddr) = if view.headers.v6 {
-            if packet.first()? >> 4 != 6 {
+            if quoted.first()? >> 4 != 6 {
                 return None;
             }
-            let address = |at: usize| Some(IpAddr::V6(Ipv6Addr::from(*packet.get(at..)?.first_chunk::<16>()?)));
-            (*packet.get(6)?, 40, address(8)?, address(24)?)
+            let address = |at: usize| Some(IpAddr::V6(Ipv6Addr::from(*quoted.get(at..)?.first_chunk::<16>()?)));
+            (*quoted.get(6)?, 40, address(8)?, address(24)?)
         } else {
-            let first = *packet.first()?;
+            let first = *quoted.first()?;
             // No fragment but the first quotes ports.
-            if first >> 4 != 4 || word(packet, 6)? & 0x1fff != 0 {
+            if first >> 4 != 4 || word(quoted, 6)? & 0x1fff != 0 {
                 return None;
             }
-            let address = |at: usize| Some(IpAddr::V4(Ipv4Addr::from(*packet.get(at..)?.first_chunk::<4>()?)));
-            (*packet.get(9)?, usize::from(first & 15) * 4, address(12)?, address(16)?)
+            let address = |at: usize| Some(IpAddr::V4(Ipv4Addr::from(*quoted.get(at..)?.first_chunk::<4>()?)));
+            (*quoted.get(9)?, usize::from(first & 15) * 4, address(12)?, address(16)?)
         };
         if len < 20 {
             return None;
         }
         // RFC 792: at least 8 bytes of it.
-        let header = packet.get(len..len + 8)?;
+        let header = quoted.get(len..len + 8)?;
         let (source_port, destination_port) = match protocol {
             TCP | UDP => (word(header, 0)?, word(header, 2)?),
-            // A query; nobody tells of answers.
-            ICMP if header[0] == 8 => (word(header, 4)?, 0),
-            ICMPV6 if header[0] == 128 => (word(header, 4)?, 0),
-            ICMP | ICMPV6 => (0, word(header, 4)?),
+            ICMP | ICMPV6 => packet::query_ports(view.headers.v6, header[0], word(header, 4)?).into(),
             _ => (0, 0),
         };
         let endpoints = Endpoints { source, destination, source_port, destination_port };
@@ -76,7 +73,8 @@ impl Quoted {
                 if self.tuple.protocol == ICMP {
                     all = Difference::default();
                 }
-                let id = to.source_port | to.destination_port;
+                let is_query = packet::is_query(v6, frame[transport]);
+                let id = if is_query { to.source_port } else { to.destination_port };
                 all.bytes(&mut frame[transport + 4..transport + 6], &id.to_be_bytes());
                 2
             }

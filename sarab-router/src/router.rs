@@ -243,8 +243,15 @@ impl<P: Policy> Router<P> {
     }
 
     /// Networks whose addresses are clients' and the router's alone: nobody outside has one, whether a client does or not.
+    /// Flows to somebody outside who has had one are forgotten.
     pub fn set_inside(&mut self, networks: Vec<IpCidr>) {
         self.inside = networks;
+        let mut flows = core::mem::replace(&mut self.flows, Flows::new(0, (0, 0)));
+        flows.retain(|flow| {
+            let is_outside = |end: usize| self.side(flow.interfaces[end]) == Some(Side::Outside);
+            (0..2).all(|end| !is_outside(end) || !self.is_inside(flow.tuples[end].endpoints.source))
+        });
+        self.flows = flows;
     }
 
     fn is_inside(&self, address: IpAddr) -> bool {
@@ -310,16 +317,18 @@ impl<P: Policy> Router<P> {
         let is_local = to == InterfaceId::LOCAL;
         let destination = if is_local { original.endpoints.destination } else { reply.source };
         let port = if is_local { original.endpoints.destination_port } else { reply.source_port };
-        let echo = if original.endpoints.source.is_ipv4() { (8, 0) } else { (128, 0) };
+        // See `View::ports`.
+        let query = (original.endpoints.destination_port as u8, 0);
         Some(NewFlow {
             from: (self.side(from)?, from),
             to: (self.side(to)?, to),
             protocol: original.protocol,
             source: original.endpoints.source,
             destination,
+            asked: original.endpoints.destination,
             source_port: has_ports.then_some(original.endpoints.source_port),
             destination_port: has_ports.then_some(port),
-            icmp: matches!(original.protocol, ICMP | ICMPV6).then_some(echo),
+            icmp: matches!(original.protocol, ICMP | ICMPV6).then_some(query),
             is_published: !is_local && destination != original.endpoints.destination,
         })
     }

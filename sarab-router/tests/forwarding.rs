@@ -98,9 +98,9 @@ fn each_port_outside_is_one_clients() {
     let id = seen(&out).1;
     assert_ne!(id, 77);
     let (to, back) = net.one(net.uplink, ping(Who::Outside, REMOTE, OUTER, id, true));
-    assert_eq!((to, seen(&back)), (b, (v4(REMOTE), 0, v4(client_v4(6)), 77)));
+    assert_eq!((to, seen(&back)), (b, (v4(REMOTE), 8, v4(client_v4(6)), 77)));
     let (_, out) = net.one(b, ping(Who::Client(6), client_v6(6), REMOTE_V6, 77, false));
-    assert_eq!(seen(&out), (v4(OUTER_V6), 77, v4(REMOTE_V6), 0));
+    assert_eq!(seen(&out), (v4(OUTER_V6), 77, v4(REMOTE_V6), 128));
 }
 
 #[test]
@@ -301,6 +301,40 @@ fn what_an_administrator_prohibits_is_told_by_icmp_for_all_protocols() {
             assert_eq!((back, icmp_of(&told)), (client, prohibited));
         }
     }
+}
+
+#[test]
+fn each_type_of_an_icmp_query_is_a_flow_of_its_own() {
+    const TIMESTAMP: u8 = 13;
+    let pings = |flow: &NewFlow| match flow.icmp {
+        Some((8, _)) => Verdict::Accept(None),
+        _ => Verdict::Drop(None),
+    };
+    // A ping's message as one of another type.
+    let retyped = |mut frame: Vec<u8>, kind: u8| {
+        let headers = Headers::parse(&frame).unwrap();
+        frame[headers.transport] = kind;
+        smoltcp::wire::Icmpv4Packet::new_unchecked(&mut frame[headers.transport..headers.end]).fill_checksum();
+        frame
+    };
+    let query = |kind: u8| retyped(ping(Who::Client(5), client_v4(5), REMOTE, 77, false), kind);
+    let mut net = Net::new(100, masquerade());
+    let client = net.client(5);
+    net.router.set_policy(Box::new(pings), masquerade());
+    net.one(client, query(8));
+    assert_eq!(net.none(client, query(TIMESTAMP)), Drop::Forbidden);
+    assert_eq!(net.none(client, query(17)), Drop::Forbidden);
+    // Other rules judge each as what it is.
+    net.router.set_policy(Box::new(usual), masquerade());
+    let (_, out) = net.one(client, query(TIMESTAMP));
+    let id = u16::from_be_bytes([out.bytes[38], out.bytes[39]]);
+    let answer = retyped(ping(Who::Outside, REMOTE, OUTER, id, true), TIMESTAMP + 1);
+    let (to, packet) = net.one(net.uplink, answer.clone());
+    assert_eq!((to, icmp_of(&packet).0), (client, TIMESTAMP + 1));
+    assert_eq!(packet.bytes[38..40], 77_u16.to_be_bytes());
+    assert_eq!(net.router.set_policy(Box::new(pings), masquerade()), 1);
+    assert_eq!(net.none(net.uplink, answer), Drop::NoFlow);
+    net.one(net.uplink, ping(Who::Outside, REMOTE, OUTER, 77, true));
 }
 
 #[test]
@@ -506,6 +540,25 @@ fn rules_that_change_end_what_they_forbid_and_nothing_else() {
     net.one(uplink, tcp(Who::Outside, (REMOTE, 443), (OUTER, 40_000), SYN | ACK, b""));
     // Without masquerading the flow would be another one.
     assert_eq!(net.router.set_policy(Box::new(judge), Nat::default()), 1);
+}
+
+#[test]
+fn what_is_inside_from_now_on_is_nobodys_outside() {
+    let mut net = Net::new(100, masquerade());
+    let client = net.client(5);
+    let question = || udp(Who::Client(5), (client_v4(5), 5000), (REMOTE, 53), b"");
+    let answer = || udp(Who::Outside, (REMOTE, 53), (OUTER, 5000), b"");
+    net.one(client, question());
+    net.one(client, udp(Who::Client(5), (client_v4(5), 5001), ([198, 51, 100, 8], 53), b""));
+    // A client has it, which is not here yet.
+    net.router.set_inside(vec![sarab_net::IpCidr::new(REMOTE.into(), 32)]);
+    assert_eq!(net.router.flows().len(), 1);
+    assert_eq!(net.none(net.uplink, answer()), Drop::Spoofed);
+    net.put(client, question());
+    assert_eq!(net.router.take_records().last().map(|record| record.reason), Some(Drop::NoRoute));
+    net.router.set_inside(Vec::new());
+    net.one(client, question());
+    net.one(net.uplink, answer());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The gate as a qube of Qubes OS, in a simulated Xen: dom0 here speaks QubesDB and qrexec by Qubes' headers
 //! (`qubesdb.h`, `qrexec.h`), byte by byte.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,7 +9,9 @@ use std::time::Duration;
 use embedded_io_async::{Read, Write};
 use futures_util::future::{Either, select};
 use sarab::network::stack::IpAddress;
+use sarab::network::stack::Stack;
 use sarab::network::stack::tcp::TcpSocket;
+use sarab::network::stack::udp::{PacketMetadata, UdpSocket};
 use sarab::testing::{End, Faults, Guest, Running, Xen, check};
 use sarab::{App, println};
 use xen_hal::{Clock, DomId};
@@ -241,7 +243,7 @@ async fn client(app: App) -> sarab::Result {
 }
 
 /// A host outside, which tells each who connects to a port which address it sees.
-async fn outside(gate: &Running, ports: &'static [u16]) {
+async fn outside(gate: &Running, ports: &'static [u16]) -> Stack<'static> {
     let stack = gate.peer::<0>("10.137.0.1/24").await;
     for port in ports {
         let talk = async move {
@@ -258,6 +260,29 @@ async fn outside(gate: &Running, ports: &'static [u16]) {
         };
         gate.domain().spawn(talk).detach();
     }
+    stack
+}
+
+/// Answers for all names with the address that there is at the time, and with none of IPv6. Silent while there is none.
+async fn answer_names(stack: Stack<'static>, address: Rc<Cell<Option<[u8; 4]>>>) {
+    let (mut metadata, mut bytes) = ([[PacketMetadata::EMPTY; 8]; 2], [vec![0; 2048], vec![0; 2048]]);
+    let ([m, n], [a, b]) = (&mut metadata, &mut bytes);
+    let mut socket = UdpSocket::new(stack, m, a, n, b);
+    socket.bind(53).expect("the port is free");
+    let mut message = [0; 512];
+    loop {
+        let (len, from) = socket.recv_from(&mut message).await.expect("a question");
+        let Some(address) = address.get() else { continue };
+        let name = message[12..len].iter().position(|byte| *byte == 0).expect("the end of a name");
+        let question = &message[12..12 + name + 5];
+        let is_v4 = question[name + 2] == 1;
+        let mut answer = [&message[..2], &[0x81, 0x80, 0, 1, 0, is_v4.into(), 0, 0, 0, 0], question].concat();
+        if is_v4 {
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 10, 0, 4]);
+            answer.extend(address);
+        }
+        let _ = socket.send_to(&answer, from.endpoint).await;
+    }
 }
 
 async fn asks(client: &Running, whom: &str, answer: &str) {
@@ -267,6 +292,12 @@ async fn asks(client: &Running, whom: &str, answer: &str) {
 
 /// A firewall qube that has been started, and its dom0.
 async fn firewall(xen: &Xen, guest: Guest) -> (Running, Dom0) {
+    let (gate, dom0, _) = firewall_and_outside(xen, guest).await;
+    (gate, dom0)
+}
+
+/// And the host outside.
+async fn firewall_and_outside(xen: &Xen, guest: Guest) -> (Running, Dom0, Stack<'static>) {
     let gate = guest.memory(32).network().start(gate::main).await;
     let dom0 = Dom0::new(xen, &gate);
     let mac = gate.get("device/vif/0/mac").await.expect("a MAC");
@@ -292,8 +323,8 @@ async fn firewall(xen: &Xen, guest: Guest) -> (Running, Dom0) {
         dom0.write(&format!("/net-config/{mac}/{key}"), value);
     }
     gate.wait_for("gate: vif/0: 10.137.0.10/32, gateway 10.137.0.1\n").await;
-    outside(&gate, &[7, 8]).await;
-    (gate, dom0)
+    let stack = outside(&gate, &[7, 8, 53]).await;
+    (gate, dom0, stack)
 }
 
 async fn qube(xen: &Xen, gate: &Running, address: &str) -> Running {
@@ -367,6 +398,91 @@ fn the_life_of_a_firewall_qube() {
             gate.wait_for(" is gone\n").await;
             gate.shutdown().await;
             assert_eq!(gate.ended().await.how(), End::PowerOff);
+        });
+    });
+}
+
+#[test]
+fn rules_are_about_the_name_server_that_was_asked() {
+    check("redirected questions", 4, |xen| {
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let (gate, dom0) = firewall(&xen, guest).await;
+            // The netvm is no qube that translates: both servers that qubes know stand for one of its network.
+            dom0.write("/qubes-primary-dns", "10.137.0.1");
+            dom0.remove("/qubes-secondary-dns");
+            dom0.rules("10.137.0.20", "drop", &[(0, "action=accept dst4=10.139.1.2/32 dstports=53-53")]);
+            dom0.until("/qubes-firewall-handled/10.137.0.20", "1").await;
+            let a = qube(&xen, &gate, "10.137.0.20").await;
+            asks(&a, "10.139.1.2 53", "53 sees 10.137.0.10").await;
+            asks(&a, "10.139.1.1 53", "ConnectionReset").await;
+            asks(&a, "10.137.0.1 53", "ConnectionReset").await;
+            dom0.rules("10.137.0.20", "drop", &[(0, "action=accept specialtarget=dns")]);
+            dom0.until("/qubes-firewall-handled/10.137.0.20", "2").await;
+            asks(&a, "10.139.1.1 53", "53 sees 10.137.0.10").await;
+            asks(&a, "10.139.1.1 7", "ConnectionReset").await;
+            gate.destroy();
+        });
+    });
+}
+
+#[test]
+fn a_name_that_is_not_known_yet_may_be_what_a_rule_forbids() {
+    check("a forbidden name", 4, |xen| {
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let (gate, dom0, stack) = firewall_and_outside(&xen, guest).await;
+            let address = Rc::new(Cell::new(None));
+            gate.domain().spawn(answer_names(stack, address.clone())).detach();
+            dom0.write("/qubes-primary-dns", "10.137.0.1");
+            let rules = [(0, "action=drop dsthost=bad.example"), (1, "action=accept dsthost=good.example")];
+            dom0.rules("10.137.0.20", "accept", &rules);
+            dom0.until("/qubes-firewall-handled/10.137.0.20", "1").await;
+            let a = qube(&xen, &gate, "10.137.0.20").await;
+            asks(&a, "10.137.0.1 7", "ConnectionReset").await;
+            // It is somebody else.
+            address.set(Some([203, 0, 113, 9]));
+            dom0.until("/dns/10.137.0.20/bad.example", "{'203.0.113.9/32'}").await;
+            asks(&a, "10.137.0.1 7", "7 sees 10.137.0.10").await;
+            // It is the same from now on.
+            address.set(Some([10, 137, 0, 1]));
+            while !dom0.get("/dns/10.137.0.20/bad.example").expect("it is there").contains("10.137.0.1/32") {
+                gate.sleep(Duration::from_secs(1)).await;
+            }
+            asks(&a, "10.137.0.1 8", "ConnectionReset").await;
+            // Nobody says any more that it was ever another.
+            address.set(None);
+            gate.sleep(Duration::from_secs(1000)).await;
+            assert_eq!(dom0.get("/dns/10.137.0.20/bad.example"), None);
+            asks(&a, "10.137.0.1 8", "ConnectionReset").await;
+            gate.destroy();
+        });
+    });
+}
+
+#[test]
+fn what_the_gate_writes_itself_changes_no_network() {
+    check("its own entries", 2, |xen| {
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let (gate, dom0) = firewall(&xen, guest).await;
+            dom0.write("/qubes-netvm-gateway6", "bad");
+            let told = "gate: QubesDB: /qubes-netvm-gateway6 is \"bad\"";
+            gate.wait_for(told).await;
+            let before = gate.console().matches(told).count();
+            for count in ["1", "2", "3"] {
+                dom0.rules("10.137.0.20", "accept", &[]);
+                dom0.until("/qubes-firewall-handled/10.137.0.20", count).await;
+            }
+            assert_eq!(gate.console().matches(told).count(), before);
+            // Rules that are taken back: nothing passes.
+            let a = qube(&xen, &gate, "10.137.0.20").await;
+            asks(&a, "10.137.0.1 7", "7 sees 10.137.0.10").await;
+            dom0.remove("/qubes-firewall/10.137.0.20/");
+            dom0.remove("/qubes-firewall/10.137.0.20");
+            gate.wait_for("gate: 10.137.0.20: it has no rules any more").await;
+            asks(&a, "10.137.0.1 7", "ConnectionReset").await;
+            gate.destroy();
         });
     });
 }

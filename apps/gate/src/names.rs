@@ -20,12 +20,15 @@ const TICK: Duration = Duration::from_secs(60);
 pub async fn serve(gate: Rc<Gate>, resolver: Resolver) {
     loop {
         let seen = gate.reloaded.get();
+        let expired = gate.firewall.0.borrow_mut().names.expire(gate.now());
+        if expired {
+            gate.judge_names();
+        }
         let due = gate.firewall.0.borrow_mut().names.due(gate.now()).map(|question| String::from(question.name));
         if let Some(name) = due {
             let found = resolver.resolve(&name).await;
             if gate.take_answer(&name, found) {
-                gate.router.borrow_mut().judge_again(false);
-                gate.resolved.advance();
+                gate.judge_names();
             }
             continue;
         }
@@ -36,7 +39,12 @@ pub async fn serve(gate: Rc<Gate>, resolver: Resolver) {
 }
 
 impl Gate {
-    /// Takes note of an answer. Whether the name stands for other addresses than before.
+    fn judge_names(&self) {
+        self.router.borrow_mut().judge_again(false);
+        self.resolved.advance();
+    }
+
+    /// Takes note of an answer. Whether the name stands for other addresses than before, or is known only now.
     fn take_answer(&self, name: &str, found: Result<alloc::vec::Vec<core::net::IpAddr>, ResolveError>) -> bool {
         let now = self.now();
         let names = &mut self.firewall.0.borrow_mut().names;
@@ -49,8 +57,9 @@ impl Gate {
                 return false;
             }
         };
-        let mut changed = names.expire(now);
+        let mut changed = false;
         for family in [Family::V4, Family::V6] {
+            changed |= !names.is_known(name, family);
             changed |= names.resolved(name, family, &addresses, TTL, now);
         }
         changed

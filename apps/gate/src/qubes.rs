@@ -33,6 +33,9 @@ use crate::uplink::Network;
 
 const DNS: u16 = 53;
 const RULES: &str = "/qubes-firewall";
+/// What entries about networks begin with, and those that say what has become of rules.
+const NETWORKS: [&str; 3] = ["/qubes-", "/net-config/", "/mapped-ip/"];
+const REPORTS: [&str; 2] = ["/qubes-firewall-handled/", "/qubes-iptables-"];
 /// When it is told that QubesDB is not there.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -232,12 +235,18 @@ impl Qubes {
 
     /// Uses the rules of these addresses from now on.
     fn load_rules(&self, addresses: &BTreeSet<String>, gone: &[IpAddr]) {
-        let mut loaded = Vec::new();
+        let (mut loaded, mut gone) = (Vec::new(), gone.to_vec());
+        let present: BTreeSet<String> = self.db.children(RULES).into_iter().collect();
         for text in addresses {
             let Ok(address) = text.parse::<IpAddr>() else {
                 println!("gate: QubesDB: {RULES}/{text}: expected an address");
                 continue;
             };
+            if !present.contains(text) {
+                println!("gate: {address}: it has no rules any more; blocking its traffic");
+                gone.push(address);
+                continue;
+            }
             loaded.push((address, self.rules_of(text, address)));
         }
         let now = self.gate.now();
@@ -302,9 +311,9 @@ impl Batch {
             Change::Removed(path) => (path, false),
             Change::Resynced => return self.all = true,
         };
-        // An empty value says that the rules are complete; until then those before count.
+        // An empty value says that the rules are complete; until then those before count. Without it there are none.
         if let Some(address) = path.strip_prefix("/qubes-firewall/") {
-            if is_written && !address.contains('/') {
+            if !address.contains('/') {
                 self.rules.insert(address.to_string());
             }
             return;
@@ -314,7 +323,8 @@ impl Batch {
             "/qubes-random-seed" => self.seed = true,
             "/connected-ips" | "/connected-ips6" => self.inside = true,
             _ => {
-                self.networks |= ["/qubes-", "/net-config/", "/mapped-ip/"].iter().any(|first| path.starts_with(first))
+                let is_own = REPORTS.iter().any(|own| path.starts_with(own));
+                self.networks |= !is_own && NETWORKS.iter().any(|first| path.starts_with(first));
             }
         }
     }

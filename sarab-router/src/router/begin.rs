@@ -75,6 +75,7 @@ impl<P: Policy> Router<P> {
             protocol: tuple.protocol,
             source,
             destination,
+            asked,
             source_port: has_ports.then_some(source_port),
             destination_port: has_ports.then_some(port),
             icmp,

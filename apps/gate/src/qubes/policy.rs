@@ -8,7 +8,7 @@ use core::net::IpAddr;
 
 use sarab::qubes::firewall::{Action, Destination, Protocol, Rule, Rules};
 use sarab_router::packet::{ICMP, ICMPV6};
-use sarab_router::rules::NameTable;
+use sarab_router::rules::{Family, NameTable};
 use sarab_router::{NewFlow, Side, Verdict};
 
 const TCP: u8 = 6;
@@ -58,8 +58,7 @@ impl Table {
         };
         // A question to a name server that stands for another: rules are about the one that was asked.
         let is_redirected = flow.is_published && flow.to.0 == Side::Outside;
-        let asked = self.name_servers.iter().find(|server| is_redirected && server.is_ipv4() == flow.source.is_ipv4());
-        let to = asked.copied().unwrap_or(flow.destination);
+        let to = if is_redirected { flow.asked } else { flow.destination };
         let is_destination = match (&rule.destination, to) {
             (Destination::Any, _) => true,
             (Destination::Network4(network, bits), IpAddr::V4(to)) => {
@@ -68,7 +67,11 @@ impl Table {
             (Destination::Network6(network, bits), IpAddr::V6(to)) => {
                 (network.to_bits() ^ to.to_bits()).leading_zeros() >= u32::from(*bits)
             }
-            (Destination::Host(name), to) => names.addresses(name).contains(&to),
+            (Destination::Host(name), to) => {
+                // What nobody can tell apart is forbidden.
+                let may_be = rule.action == Action::Drop && !names.is_known(name, Family::of(to));
+                may_be || names.addresses(name).contains(&to)
+            }
             _ => false,
         };
         let is_port =

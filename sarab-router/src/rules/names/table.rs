@@ -72,13 +72,15 @@ struct Schedule {
     /// When to ask, or to ask again.
     due: Duration,
     failures: u32,
+    /// Until when the last answer counts, whatever it was.
+    known: Option<Duration>,
 }
 
 impl NameTable {
     /// Takes over the names of rules, which have just been read. What is known about names that were there remains.
     pub fn reload(&mut self, names: &[Box<str>], now: Duration) {
         let mut old = core::mem::take(&mut self.entries).into_iter().peekable();
-        let fresh = Schedule { due: now, failures: 0 };
+        let fresh = Schedule { due: now, failures: 0, known: None };
         for name in names {
             while old.next_if(|entry| entry.name < *name).is_some() {}
             let known = old.next_if(|entry| entry.name == *name);
@@ -109,13 +111,23 @@ impl NameTable {
 
     /// What is known of a name: the addresses of both families.
     pub fn addresses(&self, name: &str) -> &[IpAddr] {
-        let index = self.entries.binary_search_by(|entry| (*entry.name).cmp(name));
-        index.ok().and_then(|index| self.entries.get(index)).map_or(&[], |entry| &entry.addresses)
+        self.get(name).map_or(&[], |entry| &entry.addresses)
+    }
+
+    /// Whether the addresses of a family are known, even if there are none: somebody has answered, and not too long ago.
+    pub fn is_known(&self, name: &str, family: Family) -> bool {
+        self.get(name).is_some_and(|entry| match family {
+            Family::V4 => entry.v4.known.is_some(),
+            Family::V6 => entry.v6.known.is_some(),
+        })
     }
 
     /// When to call [`due`](NameTable::due) and [`expire`](NameTable::expire) again; none if there are no names.
     pub fn next(&self) -> Option<Duration> {
-        let times = |entry: &Entry| [entry.v4.due, entry.v6.due].into_iter().chain(entry.until.iter().copied()).min();
+        let times = |entry: &Entry| {
+            let (until, known) = (entry.until.iter().copied(), [entry.v4.known, entry.v6.known]);
+            [entry.v4.due, entry.v6.due].into_iter().chain(until).chain(known.into_iter().flatten()).min()
+        };
         self.entries.iter().filter_map(times).min()
     }
 
@@ -127,7 +139,7 @@ impl NameTable {
         let Some(entry) = self.entry(name) else { return false };
         let ttl = ttl.clamp(MIN_TTL, MAX_TTL);
         let until = now.saturating_add(ttl + KEEP);
-        *entry.schedule(family) = Schedule { due: now.saturating_add(ttl), failures: 0 };
+        *entry.schedule(family) = Schedule { due: now.saturating_add(ttl), failures: 0, known: Some(until) };
         let mut is_changed = entry.expire(now);
         for address in addresses.iter().filter(|address| is_host(**address, family)).take(MAX_ADDRESSES) {
             is_changed |= entry.insert(*address, until);
@@ -142,14 +154,23 @@ impl NameTable {
         let schedule = entry.schedule(family);
         let (first, last) = RETRY;
         let wait = first.saturating_mul(1 << schedule.failures.min(16)).min(last);
-        *schedule = Schedule { due: now.saturating_add(wait), failures: schedule.failures.saturating_add(1) };
+        *schedule = Schedule {
+            due: now.saturating_add(wait),
+            failures: schedule.failures.saturating_add(1),
+            known: schedule.known,
+        };
     }
 
-    /// Forgets addresses that nobody has seen for long. Returns whether there were any, as [`resolved`](NameTable::resolved)
-    /// does.
+    /// Forgets addresses that nobody has seen for long, and what is [known](NameTable::is_known). Returns whether there was
+    /// anything, as [`resolved`](NameTable::resolved) does.
     pub fn expire(&mut self, now: Duration) -> bool {
         // All of them, not only up to the first.
         self.entries.iter_mut().filter_map(|entry| entry.expire(now).then_some(())).count() > 0
+    }
+
+    fn get(&self, name: &str) -> Option<&Entry> {
+        let index = self.entries.binary_search_by(|entry| (*entry.name).cmp(name)).ok()?;
+        self.entries.get(index)
     }
 
     fn entry(&mut self, name: &str) -> Option<&mut Entry> {
@@ -177,7 +198,11 @@ impl Entry {
         let mut until = self.until.iter();
         self.addresses.retain(|_| until.next().is_some_and(|until| *until > now));
         self.until.retain(|until| *until > now);
-        self.addresses.len() != before
+        let mut is_changed = self.addresses.len() != before;
+        for schedule in [&mut self.v4, &mut self.v6] {
+            is_changed |= schedule.known.take_if(|until| *until <= now).is_some();
+        }
+        is_changed
     }
 
     /// Returns whether it is new. If there are too many, the one goes that would be the next to go.

@@ -72,6 +72,19 @@ fn addresses_hold_for_their_ttl_and_are_asked_for_again() {
 }
 
 #[test]
+fn an_answer_without_addresses_is_one_too() {
+    let mut table = table(&["a.b"]);
+    table.failed("a.b", V6, Duration::ZERO);
+    table.resolved("a.b", V4, &[], MINUTE, Duration::ZERO);
+    assert_eq!([table.is_known("a.b", V4), table.is_known("a.b", V6), table.is_known("x.y", V4)], [true, false, false]);
+    // As long as addresses would count, and failures do not change that.
+    table.failed("a.b", V4, MINUTE);
+    assert!(!table.expire(secs(359)) && table.is_known("a.b", V4));
+    assert!(table.expire(secs(360)) && !table.is_known("a.b", V4));
+    assert!(!table.expire(secs(361)));
+}
+
+#[test]
 fn ttls_are_bounded() {
     let mut table = table(&["a.b"]);
     due(&mut table, Duration::ZERO);
