@@ -230,20 +230,10 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
     // One boot runs all checks with the one server, a second one those of the store with the other.
     let boot = |suite: &Suite, server| {
         let mut checks = match server {
-            StoreServer::Xenstored => [
-                checks::ALL,
-                store::ALL,
-                disk::ALL,
-                net::ALL,
-                lan::ALL,
-                gate::ALL,
-                web::ALL,
-                vchan::ALL,
-                qubes::ALL,
-                package::ALL,
-                gate_qubes::ALL,
-            ]
-            .concat(),
+            StoreServer::Xenstored => {
+                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL, vchan::ALL, package::ALL]
+                    .concat()
+            }
             StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
         };
         if server == StoreServer::Xenstored && *suite == suite::DEFAULT {
@@ -252,6 +242,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(web::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
             checks.extend(gate_nft::AT_LENGTH);
+            checks.extend(qubes::AT_LENGTH);
             checks.extend(gate_qubes::AT_LENGTH);
             checks.extend(hostile::AT_LENGTH);
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-pub use self::checks::ALL;
+pub use self::checks::AT_LENGTH;
 use crate::paths::repo;
 use xen_lab::{Dom0, Lab};
 
