@@ -36,7 +36,8 @@ fn client(number: u8) -> ClientSettings {
         gateway_v4: Some(Ipv4Addr::new(10, 0, 1, 1)),
         gateway_v6: Some(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1)),
         mtu: 1500,
-        alias: (number % 2 == 0)
+        alias: number
+            .is_multiple_of(2)
             .then_some(Alias { visible: Ipv4Addr::new(192, 168, 100, 2), actual: Ipv4Addr::new(10, 0, 1, number) }),
     }
 }
