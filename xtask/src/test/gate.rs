@@ -211,6 +211,7 @@ fn trunk(f: &Fixture) -> Result<String> {
     let rules = "clients 10.7.0.1/24\npolicy drop\naccept icmp\naccept tcp to site.example port 5201\n\
                  accept tcp from 10.7.0.0/24 to gate port 9100\n";
     lab.put("/tmp/gate.rules", Box::new(std::io::Cursor::new(rules.to_owned() + &"\0".repeat(4096 - rules.len()))))?;
+    let _trunk = Trunk(lab);
     lab.run(&format!(
         "ip=/usr/bin/ip; chmod 755 /tmp/linux-load; $ip addr add {SITE}/32 dev lo
          $ip link add link xenbr0 name xenbr0.5 type vlan id 5 && $ip addr add 10.5.0.1/24 dev xenbr0.5 \
@@ -218,7 +219,6 @@ fn trunk(f: &Fixture) -> Result<String> {
          setsid /tmp/linux-load dns 10.0.2.10:53 site.example={SITE} </dev/null >/tmp/dns.log 2>&1 &
          iperf3 -s -D --forceflush >/dev/null 2>&1 </dev/null"
     ))?;
-    let _trunk = Trunk(lab);
     let line = format!(
         "vif0.ip={GATE}/24 vif0.gw=10.0.2.10 vif0.dns=10.0.2.10 vif0.vlans=5 vif0.5.ip=10.5.0.60/24 rules=xvda metrics=9100"
     );
