@@ -474,6 +474,35 @@ fn fragments_follow_the_first_in_whatever_order_they_come() {
 }
 
 #[test]
+fn fragments_of_one_client_do_not_make_others_lost() {
+    let mut net = Net::new(100, masquerade());
+    let (greedy, modest) = (net.client(5), net.client(6));
+    let parts = |number: u8, id: u16| {
+        let frame = udp(Who::Client(number), (client_v4(number), 5000), (REMOTE, 53), &[1; 2000]);
+        let mut frame = may_cut(frame);
+        frame[18..20].copy_from_slice(&id.to_be_bytes());
+        let headers = Headers::parse(&frame).unwrap();
+        checksum::complete_ipv4(&mut frame, &headers);
+        fragments(&frame, 1500)
+    };
+    // Many begin, and do not end.
+    net.one(modest, parts(6, 1)[0].clone());
+    for id in 0..2000 {
+        net.one(greedy, parts(5, id)[0].clone());
+    }
+    net.one(modest, parts(6, 1)[1].clone());
+    // Many end that do not begin.
+    for id in 3000..3200 {
+        assert_eq!(net.put(greedy, parts(5, id)[1].clone()), []);
+    }
+    assert_eq!(net.put(modest, parts(6, 2)[1].clone()), []);
+    for id in 3200..3400 {
+        assert_eq!(net.put(greedy, parts(5, id)[1].clone()), []);
+    }
+    assert_eq!(net.put(modest, parts(6, 2)[0].clone()).len(), 2);
+}
+
+#[test]
 fn a_full_table_is_shared_out() {
     let mut net = Net::new(100, masquerade());
     let (greedy, modest) = (net.client(5), net.client(6));
