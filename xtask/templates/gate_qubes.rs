@@ -516,6 +516,26 @@ fn a_name_may_be_too_long_for_a_path() {
 }
 
 #[test]
+fn names_are_asked_for_again_when_there_is_another_server() {
+    check("another name server", 4, |xen| {
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let (gate, dom0, stack) = firewall_and_outside(&xen, guest).await;
+            let address = Rc::new(Cell::new(Some([10, 137, 0, 1])));
+            gate.domain().spawn(answer_names(stack, address.clone())).detach();
+            dom0.rules("10.137.0.20", "drop", &[(0, "action=accept dsthost=a.example")]);
+            dom0.until("/qubes-firewall-handled/10.137.0.20", "1").await;
+            // The one that there is says nothing: it is asked ever less often.
+            gate.sleep(Duration::from_secs(1900)).await;
+            assert_eq!(dom0.get("/dns/10.137.0.20/a.example"), None);
+            dom0.write("/qubes-primary-dns", "10.137.0.1");
+            dom0.until("/dns/10.137.0.20/a.example", "{'10.137.0.1/32'}").await;
+            gate.destroy();
+        });
+    });
+}
+
+#[test]
 fn addresses_of_qubes_that_do_not_run_are_nobodys_outside() {
     check("connected addresses", 4, |xen| {
         let (guest, xen) = (Guest::new(xen), xen.clone());
