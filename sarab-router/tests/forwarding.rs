@@ -402,6 +402,26 @@ fn a_client_may_know_itself_by_another_address() {
 }
 
 #[test]
+fn the_gateway_of_one_with_another_address_is_its_alone() {
+    let visible = Ipv4Addr::new(192, 168, 100, 2);
+    let mut net = Net::new(100, masquerade());
+    let (hidden, other) = (net.client_with(5, Some(Alias { visible, actual: client_v4(5) })), net.client(6));
+    let mut settings = net.router.client(hidden).unwrap().settings.clone();
+    // A host outside has this one as well.
+    settings.gateway_v4 = Some(REMOTE);
+    net.router.set_client(hidden, settings);
+    let (to, asked) = net.one(hidden, ping(Who::Client(5), visible, REMOTE, 1, false));
+    assert_eq!(to, InterfaceId::LOCAL);
+    let local = View::parse(&asked.bytes).unwrap().destination;
+    let (to, answer) = net.one(InterfaceId::LOCAL, ping(Who::Outside, local, client_v4(5), 1, true));
+    assert_eq!((to, seen(&answer).0, seen(&answer).2), (hidden, v4(REMOTE), v4(visible)));
+    let (to, _) = net.one(other, udp(Who::Client(6), (client_v4(6), 5000), (REMOTE, 53), b""));
+    assert_eq!(to, net.uplink);
+    let (to, _) = net.one(net.uplink, udp(Who::Outside, (REMOTE, 53), (OUTER, 5000), b""));
+    assert_eq!(to, other);
+}
+
+#[test]
 fn packets_that_are_too_large_are_cut_where_they_may_be() {
     let mut net = Net::new(100, masquerade());
     let client = net.client(5);
