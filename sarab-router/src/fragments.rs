@@ -1,7 +1,7 @@
 //! Fragments: only the first has ports, and the others follow it. Those that come before it wait for a moment. Nothing is put
-//! together.
+//! together. Where there is no room, the interface with the most makes some.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -58,10 +58,8 @@ impl Fragments {
     pub(crate) fn first(&mut self, whole: Whole, tuple: Tuple, now: Duration) -> Vec<Packet> {
         if self.known.insert(whole, tuple).is_none() {
             self.oldest.push_back((now + LIFETIME, whole));
-            if self.oldest.len() > MAX_KNOWN
-                && let Some((_, oldest)) = self.oldest.pop_front()
-            {
-                self.known.remove(&oldest);
+            if self.oldest.len() > MAX_KNOWN {
+                self.forget_one();
             }
         }
         let mut released = Vec::new();
@@ -78,15 +76,38 @@ impl Fragments {
         released
     }
 
+    fn forget_one(&mut self) {
+        let greediest = shares(self.oldest.iter().map(|(_, whole)| (whole.from, 1))).max();
+        let is_its = |(_, whole): &(Duration, Whole)| greediest.is_some_and(|(_, from)| whole.from == from);
+        if let Some((_, oldest)) = self.oldest.iter().position(is_its).and_then(|index| self.oldest.remove(index)) {
+            self.known.remove(&oldest);
+        }
+    }
+
     /// Keeps a fragment that came before the first.
     pub(crate) fn hold(&mut self, whole: Whole, packet: Packet, now: Duration) {
         let len = packet.bytes.len();
-        if self.held.len() >= MAX_HELD || self.held_bytes + len > MAX_HELD_BYTES {
+        while self.held.len() >= MAX_HELD || self.held_bytes + len > MAX_HELD_BYTES {
             self.dropped += 1;
-            return;
+            if !self.drop_held_of_another(whole.from) {
+                return;
+            }
         }
         self.held_bytes += len;
         self.held.push_back(Held { whole, packet, until: now + PATIENCE });
+    }
+
+    /// Drops the oldest of the interface that has the most, unless it is this one.
+    fn drop_held_of_another(&mut self, wants: InterfaceId) -> bool {
+        let all = self.held.iter().map(|held| (held.whole.from, held.packet.bytes.len() + MAX_HELD_BYTES / MAX_HELD));
+        let own = shares(all.clone()).find_map(|(share, from)| (from == wants).then_some(share));
+        let Some((_, greediest)) = shares(all).max().filter(|(share, _)| own.is_none_or(|own| *share > own)) else {
+            return false;
+        };
+        let index = self.held.iter().position(|held| held.whole.from == greediest);
+        let Some(held) = index.and_then(|index| self.held.remove(index)) else { return false };
+        self.held_bytes -= held.packet.bytes.len();
+        true
     }
 
     pub(crate) fn expire(&mut self, now: Duration) {
@@ -109,4 +130,13 @@ impl Fragments {
         let held = self.held.front().map(|held| held.until);
         held.into_iter().chain(self.oldest.front().map(|(until, _)| *until)).min()
     }
+}
+
+/// How much each interface has.
+fn shares(all: impl Iterator<Item = (InterfaceId, usize)>) -> impl Iterator<Item = (usize, InterfaceId)> {
+    let mut shares = BTreeMap::<InterfaceId, usize>::new();
+    for (from, share) in all {
+        *shares.entry(from).or_default() += share;
+    }
+    shares.into_iter().map(|(from, share)| (share, from))
 }

@@ -49,7 +49,7 @@ pub struct ClientSettings {
     pub gateway_v6: Option<Ipv6Addr>,
     /// Most bytes of an IP packet.
     pub mtu: u16,
-    /// An address that it has in its own eyes.
+    /// An address that it has in its own eyes. Its `gateway_v4` is one in its own eyes, too, then.
     pub alias: Option<Alias>,
 }
 

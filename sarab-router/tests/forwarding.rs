@@ -402,6 +402,26 @@ fn a_client_may_know_itself_by_another_address() {
 }
 
 #[test]
+fn the_gateway_of_one_with_another_address_is_its_alone() {
+    let visible = Ipv4Addr::new(192, 168, 100, 2);
+    let mut net = Net::new(100, masquerade());
+    let (hidden, other) = (net.client_with(5, Some(Alias { visible, actual: client_v4(5) })), net.client(6));
+    let mut settings = net.router.client(hidden).unwrap().settings.clone();
+    // A host outside has this one as well.
+    settings.gateway_v4 = Some(REMOTE);
+    net.router.set_client(hidden, settings);
+    let (to, asked) = net.one(hidden, ping(Who::Client(5), visible, REMOTE, 1, false));
+    assert_eq!(to, InterfaceId::LOCAL);
+    let local = View::parse(&asked.bytes).unwrap().destination;
+    let (to, answer) = net.one(InterfaceId::LOCAL, ping(Who::Outside, local, client_v4(5), 1, true));
+    assert_eq!((to, seen(&answer).0, seen(&answer).2), (hidden, v4(REMOTE), v4(visible)));
+    let (to, _) = net.one(other, udp(Who::Client(6), (client_v4(6), 5000), (REMOTE, 53), b""));
+    assert_eq!(to, net.uplink);
+    let (to, _) = net.one(net.uplink, udp(Who::Outside, (REMOTE, 53), (OUTER, 5000), b""));
+    assert_eq!(to, other);
+}
+
+#[test]
 fn packets_that_are_too_large_are_cut_where_they_may_be() {
     let mut net = Net::new(100, masquerade());
     let client = net.client(5);
@@ -471,6 +491,35 @@ fn fragments_follow_the_first_in_whatever_order_they_come() {
     net.now += Duration::from_secs(2);
     net.router.poll(net.now, &mut Wires::default());
     assert_eq!(net.put(client, parts[0].clone()).len(), 1);
+}
+
+#[test]
+fn fragments_of_one_client_do_not_make_others_lost() {
+    let mut net = Net::new(100, masquerade());
+    let (greedy, modest) = (net.client(5), net.client(6));
+    let parts = |number: u8, id: u16| {
+        let frame = udp(Who::Client(number), (client_v4(number), 5000), (REMOTE, 53), &[1; 2000]);
+        let mut frame = may_cut(frame);
+        frame[18..20].copy_from_slice(&id.to_be_bytes());
+        let headers = Headers::parse(&frame).unwrap();
+        checksum::complete_ipv4(&mut frame, &headers);
+        fragments(&frame, 1500)
+    };
+    // Many begin, and do not end.
+    net.one(modest, parts(6, 1)[0].clone());
+    for id in 0..2000 {
+        net.one(greedy, parts(5, id)[0].clone());
+    }
+    net.one(modest, parts(6, 1)[1].clone());
+    // Many end that do not begin.
+    for id in 3000..3200 {
+        assert_eq!(net.put(greedy, parts(5, id)[1].clone()), []);
+    }
+    assert_eq!(net.put(modest, parts(6, 2)[1].clone()), []);
+    for id in 3200..3400 {
+        assert_eq!(net.put(greedy, parts(5, id)[1].clone()), []);
+    }
+    assert_eq!(net.put(modest, parts(6, 2)[0].clone()).len(), 2);
 }
 
 #[test]

@@ -487,6 +487,75 @@ fn what_the_gate_writes_itself_changes_no_network() {
     });
 }
 
+#[test]
+fn a_name_may_be_too_long_for_a_path() {
+    check("a long name", 2, |xen| {
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let (gate, dom0, stack) = firewall_and_outside(&xen, guest).await;
+            let address = Rc::new(Cell::new(Some([10, 137, 0, 1])));
+            gate.domain().spawn(answer_names(stack, address.clone())).detach();
+            dom0.write("/qubes-primary-dns", "10.137.0.1");
+            let name = format!("{}.example", "long".repeat(15));
+            let (long, short) = (format!("action=accept dsthost={name}"), "action=accept dsthost=short.example");
+            dom0.rules("10.137.0.20", "drop", &[(0, &long), (1, short)]);
+            dom0.until("/dns/10.137.0.20/short.example", "{'10.137.0.1/32'}").await;
+            let told = format!("gate: /dns/10.137.0.20/{name} is longer than QubesDB takes");
+            gate.wait_for(&told).await;
+            let a = qube(&xen, &gate, "10.137.0.20").await;
+            dom0.rules("10.137.0.20", "drop", &[(0, &long)]);
+            dom0.until("/qubes-firewall-handled/10.137.0.20", "2").await;
+            asks(&a, "10.137.0.1 7", "7 sees 10.137.0.10").await;
+            while dom0.get("/dns/10.137.0.20/short.example").is_some() {
+                gate.sleep(Duration::from_secs(1)).await;
+            }
+            assert_eq!(gate.console().matches(&told).count(), 1);
+            gate.destroy();
+        });
+    });
+}
+
+#[test]
+fn names_are_asked_for_again_when_there_is_another_server() {
+    check("another name server", 4, |xen| {
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let (gate, dom0, stack) = firewall_and_outside(&xen, guest).await;
+            let address = Rc::new(Cell::new(Some([10, 137, 0, 1])));
+            gate.domain().spawn(answer_names(stack, address.clone())).detach();
+            dom0.rules("10.137.0.20", "drop", &[(0, "action=accept dsthost=a.example")]);
+            dom0.until("/qubes-firewall-handled/10.137.0.20", "1").await;
+            // The one that there is says nothing: it is asked ever less often.
+            gate.sleep(Duration::from_secs(1900)).await;
+            assert_eq!(dom0.get("/dns/10.137.0.20/a.example"), None);
+            dom0.write("/qubes-primary-dns", "10.137.0.1");
+            dom0.until("/dns/10.137.0.20/a.example", "{'10.137.0.1/32'}").await;
+            gate.destroy();
+        });
+    });
+}
+
+#[test]
+fn addresses_of_qubes_that_do_not_run_are_nobodys_outside() {
+    check("connected addresses", 4, |xen| {
+        let (guest, xen) = (Guest::new(xen), xen.clone());
+        xen.clone().run(async move {
+            let (gate, dom0) = firewall(&xen, guest).await;
+            dom0.rules("10.137.0.20", "accept", &[]);
+            let a = qube(&xen, &gate, "10.137.0.20").await;
+            asks(&a, "10.137.0.1 7", "7 sees 10.137.0.10").await;
+            dom0.write("/connected-ips", "10.137.0.20 10.137.0.1 junk");
+            gate.wait_for("gate: QubesDB: /connected-ips has \"junk\": expected addresses\n").await;
+            asks(&a, "10.137.0.1 8", "ConnectionReset").await;
+            dom0.write("/connected-ips", "10.137.0.20");
+            dom0.rules("10.137.0.20", "accept", &[]);
+            dom0.until("/qubes-firewall-handled/10.137.0.20", "2").await;
+            asks(&a, "10.137.0.1 7", "7 sees 10.137.0.10").await;
+            gate.destroy();
+        });
+    });
+}
+
 /// A guest that does nothing about its interface.
 async fn idle(app: App) {
     app.shutdown().await;

@@ -56,7 +56,7 @@ pub struct Gate {
     sooner: Cell<bool>,
     tick: WaitQueue,
     last_lines: RefCell<BTreeMap<u8, (Duration, u64)>>,
-    /// Other rules are in use.
+    /// Other rules are in use, or others are asked for the names in them.
     pub reloaded: Generation,
     /// Names in rules stand for others than before.
     pub resolved: Generation,
@@ -212,6 +212,8 @@ impl Gate {
         if *self.name_servers.borrow() != servers {
             local::set_name_servers(self.stack, &servers);
             self.name_servers.replace(servers);
+            self.firewall.0.borrow_mut().names.retry(self.now());
+            self.reloaded.advance();
         }
     }
 

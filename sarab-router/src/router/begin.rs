@@ -10,7 +10,7 @@ use super::{Drop, Output, Router};
 use crate::InterfaceId;
 use crate::flows::{FlowId, Full, Protocol, Tuple};
 use crate::icmp::Reason;
-use crate::interface::{Interface, Role};
+use crate::interface::{Client, Interface, Role};
 use crate::packet::{Transport, View, tcp_flags};
 use crate::policy::{NewFlow, Policy, Side, Verdict};
 use crate::rewrite::Endpoints;
@@ -39,7 +39,8 @@ impl<P: Policy> Router<P> {
             return Err(Drop::Rate);
         }
         let Endpoints { source, destination: asked, source_port, destination_port: asked_port } = tuple.endpoints;
-        let is_own = self.own.contains(&asked);
+        let is_gateway = |client: &Client| client.gateway(asked.is_ipv6()) == Some(asked);
+        let is_own = self.own.contains(&asked) || self.client(from).is_some_and(is_gateway);
         let translated = match from_side {
             Side::Gate => None,
             Side::Inside | Side::Outside => {

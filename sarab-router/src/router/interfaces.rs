@@ -168,7 +168,9 @@ impl<P: Policy> Router<P> {
                     uplink.link.set_proxied(proxied.clone());
                 }
                 Role::Client(client) => {
-                    self.own.extend(client.gateway(false).into_iter().chain(client.gateway(true)));
+                    // What one sees alone, others may see outside.
+                    let v4 = client.gateway(false).filter(|_| client.settings.alias.is_none());
+                    self.own.extend(v4.into_iter().chain(client.gateway(true)));
                     for address in &client.settings.addresses {
                         self.clients.entry(*address).or_default().push(InterfaceId(id as u16));
                     }

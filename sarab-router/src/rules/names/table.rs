@@ -161,6 +161,14 @@ impl NameTable {
         };
     }
 
+    /// Has all names that have failed asked for at once: others are asked now.
+    pub fn retry(&mut self, now: Duration) {
+        let all = self.entries.iter_mut().flat_map(|entry| [&mut entry.v4, &mut entry.v6]);
+        for schedule in all.filter(|schedule| schedule.failures > 0) {
+            (schedule.due, schedule.failures) = (now, 0);
+        }
+    }
+
     /// Forgets addresses that nobody has seen for long, and what is [known](NameTable::is_known). Returns whether there was
     /// anything, as [`resolved`](NameTable::resolved) does.
     pub fn expire(&mut self, now: Duration) -> bool {

@@ -85,6 +85,19 @@ fn an_answer_without_addresses_is_one_too() {
 }
 
 #[test]
+fn what_has_failed_is_asked_for_at_once_of_others() {
+    let mut table = table(&["a.b"]);
+    due(&mut table, Duration::ZERO);
+    table.resolved("a.b", V4, &[], MINUTE, Duration::ZERO);
+    for _ in 0..9 {
+        table.failed("a.b", V6, Duration::ZERO);
+    }
+    assert!(due(&mut table, secs(9)).is_empty());
+    table.retry(secs(9));
+    assert_eq!(due(&mut table, secs(9)), [("a.b".to_string(), V6)]);
+}
+
+#[test]
 fn ttls_are_bounded() {
     let mut table = table(&["a.b"]);
     due(&mut table, Duration::ZERO);
