@@ -32,6 +32,10 @@ pub struct Buffer {
     len: usize,
 }
 
+/// Bytes that have to be in the first slot of a packet: Linux's netfront takes so many for its headers (`RX_COPY_THRESHOLD`), and
+/// fails where there are fewer than an Ethernet header has; Linux's netback refuses such a packet.
+const HEAD: usize = 256;
+
 enum Place {
     Heap(Vec<u8>),
     Pages(Box<dyn Storage>),
@@ -100,9 +104,10 @@ impl Buffer {
         self.len -= end - at;
     }
 
-    /// Where in its first page it begins, if it is in pages.
+    /// Where in its first page it begins, if it is in pages that can be sent as they are: its headers are all in the first.
     pub(crate) fn offset(&self) -> Option<usize> {
-        matches!(self.place, Place::Pages(_)).then_some(self.start % PAGE_SIZE)
+        let offset = self.start % PAGE_SIZE;
+        (matches!(self.place, Place::Pages(_)) && PAGE_SIZE - offset >= HEAD).then_some(offset)
     }
 
     /// Memory that it takes, in bytes: at least as many as there are.
@@ -246,6 +251,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn headers_are_in_one_page_of_what_is_sent_as_it_is() {
+        let xen = xen_sim::Xen::new(1);
+        let area = Area::new(&xen.domain(), 2).unwrap();
+        for (start, offset) in [(0, Some(0)), (3840, Some(3840)), (3841, None), (4095, None), (4096, Some(0))] {
+            let run = area.take(0..2).unwrap();
+            assert_eq!(Buffer::in_pages(run.into(), start, 300).offset(), offset);
+        }
+        assert_eq!(Buffer::from(vec![0; 9000]).offset(), None);
     }
 
     #[test]

@@ -24,7 +24,8 @@ impl Gate {
             "gate: work: hypercalls={} sleeps={} polls={} events={} notifications={} timers={} allocations={} \
              client_in={} client_in_bytes={} client_out={} client_out_bytes={} client_copies={} client_operations={} \
              client_notifications={} uplink_in={} uplink_in_bytes={} uplink_copied={} uplink_out={} uplink_out_bytes={} uplink_lent={} \
-             uplink_notifications={} uplink_events={}",
+             uplink_notifications={} uplink_events={} \
+             client_refused={} client_dropped={} uplink_unsent={} uplink_refused={} uplink_dropped={} uplink_overflowed={} dropped={}",
             machine.hypercalls,
             machine.sleeps,
             machine.polls,
@@ -47,6 +48,13 @@ impl Gate {
             sum(&uplinks, |uplink| uplink.lent),
             sum(&uplinks, |uplink| uplink.notifications),
             sum(&uplinks, |uplink| uplink.events),
+            sum(&ports, |port| port.refused),
+            sum(&ports, |port| port.dropped),
+            sum(&uplinks, |uplink| uplink.unsent),
+            sum(&uplinks, |uplink| uplink.refused),
+            sum(&uplinks, |uplink| uplink.dropped),
+            sum(&devices, |device| device.overflowed.get()),
+            self.drops().map(|(_, count)| count).sum::<u64>(),
         );
     }
 }

@@ -136,6 +136,9 @@ impl<G: Memory> Tx<G> {
         extra: Option<Extra>,
     ) -> Result<(), Buffer> {
         let len = frame.len();
+        if frame.offset().is_none() {
+            return Err(frame);
+        }
         let Some((run, range)) = frame.pages::<Run<G>>() else { return Err(frame) };
         let (first, end) = (range.start / PAGE_SIZE, range.end.div_ceil(PAGE_SIZE));
         let pages = end - first;

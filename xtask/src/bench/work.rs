@@ -10,6 +10,16 @@ use xen_lab::domain::Domain;
 
 /// What the line begins with.
 const LINE: &str = "gate: work: ";
+/// Counters of packets that were not passed on.
+const LOST: [&str; 7] = [
+    "client_refused",
+    "client_dropped",
+    "uplink_unsent",
+    "uplink_refused",
+    "uplink_dropped",
+    "uplink_overflowed",
+    "dropped",
+];
 /// For how long the gate may be too busy to print it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -45,8 +55,9 @@ impl Work {
         let bytes = of("client_in_bytes") + of("uplink_in_bytes");
         let each = |key: &str| of(key) / packets.max(1.0);
         let size = |way: &str| of(&format!("{way}_bytes")) / of(way).max(1.0);
+        let lost: String = LOST.iter().filter(|key| of(key) > 0.0).map(|key| format!(", {} {key}", of(key))).collect();
         format!(
-            "{packets} packets, from clients of {:.0} bytes, from uplinks of {:.0}; each {:.2} hypercalls ({:.2} notifications, \
+            "{packets} packets{lost}, from clients of {:.0} bytes, from uplinks of {:.0}; each {:.2} hypercalls ({:.2} notifications, \
              {:.2} copies of {:.2} operations), {:.2} sleeps, {:.2} polls, {:.2} allocations; {:.0} hypercalls for a MiB",
             size("client_in"),
             size("uplink_in"),
