@@ -270,7 +270,7 @@ impl Qubes {
             println!("gate: {forgotten} flows forgotten, which the rules forbid now");
         }
         self.handled.borrow_mut().extend(&added);
-        self.named.borrow_mut().extend(&added);
+        self.named.borrow_mut().extend(added.iter().chain(&gone));
         self.news.wake_all();
         self.gate.reloaded.advance();
     }

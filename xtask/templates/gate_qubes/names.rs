@@ -89,6 +89,14 @@ fn a_name_may_be_too_long_for_a_path() {
                 gate.sleep(Duration::from_secs(1)).await;
             }
             assert_eq!(gate.console().matches(&told).count(), 1);
+            // Without rules there are no names in them.
+            dom0.rules("10.137.0.20", "drop", &[(0, short)]);
+            dom0.until("/dns/10.137.0.20/short.example", "{'10.137.0.1/32'}").await;
+            dom0.remove("/qubes-firewall/10.137.0.20/");
+            dom0.remove("/qubes-firewall/10.137.0.20");
+            while dom0.get("/dns/10.137.0.20/short.example").is_some() {
+                gate.sleep(Duration::from_secs(1)).await;
+            }
             gate.destroy();
         });
     });
