@@ -144,9 +144,11 @@ fn a_qube_may_not_know_its_address() {
             dom0.write("/mapped-ip/10.137.0.20/visible-gateway", "192.168.100.1");
             dom0.rules("10.137.0.20", "accept", &[]);
             dom0.until("/qubes-firewall-handled/10.137.0.20", "1").await;
-            let guest = Guest::new(&xen).network_of(&gate).addresses("10.137.0.20");
+            let guest = Guest::new(&xen).network_of(&gate).addresses("10.137.0.20 fd09:24ef:4179::14");
             let qube = guest.command_line("ip=192.168.100.2/32 gw=192.168.100.1").start(client).await;
             qube.wait_for("up\n").await;
+            // It would be known by the other.
+            gate.wait_for(": 10.137.0.20\n").await;
             asks(&qube, "10.137.0.1 7", "7 sees 10.137.0.10").await;
             gate.destroy();
         });

@@ -162,8 +162,12 @@ impl Clients {
 
 /// What a client has that has all of it of its host.
 fn provided(mac: [u8; 6], addresses: &[IpAddr], provider: &Provider) -> ClientSettings {
-    let addresses = Provider::first_of_each(addresses);
+    let mut addresses = Provider::first_of_each(addresses);
     let mapped = provider.mapped(&addresses);
+    // It would be known by its address of the other family.
+    if mapped.is_some() {
+        addresses.retain(IpAddr::is_ipv4);
+    }
     let (gateway_v4, gateway_v6) = (mapped.map(|(_, gateway)| gateway).or(provider.gateway_v4), provider.gateway_v6);
     let alias = mapped.map(|(alias, _)| alias);
     ClientSettings { mac, gate_mac: GATE_MAC, addresses, gateway_v4, gateway_v6, mtu: MTU, alias }
