@@ -361,7 +361,7 @@ impl fmt::Display for Error {
         match self {
             Error::BadPath { path } => write!(
                 f,
-                "QubesDB: \"{}\" can be no path: it begins with / and has up to 63 bytes of A-Z a-z 0-9 _ / . : @ -",
+                "QubesDB: \"{}\" is not a path: expected / and up to 63 bytes in all of A-Z a-z 0-9 _ / . : @ -",
                 xenstore_client::printable(path)
             ),
             Error::BadValue { path, len } => {
@@ -372,7 +372,7 @@ impl fmt::Display for Error {
             Error::Unanswered { path } => {
                 write!(
                     f,
-                    "QubesDB: dom0 closes the channel instead of an answer about {path}; see its qubesdb daemon's log"
+                    "QubesDB: dom0 has closed the channel instead of answering about {path}; see its qubesdb daemon's log"
                 )
             }
             Error::Busy => write!(f, "QubesDB: {MAX_REQUESTS} requests wait for dom0; wait for some of them first"),

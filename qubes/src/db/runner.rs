@@ -147,7 +147,7 @@ impl<X: Xen> Runner<X> {
                 }
                 Event::Refused(path) => {
                     if shared.lines.borrow_mut().allows(self.xen.now()) {
-                        warning!("QubesDB: {} sends a change of \"{}\" that cannot be", self.server, path);
+                        warning!("QubesDB: {} sends an invalid change of \"{}\"", self.server, path);
                     }
                 }
             }
@@ -186,7 +186,7 @@ impl fmt::Display for Stop {
             Stop::Wire(error) => error.fmt(f),
             Stop::Protocol(error) => error.fmt(f),
             Stop::Closed => f.write_str("the daemon has closed the vchan"),
-            Stop::Silent => write!(f, "the daemon is silent for {} s", PATIENCE.as_secs()),
+            Stop::Silent => write!(f, "no answer from the daemon for {} s", PATIENCE.as_secs()),
         }
     }
 }

@@ -101,7 +101,7 @@ where
     .await;
 }
 
-/// When it is dropped, the runner has ended, be it that it never began.
+/// When it is dropped, the runner has ended, even if it never began.
 pub(super) struct Over<X: Xen>(pub(super) Rc<Shared<X>>);
 
 impl<X: Xen> Drop for Over<X> {

@@ -37,12 +37,12 @@ pub struct Options {
     pub peer: DomId,
     /// The vchan port of the control channel: 512.
     pub port: u32,
-    /// Calls that are served at a time: 16, a quarter of them for dom0 alone. As many more are told that there are too many, with exit code 125; of others
-    /// dom0 is told that their channel is closed.
+    /// Calls that are served at a time: 16, a quarter of them for dom0 alone. As many more end with exit code 125; of any
+    /// beyond these, dom0 is told that the channel is closed.
     pub max_calls: usize,
     /// Calls of this domain's that wait for dom0, at a time: 16.
     pub max_outgoing: usize,
-    /// How long a data channel may take to be opened: 120 s, since a qube may still be starting.
+    /// How long opening a data channel may take, and sending the end of a call: 120 s, since a qube may still be starting.
     pub patience: Duration,
 }
 
@@ -147,11 +147,13 @@ impl<X: Xen + 'static> Agent<X> {
     }
 
     /// Calls a service, `SERVICE` or `SERVICE+ARGUMENT`, in the qube `target`, or where dom0's policy says for `dom0`,
-    /// `@default` or `@dispvm`. Waits for dom0 to decide, and for the other end; without dom0 it waits for that.
+    /// `@default` or `@dispvm`. Waits for dom0 to decide, and for the other end; before dom0's daemon has
+    /// connected, it waits for that too.
     ///
     /// # Errors
     ///
-    /// [`CallError::Refused`] by the policy, and others.
+    /// [`CallError::Refused`] if the policy refuses; [`CallError::BadTarget`] and [`CallError::BadService`] for names that
+    /// cannot be; [`CallError::Busy`] if too many calls wait; others if dom0 or the service's end fails.
     ///
     /// # Cancellation
     ///
@@ -181,7 +183,7 @@ impl<X: Xen + 'static> Agent<X> {
     }
 }
 
-/// Other bytes dom0 makes `_` of.
+/// dom0 replaces all other bytes with `_`.
 fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)
 }
@@ -292,10 +294,10 @@ impl fmt::Display for CallError {
                 f.write_str("qrexec: dom0 has refused the call; see its policy in /etc/qubes/policy.d")
             }
             CallError::BadTarget { target } => {
-                write!(f, "qrexec: \"{}\" is no qube: its name is made of A-Z a-z 0-9 _ - . @ :", printable(target))
+                write!(f, "qrexec: \"{}\" is not a target: allowed are A-Z a-z 0-9 _ - . @ :", printable(target))
             }
             CallError::BadService { service } => {
-                write!(f, "qrexec: \"{}\" is no service: it is made of A-Z a-z 0-9 _ - . +", printable(service))
+                write!(f, "qrexec: \"{}\" is not a service: allowed are A-Z a-z 0-9 _ - . +", printable(service))
             }
             CallError::Name(error) => write!(f, "qrexec: {error}"),
             CallError::Busy { max } => write!(f, "qrexec: {max} calls wait for dom0; wait for some of them first"),

@@ -80,7 +80,7 @@ impl fmt::Display for WireError {
             }
             WireError::UnknownType { kind } => write!(f, "unknown message type {kind:#x}"),
             WireError::Length { kind, len } => write!(f, "message of type {kind:#x} with {len} bytes"),
-            WireError::NotText { kind } => write!(f, "message of type {kind:#x} with a name that is no text"),
+            WireError::NotText { kind } => write!(f, "message of type {kind:#x} with a name that is not valid UTF-8"),
             WireError::Text { len, max } => write!(f, "name of {len} bytes: at most {max} are allowed, and no NUL"),
         }
     }
