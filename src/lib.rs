@@ -23,7 +23,7 @@
 //! - `control` (default): the domain acts on `xl shutdown`, `reboot`, `save` and `sysrq`.
 //! - `net`: network interfaces, and a TCP/IP stack on them.
 //! - `vchan`: byte streams to other domains, and to programs in dom0 (libvchan).
-//! - `qubes`: what a qube of Qubes OS speaks with dom0 (QubesDB, qrexec, firewall rules); with it `vchan`.
+//! - `qubes`: a qube's side of Qubes OS (QubesDB, qrexec, firewall rules); with it `vchan`.
 //! - `embedded-storage-async`: a disk as flash memory ([`block::adapters`]).
 //! - `guest`: the entry point, allocator and panic handler; for the final program only.
 //! - `log`: the drivers' log lines are text, not defmt's frames.

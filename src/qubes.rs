@@ -1,4 +1,4 @@
-//! What a qube of Qubes OS speaks with dom0: QubesDB, qrexec, and the firewall's rules.
+//! A qube's side of Qubes OS: QubesDB, qrexec, and the firewall's rules.
 //!
 //! ```
 //! use sarab::qubes::{Call, ExitCode, Session};
@@ -38,6 +38,7 @@ use crate::machine::XenPlatform;
 
 pub use qubes::db::{Change, Changes, Database, Error as DatabaseError, Options as DatabaseOptions};
 pub use qubes::firewall::{self, Rules};
+pub use qubes::rexec::wire::WireError as SessionWireError;
 pub use qubes::rexec::{
     Answer, Call, CallError, Collected, Error as SessionError, ExitCode, Options as AgentOptions, Request,
 };
@@ -48,6 +49,14 @@ pub type Agent = qubes::rexec::Agent<XenPlatform>;
 pub type Session = qubes::rexec::Session<XenPlatform>;
 /// A call of a service elsewhere; see [`qubes::rexec::RemoteCall`].
 pub type RemoteCall = qubes::rexec::RemoteCall<XenPlatform>;
+/// What a caller sends; see [`qubes::rexec::Input`].
+pub type Input = qubes::rexec::Input<XenPlatform>;
+/// What goes to a caller; see [`qubes::rexec::Output`].
+pub type Output = qubes::rexec::Output<XenPlatform>;
+/// A called service's standard input; see [`qubes::rexec::RemoteInput`].
+pub type RemoteInput = qubes::rexec::RemoteInput<XenPlatform>;
+/// What a called service sends; see [`qubes::rexec::RemoteOutput`].
+pub type RemoteOutput = qubes::rexec::RemoteOutput<XenPlatform>;
 
 impl App {
     /// A copy of this qube's QubesDB, which follows dom0's from now on; [`Database::ready`] waits for it. Once is enough:
