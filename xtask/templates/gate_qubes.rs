@@ -11,7 +11,7 @@ use sarab::App;
 use sarab::testing::{End, Faults, Guest, check};
 
 use dom0::{receive, send};
-use hosts::{asks, client, firewall, outside, qube};
+use hosts::{asks, client, firewall, outside, qube, server};
 
 #[test]
 fn the_life_of_a_firewall_qube() {
@@ -135,6 +135,28 @@ async fn idle(app: App) {
 }
 
 #[test]
+fn qubes_may_reach_each_other_by_their_rules() {
+    check("qubes among themselves", 4, |xen| {
+        let (guest, xen) = (Guest::new(xen).command_line("clients=rules"), xen.clone());
+        xen.clone().run(async move {
+            let (gate, dom0) = firewall(&xen, guest).await;
+            dom0.rules("10.137.0.20", "drop", &[(0, "action=accept proto=tcp dst4=10.137.0.21/32 dstports=7-7")]);
+            dom0.until("/qubes-firewall-handled/10.137.0.20", "1").await;
+            let a = qube(&xen, &gate, "10.137.0.20").await;
+            let b = Guest::new(&xen).network_of(&gate).addresses("10.137.0.21");
+            let b = b.command_line("ip=10.137.0.21/32 gw=10.137.0.10").start(server).await;
+            b.wait_for("up\n").await;
+            // With the address that it has: nothing is translated between them.
+            asks(&a, "10.137.0.21 7", "inside sees 10.137.0.20").await;
+            dom0.rules("10.137.0.20", "drop", &[]);
+            dom0.until("/qubes-firewall-handled/10.137.0.20", "2").await;
+            asks(&a, "10.137.0.21 7", "ConnectionReset").await;
+            gate.destroy();
+        });
+    });
+}
+
+#[test]
 fn a_qube_may_not_know_its_address() {
     check("a hidden address", 4, |xen| {
         let (guest, xen) = (Guest::new(xen), xen.clone());
@@ -182,7 +204,7 @@ fn dom0_calls_services() {
                 let (found, own) = dom0.call(&mut control, service, input.as_bytes()).await;
                 assert!(own == code && found.contains(output), "{service}: {own}: {found}");
             }
-            gate.wait_for("gate: qubes.SetDateTime: \"yesterday\" is no time\n").await;
+            gate.wait_for("gate: qubes.SetDateTime: \"yesterday\" is not a time\n").await;
             gate.destroy();
         });
     });

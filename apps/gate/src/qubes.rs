@@ -36,7 +36,7 @@ const RULES: &str = "/qubes-firewall";
 /// What entries about networks begin with, and those that say what has become of rules.
 const NETWORKS: [&str; 3] = ["/qubes-", "/net-config/", "/mapped-ip/"];
 const REPORTS: [&str; 2] = ["/qubes-firewall-handled/", "/qubes-iptables-"];
-/// When it is told that QubesDB is not there.
+/// How long QubesDB may take before the console says that it is missing.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// This qube's end of what it shares with dom0.
@@ -44,7 +44,7 @@ pub struct Qubes {
     gate: Rc<Gate>,
     db: Database,
     random: Random,
-    /// Clients whose rules were used, and whether their names stand for others: dom0 is told.
+    /// Clients whose rules have come into use: dom0 is still to be told.
     handled: RefCell<BTreeSet<IpAddr>>,
     /// Clients in whose rules are names that may stand for others now.
     named: RefCell<BTreeSet<IpAddr>>,

@@ -36,6 +36,21 @@ pub async fn client(app: App) -> sarab::Result {
     }
 }
 
+/// A guest that tells each who connects to port 7 which address it sees.
+pub async fn server(app: App) -> sarab::Result {
+    let network = app.network("vif").await?;
+    println!("up");
+    loop {
+        let (mut incoming, mut outgoing) = (vec![0; 2048], vec![0; 2048]);
+        let mut socket = TcpSocket::new(network.stack, &mut incoming, &mut outgoing);
+        socket.accept(7).await.expect("a connection");
+        let remote = socket.remote_endpoint().expect("a client").addr;
+        let _ = socket.write_all(format!("inside sees {remote}").as_bytes()).await;
+        socket.close();
+        let _ = socket.flush().await;
+    }
+}
+
 /// A host outside, which tells each who connects to a port which address it sees.
 pub async fn outside(gate: &Running, ports: &'static [u16]) -> Stack<'static> {
     let stack = gate.peer::<0>("10.137.0.1/24").await;

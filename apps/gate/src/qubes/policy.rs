@@ -68,7 +68,7 @@ impl Table {
                 (network.to_bits() ^ to.to_bits()).leading_zeros() >= u32::from(*bits)
             }
             (Destination::Host(name), to) => {
-                // What nobody can tell apart is forbidden.
+                // Until the name's addresses are known, any destination may be one of them.
                 let may_be = rule.action == Action::Drop && !names.is_known(name, Family::of(to));
                 may_be || names.addresses(name).contains(&to)
             }

@@ -19,7 +19,7 @@ const MAX_PATH: usize = 63;
 /// Bytes that are read of what dom0 says of features.
 const MAX_ANSWER: usize = 4096;
 
-/// Tells it again and again.
+/// Writes to QubesDB whatever is due, for as long as the gate runs.
 pub async fn run(qubes: Rc<Qubes>) {
     qubes.ready().await;
     // Older tools look for errors there.
@@ -70,7 +70,7 @@ async fn names(qubes: &Qubes, address: IpAddr, too_long: &mut BTreeSet<String>) 
     wanted.retain(|(path, value)| {
         let fits = path.len() <= MAX_PATH;
         if !fits && too_long.len() < 1000 && too_long.insert(path.clone()) {
-            println!("gate: {path} is longer than QubesDB takes; what it stands for is not told, but used");
+            println!("gate: {path} is longer than QubesDB takes; its addresses are used, but not reported");
         }
         fits && value != "{}"
     });

@@ -8,7 +8,7 @@ use sarab::qubes::{Call, ExitCode, Session};
 
 use crate::gate::Gate;
 
-/// A line of time is no longer.
+/// Bytes of a line with a time, at most.
 const MAX_LINE: usize = 64;
 
 /// Answers a call.
@@ -17,11 +17,11 @@ pub async fn serve(gate: &Gate, call: Call, session: &mut Session) -> ExitCode {
         Some("qubes.SetDateTime") => set_time(gate, session).await,
         // The host sleeps: what is outside may be another network afterwards.
         Some("qubes.SuspendPre" | "qubes.SuspendPreAll") => {
-            println!("gate: the host is to sleep");
+            println!("gate: the host is about to suspend");
             ExitCode::SUCCESS
         }
         Some("qubes.SuspendPost" | "qubes.SuspendPostAll") => {
-            println!("gate: the host has slept");
+            println!("gate: the host has resumed");
             gate.announce();
             ExitCode::SUCCESS
         }
@@ -58,7 +58,7 @@ async fn set_time(gate: &Gate, session: &mut Session) -> ExitCode {
         }
         None => {
             let _ = session.write_error(b"gate: expected a time such as 2026-11-27T10:54:12+00:00\n").await;
-            println!("gate: qubes.SetDateTime: {text:?} is no time");
+            println!("gate: qubes.SetDateTime: {text:?} is not a time");
             ExitCode::FAILURE
         }
     }

@@ -13,7 +13,7 @@ use sarab_router::services::GATE_MAC;
 
 use crate::provider::{Mapped, Provider};
 
-/// A value that is there and can be read; one that cannot is told.
+/// A value that is there and can be read; one that cannot is printed.
 fn value<T: FromStr>(db: &Database, path: &str, expected: &str) -> Option<T> {
     let bytes = db.get(path)?;
     let text = String::from_utf8_lossy(&bytes);
