@@ -72,15 +72,16 @@ async fn user(app: App, id: &str, disk: &Disk) -> block::Error {
             Ok(()) => disk.read_bytes(7, &mut found).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = outcome {
-            return error;
-        }
-        assert!(found == sector, "what was written is not what is read");
+        // A connection counts that has ended before anything was read.
         let now = disk.statistics().connections;
         if now > connections {
             connections = now;
             println!("vbd {id}: {} sectors, connected", disk.geometry().sectors);
         }
+        if let Err(error) = outcome {
+            return error;
+        }
+        assert!(found == sector, "what was written is not what is read");
         app.clock().sleep(Duration::from_millis(5)).await;
     }
     unreachable!("there is no end of turns")
