@@ -208,7 +208,11 @@ fn life(f: &Fixture) -> Result<String> {
         let found = qubes.exec("root", service, input)?;
         let text = format!("{}{}", found.stdout, found.stderr);
         ensure!(found.status == status && text.contains(output), "{service}: {found:?}\n{}", told());
+        if service == "qubes.SuspendPreAll" {
+            f.lab.run(&format!("xl pause {NAME} && xl unpause {NAME}"))?;
+        }
     }
+    work.run(&iperf(SITE, "")).with_context(told)?;
 
     work.detach()?;
     hidden.detach()?;
