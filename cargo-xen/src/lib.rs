@@ -14,6 +14,7 @@ pub mod logs;
 mod manifest;
 mod new;
 mod package;
+mod program;
 mod reproduce;
 mod run;
 mod sarab;
@@ -27,6 +28,7 @@ use clap::Parser;
 
 pub use cli::{Command, parse_suite};
 pub use guest::Guest;
+pub use program::own_program;
 pub use reproduce::rustc;
 pub use sarab::Sarab;
 

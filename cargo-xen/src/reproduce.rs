@@ -15,12 +15,14 @@ use std::{fs, io};
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
+use crate::program::own_program;
+
 /// Says that this process stands for rustc; holds what the paths of the standard library's sources become.
 const MARK: &str = "CARGO_XEN_RUSTC";
 
 /// Has this build be the same everywhere. It goes into a folder of its own below Cargo's target folder.
 pub fn prepare(cargo: &mut Command, compiler: &Compiler, target: &Path) -> Result<()> {
-    let own = env::current_exe().context("the path of this program")?;
+    let own = own_program().context("the path of this program")?;
     let folder = target.join("reproducible");
     clear(&folder).with_context(|| folder.display().to_string())?;
     cargo.arg("--target-dir").arg(folder);

@@ -15,7 +15,7 @@ pub const ALL: &[(&str, Check)] = &[("the package for xl is installed, starts, e
 
 fn install(f: &Fixture) -> Result<String> {
     let dir = tempfile::tempdir()?;
-    let mut package = Command::new(std::env::current_exe()?);
+    let mut package = Command::new(cargo_xen::own_program()?);
     package.args(["package", "hello", "--for", "xl", "--set", "name=packed", "--output"]).arg(dir.path());
     let output = package.current_dir(repo()).stdin(Stdio::null()).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

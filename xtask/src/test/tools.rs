@@ -36,7 +36,7 @@ pub const ALL: &[(&str, Check)] = &[
 ];
 
 fn xen(args: &[&str]) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(cargo_xen::own_program()?);
     command.args(args).current_dir(repo()).stdin(Stdio::null());
     Ok(command)
 }
@@ -66,7 +66,7 @@ fn bad_input() -> Result<String> {
     };
     let script = file("script", b"#!/bin/sh\n")?;
     let apps = Sarab::at(repo()).apps()?.join(", ");
-    let own = std::env::current_exe()?.display().to_string();
+    let own = cargo_xen::own_program()?.display().to_string();
     let holder = TcpListener::bind("127.0.0.1:0")?;
     let taken = format!("{}:80", holder.local_addr()?.port());
     for (args, expected) in [
@@ -408,7 +408,7 @@ fn on_ssh(lab: &Lab, port: u16, ssh: &Path, keygen: &Path) -> Result<String> {
 fn on_xl(lab: &Lab) -> Result<String> {
     let dir = tempfile::tempdir()?;
     let small = dir.path().join("xtask");
-    let strip = Command::new("strip").arg("-o").arg(&small).arg(std::env::current_exe()?).output()?;
+    let strip = Command::new("strip").arg("-o").arg(&small).arg(cargo_xen::own_program()?).output()?;
     ensure!(strip.status.success(), "{}", text(&strip));
     lab.put("/tmp/xtask", Box::new(File::open(&small)?))?;
     let hello = app("hello")?;
