@@ -243,7 +243,7 @@ fn trunk(f: &Fixture) -> Result<String> {
     )?;
     let (status, _) = lab.try_run("/usr/bin/ip netns exec one timeout 3 iperf3 -c 10.0.2.10 -t 1")?;
     ensure!(status != 0, "the rules let nothing pass there");
-    let counters = gate.inside("one", "wget -q -T 10 -O - http://10.7.0.1:9100/metrics")?;
+    let counters = gate.inside("one", "timeout 10 wget -q -O - http://10.7.0.1:9100/metrics")?;
     for line in [
         "gate_client_up{client=\"d0/",
         "gate_dropped_total{reason=\"forbidden\"}",
@@ -252,7 +252,7 @@ fn trunk(f: &Fixture) -> Result<String> {
         ensure!(counters.contains(line), "no {line}:\n{counters}");
     }
     // Nobody outside sees them.
-    let (status, _) = lab.try_run(&format!("wget -q -T 2 -O - http://{GATE}:9100/metrics"))?;
+    let (status, _) = lab.try_run(&format!("timeout 2 wget -q -O - http://{GATE}:9100/metrics"))?;
     ensure!(status != 0, "the counters are for all");
     gate.detach("one", 1)?;
     lab.run("xl shutdown -w gate")?;
