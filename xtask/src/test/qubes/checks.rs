@@ -133,7 +133,7 @@ fn calls(f: &Fixture) -> Result<String> {
     for version in [None, Some(2), Some(3)] {
         let beginning = Beginning { services: pairs(&services), version, ..Beginning::default() };
         let daemons = Dom0Qubes::start(&f.lab, 0, &beginning)?;
-        let _agent = Qube::start(&f.lab, "/tmp/qube-agent", &format!("agent {}", version.unwrap_or(4)))?;
+        let agent = Qube::start(&f.lab, "/tmp/qube-agent", &format!("agent {}", version.unwrap_or(4)))?;
         daemons.wait_log("rexec", " ready", 20)?;
         let told = |status, stdout: &str| Output { status, stdout: stdout.to_owned(), stderr: "warning\n".to_owned() };
         let expect = |output: Output, expected: Output| match output == expected {
@@ -157,6 +157,9 @@ fn calls(f: &Fixture) -> Result<String> {
         daemons.wait_log("rexec", "has reconnected", 20)?;
         expect(daemons.exec("user", "lab.Again", "")?, told(3, "user:QUBESRPC lab.Again dom0"))?;
         daemons.stop()?;
+        drop(agent);
+        // The next daemon would take keys of this agent for those of its own.
+        nothing_left(&f.lab)?;
     }
     Ok(String::new())
 }
