@@ -231,8 +231,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
     let boot = |suite: &Suite, server| {
         let mut checks = match server {
             StoreServer::Xenstored => {
-                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL, vchan::ALL, package::ALL]
-                    .concat()
+                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL, vchan::ALL].concat()
             }
             StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
         };
@@ -242,6 +241,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(web::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
             checks.extend(gate_nft::AT_LENGTH);
+            checks.extend(package::AT_LENGTH);
             checks.extend(qubes::AT_LENGTH);
             checks.extend(gate_qubes::AT_LENGTH);
             checks.extend(hostile::AT_LENGTH);

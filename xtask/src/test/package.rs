@@ -10,8 +10,8 @@ use super::checks::Check;
 use crate::paths::repo;
 use xen_lab::{Dom0, domain};
 
-/// All checks by name.
-pub const ALL: &[(&str, Check)] = &[("the package for xl is installed, starts, ends and is removed", install)];
+/// All checks by name. The busybox of 4.17's dom0 has no `install`.
+pub const AT_LENGTH: &[(&str, Check)] = &[("the package for xl is installed, starts, ends and is removed", install)];
 
 fn install(f: &Fixture) -> Result<String> {
     let dir = tempfile::tempdir()?;

@@ -37,7 +37,13 @@ impl<'a> Qube<'a> {
 
 impl Drop for Qube<'_> {
     fn drop(&mut self) {
-        let _ = self.lab.run(&format!("kill {} 2>/dev/null; true", self.pid));
+        // libxenvchan leaves the keys of an agent that is killed.
+        let _ = self.lab.run(&format!(
+            "kill {0} 2>/dev/null; tries=100; while kill -0 {0} 2>/dev/null && [ $tries -gt 0 ]; do
+               tries=$((tries - 1)); usleep 50000
+             done; xenstore-rm data/vchan/0/512 2>/dev/null; true",
+            self.pid
+        ));
     }
 }
 
