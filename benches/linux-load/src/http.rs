@@ -48,7 +48,7 @@ pub fn run(address: &str, path: &str, clients: u64, count: u64, per_connection: 
 }
 
 /// How long the server may take for anything.
-const TIMEOUT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection that stays.
 pub struct Client(BufReader<TcpStream>);
