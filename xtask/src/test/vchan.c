@@ -2,45 +2,12 @@
  *   lab-vchan LIBRARY client DOMAIN PATH BYTES
  *   lab-vchan LIBRARY server DOMAIN PATH BYTES LEFT RIGHT
  * sends BYTES bytes, and checks that the same come back. With no bytes it sends five, and then does nothing until it is
- * killed. LEFT and RIGHT are the rings' sizes.
- * The library's header is not needed: what is used of it is declared here (libxenvchan.h). */
-#include <dlfcn.h>
+ * killed. LEFT and RIGHT are the rings' sizes. */
 #include <poll.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* The beginning of struct libxenvchan. Its flag is not set to anything by the library. */
-struct vchan {
-    void *grants;
-    void *page;
-    void *events;
-    uint32_t port;
-    unsigned int is_server : 1, persists : 1, blocking : 1;
-};
-
-static struct vchan *(*server_init)(void *, int, const char *, size_t, size_t);
-static struct vchan *(*client_init)(void *, int, const char *);
-static int (*vchan_read)(struct vchan *, void *, size_t);
-static int (*vchan_write)(struct vchan *, const void *, size_t);
-static int (*vchan_wait)(struct vchan *);
-static int (*vchan_is_open)(struct vchan *);
-static int (*vchan_fd)(struct vchan *);
-static void (*vchan_close)(struct vchan *);
-
-static void *library;
-
-static void *symbol(const char *name)
-{
-    void *found = dlsym(library, name);
-    if (!found) {
-        fprintf(stderr, "the library has no %s\n", name);
-        exit(1);
-    }
-    return found;
-}
+#include "libvchan.h"
 
 static void fail(const char *what, long at)
 {
@@ -95,19 +62,12 @@ static void exchange(struct vchan *vchan, long total)
 
 int main(int argc, char **argv)
 {
-    if (argc < 6 || !(library = dlopen(argv[1], RTLD_NOW))) {
-        fprintf(stderr, "usage: lab-vchan LIBRARY client|server DOMAIN PATH BYTES [LEFT RIGHT]: %s\n", dlerror());
+    if (argc < 6) {
+        fprintf(stderr, "usage: lab-vchan LIBRARY client|server DOMAIN PATH BYTES [LEFT RIGHT]\n");
         return 1;
     }
+    load_vchan(argv[1]);
     setvbuf(stdout, NULL, _IOLBF, 0);
-    server_init = symbol("libxenvchan_server_init");
-    client_init = symbol("libxenvchan_client_init");
-    vchan_read = symbol("libxenvchan_read");
-    vchan_write = symbol("libxenvchan_write");
-    vchan_wait = symbol("libxenvchan_wait");
-    vchan_is_open = symbol("libxenvchan_is_open");
-    vchan_fd = symbol("libxenvchan_fd_for_select");
-    vchan_close = symbol("libxenvchan_close");
     int domain = atoi(argv[3]);
     long bytes = atol(argv[5]);
     struct vchan *vchan = NULL;

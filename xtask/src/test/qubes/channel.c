@@ -1,33 +1,15 @@
-/* A vchan through Xen's own library. Its header is not needed: what is used of it is declared here (libxenvchan.h,
- * xenstore.h, xenevtchn.h). The functions of the store come with the library. */
-#include <dlfcn.h>
+/* A vchan through Xen's own library. The functions of the store (xenstore.h) and of event channels (xenevtchn.h) come with it. */
 #include <poll.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "../libvchan.h"
 #include "lab.h"
-
-/* The beginning of struct libxenvchan. Its flag is not set to anything by the library. */
-struct vchan {
-    void *grants;
-    void *page;
-    void *events;
-    uint32_t port;
-    unsigned int is_server : 1, persists : 1, blocking : 1;
-};
 
 #define MAX_OUT (4u << 20)
 
-static struct vchan *(*server_init)(void *, int, const char *, size_t, size_t);
-static struct vchan *(*client_init)(void *, int, const char *);
-static int (*vchan_read)(struct vchan *, void *, size_t);
-static int (*vchan_write)(struct vchan *, const void *, size_t);
-static int (*vchan_wait)(struct vchan *);
-static int (*vchan_is_open)(struct vchan *);
-static int (*vchan_fd)(struct vchan *);
-static void (*vchan_close)(struct vchan *);
 static int (*evtchn_notify)(void *, uint32_t);
 static void *(*xs_open)(unsigned long);
 static void *(*xs_read)(void *, uint32_t, const char *, unsigned int *);
@@ -35,30 +17,11 @@ static bool (*xs_rm)(void *, uint32_t, const char *);
 static char **(*xs_directory)(void *, uint32_t, const char *, unsigned int *);
 static bool (*xs_is_domain_introduced)(void *, unsigned int);
 
-static void *library;
 static void *store;
-
-static void *symbol(const char *name)
-{
-    void *found = dlsym(library, name);
-    if (!found)
-        fail(1, "the library has no %s", name);
-    return found;
-}
 
 void load_library(const char *name)
 {
-    library = dlopen(name, RTLD_NOW);
-    if (!library)
-        fail(1, "%s", dlerror());
-    server_init = symbol("libxenvchan_server_init");
-    client_init = symbol("libxenvchan_client_init");
-    vchan_read = symbol("libxenvchan_read");
-    vchan_write = symbol("libxenvchan_write");
-    vchan_wait = symbol("libxenvchan_wait");
-    vchan_is_open = symbol("libxenvchan_is_open");
-    vchan_fd = symbol("libxenvchan_fd_for_select");
-    vchan_close = symbol("libxenvchan_close");
+    load_vchan(name);
     evtchn_notify = symbol("xenevtchn_notify");
     xs_open = symbol("xs_open");
     xs_read = symbol("xs_read");
