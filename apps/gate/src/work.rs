@@ -23,7 +23,7 @@ impl Gate {
         println!(
             "gate: work: hypercalls={} sleeps={} polls={} events={} notifications={} timers={} allocations={} \
              client_in={} client_in_bytes={} client_out={} client_out_bytes={} client_copies={} client_operations={} \
-             client_notifications={} uplink_in={} uplink_in_bytes={} uplink_copied={} uplink_out={} uplink_out_bytes={} uplink_lent={} \
+             client_notifications={} uplink_in={} uplink_in_bytes={} uplink_copied={} uplink_out={} uplink_out_bytes={} uplink_granted={} \
              uplink_notifications={} uplink_events={} \
              client_refused={} client_dropped={} uplink_unsent={} uplink_refused={} uplink_dropped={} uplink_overflowed={} dropped={}",
             machine.hypercalls,
@@ -45,7 +45,7 @@ impl Gate {
             sum(&uplinks, |uplink| uplink.copied),
             sum(&uplinks, |uplink| uplink.sent),
             sum(&uplinks, |uplink| uplink.sent_bytes),
-            sum(&uplinks, |uplink| uplink.lent),
+            sum(&uplinks, |uplink| uplink.granted),
             sum(&uplinks, |uplink| uplink.notifications),
             sum(&uplinks, |uplink| uplink.events),
             sum(&ports, |port| port.refused),

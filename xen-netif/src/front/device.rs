@@ -227,8 +227,8 @@ impl<G: Memory> Shared<G> {
     ///
     /// # Errors
     ///
-    /// As [`Tx::lend`].
-    pub(super) fn lend(
+    /// As [`Tx::send_pages`].
+    pub(super) fn send_pages(
         &self,
         tx: &mut Tx<G>,
         frame: Buffer,
@@ -236,9 +236,9 @@ impl<G: Memory> Shared<G> {
         gso: Option<(Gso, u16)>,
     ) -> Result<(), Buffer> {
         let (len, (flags, extra)) = (frame.len(), offered(blank, gso));
-        tx.lend(&self.memory, self.peer.get(), frame, flags, extra)?;
+        tx.send_pages(&self.memory, self.peer.get(), frame, flags, extra)?;
         self.count_sent(len, gso.is_some());
-        self.count(|statistics| statistics.lent += 1);
+        self.count(|statistics| statistics.granted += 1);
         Ok(())
     }
 

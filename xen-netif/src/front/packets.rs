@@ -157,7 +157,7 @@ impl<G: Memory> Shared<G> {
     fn send_buffer(&self, tx: &mut Tx<G>, bytes: Buffer, blank: bool, gso: Option<(Gso, u16)>) {
         let len = bytes.len();
         let bytes = match len >= LENT {
-            true => match self.lend(tx, bytes, blank, gso) {
+            true => match self.send_pages(tx, bytes, blank, gso) {
                 Ok(()) => return,
                 Err(bytes) => bytes,
             },

@@ -25,7 +25,7 @@ pub struct Statistics {
     /// Of these, frames that the backend has cut into segments.
     pub sent_large: u64,
     /// And frames that the backend has read in pages of their own: all others were copied.
-    pub lent: u64,
+    pub granted: u64,
     /// Frames that were not sent: for want of room, or since the link was down.
     pub unsent: u64,
     /// Frames that the backend has refused.

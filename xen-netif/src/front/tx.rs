@@ -37,7 +37,7 @@ struct Packet {
     pages: usize,
     unanswered: u16,
     /// What the backend reads in pages of its own. They were granted for this, and are so until it has answered.
-    lent: Option<Buffer>,
+    granted: Option<Buffer>,
 }
 
 /// A place for a frame.
@@ -119,7 +119,7 @@ impl<G: Memory> Tx<G> {
         self.push_slots(&references[..pages], 0, place.len, flags, extra);
         self.head = place.page + pages;
         self.used += place.skipped + pages;
-        self.packets.push_back(Packet { pages: place.skipped + pages, unanswered: pages as u16, lent: None });
+        self.packets.push_back(Packet { pages: place.skipped + pages, unanswered: pages as u16, granted: None });
     }
 
     /// Sends a frame in pages of its own, which are the backend's to read until it has answered.
@@ -127,7 +127,7 @@ impl<G: Memory> Tx<G> {
     /// # Errors
     ///
     /// The frame, where it has no such pages, or there is no room.
-    pub(super) fn lend(
+    pub(super) fn send_pages(
         &mut self,
         memory: &G,
         peer: DomId,
@@ -155,7 +155,7 @@ impl<G: Memory> Tx<G> {
             return Err(frame);
         }
         self.push_slots(&references[..pages], range.start % PAGE_SIZE, len, flags, extra);
-        self.packets.push_back(Packet { pages: 0, unanswered: pages as u16, lent: Some(frame) });
+        self.packets.push_back(Packet { pages: 0, unanswered: pages as u16, granted: Some(frame) });
         Ok(())
     }
 
@@ -195,7 +195,7 @@ impl<G: Memory> Tx<G> {
         let reference = self.area.reference(0).expect("granted as long as it is there");
         self.push(TxRequest { reference, offset: 0, flags: tx_flags::EXTRA_INFO, id, size: 0 }.into());
         self.push((extra, false).into());
-        self.packets.push_back(Packet { pages: 0, unanswered: 1, lent: None });
+        self.packets.push_back(Packet { pages: 0, unanswered: 1, granted: None });
         true
     }
 
@@ -223,7 +223,7 @@ impl<G: Memory> Tx<G> {
             packet.unanswered -= 1;
             if packet.unanswered == 0 {
                 // Those after it may have been answered before it: pages return as soon as they can.
-                packet.lent = None;
+                packet.granted = None;
             }
             while self.packets.front().is_some_and(|packet| packet.unanswered == 0) {
                 self.used -= self.packets.pop_front().map_or(0, |packet| packet.pages);
