@@ -29,7 +29,7 @@ pub struct NewFlow {
     /// With whom, after the translation of published and redirected addresses.
     pub destination: IpAddr,
     /// With whom, before it.
-    pub asked: IpAddr,
+    pub original_destination: IpAddr,
     /// Of TCP and UDP.
     pub source_port: Option<u16>,
     /// Of TCP and UDP, after the translation.

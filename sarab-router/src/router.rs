@@ -325,7 +325,7 @@ impl<P: Policy> Router<P> {
             protocol: original.protocol,
             source: original.endpoints.source,
             destination,
-            asked: original.endpoints.destination,
+            original_destination: original.endpoints.destination,
             source_port: has_ports.then_some(original.endpoints.source_port),
             destination_port: has_ports.then_some(port),
             icmp: matches!(original.protocol, ICMP | ICMPV6).then_some(query),

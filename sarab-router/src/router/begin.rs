@@ -76,7 +76,7 @@ impl<P: Policy> Router<P> {
             protocol: tuple.protocol,
             source,
             destination,
-            asked,
+            original_destination: asked,
             source_port: has_ports.then_some(source_port),
             destination_port: has_ports.then_some(port),
             icmp,

@@ -58,7 +58,7 @@ impl Table {
         };
         // A question to a name server that stands for another: rules are about the one that was asked.
         let is_redirected = flow.is_published && flow.to.0 == Side::Outside;
-        let to = if is_redirected { flow.asked } else { flow.destination };
+        let to = if is_redirected { flow.original_destination } else { flow.destination };
         let is_destination = match (&rule.destination, to) {
             (Destination::Any, _) => true,
             (Destination::Network4(network, bits), IpAddr::V4(to)) => {
