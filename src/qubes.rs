@@ -36,6 +36,7 @@ use xenstore_client::Broken;
 use crate::App;
 use crate::machine::XenPlatform;
 
+pub use qubes::db::wire::MAX_PATH as MAX_DATABASE_PATH;
 pub use qubes::db::{Change, Changes, Database, Error as DatabaseError, Options as DatabaseOptions};
 pub use qubes::firewall::{self, Rules};
 pub use qubes::rexec::wire::WireError as SessionWireError;

@@ -10,7 +10,7 @@ use sarab_router::packet::{ICMP, ICMPV6};
 use sarab_router::rules::{self, ClientIdentity, Config, Counters, NameTable, Query, RuleId, Zone};
 use sarab_router::{InterfaceId, Map, Nat, NewFlow, Policy, Publish, Side, Verdict};
 
-const DNS: u16 = 53;
+pub const DNS: u16 = 53;
 
 /// Who a client is.
 #[derive(Clone, Debug)]

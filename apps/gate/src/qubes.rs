@@ -27,11 +27,11 @@ use sarab_router::{Nat, Redirect};
 
 pub use policy::Table;
 
+use crate::firewall::DNS;
 use crate::gate::Gate;
 use crate::random::Random;
 use crate::uplink::Network;
 
-const DNS: u16 = 53;
 const RULES: &str = "/qubes-firewall";
 /// What entries about networks begin with, and those that say what has become of rules.
 const NETWORKS: [&str; 3] = ["/qubes-", "/net-config/", "/mapped-ip/"];

@@ -10,12 +10,10 @@ use core::pin::pin;
 
 use futures_util::future::{Either, select};
 use sarab::println;
-use sarab::qubes::{Agent, Database};
+use sarab::qubes::{Agent, Database, MAX_DATABASE_PATH};
 
 use super::{Qubes, Table};
 
-/// The longest path that QubesDB takes.
-const MAX_PATH: usize = 63;
 /// Bytes that are read of what dom0 says of features.
 const MAX_ANSWER: usize = 4096;
 
@@ -68,7 +66,7 @@ async fn names(qubes: &Qubes, address: IpAddr, too_long: &mut BTreeSet<String>) 
         hosts.into_iter().map(|host| (format!("{directory}{host}"), of_family(host))).collect()
     };
     wanted.retain(|(path, value)| {
-        let fits = path.len() <= MAX_PATH;
+        let fits = path.len() <= MAX_DATABASE_PATH;
         if !fits && too_long.len() < 1000 && too_long.insert(path.clone()) {
             println!("gate: {path} is longer than QubesDB takes; its addresses are used, but not reported");
         }
