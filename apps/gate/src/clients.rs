@@ -72,7 +72,8 @@ impl Clients {
         if before == *addresses {
             return false;
         }
-        if (before.ipv4, before.ipv6) != (addresses.ipv4, addresses.ipv6) {
+        let line = |of: &Addresses| (of.ipv4, of.ipv6, of.gateway_v4(), of.gateway_v6());
+        if line(&before) != line(addresses) {
             println!("gate: {name}: {addresses}");
         }
         true
