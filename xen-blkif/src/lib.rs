@@ -9,11 +9,13 @@ pub mod back;
 pub mod cache;
 pub mod device;
 mod either;
+pub mod fair;
 pub mod faulty;
 pub mod front;
 mod pointers;
 pub mod protocol;
 pub mod ramdisk;
+pub mod rate;
 pub mod slice;
 
 pub use device::{BlockDevice, Buffer, Completed, Discard, Error, Geometry};
