@@ -114,7 +114,7 @@ impl embedded_io_async::Error for Error {
             Error::Unsupported(_) => ErrorKind::Unsupported,
             Error::Gone => ErrorKind::NotConnected,
             Error::OutOfMemory => ErrorKind::OutOfMemory,
-            Error::Failed { .. } | Error::PagesKept => ErrorKind::Other,
+            Error::Failed { .. } | Error::PagesKept | Error::NoSpace => ErrorKind::Other,
         }
     }
 }

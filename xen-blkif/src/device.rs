@@ -223,6 +223,8 @@ pub enum Error {
     OutOfMemory,
     /// The backend still maps too many pages that it is granted no longer.
     PagesKept,
+    /// There is no space for what was to be written: the device promises more than it has.
+    NoSpace,
 }
 
 impl fmt::Display for Error {
@@ -240,6 +242,7 @@ impl fmt::Display for Error {
             Error::Gone => f.write_str("the device is gone"),
             Error::OutOfMemory => f.write_str("no memory for the request"),
             Error::PagesKept => f.write_str("backend has not unmapped pages that it is granted no longer"),
+            Error::NoSpace => f.write_str("no space left on the device"),
         }
     }
 }
