@@ -245,22 +245,45 @@ parsed! {
     IpAddr, "an IP address";
 }
 
-/// A number of bytes: `512`, `16K`, `16M`, `2G`, in powers of 1,024.
+/// A number of bytes: `512`, `16K`, `16M`, `2G`, `1T`, in powers of 1,024.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
+
+impl core::str::FromStr for Size {
+    type Err = BadSize;
+
+    fn from_str(text: &str) -> Result<Size, BadSize> {
+        let parse = || {
+            let (digits, shift) = match text.split_at_checked(text.len().checked_sub(1)?)? {
+                (digits, "k" | "K") => (digits, 10),
+                (digits, "m" | "M") => (digits, 20),
+                (digits, "g" | "G") => (digits, 30),
+                (digits, "t" | "T") => (digits, 40),
+                _ => (text, 0),
+            };
+            digits.parse::<u64>().ok()?.checked_mul(1 << shift).map(Size)
+        };
+        parse().ok_or(BadSize)
+    }
+}
+
+/// A text that is no [`Size`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadSize;
+
+impl fmt::Display for BadSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected {}", Size::EXPECTED)
+    }
+}
+
+impl core::error::Error for BadSize {}
 
 impl FromArg for Size {
     const EXPECTED: &'static str = "a size such as 512, 16K, 16M or 2G";
 
     fn from_arg(value: Option<&'static str>) -> Option<Self> {
-        let value = value?;
-        let (digits, shift) = match value.split_at_checked(value.len().checked_sub(1)?)? {
-            (digits, "k" | "K") => (digits, 10),
-            (digits, "m" | "M") => (digits, 20),
-            (digits, "g" | "G") => (digits, 30),
-            _ => (value, 0),
-        };
-        digits.parse::<u64>().ok()?.checked_mul(1 << shift).map(Size)
+        value?.parse().ok()
     }
 }
 

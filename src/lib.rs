@@ -62,7 +62,7 @@ pub mod testing;
 pub mod vchan;
 
 pub use app::{App, Exit};
-pub use args::{ArgError, Args, FromArg, Size};
+pub use args::{ArgError, Args, BadSize, FromArg, Size};
 pub use control::SuspendError;
 pub use disks::{Disk, DiskError, DiskOptions};
 pub use embassy_time as time;

@@ -49,9 +49,11 @@ impl Meter {
     }
 
     fn set(&self, limit: Option<u64>) {
-        self.limit.set(limit.unwrap_or(0));
-        // What was agreed before is over.
-        self.next.set(Duration::ZERO);
+        let limit = limit.unwrap_or(0);
+        if self.limit.replace(limit) != limit {
+            // What was agreed before is over.
+            self.next.set(Duration::ZERO);
+        }
     }
 }
 
@@ -60,6 +62,11 @@ impl Rate {
     pub fn set(&self, bytes: Option<u64>, requests: Option<u64>) {
         self.state.bytes.set(bytes);
         self.state.requests.set(requests);
+    }
+
+    /// Whether there is a clone of it.
+    pub fn is_used(&self) -> bool {
+        Rc::strong_count(&self.state) > 1
     }
 
     async fn wait(&self, clock: &impl Clock, bytes: usize) {

@@ -1,85 +1,105 @@
 //! A storage driver domain: it serves disks to other guests, which name it in their xl files.
 //!
-//! `ramdisk=16M` serves memory, as `target=ram`; `pass=xvda` serves a disk of its own, as `target=xvda`. A guest gets one by
+//! What it teaches: blkback in front of anything that is a `BlockDevice`, and devices that are made of others: volumes,
+//! encryption, turns and rates.
+//!
+//! `ramdisk=16M` serves memory, as `target=ram`; `pass=xvda` serves a disk of its own, as `target=xvda`, and its partitions
+//! (`target=xvda1`); `pool=xvdb,xvdc` has volumes on disks of its own, each with its name as the target, which
+//! `format=yes` makes on empty disks. A guest gets one by
 //! `disk = ["format=raw,vdev=xvda,access=rw,backendtype=phy,backend=vault,target=ram"]`; the vault's own xl file says
-//! `driver_domain = 1`. It ends when the toolstack asks it to.
+//! `driver_domain = 1`. `target=mail,snapshot=on` keeps in memory what the guest writes, until it leaves.
+//!
+//! Commands on the console (`help` lists them), in the store (`data/vault/command`) and on the command line (`commands=`,
+//! with `;` between) create, snapshot, encrypt and delete volumes, and say who may have which, and how fast. `key=module` is a
+//! key file for encrypted ones. It ends when the toolstack asks it to.
 
 #![no_std]
 
 extern crate alloc;
 
-use alloc::format;
+mod access;
+mod commands;
+mod control;
+mod devices;
+mod exports;
+mod holds;
+mod keys;
+mod partitions;
+mod words;
+
+use alloc::rc::Rc;
+use core::cell::Cell;
+use core::pin::pin;
 
 use futures_util::future::{Either, select};
-use sarab::block::BlockDevice;
 use sarab::block::back::{self, Attachment, Limits};
-use sarab::block::ramdisk::RamDisk;
-use sarab::hal::Errno;
-use sarab::xenbus::Failure as Refusal;
-use sarab::{App, Context, Size, bail, println};
+use sarab::{App, Size, println};
+
+use access::Settings;
+use devices::Devices;
+use exports::Export;
+use holds::Holds;
+use keys::Keys;
+
+/// All that the parts share.
+struct Vault {
+    app: App,
+    devices: Devices,
+    holds: Holds,
+    keys: Keys,
+    settings: Settings,
+    scrubbing: Cell<bool>,
+}
 
 /// What the guest does.
 #[cfg_attr(feature = "guest", sarab::main)]
 pub async fn main(app: App) -> sarab::Result {
     let args = app.args();
-    args.expect_only(&["ramdisk", "pass"])?;
-    let ram = match args.get::<Size>("ramdisk")? {
-        Some(size) => Some(RamDisk::new(app.grant_table(), size.0 / 512).context("ramdisk")?),
-        None => None,
-    };
-    let pass = match args.get::<&str>("pass")? {
-        Some(name) => Some((name, app.disk(name).await?)),
-        None => None,
-    };
-    if ram.is_none() && pass.is_none() {
-        bail!("nothing to serve: give ramdisk=SIZE, pass=DISK or both");
+    args.expect_only(&["ramdisk", "pass", "pool", "format", "key", "commands", "inflight"])?;
+    args.choice("key", &["module"])?;
+    let mut limits = Limits::default();
+    if let Some(Size(bytes)) = args.get("inflight")? {
+        limits = limits.with_in_flight(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
-    let open = async |attach: &Attachment| match (attach.params.as_str(), &ram, &pass) {
-        ("ram", Some(disk), _) => Ok(Either::Left(disk.clone())),
-        (name, _, Some((own, disk))) if name == *own => Ok(Either::Right(disk.clone())),
-        (name, ..) => {
-            let text = format!(
-                "target={name}: there is no such disk here; `ram` is the ramdisk, `xvda` a disk that is passed on"
-            );
-            Err(Refusal::new(Errno::ENOENT, text))
-        }
-    };
-    let ended = |attach: &Attachment, did: back::Statistics| {
-        println!(
-            "vault: {} of {}: {} reads ({} bytes), {} writes ({} bytes), {} flushes, {} discards, {} merged, {} failed",
-            attach.device,
-            attach.domain,
-            did.reads,
-            did.read_bytes,
-            did.writes,
-            did.written_bytes,
-            did.flushes,
-            did.discards,
-            did.merged,
-            did.failures
-        );
-    };
-    for (name, sectors) in [
-        ("ram", ram.as_ref().map(|disk| disk.geometry().sectors)),
-        ("pass", pass.as_ref().map(|(_, disk)| disk.geometry().sectors)),
-    ] {
-        if let Some(sectors) = sectors {
-            println!("vault: {name}: {sectors} sectors");
-        }
-    }
+    let vault = Rc::new(Vault {
+        app,
+        devices: Devices::open(app).await?,
+        holds: Holds::default(),
+        keys: Keys::default(),
+        settings: Settings::default(),
+        scrubbing: Cell::new(false),
+    });
+    control::first(&vault).await?;
+    app.spawn(control::console(vault.clone())).detach();
+    app.spawn(control::store(vault.clone())).detach();
+    let shown = vault.clone();
+    app.on_sysrq('v', move || commands::list(&shown).lines().for_each(|line| println!("vault: {line}")));
     println!("vault: ready");
+    let open = async |attach: &Attachment| Export::open(&vault, attach).await;
     let store = app.store()?;
-    let serving = back::serve(&store, app.xen(), Limits::default(), open, ended);
-    match select(core::pin::pin!(serving), core::pin::pin!(app.shutdown())).await {
+    let serving = back::serve(&store, app.xen(), limits, open, ended);
+    match select(pin!(serving), pin!(app.shutdown())).await {
         Either::Left((Err(error), _)) => Err(error.into()),
         Either::Right((request, _)) => {
             println!("vault: asked to {request}");
-            if let Some((name, disk)) = &pass
-                && disk.geometry().flush
-            {
-                disk.flush().await.with_context(|| format!("disk {name}"))?;
-            }
-            Ok(())
+            vault.devices.flush().await
         }
     }
+}
+
+/// A disk is no longer attached.
+fn ended(attach: &Attachment, did: back::Statistics) {
+    println!(
+        "vault: {} of {}: {} reads ({} bytes), {} writes ({} bytes), {} flushes, {} discards, {} merged, {} failed",
+        attach.device,
+        attach.domain,
+        did.reads,
+        did.read_bytes,
+        did.writes,
+        did.written_bytes,
+        did.flushes,
+        did.discards,
+        did.merged,
+        did.failures
+    );
 }

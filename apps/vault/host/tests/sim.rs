@@ -1,8 +1,11 @@
 //! The whole driver domain on this machine, in a simulated Xen, and guests with disks of it. Each run has a seed; where one fails,
 //! its seed is printed.
 
+use std::time::Duration;
+
 use sarab::block::BlockDevice;
-use sarab::testing::{End, Faults, Guest, check};
+use sarab::hal::Clock;
+use sarab::testing::{End, Ended, Faults, Guest, Running, Xen, check};
 use sarab::{App, println};
 
 /// A guest that counts its starts on its disk.
@@ -62,6 +65,237 @@ fn what_there_is_nothing_to_serve_of_is_an_error() {
     check("nothing", 5, |xen| {
         let ended = Guest::new(xen).run(vault::main);
         assert_eq!(ended.how(), End::Crash);
-        assert_eq!(ended.console(), "error: nothing to serve: give ramdisk=SIZE, pass=DISK or both\n");
+        assert_eq!(ended.console(), "error: nothing to serve: give ramdisk=SIZE, pass=DISK or pool=DISK\n");
+    });
+}
+
+/// A guest that has the device until it is asked to end.
+async fn staying(app: App) -> sarab::Result {
+    let disk = app.disk("xvda").await?;
+    disk.write_bytes(0, &[7; 512]).await?;
+    println!("has it");
+    app.shutdown().await;
+    disk.flush().await?;
+    Ok(())
+}
+
+/// A guest that writes what the first sector lacks, and says what it held.
+async fn marking(app: App) -> sarab::Result {
+    let disk = app.disk("xvda").await?;
+    let mut found = [0; 512];
+    disk.read_bytes(0, &mut found).await?;
+    if disk.geometry().read_only {
+        println!("{} read-only", found[0]);
+    } else {
+        disk.write_bytes(0, &[found[0] + 1; 512]).await?;
+        disk.flush().await?;
+        println!("{}", found[0]);
+    }
+    Ok(())
+}
+
+async fn mark(xen: &Xen, vault: &Running, target: &str) -> Ended {
+    Guest::new(xen).disk_of("xvda", vault, target).start(marking).await.ended().await
+}
+
+/// What the toolstack is told where a guest does not get its disk.
+async fn refusal(xen: &Xen, vault: &Running, target: &str) -> String {
+    let guest = Guest::new(xen).disk_of("xvda", vault, target).start(marking).await;
+    let path = format!("error/backend/vbd/{}/51712/error", guest.domain().id().0);
+    let mut said = None;
+    for _ in 0..10_000 {
+        said = vault.get(&path).await;
+        if said.is_some() {
+            break;
+        }
+        vault.sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(guest.console(), "");
+    guest.destroy();
+    guest.ended().await;
+    said.unwrap_or_else(|| panic!("{target}: no {path}"))
+}
+
+async fn command(vault: &Running, line: &str, answer: &str) {
+    let seen = vault.console().len();
+    vault.type_in(&format!("{line}\n"));
+    while !vault.console()[seen..].ends_with('\n') {
+        vault.sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(vault.console()[seen..].trim_end(), format!("vault: {answer}"), "{line}");
+}
+
+#[test]
+fn a_second_writer_is_refused_as_by_xbdback() {
+    check("EBUSY", 5, |xen| {
+        let guest = Guest::new(xen).command_line("ramdisk=64K");
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            let first = Guest::new(&xen).disk_of("xvda", &vault, "ram").start(staying).await;
+            first.wait_for("has it\n").await;
+            let said = refusal(&xen, &vault, "ram").await;
+            let number = first.domain().id().0;
+            let expected = format!(
+                "16 ram: cannot open it: error 16, it is in use by domain {number}; it has to be detached there first, as it is \
+                 not opened a second time"
+            );
+            assert_eq!(said, expected);
+            // With what it writes in memory it disturbs nobody, but what it reads changes under it.
+            assert!(refusal(&xen, &vault, "ram,snapshot=on").await.starts_with("16 "));
+            command(&vault, "list", &format!("ram: 64 KiB, domain {number}")).await;
+
+            // A guest that was migrated here has it when the other is gone.
+            let second = Guest::new(&xen).disk_of("xvda", &vault, "ram,handover=on").start(marking).await;
+            second.sleep(Duration::from_secs(3)).await;
+            assert_eq!(second.console(), "");
+            assert!(refusal(&xen, &vault, "ram,handover=on").await.starts_with("16 "), "a third");
+            first.shutdown().await;
+            assert_eq!(first.ended().await.how(), End::PowerOff);
+            assert_eq!(second.ended().await.console(), "7\n");
+            command(&vault, "list", "ram: 64 KiB").await;
+        });
+    });
+}
+
+#[test]
+fn what_a_throw_away_guest_writes_is_gone_with_it() {
+    check("snapshot=on", 5, |xen| {
+        let guest = Guest::new(xen).command_line("ramdisk=64K");
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            assert_eq!(mark(&xen, &vault, "ram").await.console(), "0\n");
+            for _ in 0..3 {
+                assert_eq!(mark(&xen, &vault, "ram,snapshot=on").await.console(), "1\n");
+            }
+            assert_eq!(mark(&xen, &vault, "ram").await.console(), "1\n");
+        });
+    });
+}
+
+#[test]
+fn a_guest_gets_what_it_may_have() {
+    check("allow", 5, |xen| {
+        let guest = Guest::new(xen).command_line("ramdisk=64K commands=\"allow ram none\"");
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ram: none\nvault: ready\n").await;
+            assert!(refusal(&xen, &vault, "ram").await.starts_with("13 ram: domain "));
+            command(&vault, "allow ram 77,mail", "ram: 77,mail").await;
+            assert!(refusal(&xen, &vault, "ram").await.contains("may not have it (allowed: 77, mail)"));
+            command(&vault, "allow ram any ro", "ram: any, read-only").await;
+            assert!(refusal(&xen, &vault, "ram").await.contains("30 ram: it may only be read (access=ro)"));
+            assert_eq!(mark(&xen, &vault, "ram,snapshot=on").await.console(), "0\n");
+            command(&vault, "allow ram any", "ram: any").await;
+            assert_eq!(mark(&xen, &vault, "ram").await.console(), "0\n");
+            for (target, expected) in [
+                ("rom", "target=rom: there is no such device here; there are ram"),
+                ("ram,snapshots=on", "unknown option `snapshots`; there are snapshot, handover and raw"),
+                ("ram,snapshot", "expected snapshot=on or snapshot=off"),
+                ("", "target=: there is no such device"),
+            ] {
+                let said = refusal(&xen, &vault, target).await;
+                assert!(said.contains(expected), "{target}: {said}");
+            }
+        });
+    });
+}
+
+#[test]
+fn a_guest_is_as_fast_as_it_may_be() {
+    check("limit", 3, |xen| {
+        let guest = Guest::new(xen).command_line("ramdisk=64K commands=\"limit default iops=100 rate=10M\"");
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: default: bytes a second: 10485760, requests a second: 100\n").await;
+            let load = async |app: App| {
+                let disk = app.disk("xvda").await?;
+                let start = app.clock().now();
+                for _ in 0..100 {
+                    disk.read_bytes(0, &mut [0; 512]).await?;
+                }
+                println!("{}", (app.clock().now() - start).as_millis() / 100);
+                Ok::<(), sarab::Error>(())
+            };
+            let ended = Guest::new(&xen).disk_of("xvda", &vault, "ram").start(load).await.ended().await;
+            assert_eq!(ended.console(), "9\n", "a tenth of a second's may come at once");
+            command(&vault, "limit default", "default: bytes a second: no limit, requests a second: no limit").await;
+            let ended = Guest::new(&xen).disk_of("xvda", &vault, "ram").start(load).await.ended().await;
+            assert_eq!(ended.console(), "0\n");
+            command(&vault, "limit 5 rate=fast", "error: limit: `rate=fast`: expected a size such as 512, 16K, 16M or 2G").await;
+        });
+    });
+}
+
+#[test]
+fn a_key_opens_a_device_until_its_guest_has_gone() {
+    check("keys", 2, |xen| {
+        let guest = Guest::new(xen).memory(64).command_line("ramdisk=2M key=module").module("a key\n");
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            command(&vault, "encrypt ram", "ram: encrypted and unlocked, 2048 sectors").await;
+            let first = Guest::new(&xen).disk_of("xvda", &vault, "ram").start(staying).await;
+            first.wait_for("has it\n").await;
+            first.shutdown().await;
+            first.ended().await;
+            vault.wait_for("vault: ram: locked\n").await;
+            let said = refusal(&xen, &vault, "ram").await;
+            assert!(said.contains("ram: it is encrypted and locked; `unlock ram KEY` opens it"), "{said}");
+            command(&vault, "unlock ram wrong", "error: unlock: ram: No key available with this passphrase.").await;
+            command(&vault, "add-key ram @module \"correct horse\"", "ram: keyslot 1").await;
+            command(&vault, "unlock ram \"correct horse\" keep", "ram: unlocked, 2048 sectors").await;
+            for expected in ["7\n", "8\n"] {
+                assert_eq!(mark(&xen, &vault, "ram").await.console(), expected);
+            }
+            command(&vault, "lock ram", "ram: locked").await;
+            // What is there is encrypted.
+            let raw = mark(&xen, &vault, "ram,raw=on,snapshot=on").await;
+            assert_eq!(raw.console(), "76\n", "the L of LUKS");
+            command(&vault, "remove-key ram @module", "ram: keyslot 0 removed").await;
+            command(&vault, "unlock ram", "error: unlock: ram: No key available with this passphrase.").await;
+            let last = "error: remove-key: ram: this is the last keyslot: without it nothing could open the volume";
+            command(&vault, "remove-key ram \"correct horse\"", last).await;
+            let used = "error: encrypt: ram: ram is not empty: it holds a LUKS container; `encrypt ram KEY force` destroys that";
+            command(&vault, "encrypt ram", used).await;
+        });
+    });
+}
+
+#[test]
+fn partitions_are_disks_of_their_own() {
+    // An MBR as fdisk writes it: one of Linux's from sector 64 on, a second one that reaches past the disk's end.
+    let mut disk = vec![0; 64 << 10];
+    for (at, first, sectors) in [(446, 64_u32, 32_u32), (462, 96, 1000)] {
+        disk[at + 4] = 0x83;
+        disk[at + 8..at + 12].copy_from_slice(&first.to_le_bytes());
+        disk[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+    }
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    check("partitions", 3, |xen| {
+        let guest = Guest::new(xen).command_line("pass=xvdb").disk("xvdb", disk.clone());
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            let console = vault.console();
+            assert!(console.contains("vault: xvdb1: 32 sectors\nvault: xvdb: 128 sectors\n"), "{console}");
+            assert!(console.contains("partition 2: 1000 sectors at 96 reach past the device's end at 128"), "{console}");
+            assert_eq!(mark(&xen, &vault, "xvdb1").await.console(), "0\n");
+            // Who has a partition has the disk, and the other way round.
+            let first = Guest::new(&xen).disk_of("xvda", &vault, "xvdb1").start(staying).await;
+            first.wait_for("has it\n").await;
+            assert!(refusal(&xen, &vault, "xvdb").await.starts_with("16 "));
+            first.shutdown().await;
+            first.ended().await;
+            vault.shutdown().await;
+            assert_eq!(vault.ended().await.disk("xvdb")[64 * 512..65 * 512], [7; 512]);
+        });
     });
 }

@@ -1,0 +1,117 @@
+//! Where commands come from: the command line, the console, and the store.
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use core::convert::Infallible;
+
+use sarab::hal::Errno;
+use sarab::println;
+use sarab::store::{Error, Store};
+use sarab_luks::Zeroizing;
+
+use crate::Vault;
+use crate::commands;
+
+/// A command as a value; or any number of them below it, each with a name of its own.
+const COMMAND: &str = "data/vault/command";
+/// What became of it, below the same name.
+const STATUS: &str = "data/vault/status";
+/// Most bytes of a command.
+const MAX_LINE: usize = 1024;
+
+/// Does what the command line says, for what there is: `commands=` has lines with `;` between, or names the module.
+pub async fn first(vault: &Rc<Vault>) -> sarab::Result {
+    let text = match vault.app.args().get::<&str>("commands")? {
+        None => return Ok(()),
+        Some("module") => match vault.app.modules().first() {
+            None => {
+                sarab::bail!("commands=module: the toolstack has loaded none; its xl file names it (ramdisk = '/path')")
+            }
+            Some(module) => match core::str::from_utf8(module) {
+                Ok(text) => text.trim_end_matches('\0').to_string(),
+                Err(error) => {
+                    sarab::bail!("commands=module: it is not valid UTF-8 after {} bytes", error.valid_up_to())
+                }
+            },
+        },
+        Some(text) => text.replace(';', "\n"),
+    };
+    let text = Zeroizing::new(text);
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        show(&commands::run(vault, line).await);
+    }
+    Ok(())
+}
+
+fn show(outcome: &Result<String, String>) {
+    match outcome {
+        Ok(text) => text.lines().for_each(|line| println!("vault: {line}")),
+        Err(error) => println!("vault: error: {error}"),
+    }
+}
+
+/// Follows the console.
+pub async fn console(vault: Rc<Vault>) {
+    loop {
+        let line = Zeroizing::new(vault.app.console().read_line(MAX_LINE).await);
+        if !line.trim().is_empty() {
+            show(&commands::run(&vault, &line).await);
+        }
+    }
+}
+
+/// Follows the store.
+pub async fn store(vault: Rc<Vault>) {
+    if let Ok(store) = vault.app.store()
+        && let Err(error) = follow(&vault, &store).await
+    {
+        println!("vault: {COMMAND}: {error}");
+    }
+}
+
+async fn follow(vault: &Rc<Vault>, store: &Store) -> Result<Infallible, Error> {
+    let mut watch = store.watch_any(COMMAND).await?;
+    loop {
+        watch.next().await;
+        let names = match store.list(COMMAND).await {
+            Ok(names) => names,
+            Err(error) if error.errno() == Some(Errno::ENOENT) => continue,
+            Err(error) => return Err(error),
+        };
+        let own = (COMMAND.to_string(), STATUS.to_string());
+        let below = names.iter().map(|name| (format!("{COMMAND}/{name}"), format!("{STATUS}/{name}")));
+        for (command, status) in core::iter::once(own).chain(below) {
+            perform(vault, store, &command, &status).await?;
+        }
+    }
+}
+
+async fn perform(vault: &Rc<Vault>, store: &Store, command: &str, status: &str) -> Result<(), Error> {
+    let line = match store.get::<String>(command).await {
+        Ok(Some(line)) => Zeroizing::new(line),
+        Ok(None) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if line.trim().is_empty() {
+        return Ok(());
+    }
+    // It may name a key, and is not to be done twice.
+    if command == COMMAND {
+        store.set(command, "").await?
+    } else {
+        store.remove(command).await?
+    }
+    let outcome = match line.len() {
+        0..=MAX_LINE => commands::run(vault, &line).await,
+        len => Err(format!("a command of {len} bytes, of {MAX_LINE} at most")),
+    };
+    show(&outcome);
+    let text = match &outcome {
+        Ok(text) => format!("ok: {text}"),
+        Err(error) => format!("error: {error}"),
+    };
+    // A value of the store's is of 4 KiB at most with its path.
+    let text = &text[..text.floor_char_boundary(3000)];
+    store.set(status, text).await
+}

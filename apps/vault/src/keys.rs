@@ -1,0 +1,150 @@
+//! Devices that are encrypted: LUKS2, as cryptsetup has it.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::cell::RefCell;
+
+use sarab::App;
+use sarab::block::BlockDevice;
+use sarab::platform::XenGrantTable;
+use sarab_luks::{
+    Argon2Cost, Encrypted, Error, FormatOptions, Kdf, Limits, MIN_ARGON2_MEMORY_KIB, OpenOptions, Volume, Zeroizing,
+};
+use sarab_volumes::{Content, identify};
+
+use crate::devices::Plain;
+
+/// The word for the key that the toolstack has loaded with the domain.
+pub const MODULE: &str = "@module";
+/// Bytes from which on a device has the 16 MiB before its data that cryptsetup leaves; less gets 1 MiB.
+const LARGE: u128 = 256 << 20;
+
+type Opened = Encrypted<Plain, XenGrantTable>;
+
+/// The devices that are unlocked.
+#[derive(Default)]
+pub struct Keys {
+    open: RefCell<BTreeMap<String, Unlocked>>,
+}
+
+struct Unlocked {
+    device: Opened,
+    /// It stays so when no guest has it any more.
+    keep: bool,
+}
+
+impl Keys {
+    pub fn get(&self, name: &str) -> Option<Opened> {
+        self.open.borrow().get(name).map(|unlocked| unlocked.device.clone())
+    }
+
+    /// Forgets the key of a device, unless a guest has it still; then it is gone with that.
+    pub fn lock(&self, name: &str) -> bool {
+        self.open.borrow_mut().remove(name).is_some()
+    }
+
+    /// Whether the key is to be forgotten with the last guest.
+    pub fn ends_with_guest(&self, name: &str) -> bool {
+        self.open.borrow().get(name).is_some_and(|unlocked| !unlocked.keep)
+    }
+
+    pub fn rename(&self, from: &str, to: &str) {
+        let mut open = self.open.borrow_mut();
+        if let Some(own) = open.remove(from) {
+            open.insert(to.to_string(), own);
+        }
+    }
+
+    /// Unlocks a device.
+    pub async fn unlock(&self, app: App, name: &str, plain: Plain, key: &[u8], keep: bool) -> Result<String, String> {
+        let volume = load(app, plain).await?;
+        let repaired = match volume.repair() {
+            Some(repair) => format!("; {repair}"),
+            None => String::new(),
+        };
+        let device = volume.open(key, app.grant_table(), OpenOptions::default()).await.map_err(text)?;
+        let sectors = device.geometry().sectors;
+        self.open.borrow_mut().insert(name.to_string(), Unlocked { device, keep });
+        Ok(format!("{name}: unlocked, {sectors} sectors{repaired}"))
+    }
+
+    /// Makes an encrypted device of a plain one.
+    pub async fn encrypt(&self, app: App, name: &str, plain: Plain, key: &[u8], force: bool) -> Result<String, String> {
+        let content = identify(&plain).await.map_err(|error| error.to_string())?;
+        if !force && content != Content::Nothing {
+            return Err(format!("{name} is not empty: it holds {content}; `encrypt {name} KEY force` destroys that"));
+        }
+        let data = if plain.geometry().bytes() < LARGE { 1 << 20 } else { 16 << 20 };
+        let options = FormatOptions::default().with_data_offset(data).with_kdf(kdf(app)).with_limits(limits(app));
+        let mut random = app.entropy().map_err(|error| error.to_string())?;
+        let volume = Volume::format(plain, key, &options, &mut random).await.map_err(text)?;
+        let device = volume.open(key, app.grant_table(), OpenOptions::default()).await.map_err(text)?;
+        let sectors = device.geometry().sectors;
+        self.open.borrow_mut().insert(name.to_string(), Unlocked { device, keep: false });
+        Ok(format!("{name}: encrypted and unlocked, {sectors} sectors"))
+    }
+
+    pub async fn add(&self, app: App, plain: Plain, existing: &[u8], new: &[u8]) -> Result<u8, String> {
+        let mut random = app.entropy().map_err(|error| error.to_string())?;
+        load(app, plain).await?.add_key(existing, new, kdf(app), &mut random).await.map_err(text)
+    }
+
+    pub async fn change(&self, app: App, plain: Plain, old: &[u8], new: &[u8]) -> Result<u8, String> {
+        let mut random = app.entropy().map_err(|error| error.to_string())?;
+        load(app, plain).await?.change_key(old, new, kdf(app), &mut random).await.map_err(text)
+    }
+
+    pub async fn remove(&self, app: App, plain: Plain, key: &[u8]) -> Result<u8, String> {
+        let mut random = app.entropy().map_err(|error| error.to_string())?;
+        load(app, plain).await?.remove_key(key, &mut random).await.map_err(text)
+    }
+}
+
+/// Whether a device is encrypted.
+pub async fn is_encrypted(plain: &Plain) -> Result<bool, sarab::block::Error> {
+    Ok(identify(plain).await? == Content::Known("a LUKS container"))
+}
+
+/// The bytes that a word stands for: the module's, or its own.
+pub fn bytes_of(app: App, word: &str) -> Result<Zeroizing<alloc::vec::Vec<u8>>, String> {
+    if word != MODULE {
+        return Ok(Zeroizing::new(word.as_bytes().to_vec()));
+    }
+    match (app.args().get::<&str>("key"), app.modules().first()) {
+        (Ok(Some("module")), Some(module)) => Ok(Zeroizing::new(module.to_vec())),
+        (Ok(Some("module")), None) => {
+            Err("key=module: the toolstack has loaded none; its xl file names it (ramdisk = '/path/vault.key')".into())
+        }
+        _ => Err("no key: give a passphrase, or key=module on the command line".into()),
+    }
+}
+
+async fn load(app: App, plain: Plain) -> Result<Volume<Plain>, String> {
+    Volume::load(plain, limits(app)).await.map_err(text)
+}
+
+/// Half of the memory that is free may be taken for Argon2, for the time that it needs.
+fn limits(app: App) -> Limits {
+    let most = Limits::default();
+    most.with_argon2_memory_kib(spare_kib(app).clamp(MIN_ARGON2_MEMORY_KIB, most.argon2_memory_kib))
+}
+
+/// For a new key, the usual work on as much memory as there is.
+fn kdf(app: App) -> Kdf {
+    let spare = spare_kib(app);
+    let mut cost = Argon2Cost { memory_kib: 64 << 10, passes: 4, lanes: 1 };
+    while cost.memory_kib > spare.max(MIN_ARGON2_MEMORY_KIB) {
+        cost.memory_kib /= 2;
+        cost.passes *= 2;
+    }
+    Kdf::Argon2id(cost)
+}
+
+fn spare_kib(app: App) -> u32 {
+    u32::try_from(app.memory().free >> 11).unwrap_or(u32::MAX)
+}
+
+fn text(error: Error) -> String {
+    error.to_string()
+}
