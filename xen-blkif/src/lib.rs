@@ -12,6 +12,7 @@ mod either;
 pub mod faulty;
 pub mod front;
 mod pointers;
+pub mod powerloss;
 pub mod protocol;
 pub mod ramdisk;
 pub mod slice;
