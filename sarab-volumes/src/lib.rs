@@ -4,13 +4,30 @@
 
 extern crate alloc;
 
+mod buffer;
+mod check;
+mod checked;
+mod commit;
 mod content;
+mod disks;
+mod epoch;
 mod error;
+mod finish;
 mod layout;
+mod node;
+mod open;
 mod options;
 mod overlay;
 mod pool;
+mod record;
+mod runner;
+mod scrub;
+mod space;
+mod state;
+mod tree;
+mod unmap;
 mod volume;
+mod write;
 
 pub use content::{Content, identify};
 pub use error::Error;

@@ -1,23 +1,47 @@
 //! A pool of volumes, as an application holds it.
 
 use alloc::rc::Rc;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 
 use xen_blkif::BlockDevice;
 
-use crate::{CheckReport, Create, Error, FormatOptions, OpenOptions, Scrub, ScrubReport, Usage, Volume, VolumeInfo};
+use crate::finish::Finish;
+use crate::layout::{CHUNK_SECTORS, MAX_VOLUMES};
+use crate::node::{Kind, Node, Ptr, Root};
+use crate::record::{Record, check_name, check_size};
+use crate::space::{Need, SPARE_CHUNKS};
+use crate::state::{Entry, Shared};
+use crate::{
+    CheckReport, Create, Error, FormatOptions, OpenOptions, Scrub, ScrubReport, Usage, Volume, VolumeInfo, open, runner,
+};
 
 /// Disks with volumes on them. Clones are the same pool.
 ///
-/// Changes of volumes are durable when their function returns. A function that is dropped half-way may have made its
-/// change or not; it is there wholly or not at all.
+/// Changes of volumes are durable when their function returns. One whose future is dropped is finished by the runner; after a power
+/// cut it is there wholly or not at all.
 pub struct Pool<D> {
-    disks: Rc<Vec<D>>,
+    shared: Rc<Shared<D>>,
 }
 
 impl<D> Clone for Pool<D> {
     fn clone(&self) -> Self {
-        Pool { disks: self.disks.clone() }
+        self.shared.handles.set(self.shared.handles.get() + 1);
+        Pool { shared: self.shared.clone() }
+    }
+}
+
+impl<D> Drop for Pool<D> {
+    fn drop(&mut self) {
+        self.shared.leave();
+    }
+}
+
+impl<D> fmt::Debug for Pool<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.shared.state.borrow();
+        f.debug_struct("Pool").field("uuid", &state.uuid).field("generation", &state.generation).finish()
     }
 }
 
@@ -32,8 +56,8 @@ impl<D: BlockDevice + 'static> Pool<D> {
     /// # Cancellation
     ///
     /// Dropped half-way, it leaves disks that are of no pool.
-    pub async fn format(_disks: &[D], _uuid: [u8; 16], _options: &FormatOptions) -> Result<(), Error> {
-        Err(Error::Gone)
+    pub async fn format(disks: &[D], uuid: [u8; 16], options: &FormatOptions) -> Result<(), Error> {
+        open::format(disks, uuid, options).await
     }
 
     /// Opens the pool that is on these disks, in the order in which it was formatted. What is damaged in one copy of the
@@ -50,24 +74,61 @@ impl<D: BlockDevice + 'static> Pool<D> {
     /// May be dropped at any time.
     pub async fn open(
         disks: Vec<D>,
-        _options: &OpenOptions,
+        options: &OpenOptions,
     ) -> Result<(Pool<D>, impl Future<Output = ()> + use<D>), Error> {
-        Ok((Pool { disks: Rc::new(disks) }, core::future::ready(())))
+        let shared = open::open(disks, options).await?;
+        shared.handles.set(1);
+        Ok((Pool { shared: shared.clone() }, runner::run(shared)))
     }
 
     /// What tells this pool from others.
     pub fn uuid(&self) -> [u8; 16] {
-        [0; 16]
+        self.shared.state.borrow().uuid
     }
 
     /// How full it is.
     pub fn usage(&self) -> Usage {
-        Usage::default()
+        let state = self.shared.state.borrow();
+        Usage {
+            sectors: u64::from(self.shared.disks.layout.chunks) * CHUNK_SECTORS,
+            free_sectors: u64::from(state.free_chunks) * CHUNK_SECTORS,
+            reserved_sectors: state.reserved() * CHUNK_SECTORS,
+            metadata_blocks: self.shared.units.blocks.into(),
+            free_metadata_blocks: state.free_blocks.into(),
+            volumes: state.volumes.values().filter(|entry| !entry.record.borrow().deleting).count(),
+            commits: self.shared.commits.count.get(),
+            repaired: state.repaired,
+            no_space: state.no_space,
+            failed: state.failed,
+        }
     }
 
     /// Its volumes, by name.
     pub fn volumes(&self) -> Vec<VolumeInfo> {
-        Vec::new()
+        let state = self.shared.state.borrow();
+        let name_of = |id: u64| {
+            let origin = state.volumes.values().find(|entry| entry.record.borrow().id == id && id != 0)?;
+            Some(origin.record.borrow().name.clone())
+        };
+        let living = state.volumes.values().filter(|entry| !entry.record.borrow().deleting);
+        let mut all: Vec<_> = living
+            .map(|entry| {
+                let record = entry.record.borrow();
+                VolumeInfo {
+                    name: record.name.clone(),
+                    sectors: record.sectors,
+                    mapped_sectors: record.mapped * CHUNK_SECTORS,
+                    thick: record.thick,
+                    integrity: record.integrity,
+                    read_only: record.read_only,
+                    origin: name_of(record.origin),
+                    in_use: entry.handles.get() > 0,
+                    bad_blocks: entry.bad_blocks.get(),
+                }
+            })
+            .collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
     }
 
     /// A volume to be read and written.
@@ -75,8 +136,19 @@ impl<D: BlockDevice + 'static> Pool<D> {
     /// # Errors
     ///
     /// [`Error::NotFound`].
-    pub fn volume(&self, _name: &str) -> Result<Volume<D>, Error> {
-        Err(Error::NotFound)
+    pub fn volume(&self, name: &str) -> Result<Volume<D>, Error> {
+        let entry = self.shared.state.borrow().by_name(name).ok_or(Error::NotFound)?;
+        Ok(Volume::new(&self.shared, &entry))
+    }
+
+    /// Carries out a change to its end, whether this future is polled so long or not, and makes it durable.
+    async fn change(&self, change: impl AsyncFnOnce(&Shared<D>) -> Result<(), Error> + 'static) -> Result<(), Error> {
+        let shared = self.shared.clone();
+        let change = async move {
+            change(&shared).await?;
+            shared.commit().await
+        };
+        Finish::new(self.shared.unfinished.clone(), change).await
     }
 
     /// Creates a volume that reads as zeroes.
@@ -88,13 +160,16 @@ impl<D: BlockDevice + 'static> Pool<D> {
     ///
     /// # Cancellation
     ///
-    /// The volume is there or is not.
-    pub async fn create(&self, _name: &str, _create: &Create) -> Result<(), Error> {
-        Err(Error::Gone)
+    /// The runner finishes it.
+    pub async fn create(&self, name: &str, create: &Create) -> Result<(), Error> {
+        check_name(name)?;
+        check_size(create.sectors)?;
+        let (name, create) = (name.to_string(), *create);
+        self.change(async move |shared| shared.create(name, create).await).await
     }
 
-    /// Makes a volume that holds what `origin` holds now, whatever is written to either later. What `origin` was asked
-    /// to write before, and has not answered yet, is part of it; what was written is durable in it.
+    /// Makes a volume that holds what `origin` holds now, whatever is written to either later. It begins when what was
+    /// asked to be written to `origin` before is written.
     ///
     /// # Errors
     ///
@@ -102,9 +177,11 @@ impl<D: BlockDevice + 'static> Pool<D> {
     ///
     /// # Cancellation
     ///
-    /// The volume is there or is not.
-    pub async fn snapshot(&self, _origin: &str, _name: &str, _writable: bool) -> Result<(), Error> {
-        Err(Error::Gone)
+    /// The runner finishes it.
+    pub async fn snapshot(&self, origin: &str, name: &str, writable: bool) -> Result<(), Error> {
+        check_name(name)?;
+        let (origin, name) = (origin.to_string(), name.to_string());
+        self.change(async move |shared| shared.snapshot(&origin, name, writable).await).await
     }
 
     /// Changes a volume's name. Its handles stay what they are.
@@ -115,9 +192,11 @@ impl<D: BlockDevice + 'static> Pool<D> {
     ///
     /// # Cancellation
     ///
-    /// It is done or not.
-    pub async fn rename(&self, _name: &str, _to: &str) -> Result<(), Error> {
-        Err(Error::Gone)
+    /// The runner finishes it.
+    pub async fn rename(&self, name: &str, to: &str) -> Result<(), Error> {
+        check_name(to)?;
+        let (name, to) = (name.to_string(), to.to_string());
+        self.change(async move |shared| shared.rename(&name, to).await).await
     }
 
     /// Gives a volume more sectors, which read as zeroes. Its handles notice ([`BlockDevice::changed`]).
@@ -129,9 +208,11 @@ impl<D: BlockDevice + 'static> Pool<D> {
     ///
     /// # Cancellation
     ///
-    /// It is done or not.
-    pub async fn grow(&self, _name: &str, _sectors: u64) -> Result<(), Error> {
-        Err(Error::Gone)
+    /// The runner finishes it.
+    pub async fn grow(&self, name: &str, sectors: u64) -> Result<(), Error> {
+        check_size(sectors)?;
+        let name = name.to_string();
+        self.change(async move |shared| shared.grow(&name, sectors).await).await
     }
 
     /// Deletes a volume that nobody uses. Its name is free at once; its space is freed by and by, also after a power
@@ -143,9 +224,12 @@ impl<D: BlockDevice + 'static> Pool<D> {
     ///
     /// # Cancellation
     ///
-    /// It is done or not.
-    pub async fn delete(&self, _name: &str) -> Result<(), Error> {
-        Err(Error::Gone)
+    /// The runner finishes it.
+    pub async fn delete(&self, name: &str) -> Result<(), Error> {
+        let name = name.to_string();
+        self.change(async move |shared| shared.delete(&name).await).await?;
+        self.shared.deletions.notify(1);
+        Ok(())
     }
 
     /// Brings all that was written to any volume to the disks.
@@ -158,7 +242,7 @@ impl<D: BlockDevice + 'static> Pool<D> {
     ///
     /// May be dropped at any time.
     pub async fn flush(&self) -> Result<(), Error> {
-        Err(Error::Gone)
+        self.shared.flush(None).await
     }
 
     /// Reads all metadata and compares reference counts and counters with it. Meanwhile writes that need space wait.
@@ -169,13 +253,13 @@ impl<D: BlockDevice + 'static> Pool<D> {
     ///
     /// # Cancellation
     ///
-    /// May be dropped at any time.
+    /// May be dropped at any time. While it is neither polled nor dropped, writes that need space wait.
     pub async fn check(&self) -> Result<CheckReport, Error> {
-        Err(Error::Gone)
+        self.shared.check().await
     }
 
     /// Reads all that volumes with checksums hold, and both copies of the metadata, of which a damaged one is repaired.
-    /// `report` is told of bad blocks and of progress. Requests go on meanwhile.
+    /// `report` is told of bad blocks and of progress. Requests go on meanwhile; while metadata is read, writes that need space wait.
     ///
     /// # Errors
     ///
@@ -183,8 +267,195 @@ impl<D: BlockDevice + 'static> Pool<D> {
     ///
     /// # Cancellation
     ///
-    /// May be dropped at any time.
-    pub async fn scrub(&self, _report: impl FnMut(Scrub)) -> Result<ScrubReport, Error> {
-        Err(Error::Gone)
+    /// May be dropped at any time. While it is neither polled nor dropped, writes that need space may wait.
+    pub async fn scrub(&self, report: impl FnMut(Scrub)) -> Result<ScrubReport, Error> {
+        self.shared.scrub(report).await
+    }
+}
+
+impl<D: BlockDevice + 'static> Shared<D> {
+    fn named(&self, name: &str) -> Result<Rc<Entry>, Error> {
+        self.state.borrow().by_name(name).ok_or(Error::NotFound)
+    }
+
+    /// Adds a volume, with the metadata's lock.
+    fn add(&self, record: Record) -> Result<(), Error> {
+        let state = &mut *self.state.borrow_mut();
+        if state.by_name(&record.name).is_some() {
+            return Err(Error::Exists);
+        }
+        let slot = (0..MAX_VOLUMES as u32).find(|slot| !state.volumes.contains_key(slot));
+        let slot = slot.ok_or(Error::TooManyVolumes)?;
+        state.next_id += 1;
+        let entry = Entry::new(slot, record);
+        state.touch(&entry);
+        state.volumes.insert(slot, entry);
+        Ok(())
+    }
+
+    /// Whether a thick volume finds so many chunks more, and blocks for them.
+    fn can_reserve(&self, kind: Kind, chunks: u64) -> Result<(), Error> {
+        let commit_blocks = self.commit_blocks();
+        let state = self.state.borrow();
+        if u64::from(state.free_chunks) < chunks + state.reserved() + SPARE_CHUNKS {
+            return Err(Error::NoSpace);
+        }
+        if u64::from(state.free_blocks) < kind.nodes(chunks) + state.reserved_blocks() + 4 * commit_blocks {
+            return Err(Error::NoMetadataSpace);
+        }
+        Ok(())
+    }
+
+    async fn create(&self, name: String, create: Create) -> Result<(), Error> {
+        loop {
+            self.make_room(Need::Nothing).await?;
+            let _gate = self.gate.read().await;
+            let _meta = self.meta.lock().await;
+            if !self.has_room(Need::Nothing)? {
+                continue;
+            }
+            let Create { sectors, thick, integrity } = create;
+            let (id, clock) = {
+                let state = self.state.borrow();
+                (state.next_id, state.clock)
+            };
+            let mut record = Record {
+                id,
+                name,
+                sectors,
+                root: Root::default(),
+                mapped: 0,
+                shared_before: clock,
+                origin: 0,
+                thick,
+                integrity,
+                read_only: false,
+                deleting: false,
+            };
+            let (kind, chunks) = (record.kind(), record.chunks());
+            record.root.levels = kind.levels(chunks);
+            if thick {
+                self.can_reserve(kind, chunks)?;
+            }
+            return self.add(record);
+        }
+    }
+
+    async fn snapshot(&self, origin: &str, name: String, writable: bool) -> Result<(), Error> {
+        loop {
+            self.make_room(Need::Nothing).await?;
+            let origin = self.named(origin)?;
+            // What is being written is part of it, or comes after it.
+            let _writes = origin.gate.write().await;
+            let _gate = self.gate.read().await;
+            let _meta = self.meta.lock().await;
+            if !self.has_room(Need::Nothing)? {
+                continue;
+            }
+            let mut record = origin.record.borrow().clone();
+            if record.deleting {
+                return Err(Error::NotFound);
+            }
+            if record.thick {
+                return Err(Error::Invalid("a thick volume has no snapshots"));
+            }
+            let (id, clock) = {
+                let state = self.state.borrow();
+                (state.next_id, state.clock.checked_add(1))
+            };
+            let clock = clock.ok_or(Error::Invalid("the pool has had all snapshots that it can have"))?;
+            record = Record { id, name, origin: record.id, shared_before: clock, read_only: !writable, ..record };
+            let root = record.root.ptr;
+            self.add(record)?;
+            let state = &mut *self.state.borrow_mut();
+            state.clock = clock;
+            origin.record.borrow_mut().shared_before = clock;
+            state.touch(&origin);
+            if !root.is_none() {
+                *state.deltas.entry(root.address).or_default() += 1;
+            }
+            return Ok(());
+        }
+    }
+
+    async fn rename(&self, name: &str, to: String) -> Result<(), Error> {
+        self.make_room(Need::Freeing).await?;
+        let _gate = self.gate.read().await;
+        let _meta = self.meta.lock().await;
+        let entry = self.named(name)?;
+        let mut state = self.state.borrow_mut();
+        match state.by_name(&to) {
+            Some(other) if !Rc::ptr_eq(&other, &entry) => return Err(Error::Exists),
+            _ => {}
+        }
+        entry.record.borrow_mut().name = to;
+        state.touch(&entry);
+        Ok(())
+    }
+
+    async fn grow(&self, name: &str, sectors: u64) -> Result<(), Error> {
+        loop {
+            self.make_room(Need::Nothing).await?;
+            let _gate = self.gate.read().await;
+            let _meta = self.meta.lock().await;
+            if !self.has_room(Need::Nothing)? {
+                continue;
+            }
+            let entry = self.named(name)?;
+            let grown = Record { sectors, ..entry.record.borrow().clone() };
+            let before = entry.record.borrow().clone();
+            if sectors < before.sectors {
+                return Err(Error::Invalid("a volume cannot be made smaller"));
+            }
+            let kind = grown.kind();
+            if grown.thick {
+                self.can_reserve(kind, grown.chunks() - before.chunks())?;
+            }
+            let levels = kind.levels(grown.chunks());
+            let mut blocks = Vec::new();
+            if !before.root.ptr.is_none() {
+                for _ in before.root.levels..levels {
+                    blocks.push(self.take_block().await?);
+                }
+            }
+            let mut root = before.root;
+            let mut state = self.state.borrow_mut();
+            for address in blocks {
+                let mut node = Node::new(kind, root.levels + 1, 0);
+                node.set_child(0, root.ptr);
+                state.nodes.dirty.insert(address, Rc::new(node));
+                root = Root { ptr: Ptr { address, check: 0 }, levels: root.levels + 1 };
+            }
+            root.levels = levels;
+            let mut record = entry.record.borrow_mut();
+            record.root = root;
+            record.sectors = sectors;
+            drop(record);
+            state.touch(&entry);
+            drop(state);
+            entry.event.notify(usize::MAX);
+            return Ok(());
+        }
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), Error> {
+        self.make_room(Need::Freeing).await?;
+        let entry = self.named(name)?;
+        if entry.handles.get() > 0 {
+            return Err(Error::InUse);
+        }
+        // What nobody waits for any more is written first.
+        let _writes = entry.gate.write().await;
+        let _gate = self.gate.read().await;
+        let _meta = self.meta.lock().await;
+        if entry.handles.get() > 0 {
+            return Err(Error::InUse);
+        }
+        if entry.record.borrow().deleting {
+            return Err(Error::NotFound);
+        }
+        entry.record.borrow_mut().deleting = true;
+        self.state.borrow_mut().touch(&entry);
+        Ok(())
     }
 }

@@ -13,6 +13,7 @@ pub mod fair;
 pub mod faulty;
 pub mod front;
 mod pointers;
+pub mod powerloss;
 pub mod protocol;
 pub mod ramdisk;
 pub mod rate;
