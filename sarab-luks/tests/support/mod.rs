@@ -1,4 +1,4 @@
-//! What the tests share: random numbers that are the same each time, quick keys, and disks with given bytes.
+//! What the tests share, of which nothing is of the simulation: random numbers that are the same each time, quick keys, and disks with given bytes.
 
 #![allow(dead_code, reason = "each test uses some of it")]
 
@@ -11,19 +11,20 @@ use sarab_luks::{FormatOptions, Kdf, Limits, Volume};
 use sha2::{Digest, Sha256};
 use xen_blkif::ramdisk::PageBuffer;
 use xen_blkif::{BlockDevice, Buffer, Completed, Error, Geometry};
-use xen_sim::{Domain, SimPage};
+use xen_hal::Pages;
 use xenbus::yield_now;
 
 /// Random numbers by a seed (SplitMix64), which are remembered.
 #[derive(Clone)]
 pub struct Random {
-    state: u64,
-    pub drawn: Rc<RefCell<Vec<u8>>>,
+    pub state: u64,
+    /// The begins of what was drawn first, where that is kept: the volume key, salts, the split key.
+    pub drawn: Option<Vec<u8>>,
 }
 
 impl Random {
     pub fn new(seed: u64) -> Random {
-        Random { state: seed, drawn: Rc::default() }
+        Random { state: seed, drawn: None }
     }
 
     pub fn below(&mut self, limit: u64) -> u64 {
@@ -55,9 +56,7 @@ impl TryRng for Random {
             let bytes = self.next().to_le_bytes();
             part.copy_from_slice(&bytes[..part.len()]);
         }
-        // The first ones: the volume key, and salts.
-        let mut drawn = self.drawn.borrow_mut();
-        if drawn.len() < 1024 {
+        if let Some(drawn) = &mut self.drawn {
             drawn.extend_from_slice(&to[..to.len().min(64)]);
         }
         Ok(())
@@ -79,26 +78,26 @@ pub fn roomy() -> FormatOptions {
     quick().with_data_offset(1 << 20)
 }
 
-pub async fn volume(domain: &Domain, options: &FormatOptions, key: &[u8]) -> Volume<Image> {
+pub async fn volume<P: Pages + Clone>(domain: &P, options: &FormatOptions, key: &[u8]) -> Volume<Image<P>> {
     let image = Image::new(domain, vec![0xee; DATA + options.data_offset as usize]);
     Volume::format(image, key, options, &mut Random::new(1)).await.unwrap()
 }
 
 /// A disk whose bytes are at hand, and are as many as needed.
 #[derive(Clone)]
-pub struct Image {
-    domain: Domain,
+pub struct Image<P> {
+    pages: P,
     pub bytes: Rc<RefCell<Vec<u8>>>,
     pub geometry: Rc<Cell<Geometry>>,
 }
 
-impl Image {
-    pub fn new(domain: &Domain, bytes: Vec<u8>) -> Image {
+impl<P: Pages + Clone> Image<P> {
+    pub fn new(pages: &P, bytes: Vec<u8>) -> Image<P> {
         let geometry = Geometry::plain(bytes.len() as u64 / 512).with_flush(true);
-        Image { domain: domain.clone(), bytes: Rc::new(RefCell::new(bytes)), geometry: Rc::new(Cell::new(geometry)) }
+        Image { pages: pages.clone(), bytes: Rc::new(RefCell::new(bytes)), geometry: Rc::new(Cell::new(geometry)) }
     }
 
-    pub fn with(self, change: impl FnOnce(Geometry) -> Geometry) -> Image {
+    pub fn with(self, change: impl FnOnce(Geometry) -> Geometry) -> Image<P> {
         self.geometry.set(change(self.geometry.get()));
         self
     }
@@ -108,15 +107,15 @@ impl Image {
     }
 }
 
-impl BlockDevice for Image {
-    type Buffer = PageBuffer<SimPage>;
+impl<P: Pages + Clone> BlockDevice for Image<P> {
+    type Buffer = PageBuffer<P::Page>;
 
     fn geometry(&self) -> Geometry {
         self.geometry.get()
     }
 
     fn buffer(&self, len: usize) -> Result<Self::Buffer, Error> {
-        PageBuffer::new(&self.domain, len)
+        PageBuffer::new(&self.pages, len)
     }
 
     async fn read(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {
@@ -165,7 +164,7 @@ pub async fn bytes_of<D: BlockDevice>(disk: &D) -> Vec<u8> {
 }
 
 /// Why a disk with these bytes is no volume, or what was repaired.
-pub async fn load(domain: &Domain, bytes: &[u8]) -> Result<Option<String>, String> {
+pub async fn load(domain: &(impl Pages + Clone), bytes: &[u8]) -> Result<Option<String>, String> {
     let image = Image::new(domain, bytes.to_vec());
     let volume = Volume::load(image, Limits::default()).await.map_err(|error| error.to_string())?;
     Ok(volume.repair().map(ToString::to_string))
