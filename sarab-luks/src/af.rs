@@ -74,7 +74,9 @@ mod tests {
             let mut merged = [0; 64];
             merge(&material, hash, &mut merged);
             assert_eq!(merged[..], key);
+            // Of each part that is hashed by itself.
             material[0] ^= 1;
+            material[32] ^= 1;
             merge(&material, hash, &mut merged);
             assert!(merged.iter().zip(&key).filter(|(merged, key)| merged == key).count() < 8, "all of it is needed");
         }

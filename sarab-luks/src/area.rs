@@ -11,6 +11,7 @@ use crate::af::{self, STRIPES};
 use crate::error::Error;
 use crate::kdf::{derive, zeroed};
 use crate::metadata::{AREA_SIZE, Keyslot};
+use crate::stack::wiped;
 use crate::xts::{Direction, KEY_SIZE, MIN_SECTOR, Xts};
 
 /// A volume key.
@@ -37,10 +38,10 @@ pub(crate) async fn read(device: &impl BlockDevice, slot: &Keyslot, passphrase: 
     derive(&slot.kdf, passphrase, &slot.salt, &mut derived[..]).await?;
     let mut material = zeroed(MATERIAL)?;
     buffer.read(0, &mut material);
-    Xts::new(&derived).apply(Direction::Decrypt, 0, MIN_SECTOR, &mut material);
+    wiped(|| Xts::new(&derived).apply(Direction::Decrypt, 0, MIN_SECTOR, &mut material));
     yield_now().await;
     let mut key = no_key();
-    af::merge(&material, slot.af_hash, &mut key[..]);
+    wiped(|| af::merge(&material, slot.af_hash, &mut key[..]));
     Ok(key)
 }
 
@@ -63,8 +64,9 @@ pub(crate) async fn write(
         random.try_fill_bytes(step).map_err(|_| Error::Random)?;
         yield_now().await;
     }
-    af::split(&key[..], slot.af_hash, &mut material[..MATERIAL]);
-    Xts::new(&derived).apply(Direction::Encrypt, 0, MIN_SECTOR, &mut material[..MATERIAL]);
+    wiped(|| af::split(&key[..], slot.af_hash, &mut material[..MATERIAL]));
+    yield_now().await;
+    wiped(|| Xts::new(&derived).apply(Direction::Encrypt, 0, MIN_SECTOR, &mut material[..MATERIAL]));
     put(device, slot.offset, &material).await
 }
 

@@ -97,7 +97,7 @@ async fn read(device: &impl BlockDevice, place: Place, offset: u64) -> Result<(H
     let bytes_on_device = device.geometry().bytes();
     let fits = |len: u64| u128::from(offset) + u128::from(len) <= bytes_on_device;
     if !fits(HEADER_SIZE as u64) {
-        return Err(BadCopy::PastEnd);
+        return Err(if place == Place::Primary { BadCopy::NoMagic } else { BadCopy::PastEnd });
     }
     let mut bytes = [0; HEADER_SIZE];
     device.read_bytes(offset / 512, &mut bytes).await.map_err(BadCopy::Unreadable)?;

@@ -1,5 +1,6 @@
 //! An open volume: a device whose sectors are encrypted on another.
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use core::fmt;
 use core::ops::Range;
@@ -14,6 +15,7 @@ use crate::area::Key;
 use crate::error::Error as LuksError;
 use crate::metadata::Segment;
 use crate::options::OpenOptions;
+use crate::stack::wiped;
 use crate::xts::{Direction, MAX_SECTOR, Xts};
 
 /// Bytes of a request to the device below, and how many of these are under way for one request from above: what a request
@@ -36,7 +38,8 @@ pub struct Encrypted<D, P> {
 struct Inner<D, P> {
     device: D,
     pages: P,
-    xts: Xts,
+    /// It stays where it is: moved, it would be left behind.
+    xts: Box<Xts>,
     /// The data's first sector on the device, and how many there are if that does not depend on the device's size.
     first: u64,
     sectors: Option<u64>,
@@ -76,7 +79,7 @@ impl<D: BlockDevice, P: Pages> Encrypted<D, P> {
             let problem = "the data does not begin with one of the device's sectors";
             return Err(LuksError::Metadata { object: "segments", problem });
         }
-        let (first, sectors, xts) = (offset / 512, size.map(|size| size / 512), Xts::new(key));
+        let (first, sectors, xts) = (offset / 512, size.map(|size| size / 512), wiped(|| Box::new(Xts::new(key))));
         let inner = Inner { device, pages, xts, first, sectors, sector_size, iv_tweak, options };
         Ok(Encrypted { inner: Rc::new(inner) })
     }

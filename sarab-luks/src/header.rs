@@ -93,8 +93,8 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Reads a copy's fields; returns its checksum too.
-    pub(crate) fn parse(bytes: &[u8; HEADER_SIZE], place: Place, offset: u64) -> Result<(Header, [u8; 32]), BadCopy> {
+    /// Reads a copy's fields; returns its checksum too, of which all but the first 32 bytes are zero.
+    pub(crate) fn parse(bytes: &[u8; HEADER_SIZE], place: Place, offset: u64) -> Result<(Header, [u8; 64]), BadCopy> {
         if bytes[..6] != MAGIC[place as usize][..] {
             return Err(BadCopy::NoMagic);
         }
@@ -157,7 +157,7 @@ impl Header {
         let mut checksum = Checksum::new(&bytes);
         checksum.update(json);
         checksum.update_zeroes(self.json_size().saturating_sub(json.len()));
-        bytes[CHECKSUM.start..][..32].copy_from_slice(&checksum.finish());
+        bytes[CHECKSUM].copy_from_slice(&checksum.finish());
         bytes
     }
 }
@@ -190,8 +190,11 @@ impl Checksum {
         }
     }
 
-    pub(crate) fn finish(self) -> [u8; 32] {
-        self.0.finalize().into()
+    /// The field: the checksum, and zeroes.
+    pub(crate) fn finish(self) -> [u8; 64] {
+        let mut field = [0; 64];
+        field[..32].copy_from_slice(&self.0.finalize());
+        field
     }
 }
 

@@ -1,19 +1,24 @@
 //! Keys from passphrases and key files.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Sha256, Sha512};
 use xenbus::yield_now;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::error::{Cost, Error};
 use crate::hash::Hash;
 use crate::options::{Kdf, Limits};
+use crate::stack::wiped;
 
 /// Iterations of PBKDF2 before other tasks have their turn: about a millisecond.
 const ITERATIONS: u32 = 2048;
+
+/// Bytes of the longest digest.
+const MAX_LEN: usize = 64;
 
 /// Bytes that are all zero, or an error where the domain does not have so many.
 pub(crate) fn zeroed(len: usize) -> Result<Zeroizing<Vec<u8>>, Error> {
@@ -61,8 +66,8 @@ pub(crate) async fn derive(kdf: &Kdf, passphrase: &[u8], salt: &[u8], key: &mut 
     let mut blocks: Zeroizing<Vec<Block>> = Zeroizing::new(Vec::new());
     blocks.try_reserve_exact(count).map_err(|_| Error::OutOfMemory { kib: cost.memory_kib.into() })?;
     blocks.resize(count, Block::new());
-    Argon2::new(algorithm, Version::V0x13, params)
-        .hash_password_into_with_memory(passphrase, salt, key, &mut blocks[..])
+    let argon2 = Argon2::new(algorithm, Version::V0x13, params);
+    wiped(|| argon2.hash_password_into_with_memory(passphrase, salt, key, &mut blocks[..]))
         .map_err(|_| Error::Metadata { object: "keyslots", problem: "invalid salt or key size for Argon2" })
 }
 
@@ -73,27 +78,39 @@ pub(crate) async fn derive(kdf: &Kdf, passphrase: &[u8], salt: &[u8], key: &mut 
 /// May be dropped at any time.
 pub(crate) async fn pbkdf2(hash: Hash, passphrase: &[u8], salt: &[u8], iterations: u32, key: &mut [u8]) {
     match hash {
-        Hash::Sha256 => pbkdf2_with(&hmac::<Hmac<Sha256>>(passphrase), hash.len(), salt, iterations, key).await,
-        Hash::Sha512 => pbkdf2_with(&hmac::<Hmac<Sha512>>(passphrase), hash.len(), salt, iterations, key).await,
+        Hash::Sha256 => pbkdf2_with::<Hmac<Sha256>>(passphrase, hash.len(), salt, iterations, key).await,
+        Hash::Sha512 => pbkdf2_with::<Hmac<Sha512>>(passphrase, hash.len(), salt, iterations, key).await,
     }
 }
 
-fn hmac<M: Mac + KeyInit>(key: &[u8]) -> M {
-    M::new_from_slice(key).expect("HMAC takes keys of any length")
-}
-
-async fn pbkdf2_with<M: Mac + Clone>(prf: &M, len: usize, salt: &[u8], iterations: u32, key: &mut [u8]) {
+async fn pbkdf2_with<M: Mac + KeyInit + Clone>(
+    passphrase: &[u8],
+    len: usize,
+    salt: &[u8],
+    iterations: u32,
+    key: &mut [u8],
+) {
+    // On the heap, so that they do not move with the future.
+    let prf = wiped(|| Box::new(M::new_from_slice(passphrase).expect("HMAC takes keys of any length")));
+    let mut last = Box::new(Zeroizing::new([0; MAX_LEN]));
+    let last = &mut last[..len];
     for (index, part) in key.chunks_mut(len).enumerate() {
         let number = (index as u32 + 1).to_be_bytes();
-        let mut last = prf.clone().chain_update(salt).chain_update(number).finalize().into_bytes();
+        wiped(|| last.copy_from_slice(&prf.clone().chain_update(salt).chain_update(number).finalize().into_bytes()));
         part.copy_from_slice(&last[..part.len()]);
-        for iteration in 1..iterations {
-            if iteration.is_multiple_of(ITERATIONS) {
-                yield_now().await;
-            }
-            last = prf.clone().chain_update(&last).finalize().into_bytes();
-            part.iter_mut().zip(&last).for_each(|(key, last)| *key ^= last);
+        let mut left = iterations - 1;
+        while left > 0 {
+            let count = left.min(ITERATIONS);
+            wiped(|| iterate(&*prf, last, part, count));
+            left -= count;
+            yield_now().await;
         }
-        last.as_mut_slice().zeroize();
+    }
+}
+
+fn iterate<M: Mac + Clone>(prf: &M, last: &mut [u8], part: &mut [u8], count: u32) {
+    for _ in 0..count {
+        last.copy_from_slice(&prf.clone().chain_update(&*last).finalize().into_bytes());
+        part.iter_mut().zip(&*last).for_each(|(key, last)| *key ^= last);
     }
 }

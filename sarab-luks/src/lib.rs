@@ -18,6 +18,7 @@ mod json;
 mod kdf;
 mod metadata;
 mod options;
+mod stack;
 mod volume;
 mod xts;
 

@@ -279,6 +279,7 @@ impl<D: BlockDevice> Volume<D> {
         let Digest { hash, iterations, salt, digest } = &self.metadata.digest;
         let mut own = [0; 64];
         let own = &mut own[..hash.len()];
+        // Of a wrong passphrase's key it says nothing; of the right one's it is in the header.
         kdf::pbkdf2(*hash, &key[..], salt, *iterations, own).await;
         own.ct_eq(digest).into()
     }

@@ -56,6 +56,17 @@ pub fn linux_router<'a>(lab: &'a Lab, name: &str, job: &str) -> Result<Builder<'
     linux_of(lab, name, job, &[], [KERNEL, FILES], || lab.put_router(KERNEL, FILES))
 }
 
+/// Begins a domain of Debian's kernel with `cryptsetup` and the modules that it needs, and no other programs than busybox.
+///
+/// # Errors
+///
+/// Where its packages cannot be downloaded, or dom0 cannot be given the files.
+pub fn linux_cryptsetup<'a>(lab: &'a Lab, name: &str, job: &str) -> Result<Builder<'a>> {
+    const KERNEL: &str = "/tmp/images/cryptsetup";
+    const FILES: &str = "/tmp/images/cryptsetup.cpio.gz";
+    linux_of(lab, name, job, &[], [KERNEL, FILES], || lab.put_cryptsetup(KERNEL, FILES))
+}
+
 fn linux_of<'a>(
     lab: &'a Lab,
     name: &str,

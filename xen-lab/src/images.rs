@@ -70,27 +70,58 @@ pub fn headers() -> Result<PathBuf> {
     Ok(folder.join("usr/include"))
 }
 
-/// Bump when what [`router`] makes from the packages changes.
-const ROUTER_REVISION: &str = "2";
+/// A Linux guest that few want: Debian's kernel, and a file system for it. It is downloaded and built where it is wanted, so
+/// that nobody else's grows. The kernel is one with its modules, whichever the other images have.
+pub(crate) struct Special {
+    /// Of the folder in the cache, and of the archive.
+    name: &'static str,
+    /// For people.
+    what: &'static str,
+    /// Bump when what is made from the packages changes.
+    revision: &'static str,
+    /// What it has besides kernel and busybox.
+    package: &'static str,
+    write: fn(&Path, &Path) -> Result<()>,
+}
 
-/// Debian's kernel with what makes a router of it, and the file system for that: downloaded and built where a guest wants
-/// it, so that nobody else's grows. The kernel is one with its modules, whichever the other images have.
-pub(crate) fn router(suite: Suite) -> Result<(PathBuf, PathBuf)> {
+/// What makes a router of Linux.
+pub(crate) const ROUTER: Special = Special {
+    name: "router",
+    what: "the Linux router",
+    revision: "2",
+    package: "nftables",
+    write: initramfs::write_router,
+};
+
+/// What encrypts disks.
+pub(crate) const CRYPTSETUP: Special = Special {
+    name: "cryptsetup",
+    what: "the Linux guest with cryptsetup",
+    revision: "1",
+    package: "cryptsetup-bin",
+    write: initramfs::write_cryptsetup,
+};
+
+/// Kernel and archive of a special Linux guest.
+pub(crate) fn special(suite: Suite, special: &Special) -> Result<(PathBuf, PathBuf)> {
+    let Special { name, what, revision, package, write } = special;
     let (home, _lock) = locked_home(suite)?;
-    let folder = home.join("router");
-    let is_there = fs::read_to_string(folder.join("revision")).is_ok_and(|found| found == ROUTER_REVISION);
+    let folder = home.join(name);
+    let archive = format!("{name}.cpio.gz");
+    let is_there = fs::read_to_string(folder.join("revision")).is_ok_and(|found| found == *revision);
     if !is_there {
-        let packages = ["linux-image-amd64", "busybox-static", "nftables"].map(str::to_owned);
-        let files = Apt::new(suite.codename, home.clone())?.download("the Linux router", &packages)?;
-        let (root, partial) = (Partial::new(home.join("router-root.tmp"))?, Partial::new(home.join("router.tmp"))?);
-        apt::unpack("the Linux router", &files, root.path())?;
+        let packages = ["linux-image-amd64", "busybox-static", package].map(str::to_owned);
+        let files = Apt::new(suite.codename, home.clone())?.download(what, &packages)?;
+        let root = Partial::new(home.join(format!("{name}-root.tmp")))?;
+        let partial = Partial::new(home.join(format!("{name}.tmp")))?;
+        apt::unpack(what, &files, root.path())?;
         fs::copy(kernel(root.path())?, partial.path().join("vmlinuz"))?;
-        initramfs::write_router(root.path(), &partial.path().join("router.cpio.gz"))?;
-        fs::write(partial.path().join("revision"), ROUTER_REVISION)?;
+        write(root.path(), &partial.path().join(&archive))?;
+        fs::write(partial.path().join("revision"), revision)?;
         let _ = fs::remove_dir_all(&folder);
-        fs::rename(partial.path(), &folder).context("cannot keep the Linux router")?;
+        fs::rename(partial.path(), &folder).with_context(|| format!("cannot keep {what}"))?;
     }
-    Ok((folder.join("vmlinuz"), folder.join("router.cpio.gz")))
+    Ok((folder.join("vmlinuz"), folder.join(archive)))
 }
 
 /// The kernel among unpacked packages.

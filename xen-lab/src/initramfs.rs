@@ -101,6 +101,10 @@ const ROUTER_MODULES: [&str; 14] = [
     "nft_limit",
 ];
 
+/// Kernel modules in the Linux guest with cryptsetup. The kernel asks for ciphers by the names of what they do.
+const CRYPTSETUP_MODULES: [&str; 6] =
+    ["xen-blkfront", "xts", "aesni-intel", "algif_skcipher", "algif_hash", "dm-crypt"];
+
 /// A cpio archive (newc, gzip) in the making.
 struct Archive {
     out: GzEncoder<BufWriter<File>>,
@@ -224,18 +228,28 @@ pub fn write_guest(root: &Path, output: &Path) -> Result<()> {
 
 /// Writes the archive of the Linux router, which has `nft` and no servers: small, for its memory is compared.
 pub fn write_router(root: &Path, output: &Path) -> Result<()> {
+    write_special(root, output, "nft", &ROUTER_MODULES)
+}
+
+/// Writes the archive of the Linux guest with cryptsetup.
+pub fn write_cryptsetup(root: &Path, output: &Path) -> Result<()> {
+    write_special(root, output, "cryptsetup", &CRYPTSETUP_MODULES)
+}
+
+/// An archive with busybox and one program more.
+fn write_special(root: &Path, output: &Path, program: &str, modules: &[&str]) -> Result<()> {
     let mut archive = Archive::create(output)?;
-    for dir in ["proc", "sys", "dev", "tmp", "root", "bin", "sbin"] {
+    for dir in ["proc", "sys", "dev", "run", "tmp", "root", "bin", "sbin"] {
         archive.dir(Path::new(dir))?;
     }
     archive.file("init", 0o755, include_bytes!("../scripts/guest-init.sh"))?;
     archive.file("bin/busybox", 0o755, &fs::read(find(root, &["bin/busybox", "usr/bin/busybox"])?)?)?;
-    let nft = find(root, &["usr/sbin/nft", "sbin/nft"])?;
-    archive.file("usr/sbin/nft", 0o755, &fs::read(&nft)?)?;
-    for (library, data) in libraries(root, &[nft])? {
+    let file = find(root, &[format!("usr/sbin/{program}"), format!("sbin/{program}")])?;
+    archive.file(format!("usr/sbin/{program}"), 0o755, &fs::read(&file)?)?;
+    for (library, data) in libraries(root, &[file])? {
         archive.file(library, 0o755, &data)?;
     }
-    archive.modules(root, &ROUTER_MODULES)?;
+    archive.modules(root, modules)?;
     archive.finish()
 }
 

@@ -199,7 +199,20 @@ impl Lab {
     ///
     /// Where they cannot be downloaded or read, or dom0 cannot write them.
     pub fn put_router(&self, kernel: &str, files: &str) -> Result<()> {
-        let (own_kernel, own_files) = images::router(self.suite)?;
+        self.put_special(&images::ROUTER, kernel, files)
+    }
+
+    /// Copies kernel and root file system of the Linux guest with cryptsetup to these paths in dom0.
+    ///
+    /// # Errors
+    ///
+    /// Where they cannot be downloaded or read, or dom0 cannot write them.
+    pub fn put_cryptsetup(&self, kernel: &str, files: &str) -> Result<()> {
+        self.put_special(&images::CRYPTSETUP, kernel, files)
+    }
+
+    fn put_special(&self, special: &images::Special, kernel: &str, files: &str) -> Result<()> {
+        let (own_kernel, own_files) = images::special(self.suite, special)?;
         self.put(kernel, Box::new(File::open(own_kernel)?))?;
         self.put(files, Box::new(File::open(own_files)?))
     }

@@ -11,6 +11,7 @@ mod checks;
 mod faults;
 mod hostile;
 mod limits;
+mod luks;
 mod memory_functions;
 mod pair;
 mod qube;
@@ -66,6 +67,8 @@ async fn main(app: App) -> Result<(), String> {
         "bench" => store::bench(app).await?,
         "vbd" => vbd::disks(app).await?,
         "vif" => vif::interfaces(app).await?,
+        "luks" => luks::open(app, &mut checks).await?,
+        "luks-format" => luks::format(app).await?,
         "vbd-back" => vbd::backends(app).await?,
         "hostile" => hostile::run(app).await?,
         "echo" => echo(app).await,

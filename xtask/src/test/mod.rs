@@ -11,6 +11,7 @@ mod host;
 mod hostile;
 mod lan;
 mod linux;
+mod luks;
 mod net;
 mod package;
 mod qubes;
@@ -240,6 +241,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(addresses::AT_LENGTH);
             checks.extend(web::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
+            checks.extend(luks::AT_LENGTH);
             checks.extend(gate_nft::AT_LENGTH);
             checks.extend(package::AT_LENGTH);
             checks.extend(qubes::AT_LENGTH);
