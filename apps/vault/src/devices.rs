@@ -54,13 +54,17 @@ impl Devices {
     pub async fn open(app: App) -> sarab::Result<Devices> {
         let args = app.args();
         let mut fixed = Vec::new();
-        if let Some(size) = args.get::<Size>("ramdisk")? {
-            let disk = RamDisk::new(app.grant_table(), size.0 / 512).context("ramdisk")?;
+        let disks: Vec<&str> = list(args.get("pool")?).collect();
+        let ram = match args.get::<Size>("ramdisk")? {
+            Some(size) => Some(RamDisk::new(app.grant_table(), size.0 / 512).context("ramdisk")?),
+            None => None,
+        };
+        if let Some(disk) = ram.as_ref().filter(|_| !disks.contains(&RAM)) {
             // Memory has no queue in which one could be behind another.
             fixed.push(Fixed {
                 name: RAM.into(),
                 parent: None,
-                device: Either::Left(Either::Left(disk)),
+                device: Either::Left(Either::Left(disk.clone())),
                 fair: Fair::new(usize::MAX / 2),
             });
         }
@@ -74,8 +78,7 @@ impl Devices {
             }
             fixed.push(Fixed { name: name.into(), parent: None, device: Either::Left(disk), fair });
         }
-        let disks: Vec<&str> = list(args.get("pool")?).collect();
-        let pool = if disks.is_empty() { None } else { Some(open_pool(app, &disks).await?) };
+        let pool = if disks.is_empty() { None } else { Some(open_pool(app, &disks, ram.as_ref()).await?) };
         if fixed.is_empty() && pool.is_none() {
             bail!("nothing to serve: give ramdisk=SIZE, pass=DISK or pool=DISK");
         }
@@ -134,10 +137,14 @@ fn list(names: Option<&'static str>) -> impl Iterator<Item = &'static str> {
     names.into_iter().flat_map(|names| names.split(',')).filter(|name| !name.is_empty())
 }
 
-async fn open_pool(app: App, names: &[&str]) -> sarab::Result<Pool<Own>> {
+async fn open_pool(app: App, names: &[&str], ram: Option<&RamDisk<XenGrantTable>>) -> sarab::Result<Pool<Own>> {
     let mut disks: Vec<Own> = Vec::new();
     for name in names {
-        disks.push(Either::Right(app.disk(name).await.context("pool")?));
+        disks.push(match (*name, ram) {
+            (RAM, Some(disk)) => Either::Left(disk.clone()),
+            (RAM, None) => bail!("pool={RAM}: ramdisk=SIZE says how large it is"),
+            _ => Either::Right(app.disk(name).await.context("pool")?),
+        });
     }
     // Disks are counted from 0 in errors.
     let named = || {

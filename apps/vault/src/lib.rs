@@ -5,7 +5,7 @@
 //!
 //! `ramdisk=16M` serves memory, as `target=ram`; `pass=xvda` serves a disk of its own, as `target=xvda`, and its partitions
 //! (`target=xvda1`); `pool=xvdb,xvdc` has volumes on disks of its own, each with its name as the target, which
-//! `format=yes` makes on empty disks. A guest gets one by
+//! `format=yes` makes on empty disks (`pool=ram` is in memory). A guest gets one by
 //! `disk = ["format=raw,vdev=xvda,access=rw,backendtype=phy,backend=vault,target=ram"]`; the vault's own xl file says
 //! `driver_domain = 1`. `target=mail,snapshot=on` keeps in memory what the guest writes, until it leaves.
 //!

@@ -115,14 +115,19 @@ fn compare(f: &Fixture, back: &Domain, device: &str, measure: impl Fn(Duration) 
 }
 
 fn disk_of_vault(f: &Fixture) -> Result<String> {
-    let vault = vault(f, "ramdisk=16M", "")?;
-    let line = |access| format!("disk = [\"{}\"]", from_vault("ram", access));
+    let words = "ramdisk=24M pool=ram format=yes commands=\"create bad 8M; create good 8M\"";
+    let vault = vault(f, words, "")?;
+    let line = |target| format!("disk = [\"{}\"]", from_vault(target, "rw"));
+    // What was never written is read without the disk.
+    let fill = guest(&f.lab, f.guest("disk")?, "fill").command_line("mode=fill").line(&line("good")).create()?;
+    fill.wait_end(60)?;
+    f.lab.run(&format!("xl destroy {}", fill.id))?;
     let measure = |time: Duration| -> Result<Vec<f64>> {
         // Sequential and random reads of three sizes, one and many at once.
         let ms = time.as_millis() / 12;
         let words = format!("mode=bench ms={ms}");
         let ordinary =
-            guest(&f.lab, f.guest("disk")?, "ordinary").memory(64).command_line(words).line(&line("ro")).create()?;
+            guest(&f.lab, f.guest("disk")?, "ordinary").memory(64).command_line(words).line(&line("good")).create()?;
         let (_, reason, _) = ordinary.wait_end(time.as_secs() * 3 + 60)?;
         let console = ordinary.console()?;
         f.lab.run(&format!("xl destroy {}", ordinary.id))?;
@@ -132,7 +137,7 @@ fn disk_of_vault(f: &Fixture) -> Result<String> {
         ensure!(found.len() == 12 && found.iter().all(|iops| *iops > 0.0), "{console}");
         Ok(found)
     };
-    compare(f, &vault, &line("rw"), measure)
+    compare(f, &vault, &line("bad"), measure)
 }
 
 /// dom0's Linux is the ordinary guest, and a server of ours.

@@ -227,7 +227,12 @@ fn a_guest_is_as_fast_as_it_may_be() {
             command(&vault, "limit default", "default: bytes a second: no limit, requests a second: no limit").await;
             let ended = Guest::new(&xen).disk_of("xvda", &vault, "ram").start(load).await.ended().await;
             assert_eq!(ended.console(), "0\n");
-            command(&vault, "limit 5 rate=fast", "error: limit: `rate=fast`: expected a size such as 512, 16K, 16M or 2G").await;
+            command(
+                &vault,
+                "limit 5 rate=fast",
+                "error: limit: `rate=fast`: expected a size such as 512, 16K, 16M or 2G",
+            )
+            .await;
         });
     });
 }
@@ -235,7 +240,7 @@ fn a_guest_is_as_fast_as_it_may_be() {
 #[test]
 fn a_key_opens_a_device_until_its_guest_has_gone() {
     check("keys", 2, |xen| {
-        let guest = Guest::new(xen).memory(64).command_line("ramdisk=2M key=module").module("a key\n");
+        let guest = Guest::new(xen).memory(24).command_line("ramdisk=2M key=module").module("a key\n");
         let xen = xen.clone();
         xen.clone().run(async move {
             let vault = guest.start(vault::main).await;
@@ -286,7 +291,10 @@ fn partitions_are_disks_of_their_own() {
             vault.wait_for("vault: ready\n").await;
             let console = vault.console();
             assert!(console.contains("vault: xvdb1: 32 sectors\nvault: xvdb: 128 sectors\n"), "{console}");
-            assert!(console.contains("partition 2: 1000 sectors at 96 reach past the device's end at 128"), "{console}");
+            assert!(
+                console.contains("partition 2: 1000 sectors at 96 reach past the device's end at 128"),
+                "{console}"
+            );
             assert_eq!(mark(&xen, &vault, "xvdb1").await.console(), "0\n");
             // Who has a partition has the disk, and the other way round.
             let first = Guest::new(&xen).disk_of("xvda", &vault, "xvdb1").start(staying).await;
@@ -298,4 +306,100 @@ fn partitions_are_disks_of_their_own() {
             assert_eq!(vault.ended().await.disk("xvdb")[64 * 512..65 * 512], [7; 512]);
         });
     });
+}
+
+#[test]
+fn volumes_are_made_kept_and_deleted_while_guests_use_others() {
+    check("pool", 2, |xen| {
+        let line = "pool=xvda,xvdb format=yes commands=\"create mail 4M if-missing; create db 1M thick checksums\"";
+        let start = async |xen: &Xen, [one, other]: [Vec<u8>; 2]| {
+            let guest = Guest::new(xen).command_line(line).disk("xvda", one).disk("xvdb", other);
+            guest.start(vault::main).await
+        };
+        let xen = xen.clone();
+        let disks = xen.clone().run(async move {
+            let vault = start(&xen, [vec![0; 4 << 20], vec![0; 4 << 20]]).await;
+            vault.wait_for("vault: ready\n").await;
+            assert!(vault.console().contains("vault: pool: formatted 2 disks\n"), "{}", vault.console());
+            assert_eq!(mark(&xen, &vault, "mail").await.console(), "0\n");
+            assert_eq!(mark(&xen, &vault, "db").await.console(), "0\n");
+            command(&vault, "snapshot mail monday", "monday: snapshot of mail").await;
+            assert_eq!(mark(&xen, &vault, "mail").await.console(), "1\n");
+            assert_eq!(mark(&xen, &vault, "monday").await.console(), "1\n");
+
+            let first = Guest::new(&xen).disk_of("xvda", &vault, "mail").start(staying).await;
+            first.wait_for("has it\n").await;
+            let number = first.domain().id().0;
+            command(&vault, "delete mail", &format!("error: delete: mail: domain {number} has it")).await;
+            command(&vault, "rename mail post", "post: was mail").await;
+            command(&vault, "grow post 6M", "post: 6 MiB").await;
+            command(&vault, "delete monday", "monday: deleted").await;
+            assert!(refusal(&xen, &vault, "post").await.starts_with("16 post: "));
+            first.shutdown().await;
+            first.ended().await;
+
+            // Through the store, also several at a time.
+            vault.set("data/vault/command/1", "create www 1M").await;
+            vault.set("data/vault/command/2", "create www 1M").await;
+            vault.wait_for("vault: error: create: www: a volume with this name exists\n").await;
+            vault.sleep(Duration::from_millis(10)).await;
+            assert_eq!(vault.get("data/vault/status/1").await.as_deref(), Some("ok: www: created, 1 MiB"));
+            assert_eq!(vault.get("data/vault/command/1").await, None);
+            vault.set("data/vault/command", "grow www 1K").await;
+            vault.wait_for("vault: error: grow: www: ").await;
+
+            vault.type_in("scrub\n");
+            vault.wait_for("vault: scrub: 64 KiB read, 0 bad blocks; ").await;
+            vault.shutdown().await;
+            let ended = vault.ended().await;
+            assert_eq!(ended.how(), End::PowerOff, "{}", ended.console());
+            [ended.disk("xvda").to_vec(), ended.disk("xvdb").to_vec()]
+        });
+        // The same disks on another host: nothing is formatted, and all is there.
+        let xen = Xen::new(7);
+        xen.clone().run(async move {
+            let vault = start(&xen, disks).await;
+            vault.wait_for("vault: ready\n").await;
+            assert!(!vault.console().contains("formatted"), "{}", vault.console());
+            assert_eq!(mark(&xen, &vault, "post").await.console(), "7\n");
+            assert_eq!(mark(&xen, &vault, "db").await.console(), "1\n");
+            vault.shutdown().await;
+            assert_eq!(vault.ended().await.how(), End::PowerOff);
+        });
+    });
+}
+
+#[test]
+fn disks_that_are_no_pool_are_refused_with_words() {
+    let empty = || vec![0; 4 << 20];
+    let start = |line: &str, disks: [Vec<u8>; 2]| {
+        let [one, other] = disks;
+        Guest::new(&Xen::new(1)).command_line(line).disk("xvda", one).disk("xvdb", other)
+    };
+    let made = {
+        let xen = Xen::new(1);
+        let guest = Guest::new(&xen).command_line("pool=xvda,xvdb format=yes");
+        let guest = guest.disk("xvda", empty()).disk("xvdb", empty());
+        xen.run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            vault.shutdown().await;
+            vault.ended().await
+        })
+    };
+    let (one, other) = (made.disk("xvda").to_vec(), made.disk("xvdb").to_vec());
+    let mut used = empty();
+    used[1080..1082].copy_from_slice(b"\x53\xef");
+    for (line, disks, expected) in [
+        ("pool=xvdb,xvda", [one.clone(), other.clone()], "disk 0 is disk 1 of the pool"),
+        ("pool=xvda", [one.clone(), empty()], "the pool is on 2 disks, and 1 are given"),
+        ("pool=xvda,xvdb", [empty(), empty()], "disk 0 is of no pool: it holds nothing but zeroes"),
+        ("pool=xvda,xvdb format=yes", [empty(), used.clone()], "disk 1 is not empty: it holds an ext2, ext3 or ext4"),
+        ("pool=xvda,xvdb format=yes", [one, used], "disk 1 is of no pool"),
+        ("pool=ram", [empty(), empty()], "pool=ram: ramdisk=SIZE says how large it is"),
+    ] {
+        let ended = start(line, disks).run(vault::main);
+        assert_eq!(ended.how(), End::Crash);
+        assert!(ended.console().contains(expected), "{line}: {}", ended.console());
+    }
 }
