@@ -17,6 +17,7 @@ mod package;
 mod qubes;
 pub mod store;
 mod tools;
+mod vault;
 mod vchan;
 mod walk;
 pub mod web;
@@ -232,7 +233,8 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
     let boot = |suite: &Suite, server| {
         let mut checks = match server {
             StoreServer::Xenstored => {
-                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL, vchan::ALL].concat()
+                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL, vchan::ALL, vault::ALL]
+                    .concat()
             }
             StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
         };
@@ -242,6 +244,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(web::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
             checks.extend(luks::AT_LENGTH);
+            checks.extend(vault::AT_LENGTH);
             checks.extend(gate_nft::AT_LENGTH);
             checks.extend(package::AT_LENGTH);
             checks.extend(qubes::AT_LENGTH);
