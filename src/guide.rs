@@ -30,6 +30,8 @@ macro_rules! page {
         #[doc = "[quick-start]: crate::guide::quick_start"]
         #[doc = "[security-model]: crate::guide::security"]
         #[doc = "[testing]: crate::guide::testing"]
+        #[doc = "[vault]: crate::guide::vault"]
+        #[doc = "[volumes]: crate::guide::volumes"]
         #[doc = "[writing-an-app]: crate::guide::writing_an_app"]
         #[doc = "[xen-host]: crate::guide::xen_host"]
         #[doc = ""]
@@ -52,4 +54,6 @@ page!(packages, "packages.md");
 page!(commands, "commands.md");
 page!(gate, "gate.md");
 page!(gate_rules, "gate-rules.md");
+page!(vault, "vault.md");
+page!(volumes, "volumes.md");
 page!(qubes, "qubes.md");
