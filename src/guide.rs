@@ -55,5 +55,4 @@ page!(commands, "commands.md");
 page!(gate, "gate.md");
 page!(gate_rules, "gate-rules.md");
 page!(vault, "vault.md");
-page!(volumes, "volumes.md");
 page!(qubes, "qubes.md");

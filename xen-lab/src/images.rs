@@ -11,7 +11,7 @@ use crate::qemu::Qemu;
 use crate::{Suite, initramfs, suite};
 
 /// Bump when what [`prepare`] makes from the packages changes.
-const IMAGE_REVISION: &str = "16";
+const IMAGE_REVISION: &str = "19";
 
 /// Hypervisor, kernel, dom0's base file system and the Linux guest's, and the device model, of one suite.
 pub(crate) struct Images {

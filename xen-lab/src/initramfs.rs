@@ -33,7 +33,7 @@ const XEN_PROGRAMS: [&str; 10] = [
 ];
 
 /// Programs from elsewhere, by their name in `usr/bin`, `usr/sbin` or `sbin`.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 12] = [
     "xenstore-read",
     "xenstore-write",
     "xenstore-rm",
@@ -46,6 +46,7 @@ const PROGRAMS: [&str; 11] = [
     "iperf3",
     // Not by its own name, which is one of busybox's.
     "mkfs.ext4",
+    "e2fsck",
 ];
 
 /// iproute2's programs, of which each release has some elsewhere. They are put in `/usr/bin`, and are called by that path:
@@ -53,7 +54,7 @@ const PROGRAMS: [&str; 11] = [
 const NETWORK_PROGRAMS: [&str; 2] = ["ip", "tc"];
 
 /// Kernel modules in dom0, in the order in which they are loaded; what they depend on is added.
-const MODULES: [&str; 20] = [
+const MODULES: [&str; 21] = [
     "xen-blkback",
     // After this one dom0 goes on with one processor.
     "xen-blkfront",
@@ -63,6 +64,7 @@ const MODULES: [&str; 20] = [
     "xen-gntdev",
     "xen-gntalloc",
     "loop",
+    "brd",
     "bridge",
     "8021q",
     "xen-netback",

@@ -72,7 +72,7 @@ fn with(f: &Fixture, vault: &Domain, target: &str, mebibytes: u32, job: &str) ->
 }
 
 /// A new file system with some files of their own content.
-const FILL: &str = "mke2fs -q -t ext4 -F /dev/xvdf && mount -t ext4 /dev/xvdf /mnt/vault || exit 1
+const FILL: &str = "mkfs.ext4 -q -F /dev/xvdf && mount -t ext4 /dev/xvdf /mnt/vault || exit 1
      (cd /mnt/vault && for part in 1 2 3; do head -c 1500000 /dev/urandom >part$part; done; sha256sum part* >sums) || exit 1
      umount /mnt/vault || exit 1";
 /// All of them are there, and the file system is whole.
@@ -195,7 +195,7 @@ fn destroyed(f: &Fixture) -> Result<String> {
         let vault = vault(f, words, DISKS)?;
         if round == 0 {
             for (volume, size) in [("mail", 24), ("db", 16)] {
-                with(f, &vault, volume, size, "mke2fs -q -t ext4 -F /dev/xvdf || exit 1")?;
+                with(f, &vault, volume, size, "mkfs.ext4 -q -F /dev/xvdf || exit 1")?;
             }
         }
         let disks = format!(
