@@ -465,6 +465,16 @@ fn wrong_metadata_is_refused_in_words() {
         let mut deep = image.clone();
         put_json(&mut deep, &"[".repeat(12_000));
         assert_eq!(load(&domain, &deep).await.unwrap_err(), "LUKS2 metadata: the JSON area: not valid JSON");
+        let size = 128 << 10;
+        let mut large = vec![0; 512 << 10];
+        for (index, copy) in large[..2 * size].chunks_mut(size).enumerate() {
+            copy[..4096].copy_from_slice(&image[index * (16 << 10)..][..4096]);
+            copy[8..16].copy_from_slice(&(size as u64).to_be_bytes());
+            copy[256..264].copy_from_slice(&((index * size) as u64).to_be_bytes());
+            copy[4096..][..70_000].fill(b' ');
+            seal(copy);
+        }
+        assert_eq!(load(&domain, &large).await.unwrap_err(), "metadata of more than 64 KiB is not supported");
         // Fields that nobody here knows stay when a key is added.
         let mut more = image.clone();
         put_json(&mut more, &whole.replace("\"json_size\"", "\"flags\":[\"allow-discards\"],\"json_size\""));
