@@ -32,6 +32,7 @@ mod dhcp;
 mod dns;
 mod ext4;
 mod http;
+mod luks;
 mod mss;
 mod netback;
 mod netfront;

@@ -69,7 +69,7 @@ mod tests {
     fn what_was_split_is_merged() {
         for hash in [Hash::Sha256, Hash::Sha512] {
             let key: Vec<u8> = (0..64).collect();
-            let mut material: Vec<u8> = (0..64 * 50_u32).map(|index| (index * index >> 3) as u8).collect();
+            let mut material: Vec<u8> = (0..64 * 50_u32).map(|index| ((index * index) >> 3) as u8).collect();
             split(&key, hash, &mut material);
             let mut merged = [0; 64];
             merge(&material, hash, &mut merged);

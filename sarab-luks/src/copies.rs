@@ -20,7 +20,7 @@ pub struct Repair {
     pub place: Place,
     /// What was wrong with it; `None` where it was older than the other.
     pub problem: Option<BadCopy>,
-    /// The other was written in its place; a read-only device stays as it is.
+    /// The other was written in its place. A read-only device stays as it is, and one that fails at it too.
     pub written: bool,
 }
 
@@ -33,7 +33,7 @@ impl fmt::Display for Repair {
         }
         match self.written {
             true => write!(f, "; restored from the {} header", self.place.other()),
-            false => write!(f, "; the {} header is used, the device is read-only", self.place.other()),
+            false => write!(f, "; the {} header is used, nothing was written", self.place.other()),
         }
     }
 }

@@ -48,7 +48,7 @@ pub struct Info {
 
 impl<D: BlockDevice> Volume<D> {
     /// Reads the header of a device. Where one of its two copies is damaged or old, the other is written in its place, unless the
-    /// device is read-only; [`repair`](Volume::repair) tells of it, for the caller to print.
+    /// device is read-only; [`repair`](Volume::repair) reports it, for the caller to print.
     ///
     /// # Errors
     ///
@@ -64,8 +64,8 @@ impl<D: BlockDevice> Volume<D> {
         if let Some(repair) = &mut repair
             && !device.geometry().read_only
         {
-            copies::write(&device, &found.header, &found.json, repair.place).await?;
-            repair.written = true;
+            // One good copy is enough to go on with.
+            repair.written = copies::write(&device, &found.header, &found.json, repair.place).await.is_ok();
         }
         Ok(Volume { device, header: found.header, metadata, limits, repair })
     }

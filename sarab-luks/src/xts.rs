@@ -85,7 +85,7 @@ fn xor(blocks: &mut [[u8; BLOCK]], with: &[u128]) {
 
 /// Multiplies by x in GF(2^128), modulo x^128 + x^7 + x^2 + x + 1.
 fn double(tweak: u128) -> u128 {
-    tweak << 1 ^ (tweak >> 127) * 0x87
+    (tweak << 1) ^ ((tweak >> 127) * 0x87)
 }
 
 #[cfg(test)]

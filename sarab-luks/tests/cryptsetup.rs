@@ -185,22 +185,27 @@ fn both_change_keys() {
 #[test]
 fn repaired_headers_are_whole_for_cryptsetup() {
     let Some(files) = Files::new() else { return };
-    files.write("disk", &vec![0; 17 << 20]);
-    files.succeed("luksFormat --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file key disk");
-    for damaged in [100, 5000, (16 << 10) + 100, (16 << 10) + 5000] {
-        let mut image = fs::read(files.path("disk")).unwrap();
-        image[damaged] ^= 1;
-        let (image, repair) = in_domain(async move |domain| {
-            let disk = Image::new(&domain, image);
-            let volume = Volume::load(disk.clone(), Limits::default()).await.unwrap();
-            (disk.bytes(), volume.repair().unwrap().to_string())
-        });
-        let places = if damaged < 16 << 10 { ["primary", "secondary"] } else { ["secondary", "primary"] };
-        let [bad, good] = places;
-        assert_eq!(repair, format!("LUKS2 {bad} header has a wrong checksum; restored from the {good} header"));
-        files.write("disk", &image);
-        let told = files.succeed("luksOpen --test-passphrase --key-file key disk --debug");
-        assert!(!told.contains("checksum mismatch") && !told.to_lowercase().contains("recover"), "{told}");
+    for (kib, second) in [(16, 16 << 10), (128, 128 << 10)] {
+        files.write("disk", &vec![0; 17 << 20]);
+        let size = format!("--luks2-metadata-size {kib}k");
+        files.succeed(&format!(
+            "luksFormat --type luks2 {size} --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file key disk"
+        ));
+        for damaged in [100, second - 1, second + 100, second + 5000] {
+            let mut image = fs::read(files.path("disk")).unwrap();
+            image[damaged] ^= 1;
+            let (image, repair) = in_domain(async move |domain| {
+                let disk = Image::new(&domain, image);
+                let volume = Volume::load(disk.clone(), Limits::default()).await.unwrap();
+                (disk.bytes(), volume.repair().unwrap().to_string())
+            });
+            let places = if damaged < second { ["primary", "secondary"] } else { ["secondary", "primary"] };
+            let [bad, good] = places;
+            assert_eq!(repair, format!("LUKS2 {bad} header has a wrong checksum; restored from the {good} header"));
+            files.write("disk", &image);
+            let told = files.succeed("luksOpen --test-passphrase --key-file key disk --debug");
+            assert!(!told.contains("checksum mismatch") && !told.to_lowercase().contains("recover"), "{told}");
+        }
     }
 }
 
