@@ -53,8 +53,14 @@ pub(crate) async fn format<D: BlockDevice>(disks: &[D], uuid: [u8; 16], options:
     let blocks = wanted.div_ceil(CHUNK_SIZE as u64).saturating_mul(CHUNK_BLOCKS as u64);
     let layout = Layout::new(&sizes, u32::try_from(blocks).unwrap_or(u32::MAX))?;
     let units = Units::new(layout.metadata, layout.chunks);
-    // What was there is not to be found any more, neither by this crate nor by others.
+    // What was there is not to be found any more, neither by this crate nor by others: a pool first of all has no label.
     let zeroes = vec![0; CHUNK_SIZE];
+    for (disk, size) in sizes.iter().enumerate() {
+        for sector in labels(*size) {
+            write(disks, Place { disk, sector }, &zeroes[..BLOCK]).await?;
+        }
+    }
+    flush(disks).await?;
     for (disk, size) in sizes.iter().enumerate() {
         for chunk in [0, 1, size - 1] {
             write(disks, Place { disk, sector: u64::from(chunk) * CHUNK_SECTORS }, &zeroes).await?;
@@ -147,8 +153,8 @@ async fn read_superblock<D: BlockDevice>(
             if copies[number].as_ref() == Some(newest) {
                 continue;
             }
-            // An older one is what a power cut leaves; that there is none is damage.
-            if copies[number].is_none() {
+            // An older one is what a power cut leaves, or nothing where there was no older one. Otherwise it is damage.
+            if copies[number].is_none() && newest.generation > 2 {
                 repaired += 1;
                 warning!("volumes: copy {} of superblock {} was damaged: repaired from the other", number, at);
             }
