@@ -126,13 +126,17 @@ async fn read_superblock<D: BlockDevice>(
 ) -> Result<(Superblock, usize, u64), Error> {
     let mut best: Option<(Superblock, usize)> = None;
     let mut copies: [[Option<Superblock>; 2]; 2] = Default::default();
-    let mut failure = Error::Damaged { what: "no copy of a superblock is whole" };
+    let mut is_blank = [true; 2];
+    let mut failure = Error::Damaged { what: "both copies of a superblock" };
     for (slot, copies) in copies.iter_mut().enumerate() {
         for (place, copy) in superblock(slot, sizes).into_iter().zip(copies) {
             let found = match read_record(disks, place).await {
-                Ok(record) => Superblock::decode(&record)?,
+                Ok(record) => {
+                    is_blank[slot] &= record.iter().all(|byte| *byte == 0);
+                    Superblock::decode(&record)?
+                }
                 Err(error) => {
-                    failure = error;
+                    (failure, is_blank[slot]) = (error, false);
                     None
                 }
             };
@@ -145,6 +149,10 @@ async fn read_superblock<D: BlockDevice>(
         }
     }
     let Some((best, slot)) = best else { return Err(failure) };
+    // Without the other one, nobody knows whether that was the newer. A pool without any commit has only one.
+    if copies[1 - slot].iter().all(Option::is_none) && !(best.generation == 1 && is_blank[1 - slot]) {
+        return Err(failure);
+    }
     let mut repaired = 0;
     for (at, copies) in copies.iter().enumerate() {
         let newest = copies.iter().flatten().max_by_key(|copy| copy.generation);
@@ -199,7 +207,9 @@ pub(crate) async fn open<D: BlockDevice>(disks: Vec<D>, options: &OpenOptions) -
         || superblock.table.levels != Kind::Table.levels(MAX_VOLUMES as u64)
         || superblock.free_blocks >= layout.metadata
         || superblock.free_chunks > layout.chunks
-        || superblock.generation >= u64::MAX - 1
+        || superblock.generation >= u64::MAX / 2
+        || superblock.next_id >= u64::MAX / 2
+        || superblock.next_id == 0
     {
         return Err(Error::Damaged { what: "the superblock's counters" });
     }

@@ -183,7 +183,7 @@ impl<D: BlockDevice + 'static> Shared<D> {
             }
             if piece.at < to && from < end {
                 let sector = piece.index * CHUNK_SECTORS + block as u64 * BLOCK_SECTORS;
-                return Err(self.report_bad(entry, sector, place));
+                return Err(Error::Disk { disk: place.disk, error: self.report_bad(entry, sector) });
             }
             bad |= 1 << block;
         }
