@@ -6,9 +6,8 @@ use futures_util::future::join_all;
 use xen_blkif::{BlockDevice, Buffer, Completed, Error as DiskError};
 use xen_hal::warning;
 
-use crate::Error;
 use crate::buffer::{copy, zero};
-use crate::layout::{BLOCK, BLOCK_SECTORS, CHUNK_SECTORS, Place, SECTOR};
+use crate::layout::{BLOCK, BLOCK_SECTORS, CHUNK_SECTORS, SECTOR};
 use crate::state::{Entry, Shared};
 use crate::tree::Found;
 use crate::volume::{Piece, Run, of_disk, pieces};
@@ -69,43 +68,25 @@ impl<D: BlockDevice + 'static> Shared<D> {
         let first = piece.at / BLOCK;
         let blocks = (piece.at + piece.len).div_ceil(BLOCK) - first;
         let buffer = self.disks.list[0].buffer(blocks * BLOCK)?;
-        let begin = begin + first as u64 * BLOCK_SECTORS;
-        let read = self.read_verified(entry, begin, &found, first, buffer).await;
-        let buffer = read.map_err(|error| match error {
-            Error::Disk { error, .. } => of_disk(error, "read", sector),
-            error => error.of_request("read", sector),
-        })?;
+        let place = self.place(found.mapping.chunk, first * BLOCK).map_err(|error| error.of_request("read", sector))?;
+        let (buffer, outcome) = self.read_at(place, buffer).await;
+        outcome.map_err(|error| of_disk(error, "read", sector))?;
+        if let Some(bad) = self.first_bad(&found, first, &buffer, 0, buffer.len()) {
+            return Err(self.report_bad(entry, begin + bad as u64 * BLOCK_SECTORS));
+        }
         copy(&buffer, piece.at - first * BLOCK, to, piece.offset, piece.len);
         Ok(())
     }
 
-    /// Reads blocks of a chunk from `first` on, which are the volume's from `sector` on. Nobody writes to them meanwhile.
-    pub(crate) async fn read_verified(
-        &self,
-        entry: &Entry,
-        sector: u64,
-        found: &Found,
-        first: usize,
-        buffer: D::Buffer,
-    ) -> Result<D::Buffer, Error> {
-        let place = self.place(found.mapping.chunk, first * BLOCK)?;
-        let (buffer, outcome) = self.read_at(place, buffer).await;
-        outcome.map_err(|error| Error::Disk { disk: place.disk, error })?;
-        match self.first_bad(found, first, &buffer, 0, buffer.len()) {
-            None => Ok(buffer),
-            Some(bad) => Err(self.report_bad(entry, sector + (bad - first) as u64 * BLOCK_SECTORS, place)),
-        }
-    }
-
     /// Counts a bad block, and names it in the log.
-    pub(crate) fn report_bad(&self, entry: &Entry, sector: u64, place: Place) -> Error {
+    pub(crate) fn report_bad(&self, entry: &Entry, sector: u64) -> DiskError {
         let lines = entry.bad_blocks.get() + 1;
         entry.bad_blocks.set(lines);
         if lines <= MAX_LINES || lines.is_power_of_two() {
             let record = entry.record.borrow();
             warning!("volumes: volume {}: checksum error, 8 sectors from sector {}", record.name, sector);
         }
-        Error::Disk { disk: place.disk, error: DiskError::Failed { operation: "read", sector } }
+        DiskError::Failed { operation: "read", sector }
     }
 
     /// The first block of a chunk whose checksum is wrong. The buffer has them from `at` on, as many as `len` bytes are.

@@ -9,6 +9,8 @@ use twox_hash::XxHash3_64;
 
 pub(crate) use label::{LABEL_MAGIC, Label};
 pub(crate) use superblock::Superblock;
+#[cfg(feature = "fuzzing")]
+pub(crate) use superblock::{REFS as SUPERBLOCK_REFS, TABLE as SUPERBLOCK_TABLE};
 
 use crate::Error;
 
@@ -186,7 +188,7 @@ pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 }
 
 /// Sets the checksum of a label or superblock, which is its last 8 bytes.
-fn seal(bytes: &mut [u8; RECORD]) {
+pub(crate) fn seal(bytes: &mut [u8; RECORD]) {
     let sum = XxHash3_64::oneshot(&bytes[..RECORD - 8]);
     put(bytes, RECORD - 8, &sum.to_le_bytes());
 }

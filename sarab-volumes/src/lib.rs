@@ -13,6 +13,9 @@ mod disks;
 mod epoch;
 mod error;
 mod finish;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod layout;
 mod node;
 mod open;

@@ -53,8 +53,14 @@ pub(crate) async fn format<D: BlockDevice>(disks: &[D], uuid: [u8; 16], options:
     let blocks = wanted.div_ceil(CHUNK_SIZE as u64).saturating_mul(CHUNK_BLOCKS as u64);
     let layout = Layout::new(&sizes, u32::try_from(blocks).unwrap_or(u32::MAX))?;
     let units = Units::new(layout.metadata, layout.chunks);
-    // What was there is not to be found any more, neither by this crate nor by others.
+    // What was there is not to be found any more, neither by this crate nor by others: a pool first of all has no label.
     let zeroes = vec![0; CHUNK_SIZE];
+    for (disk, size) in sizes.iter().enumerate() {
+        for sector in labels(*size) {
+            write(disks, Place { disk, sector }, &zeroes[..BLOCK]).await?;
+        }
+    }
+    flush(disks).await?;
     for (disk, size) in sizes.iter().enumerate() {
         for chunk in [0, 1, size - 1] {
             write(disks, Place { disk, sector: u64::from(chunk) * CHUNK_SECTORS }, &zeroes).await?;
@@ -120,13 +126,17 @@ async fn read_superblock<D: BlockDevice>(
 ) -> Result<(Superblock, usize, u64), Error> {
     let mut best: Option<(Superblock, usize)> = None;
     let mut copies: [[Option<Superblock>; 2]; 2] = Default::default();
-    let mut failure = Error::Damaged { what: "no copy of a superblock is whole" };
+    let mut is_blank = [true; 2];
+    let mut failure = Error::Damaged { what: "both copies of a superblock" };
     for (slot, copies) in copies.iter_mut().enumerate() {
         for (place, copy) in superblock(slot, sizes).into_iter().zip(copies) {
             let found = match read_record(disks, place).await {
-                Ok(record) => Superblock::decode(&record)?,
+                Ok(record) => {
+                    is_blank[slot] &= record.iter().all(|byte| *byte == 0);
+                    Superblock::decode(&record)?
+                }
                 Err(error) => {
-                    failure = error;
+                    (failure, is_blank[slot]) = (error, false);
                     None
                 }
             };
@@ -139,6 +149,10 @@ async fn read_superblock<D: BlockDevice>(
         }
     }
     let Some((best, slot)) = best else { return Err(failure) };
+    // Without the other one, nobody knows whether that was the newer. A pool without any commit has only one.
+    if copies[1 - slot].iter().all(Option::is_none) && !(best.generation == 1 && is_blank[1 - slot]) {
+        return Err(failure);
+    }
     let mut repaired = 0;
     for (at, copies) in copies.iter().enumerate() {
         let newest = copies.iter().flatten().max_by_key(|copy| copy.generation);
@@ -147,8 +161,8 @@ async fn read_superblock<D: BlockDevice>(
             if copies[number].as_ref() == Some(newest) {
                 continue;
             }
-            // An older one is what a power cut leaves; that there is none is damage.
-            if copies[number].is_none() {
+            // An older one is what a power cut leaves, or nothing where there was no older one. Otherwise it is damage.
+            if copies[number].is_none() && newest.generation > 2 {
                 repaired += 1;
                 warning!("volumes: copy {} of superblock {} was damaged: repaired from the other", number, at);
             }
@@ -193,7 +207,9 @@ pub(crate) async fn open<D: BlockDevice>(disks: Vec<D>, options: &OpenOptions) -
         || superblock.table.levels != Kind::Table.levels(MAX_VOLUMES as u64)
         || superblock.free_blocks >= layout.metadata
         || superblock.free_chunks > layout.chunks
-        || superblock.generation >= u64::MAX - 1
+        || superblock.generation >= u64::MAX / 2
+        || superblock.next_id >= u64::MAX / 2
+        || superblock.next_id == 0
     {
         return Err(Error::Damaged { what: "the superblock's counters" });
     }

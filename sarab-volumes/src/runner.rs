@@ -1,6 +1,5 @@
 //! What goes on in a pool whatever anybody asks for.
 
-use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
 
 use futures_util::future::{join3, select};
@@ -22,9 +21,13 @@ impl<D> Drop for Running<D> {
 }
 
 /// Runs until the last handle is dropped.
-pub(crate) async fn run<D: BlockDevice>(shared: Rc<Shared<D>>) {
+pub(crate) fn run<D: BlockDevice>(shared: Rc<Shared<D>>) -> impl Future<Output = ()> + use<D> {
+    // Also of a runner that never ran.
     let running = Running(shared);
-    let shared = &running.0;
+    async move { run_all(&running.0).await }
+}
+
+async fn run_all<D: BlockDevice>(shared: &Shared<D>) {
     let finish = shared.unfinished.run(|| {
         shared.commits.runner.notify(1);
     });
@@ -35,23 +38,18 @@ pub(crate) async fn run<D: BlockDevice>(shared: Rc<Shared<D>>) {
 impl<D: BlockDevice> Shared<D> {
     /// Frees what deleted volumes have, also those that were deleted before the pool was opened.
     async fn free_deleted(&self) {
-        let mut stuck = BTreeSet::new();
         loop {
             let listener = self.deletions.listen();
-            let next = {
-                let state = self.state.borrow();
-                let mut deleted = state.volumes.values().filter(|entry| entry.record.borrow().deleting);
-                deleted.find(|entry| !stuck.contains(&entry.record.borrow().id)).cloned()
-            };
+            let next = self.state.borrow().deleted();
             let Some(entry) = next else {
                 listener.await;
                 continue;
             };
             if let Err(error) = self.free_volume(&entry).await {
-                let record = entry.record.borrow();
-                warning!("volumes: cannot free the space of deleted volume {}: {}", record.name, error);
-                stuck.insert(record.id);
+                warning!("volumes: cannot free the space of {}: {}", entry.record.borrow().name, error);
+                entry.is_stuck.set(true);
             }
+            self.freed.notify(usize::MAX);
         }
     }
 
@@ -63,7 +61,9 @@ impl<D: BlockDevice> Shared<D> {
             if !self.has_room(Need::Freeing)? {
                 continue;
             }
-            if self.prune(entry).await? {
+            let is_last = self.prune(entry).await?;
+            self.freed.notify(usize::MAX);
+            if is_last {
                 let mut state = self.state.borrow_mut();
                 state.volumes.remove(&entry.slot);
                 state.touch(entry);

@@ -89,7 +89,15 @@ impl<D: BlockDevice + 'static> Shared<D> {
             let token = self.token();
             let found = self.next_mapped(entry, next, total.div_ceil(CHUNK_SECTORS)).await;
             drop(token);
-            let Some(index) = found? else {
+            let found = match found {
+                // It has been counted with the metadata; what it tells of cannot be found.
+                Err(Error::Damaged { .. }) => {
+                    tell(Scrub::BadBlock { volume: volume.name(), sector: next * CHUNK_SECTORS });
+                    return Ok(());
+                }
+                found => found?,
+            };
+            let Some(index) = found else {
                 tell(Scrub::Progress { volume: volume.name(), done: total, total });
                 return Ok(());
             };

@@ -57,6 +57,7 @@ impl<D: BlockDevice> Shared<D> {
         let state = &mut *self.state.borrow_mut();
         *state.deltas.entry(unit).or_default() -= 1;
         if count > 1 {
+            state.unshared_in = state.transaction();
             return;
         }
         state.withheld.add(unit);
@@ -126,8 +127,15 @@ impl<D: BlockDevice> Shared<D> {
         Ok(None)
     }
 
-    /// Whether a chunk of a volume is the volume's alone, where it is old enough to be a snapshot's as well.
+    /// Whether a chunk of a volume is not the volume's alone, where it is old enough to be a snapshot's as well.
     pub(crate) async fn is_shared(&self, entry: &Entry, index: u64, mapping: Mapping) -> Result<bool, Error> {
+        {
+            // What has been another's since the last commit is so again after a power cut.
+            let state = self.state.borrow();
+            if state.unshared_in == state.transaction() {
+                return Ok(true);
+            }
+        }
         if self.count(self.unit(mapping.chunk)?).await? > 1 {
             return Ok(true);
         }
@@ -172,7 +180,8 @@ impl<D: BlockDevice> Shared<D> {
         };
         let chunks = u64::from(state.free_chunks);
         if chunks < taken {
-            return Err(Error::NoSpace);
+            // Those that are exchanged come back.
+            return if chunks + state.exchanged < taken { Err(Error::NoSpace) } else { Ok(false) };
         }
         let withheld = &state.withheld;
         let is_due = state.nodes.dirty.len() > self.limit
@@ -185,22 +194,33 @@ impl<D: BlockDevice> Shared<D> {
     /// Waits until there is room for a change. Without any lock, and without a token.
     pub(crate) async fn make_room(&self, need: Need) -> Result<(), Error> {
         loop {
-            if self.has_room(need)? {
-                return Ok(());
-            }
+            let freed = self.freed.listen();
             let listener = self.state.borrow().withheld.listen();
-            let changed = self.state.borrow().is_changed();
-            if changed {
-                self.commit().await?;
-            } else if self.state.borrow().withheld.waits_for_requests() {
-                self.release();
-                if !self.has_room(need)? && self.state.borrow().withheld.waits_for_requests() {
-                    listener.await;
+            let is_full = match self.has_room(need) {
+                Ok(true) => return Ok(()),
+                Ok(false) => None,
+                Err(error @ (Error::NoSpace | Error::NoMetadataSpace)) => Some(error),
+                Err(error) => return Err(error),
+            };
+            if let Some(error) = is_full {
+                // What deleted volumes have is on its way back; the runner itself has to do with what there is.
+                if need == Need::Freeing || self.state.borrow().deleted().is_none() {
+                    return Err(error);
                 }
-                self.release();
+                freed.await;
+                continue;
+            }
+            self.release();
+            let (is_changed, waits) = {
+                let state = self.state.borrow();
+                (state.is_changed(), state.withheld.waits_for_requests())
+            };
+            if is_changed {
+                self.commit().await?;
+            } else if waits {
+                listener.await;
             } else if !self.has_room(need)? {
-                // Nothing is on its way back.
-                return Err(if need == Need::Freeing { Error::NoMetadataSpace } else { Error::NoSpace });
+                return Err(Error::Damaged { what: "what is free is less than was counted" });
             }
         }
     }

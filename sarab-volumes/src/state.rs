@@ -54,6 +54,8 @@ pub(crate) struct Entry {
     /// Its size, or what it is, has changed.
     pub(crate) event: Event,
     pub(crate) bad_blocks: Cell<u64>,
+    /// It is deleted, and cannot be freed.
+    pub(crate) is_stuck: Cell<bool>,
 }
 
 impl Entry {
@@ -66,6 +68,7 @@ impl Entry {
             handles: Cell::new(0),
             event: Event::new(),
             bad_blocks: Cell::new(0),
+            is_stuck: Cell::new(false),
         })
     }
 }
@@ -88,9 +91,13 @@ pub(crate) struct State {
     pub(crate) changed: BTreeSet<u32>,
     /// What is to be added to the reference counts of blocks and chunks. Those in the tree are of the last commit.
     pub(crate) deltas: BTreeMap<u32, i32>,
+    /// The transaction in which something was shared by one less for the last time.
+    pub(crate) unshared_in: u64,
     pub(crate) withheld: Withheld,
     /// Chunks that were taken since the last commit.
     pub(crate) fresh: BTreeSet<u32>,
+    /// Chunks that are taken while the ones that they replace are not yet free.
+    pub(crate) exchanged: u64,
     /// Where to look next for something free: blocks, chunks.
     pub(crate) cursors: [u32; 2],
     /// Whether something may be free, for each leaf of the counts.
@@ -120,8 +127,10 @@ impl State {
             volumes: BTreeMap::new(),
             changed: BTreeSet::new(),
             deltas: BTreeMap::new(),
+            unshared_in: 0,
             withheld: Withheld::new(units.blocks),
             fresh: BTreeSet::new(),
+            exchanged: 0,
             cursors: [1, units.first_chunk],
             hints: vec![true; units.leaves() as usize],
             failed: false,
@@ -151,6 +160,12 @@ impl State {
             let record = entry.record.borrow();
             record.name == name && !record.deleting
         };
+        self.volumes.values().find(is_it).cloned()
+    }
+
+    /// A volume that is deleted and being freed.
+    pub(crate) fn deleted(&self) -> Option<Rc<Entry>> {
+        let is_it = |entry: &&Rc<Entry>| entry.record.borrow().deleting && !entry.is_stuck.get();
         self.volumes.values().find(is_it).cloned()
     }
 
@@ -202,6 +217,8 @@ pub(crate) struct Shared<D> {
     pub(crate) repairs: Event,
     /// A volume was deleted.
     pub(crate) deletions: Event,
+    /// Something of a deleted volume is free, or none will be.
+    pub(crate) freed: Event,
     pub(crate) handles: Cell<usize>,
     /// Changed nodes and counts after which a commit is due.
     pub(crate) limit: usize,
@@ -220,6 +237,7 @@ impl<D> Shared<D> {
             unfinished: Rc::default(),
             repairs: Event::new(),
             deletions: Event::new(),
+            freed: Event::new(),
             handles: Cell::new(0),
             limit: cache_blocks / 2,
         })

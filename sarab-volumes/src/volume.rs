@@ -268,7 +268,8 @@ impl<D: BlockDevice + 'static> BlockDevice for Volume<D> {
         if let Err(error) = self.geometry().check(sector, buffer.len()) {
             return (buffer, Err(error));
         }
-        match self.entry.record.borrow().integrity {
+        let integrity = self.entry.record.borrow().integrity;
+        match integrity {
             true => self.shared.read_checked(&self.entry, sector, buffer).await,
             false => self.shared.read(&self.entry, sector, buffer).await,
         }

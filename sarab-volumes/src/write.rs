@@ -98,6 +98,8 @@ impl<D: BlockDevice + 'static> Shared<D> {
             _ => {}
         }
         let chunk = self.take_chunk().await?;
+        let exchanged = u64::from(need == Need::Exchange);
+        self.state.borrow_mut().exchanged += exchanged;
         drop(meta);
         let outcome = match self.fill(entry, piece, from, found.as_ref(), chunk).await {
             Ok(checks) => {
@@ -110,6 +112,7 @@ impl<D: BlockDevice + 'static> Shared<D> {
             }
             Err(error) => Err(error),
         };
+        self.state.borrow_mut().exchanged -= exchanged;
         if !matches!(outcome, Ok(Attempt::Done)) {
             self.give(self.unit(chunk)?, 1);
         }
@@ -180,7 +183,7 @@ impl<D: BlockDevice + 'static> Shared<D> {
             }
             if piece.at < to && from < end {
                 let sector = piece.index * CHUNK_SECTORS + block as u64 * BLOCK_SECTORS;
-                return Err(self.report_bad(entry, sector, place));
+                return Err(Error::Disk { disk: place.disk, error: self.report_bad(entry, sector) });
             }
             bad |= 1 << block;
         }

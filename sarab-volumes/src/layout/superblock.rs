@@ -8,6 +8,10 @@ use crate::node::{Ptr, Root};
 
 const MAGIC: &[u8; 16] = b"SarabPoolSuper\r\n";
 
+/// Where the trees are named.
+pub(crate) const REFS: usize = 56;
+pub(crate) const TABLE: usize = 64;
+
 /// The state of a pool after a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Superblock {
@@ -36,8 +40,8 @@ impl Superblock {
         put(&mut bytes, 24, &self.uuid);
         put(&mut bytes, 40, &self.generation.to_le_bytes());
         put(&mut bytes, 48, &self.next_id.to_le_bytes());
-        put(&mut bytes, 56, &self.refs.ptr.encode());
-        put(&mut bytes, 64, &self.table.ptr.encode());
+        put(&mut bytes, REFS, &self.refs.ptr.encode());
+        put(&mut bytes, TABLE, &self.table.ptr.encode());
         put(&mut bytes, 72, &self.clock.to_le_bytes());
         put(&mut bytes, 76, &self.free_blocks.to_le_bytes());
         put(&mut bytes, 80, &self.free_chunks.to_le_bytes());
@@ -72,8 +76,8 @@ impl Superblock {
             uuid,
             generation: u64_at(bytes, 40),
             next_id: u64_at(bytes, 48),
-            refs: Root { ptr: Ptr::decode(bytes, 56), levels: bytes[21] },
-            table: Root { ptr: Ptr::decode(bytes, 64), levels: bytes[22] },
+            refs: Root { ptr: Ptr::decode(bytes, REFS), levels: bytes[21] },
+            table: Root { ptr: Ptr::decode(bytes, TABLE), levels: bytes[22] },
             clock: u32_at(bytes, 72),
             free_blocks: u32_at(bytes, 76),
             free_chunks: u32_at(bytes, 80),

@@ -4,7 +4,7 @@
 use sarab_volumes::{BlockDevice, FormatOptions, OpenOptions, Pool, Volume};
 use xen_blkif::Error;
 use xen_blkif::powerloss::{Disk, Power};
-use xen_sim::Domain;
+use xen_sim::{Budgets, Domain, Xen};
 
 pub const SECTOR: usize = 512;
 pub const CHUNK: u64 = 128;
@@ -72,4 +72,21 @@ pub async fn until(domain: &Domain, is_so: impl Fn() -> bool) {
 /// Writes numbers.
 pub async fn write(volume: &Volume<Drive>, sector: u64, count: u64, stamp: u32) -> Result<(), Error> {
     volume.write_bytes(sector, &stamped(stamp, count)).await
+}
+
+/// Numbers below a limit, the same for each seed.
+pub fn random(xen: &Xen) -> impl FnMut(u64) -> u64 + use<> {
+    let mut state = xen.seed().wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move |limit| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 8) % limit
+    }
+}
+
+/// A domain of a machine with room for disks that remember all that was ever written.
+pub fn with_room(xen: &Xen) -> Domain {
+    xen.set_budgets(Budgets { allocation: 512 << 20, steps: 200_000_000, ..Budgets::default() });
+    xen.domain()
 }
