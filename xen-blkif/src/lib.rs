@@ -15,5 +15,7 @@ mod pointers;
 pub mod protocol;
 pub mod ramdisk;
 pub mod slice;
+mod vdev;
 
 pub use device::{BlockDevice, Buffer, Completed, Discard, Error, Geometry};
+pub use vdev::{BadVdev, Vdev};
