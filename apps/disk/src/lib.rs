@@ -2,8 +2,9 @@
 //!
 //! `mode=info` prints geometry and features; `mode=hash` the SHA-256 of the whole disk; `mode=fill seed=N` writes a
 //! pattern over all of it, which `mode=verify seed=N` looks for; `mode=bench` measures, with `write=yes` writing too, and
-//! with `again=yes` again and again until the guest is asked to shut down. `disk=xvdb` takes another disk than the first, `ring=0` to `ring=4` says how many pages its ring has, as a power of
-//! two.
+//! with `again=yes` again and again until the guest is asked to shut down. `disk=xvdb` takes another
+//! disk than the first that has a medium, `ring=0` to `ring=4` says how many pages its ring has, as a power
+//! of two.
 
 #![no_std]
 
@@ -34,12 +35,11 @@ pub async fn main(app: App) -> sarab::Result {
     let seed = args.get_or("seed", 0_u64)?;
     let usual = DiskOptions::default();
     let options = usual.with_max_ring_order(args.get_or("ring", usual.max_ring_order)?);
-    let name = match args.get::<&str>("disk")? {
-        Some(name) => name.into(),
-        None => app.first_disk_name().await?,
+    let disk = match args.get::<&str>("disk")? {
+        Some(name) => app.disk_with(name, options).await?,
+        None => app.first_disk_with(options).await?,
     };
-    let disk = app.disk_with(&name, options).await?;
-    work(app, mode, &disk, seed).await.with_context(|| format!("disk {name}"))
+    work(app, mode, &disk, seed).await.with_context(|| format!("disk {}", disk.name()))
 }
 
 async fn work(app: App, mode: &str, disk: &Disk, seed: u64) -> sarab::Result {

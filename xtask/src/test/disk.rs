@@ -248,7 +248,7 @@ fn death(f: &Fixture) -> Result<String> {
     // The toolstack takes the device away, as an administrator would.
     f.lab.try_run("xl block-detach reader xvda")?;
     let (_, reason, console) = reader.wait_end(60)?;
-    ensure!(reason == "3" && console.contains("disk 51712: the device"), "reason {reason}:\n{console}");
+    ensure!(reason == "3" && console.contains("disk xvda: the device"), "reason {reason}:\n{console}");
     let error = console.lines().find_map(|line| line.split_once("error: ")).context("no error")?;
     Ok(error.1.trim().to_owned())
 }

@@ -68,7 +68,7 @@ fn what_was_filled_is_verified() {
         let other = run(guest("mode=verify seed=4")).await;
         assert_eq!(other.how(), End::Crash);
         assert!(
-            other.console().starts_with("error: disk 51712: verify: byte 0 of sector 0 is 0x"),
+            other.console().starts_with("error: disk xvda: verify: byte 0 of sector 0 is 0x"),
             "{}",
             other.console()
         );
@@ -101,8 +101,8 @@ fn a_disk_that_fails_is_named_with_the_sector() {
             assert_eq!(ended.how(), End::Crash, "{mode}");
             let expected = match mode {
                 // All is zero, which no pattern is.
-                "verify" => "error: disk 51712: verify: byte 0 of sector 0 ",
-                _ => "error: disk 51712: the device has failed to read at sector ",
+                "verify" => "error: disk xvda: verify: byte 0 of sector 0 ",
+                _ => "error: disk xvda: the device has failed to read at sector ",
             };
             let error = ended.console().lines().last().unwrap();
             assert!(error.starts_with(expected), "{mode}: {}", ended.console());
