@@ -122,6 +122,19 @@ impl App {
         Ok(disk)
     }
 
+    /// The names of the domain's disks, in the order of their numbers: `xvda`, `xvdb`, `xvdaa`. Those of drives are among them.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no store, or it fails.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn disk_names(&self) -> Result<Vec<String>, DiskError> {
+        Ok(vdevs(&self.store()?).await?.iter().map(Vdev::to_string).collect())
+    }
+
     /// The disk with the least number that has a medium, once it can be used; otherwise as [`disk`](App::disk). Where all are
     /// drives without one, such as an empty CD-ROM, it waits until one has, or another disk comes; after five seconds the
     /// console says so.

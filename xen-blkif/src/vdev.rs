@@ -4,6 +4,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use alloc::boxed::Box;
+use alloc::string::{String, ToString};
 
 /// A disk among those of a domain: the number that names its directories in the store, and its name in an xl file
 /// (docs/man/xen-vbd-interface.7.pandoc).
@@ -157,6 +158,14 @@ impl fmt::Display for Vdev {
     }
 }
 
+/// What the toolstack's user calls the device with this directory of its class.
+pub(crate) fn name_of(directory: &str) -> String {
+    match directory.parse() {
+        Ok(number) => Vdev(number).to_string(),
+        Err(_) => directory.into(),
+    }
+}
+
 /// How much of a text that is no name an error shows.
 const MAX_SHOWN: usize = 64;
 
@@ -180,7 +189,6 @@ impl core::error::Error for BadVdev {}
 mod tests {
     use super::*;
     use alloc::format;
-    use alloc::string::ToString;
     use proptest::prelude::*;
 
     fn parse(text: &str) -> Option<u32> {
@@ -305,7 +313,7 @@ mod tests {
                 letters.insert(0, (b'a' + ((more - 1) % 26) as u8) as char);
                 more = (more - 1) / 26;
             }
-            let letters: alloc::string::String = letters.into_iter().collect();
+            let letters: String = letters.into_iter().collect();
             let text = format!("{name}{letters}{}", if partition == 0 { "".into() } else { partition.to_string() });
             let vdev: Vdev = text.parse().unwrap();
             prop_assert_eq!(vdev.to_string(), text);

@@ -11,7 +11,7 @@ mod request;
 mod shared;
 
 use alloc::rc::Rc;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use core::fmt;
 use core::future::Future;
 
@@ -19,8 +19,8 @@ use xen_hal::{Memory, Xen};
 use xenbus::{EndReason, Handle, RateLimit, frontend};
 use xenstore_client::Store;
 
-use crate::Vdev;
 use crate::device::{BlockDevice, Completed, Error, Geometry};
+use crate::vdev;
 pub use buffer::Buffer;
 use driver::Driver;
 use queue::Kind;
@@ -126,7 +126,10 @@ pub fn connect<X: Xen>(
     options: Options,
 ) -> (Disk<X>, impl Future<Output = Result<EndReason, xenstore_client::Error>> + use<X>) {
     let shared = Rc::new(Shared::new(xen.clone()));
-    let disk = Disk { shared: Handle::new(shared.clone()), name: name_of(path) };
+    let disk = Disk {
+        shared: Handle::new(shared.clone()),
+        name: vdev::name_of(path.rsplit('/').next().unwrap_or(path)).into(),
+    };
     let (store, path) = (store.clone(), String::from(path));
     let runner = async move {
         // Also where the future is dropped: nobody is to wait for ever.
@@ -136,15 +139,6 @@ pub fn connect<X: Xen>(
         frontend(&store, xen, &path, &mut driver).await
     };
     (disk, runner)
-}
-
-/// What the toolstack's user calls the disk with this directory.
-fn name_of(path: &str) -> Rc<str> {
-    let number = path.rsplit('/').next().unwrap_or(path);
-    match number.parse() {
-        Ok(number) => Vdev(number).to_string().into(),
-        Err(_) => number.into(),
-    }
 }
 
 struct End<G: Memory>(Rc<Shared<G>>);

@@ -139,8 +139,8 @@ fn bad_words(f: &Fixture) -> Result<String> {
     for (words, disk, expected) in [
         ("mode=info", "", "error: the domain has no disk; its xl file lists them (disk = [...])"),
         ("disk=xvdb", "", "error: disk xvdb: not found; the xl file lists the disks"),
-        ("disk=floppy", "", "error: disk `floppy`: expected xvda to xvdz"),
-        ("mode=format", "", "error: command line: `mode=format`: expected info, hash, fill, verify or bench"),
+        ("disk=floppy", "", "error: disk `floppy`: expected xvda, sda (to sdp), hda (to hdd) or d0"),
+        ("mode=format", "", "error: command line: `mode=format`: expected info, hash, fill, verify, bench or watch"),
     ] {
         let domain = guest(&f.lab, f.guest("disk")?, "bad").command_line(words).line(disk).create()?;
         let (_, reason, console) = domain.wait_end(20)?;
@@ -196,8 +196,8 @@ fn linux_frontend(f: &Fixture) -> Result<String> {
              {detach}"
         ))?;
     }
-    let console = vault.wait_for("vault: 51792 of d0", 20)?;
-    let did: Vec<_> = console.lines().filter(|line| line.contains("51792 of d0")).collect();
+    let console = vault.wait_for("vault: xvdf of d0", 20)?;
+    let did: Vec<_> = console.lines().filter(|line| line.contains("xvdf of d0")).collect();
     ensure!(did.len() == 4 && did.iter().all(|line| line.ends_with(" 0 failed")), "{console}");
     f.lab.run("xl shutdown -w vault")?;
     // What was passed on is where dom0 has it.
