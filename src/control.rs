@@ -4,7 +4,8 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
-use core::future::poll_fn;
+use core::future::{Future, poll_fn};
+use core::pin::pin;
 use core::task::{Poll, Waker};
 
 use xen_hal::Errno;
@@ -143,15 +144,27 @@ impl ToolstackRequests {
     }
 }
 
-/// Does what the toolstack asks for, until the store fails.
+/// Does what the toolstack asks for, until the store fails, and answers for devices that nobody uses.
 pub(crate) async fn listen(store: Store, own: Own) {
+    let mut unused = pin!(xenbus::close_unused(&store));
+    let mut requests = pin!(handle(&store, own));
+    let mut answers = true;
+    poll_fn(|cx| {
+        // It ends with the store, which the other one prints.
+        answers = answers && unused.as_mut().poll(cx).is_pending();
+        requests.as_mut().poll(cx)
+    })
+    .await;
+}
+
+async fn handle(store: &Store, own: Own) {
     let outcome = async {
-        let mut control = Control::new(&store).await?;
+        let mut control = Control::new(store).await?;
         loop {
             match control.next().await? {
                 Request::Shutdown(Shutdown::Crash) => machine::crash(),
                 Request::Shutdown(Shutdown::Suspend) => {
-                    if let Err(error) = own.domain().requests.suspend(&store).await {
+                    if let Err(error) = own.domain().requests.suspend(store).await {
                         println!("suspend: {error}");
                     }
                 }

@@ -139,7 +139,7 @@ pub struct Site<D: BlockDevice> {
 
 enum Content<D: BlockDevice> {
     Tar(tar::Index),
-    Ext4(ext4::FileSystem<D>),
+    Ext4(Rc<ext4::FileSystem<D>>),
 }
 
 impl<D: BlockDevice> Site<D> {
@@ -190,7 +190,7 @@ impl<D: BlockDevice> Site<D> {
         let mut window = Window::new(disk.clone());
         let mut warnings = Warnings::default();
         if ext4::is_there(&mut window).await? {
-            let content = Content::Ext4(ext4::FileSystem::load(disk.clone(), memory).await?);
+            let content = Content::Ext4(Rc::new(ext4::FileSystem::load(disk.clone(), memory).await?));
             return Ok(Site { disk, content, warnings, piece: window::LEN });
         }
         let content = Content::Tar(tar::Index::read(&mut window, memory, &mut warnings).await?);
@@ -225,7 +225,7 @@ impl<D: BlockDevice> Site<D> {
     /// # Cancellation
     ///
     /// May be dropped at any time.
-    pub async fn open(&self, path: &str) -> Result<Option<File<'_, D>>, ReadError> {
+    pub async fn open(&self, path: &str) -> Result<Option<File<D>>, ReadError> {
         let Some(path) = path::clean(path.as_bytes()) else { return Ok(None) };
         Ok(match &self.content {
             Content::Tar(index) => index.find(&self.disk, &path, self.piece).await?.map(|found| File {
@@ -236,26 +236,26 @@ impl<D: BlockDevice> Site<D> {
             Content::Ext4(system) => system.open(&path, self.piece).await?.map(|file| File {
                 size: file.size(),
                 modified: file.modified(),
-                place: Place::Ext4(system, Box::new(file)),
+                place: Place::Ext4(system.clone(), Box::new(file)),
             }),
         })
     }
 }
 
-/// A file that is read.
-pub struct File<'a, D: BlockDevice> {
+/// A file that is read. It may outlive its site.
+pub struct File<D: BlockDevice> {
     size: u64,
     modified: i64,
-    place: Place<'a, D>,
+    place: Place<D>,
 }
 
-enum Place<'a, D: BlockDevice> {
+enum Place<D: BlockDevice> {
     /// From this byte of the device on.
     At(u64, Window<D>),
-    Ext4(&'a ext4::FileSystem<D>, Box<ext4::OpenFile<D>>),
+    Ext4(Rc<ext4::FileSystem<D>>, Box<ext4::OpenFile<D>>),
 }
 
-impl<D: BlockDevice> File<'_, D> {
+impl<D: BlockDevice> File<D> {
     /// Its bytes.
     pub fn size(&self) -> u64 {
         self.size

@@ -6,9 +6,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use xen_blkif::BlockDevice;
 use xen_blkif::back::{self, Attachment};
 use xen_blkif::ramdisk::RamDisk;
+use xen_blkif::{BlockDevice, Vdev};
 use xen_hal::Errno;
 use xen_sim::{Domain, Toolstack, Xen};
 use xenbus::Failure;
@@ -18,7 +18,6 @@ use super::running::{Ended, Running};
 #[cfg(feature = "net")]
 use super::wire;
 use crate::app::{self, App, Exit};
-use crate::disks::number;
 use crate::machine::Machine;
 
 /// A guest that is to be started: what an xl file says.
@@ -44,10 +43,18 @@ enum Network {
     Of(Domain),
 }
 
-struct Image {
-    name: String,
-    content: Vec<u8>,
-    writable: bool,
+pub(super) struct Image {
+    pub(super) name: String,
+    pub(super) content: Vec<u8>,
+    pub(super) kind: Kind,
+}
+
+/// What the guest may do with a disk, and take it for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Writable,
+    ReadOnly,
+    Cdrom,
 }
 
 struct Foreign {
@@ -86,13 +93,19 @@ impl Guest {
 
     /// A disk with this content, filled up to whole sectors of 512 bytes. Its backend is in a driver domain.
     pub fn disk(mut self, name: &str, content: impl Into<Vec<u8>>) -> Guest {
-        self.disks.push(Image { name: name.into(), content: content.into(), writable: true });
+        self.disks.push(Image { name: name.into(), content: content.into(), kind: Kind::Writable });
         self
     }
 
     /// A disk that can only be read.
     pub fn read_only_disk(mut self, name: &str, content: impl Into<Vec<u8>>) -> Guest {
-        self.disks.push(Image { name: name.into(), content: content.into(), writable: false });
+        self.disks.push(Image { name: name.into(), content: content.into(), kind: Kind::ReadOnly });
+        self
+    }
+
+    /// A CD-ROM drive with a medium, or an empty one with no content.
+    pub fn cdrom(mut self, name: &str, content: impl Into<Vec<u8>>) -> Guest {
+        self.disks.push(Image { name: name.into(), content: content.into(), kind: Kind::Cdrom });
         self
     }
 
@@ -172,15 +185,11 @@ impl Guest {
         for image in images {
             disks.push(image.disk(devices.backend(&xen).domain).await);
         }
-        let disks: Rc<[Disk]> = disks.into();
-        if !disks.is_empty() {
-            serve_disks(&devices.backend(&xen), disks.clone());
+        for disk in &disks {
+            let backend = devices.backend(&xen).domain;
+            devices.attach_disk(&toolstack, &domain, backend, &disk.name, disk.kind).await;
         }
-        for disk in disks.iter() {
-            let nodes = [("params", disk.name.as_str()), ("mode", if disk.writable { "w" } else { "r" })];
-            let backend = devices.backend(&xen);
-            devices.attach(&toolstack, &domain, ("vbd", disk.number), backend.domain, &nodes).await;
-        }
+        let disks: Disks = Rc::new(RefCell::new(disks));
         for Foreign { name, server, target } in foreign {
             let nodes = [("params", target.as_str()), ("mode", "w")];
             devices.attach(&toolstack, &domain, ("vbd", device(&name)), server, &nodes).await;
@@ -203,6 +212,9 @@ impl Guest {
             let nodes = [("mac", mac.as_str()), ("ip", addresses.as_str())];
             let own = if addresses.is_empty() { &nodes[..1] } else { &nodes[..] };
             devices.attach_with(&toolstack, &domain, ("vif", 0), backend, &[("mac", &mac)], own).await;
+        }
+        if let Some(backend) = &devices.backend {
+            serve_disks(backend, disks.clone());
         }
         let seed = xen.random(u64::MAX);
         let machine = Machine::new(domain, &command_line, memory << 20, modules, seed);
@@ -227,7 +239,7 @@ impl Guest {
 const CHUNK: usize = 64 << 10;
 /// The number of a disk's name.
 fn device(name: &str) -> u32 {
-    number(name).unwrap_or_else(|| panic!("`{name}` is no disk's name"))
+    name.parse::<Vdev>().unwrap_or_else(|error| panic!("disk {error}")).0
 }
 
 /// The domain that serves what no other guest serves.
@@ -253,6 +265,24 @@ impl Devices {
         backend.clone()
     }
 
+    pub(super) async fn attach_disk(
+        &self,
+        toolstack: &Toolstack,
+        guest: &Domain,
+        backend: Domain,
+        name: &str,
+        kind: Kind,
+    ) {
+        let (mode, device_type) = match kind {
+            Kind::Writable => ("w", "disk"),
+            Kind::ReadOnly => ("r", "disk"),
+            Kind::Cdrom => ("r", "cdrom"),
+        };
+        let front = [("device-type", device_type)];
+        let back = [("params", name), ("mode", mode), ("device-type", device_type)];
+        self.attach_with(toolstack, guest, ("vbd", device(name)), backend, &front, &back).await;
+    }
+
     async fn attach(
         &self,
         toolstack: &Toolstack,
@@ -264,7 +294,6 @@ impl Devices {
         self.attach_with(toolstack, guest, device, backend, &[], nodes).await;
     }
 
-    #[cfg(feature = "net")]
     pub(super) fn remove(&self, class: &str, number: u32) -> Option<(&'static str, u32, Domain)> {
         let mut attached = self.attached.borrow_mut();
         let at = attached.iter().position(|(other, of, _)| *other == class && *of == number)?;
@@ -288,15 +317,18 @@ impl Devices {
 
 pub(super) struct Disk {
     pub(super) name: String,
-    number: u32,
-    writable: bool,
+    pub(super) number: u32,
+    kind: Kind,
     pub(super) disk: RamDisk<Domain>,
 }
 
+/// The disks that the test has given the guest.
+pub(super) type Disks = Rc<RefCell<Vec<Disk>>>;
+
 impl Image {
     /// The disk in the backend's memory.
-    async fn disk(self, backend: Domain) -> Disk {
-        let Image { name, content, writable } = self;
+    pub(super) async fn disk(self, backend: Domain) -> Disk {
+        let Image { name, content, kind } = self;
         let number = device(&name);
         let disk = RamDisk::new(backend, (content.len() as u64).div_ceil(512)).expect("memory for the disk");
         for (sector, bytes) in (0..).step_by(CHUNK / 512).zip(content.chunks(CHUNK)) {
@@ -306,18 +338,19 @@ impl Image {
                 disk.write_bytes(sector, &bytes).await.expect("the disk is written");
             }
         }
-        let disk = if writable { disk } else { disk.read_only() };
-        Disk { name, number, writable, disk }
+        let disk = if kind == Kind::Writable { disk } else { disk.read_only() };
+        Disk { name, number, kind, disk }
     }
 }
 
-fn serve_disks(backend: &Backend, disks: Rc<[Disk]>) {
+fn serve_disks(backend: &Backend, disks: Disks) {
     let Backend { domain, store } = backend.clone();
     backend
         .domain
         .spawn(async move {
-            let open = async |attach: &Attachment| match disks.iter().find(|disk| disk.name == attach.params) {
-                Some(disk) => Ok(disk.disk.clone()),
+            let find = |name: &str| disks.borrow().iter().find(|disk| disk.name == name).map(|disk| disk.disk.clone());
+            let open = async |attach: &Attachment| match find(&attach.params) {
+                Some(disk) => Ok(disk),
                 None => Err(Failure::new(Errno::ENOENT, format_args!("target={}: no such disk", attach.params))),
             };
             drop(back::serve(&store, domain, Default::default(), open, |_, _| ()).await);

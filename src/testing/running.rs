@@ -14,7 +14,7 @@ use xen_hal::Clock;
 use xen_sim::{Domain, Toolstack};
 
 use super::End;
-use super::guest::{Devices, Disk};
+use super::guest::{Devices, Disks, Image, Kind};
 #[cfg(feature = "net")]
 use super::wire;
 use crate::machine::Machine;
@@ -28,7 +28,7 @@ pub struct Running {
     pub(super) machine: Rc<Machine>,
     pub(super) toolstack: Toolstack,
     pub(super) devices: Rc<Devices>,
-    pub(super) disks: Rc<[Disk]>,
+    pub(super) disks: Disks,
     /// Where the test is at the other end of the guest's wire.
     #[cfg(feature = "net")]
     pub(super) port: Option<Rc<wire::Port>>,
@@ -155,6 +155,57 @@ impl Running {
         format!("/local/domain/{}/{path}", self.machine.domain.id().0)
     }
 
+    /// `xl block-attach`: a disk that can only be read, with this content.
+    ///
+    /// # Panics
+    ///
+    /// Where the guest had no disk or network at its start, and so no backend, or has a disk of this name.
+    ///
+    /// # Cancellation
+    ///
+    /// The disk may be there, or not.
+    pub async fn attach_disk(&self, name: &str, content: impl Into<Vec<u8>>) {
+        self.attach(Image { name: name.into(), content: content.into(), kind: Kind::ReadOnly }).await;
+    }
+
+    /// As [`attach_disk`](Running::attach_disk), a CD-ROM drive with this medium, or without one where it is empty.
+    ///
+    /// # Panics
+    ///
+    /// As [`attach_disk`](Running::attach_disk).
+    ///
+    /// # Cancellation
+    ///
+    /// As [`attach_disk`](Running::attach_disk).
+    pub async fn attach_cdrom(&self, name: &str, content: impl Into<Vec<u8>>) {
+        self.attach(Image { name: name.into(), content: content.into(), kind: Kind::Cdrom }).await;
+    }
+
+    async fn attach(&self, image: Image) {
+        let Some(backend) = &self.devices.backend else { panic!("the guest has no backend for a disk") };
+        let (name, kind, domain) = (image.name.clone(), image.kind, backend.domain.clone());
+        let disk = image.disk(domain.clone()).await;
+        self.disks.borrow_mut().push(disk);
+        self.devices.attach_disk(&self.toolstack, &self.machine.domain, domain, &name, kind).await;
+    }
+
+    /// `xl block-detach`: takes a disk away, whether the guest uses it or not.
+    ///
+    /// # Panics
+    ///
+    /// Where there is none of this name, or it does not close.
+    ///
+    /// # Cancellation
+    ///
+    /// The disk may be on its way to its end.
+    pub async fn detach_disk(&self, name: &str) {
+        let at = self.disks.borrow().iter().position(|disk| disk.name == name);
+        let disk = self.disks.borrow_mut().remove(at.unwrap_or_else(|| panic!("the guest has no disk {name}")));
+        let (class, number, backend) = self.devices.remove("vbd", disk.number).expect("it is attached");
+        let detached = self.toolstack.detach(class, self.machine.domain.id(), backend.id(), number).await;
+        assert!(detached.expect("the store answers"), "disk {name} does not close");
+    }
+
     /// Lets simulated time pass.
     ///
     /// # Cancellation
@@ -191,10 +242,10 @@ impl Running {
             assert!(detached.expect("the store answers"), "the backend of {class} {number} does not close");
         }
         let mut disks = Vec::new();
-        for disk in self.disks.iter() {
+        for disk in self.disks.take() {
             let mut content = alloc::vec![0; disk.disk.geometry().sectors as usize * 512];
             disk.disk.read_bytes(0, &mut content).await.expect("the disk is read");
-            disks.push((disk.name.clone(), content));
+            disks.push((disk.name, content));
         }
         if let Some(backend) = &self.devices.backend {
             backend.domain.destroy();

@@ -18,5 +18,7 @@ pub mod protocol;
 pub mod ramdisk;
 pub mod rate;
 pub mod slice;
+mod vdev;
 
 pub use device::{BlockDevice, Buffer, Completed, Discard, Error, Geometry};
+pub use vdev::{BadVdev, Vdev};

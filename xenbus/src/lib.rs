@@ -168,6 +168,7 @@ mod state;
 mod status;
 mod stop;
 mod throttle;
+mod unused;
 mod waiting;
 mod watches;
 mod r#yield;
@@ -188,4 +189,5 @@ pub use state::{
 };
 pub use status::{Counters, Handle, Phase, Status, Users};
 pub use throttle::{EventThrottle, Wake};
+pub use unused::close_unused;
 pub use r#yield::{BUDGET, Turn, yield_now};

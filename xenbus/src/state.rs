@@ -49,8 +49,8 @@ impl State {
         State::ALL.get(number as usize).copied().unwrap_or(State::Unknown)
     }
 
-    /// Its name in the protocol.
-    pub(crate) fn name(self) -> &'static str {
+    /// Its name in the protocol: `Initialising`.
+    pub fn name(self) -> &'static str {
         match self {
             State::Unknown => "Unknown",
             State::Initialising => "Initialising",

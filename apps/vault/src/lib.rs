@@ -91,7 +91,7 @@ pub async fn main(app: App) -> sarab::Result {
 fn ended(attach: &Attachment, did: back::Statistics) {
     println!(
         "vault: {} of {}: {} reads ({} bytes), {} writes ({} bytes), {} flushes, {} discards, {} merged, {} failed",
-        attach.device,
+        attach.name(),
         attach.domain,
         did.reads,
         did.read_bytes,

@@ -27,7 +27,7 @@ pub enum Body<'a, D: BlockDevice> {
 /// A file's bytes.
 pub struct FromDisk<'a, D: BlockDevice> {
     pages: &'a Pages<D>,
-    file: File<'a, D>,
+    file: File<D>,
     part: Range<u64>,
     name: String,
     media_type: &'static str,
@@ -39,7 +39,7 @@ pub struct FromDisk<'a, D: BlockDevice> {
 impl<'a, D: BlockDevice> FromDisk<'a, D> {
     pub fn new(
         pages: &'a Pages<D>,
-        file: File<'a, D>,
+        file: File<D>,
         part: Range<u64>,
         name: &str,
         media_type: &'static str,

@@ -1,4 +1,5 @@
-//! A web server whose site is on its first disk: a tar archive, or an ext4 file system.
+//! A web server whose site is on its first disk: a tar archive, or an ext4 file system. Where the disk is taken away and another
+//! one attached, it serves that.
 //!
 //! What it teaches: a disk, a network and the store used together by many tasks; components of others on top of them (a
 //! TCP/IP stack, HTTP, a site's files) that know nothing of Xen; and ending in good order.
@@ -14,25 +15,25 @@ extern crate alloc;
 mod connection;
 pub mod content;
 pub mod counters;
+pub mod current;
+mod disk;
 mod metrics;
 pub mod pages;
 pub mod ratelimit;
 pub mod turns;
 
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::rc::Rc;
 
 use futures_util::future::join_all;
-use sarab::block::BlockDevice;
 use sarab::hal::Clock;
 use sarab::time::{Duration, with_timeout};
-use sarab::{App, Context, Disk, DiskError, FromArg, format_err, println};
+use sarab::{App, Disk, FromArg, println};
 use sarab_http::{Limits, Pool, Stop};
-use sarab_site::Site;
 
 use connection::{INCOMING, REQUEST, Server};
 use content::{CHUNK, TRANSFER};
+use current::Current;
 use metrics::Machine;
 use pages::Pages;
 use ratelimit::Ratelimit;
@@ -40,9 +41,8 @@ use turns::Turns;
 
 /// Connections that may be asked for.
 const MOST_CONNECTIONS: usize = 256;
-/// What is said where there is nothing to serve.
-const NO_DISK: &str =
-    "the domain has no disk; its xl file gives it one (disk = ['format=raw,vdev=xvda,target=/site.tar'])";
+/// How long the first answers wait for the disk.
+const DISK_PATIENCE: Duration = Duration::from_secs(6);
 
 /// What the guest does.
 #[cfg_attr(feature = "guest", sarab::main)]
@@ -51,28 +51,23 @@ pub async fn main(app: App) -> sarab::Result {
     let Port(port) = app.args().get_or("port", Port(80))?;
     let connections = app.args().get_or("connections", MOST_CONNECTIONS)?.clamp(1, MOST_CONNECTIONS);
 
+    let (site, disk) = (Rc::<Current<Disk>>::default(), disk::InUse::default());
+    app.spawn(disk::keep(app, site.clone(), disk.clone())).detach();
     // Without a site it goes on: a page tells what is missing.
-    let (disk, site) = match app.first_disk().await {
-        // What it has to know of the site may take a quarter of the memory.
-        Ok(disk) => (Some(disk.clone()), open(&disk, app.memory().free as usize / 4).await.context("the first disk")),
-        Err(DiskError::None) => (None, Err(format_err!(NO_DISK))),
-        Err(error) => (None, Err(error.into())),
-    };
-    if let Err(why) = &site {
-        println!("web: no site: {why:#}");
-    }
+    let _late = with_timeout(DISK_PATIENCE, site.settled()).await;
 
     let network = app.network("vif").await?;
     // A third of what is free for what is on its way, and a third for what is read.
     let share = app.memory().free as usize / 3;
     let piece = (share / connections).saturating_sub(TRANSFER).clamp(16 << 10, 64 << 10);
+    site.read_pieces_of(piece);
     let mut limits = Limits::default();
     limits.piece = CHUNK;
     let server = Rc::new(Server {
         app,
         network: network.clone(),
         pages: Pages {
-            site: site.map(|site| site.with_pieces_of(piece)).map_err(|why| format!("{why:#}")),
+            site,
             transfers: Turns::new((share / (TRANSFER + piece)).clamp(1, connections)),
             counters: Default::default(),
             messages: Ratelimit::default(),
@@ -114,18 +109,4 @@ impl FromArg for Port {
     fn from_arg(value: Option<&'static str>) -> Option<Self> {
         u16::from_arg(value).filter(|port| *port > 0).map(Port)
     }
-}
-
-/// Finds out what is on the disk, and tells of it.
-async fn open(disk: &Disk, memory: usize) -> sarab::Result<Site<Disk>> {
-    let site = Site::new(disk.clone(), memory).await?;
-    println!("web: {} on a disk of {} KiB", site.format(), disk.geometry().sectors / 2);
-    let (warnings, count) = site.warnings();
-    for warning in warnings {
-        println!("web: {warning}");
-    }
-    if count > warnings.len() {
-        println!("web: and {} more of the kind", count - warnings.len());
-    }
-    Ok(site)
 }

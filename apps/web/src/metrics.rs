@@ -9,16 +9,17 @@ use core::time::Duration;
 
 use sarab::hal::Clock;
 use sarab::network::Network;
-use sarab::{App, Disk, platform, println};
+use sarab::{App, platform, println};
 
 use crate::counters::{Counters, ENDS};
+use crate::disk::InUse;
 use crate::pages::Host;
 
 /// The machine that the server runs on.
 pub struct Machine {
     pub app: App,
     pub network: Network,
-    pub disk: Option<Disk>,
+    pub disk: InUse,
 }
 
 impl Host for Machine {
@@ -89,7 +90,7 @@ impl Host for Machine {
             "Notifications of the rings.",
             &[("{direction=\"sent\"}", net.notifications), ("{direction=\"received\"}", net.events)],
         );
-        if let Some(disk) = &self.disk {
+        if let Some(disk) = &*self.disk.borrow() {
             let disk = disk.statistics();
             show("disk_requests_total", "counter", "Requests to the disk.", &[("", disk.requests)]);
             show("disk_failures_total", "counter", "Requests that the disk has failed at.", &[("", disk.failures)]);

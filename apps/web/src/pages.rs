@@ -3,6 +3,7 @@
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::String;
 use core::fmt;
 use core::ops::Range;
@@ -14,6 +15,7 @@ use sarab_site::{BlockDevice, File, ReadError, Site};
 
 use crate::content::{Body, FromDisk};
 use crate::counters::Counters;
+use crate::current::{Current, Found};
 use crate::ratelimit::Ratelimit;
 use crate::turns::{Turn, Turns};
 
@@ -42,8 +44,8 @@ pub trait Host {
 
 /// What answers requests.
 pub struct Pages<D: BlockDevice> {
-    /// The site, or why there is none.
-    pub site: Result<Site<D>, String>,
+    /// What is served.
+    pub site: Rc<Current<D>>,
     /// As many answers read from the disk at once as there is memory for.
     pub transfers: Turns,
     pub counters: Counters,
@@ -105,26 +107,26 @@ impl<D: BlockDevice> Pages<D> {
     }
 
     async fn find(&self, request: &Request<'_>) -> Answer<'_, D> {
-        let site = match &self.site {
-            Ok(site) => site,
-            Err(why) => return self.page(200, "Sarab", &format!("There is no site to serve yet: {why}.")),
+        let site = match self.site.get() {
+            Found::Site(site) => site,
+            Found::Nothing(why) => return self.page(200, "Sarab", &format!("There is no site to serve yet: {why}.")),
+            Found::Lost => return self.failed(),
         };
         let Some(name) = name(request.path) else {
             return self.page(400, "Bad request", "This address is no name that there could be.");
         };
-        let found = self.find_in(site, request, name).await;
+        let found = self.find_in(&site, request, name).await;
         found.unwrap_or_else(|(name, error)| {
             self.report(format_args!("web: {:?}: {error}", format!("/{name}")));
-            self.page(500, "The disk fails", "This page cannot be read; the server's console tells why.")
+            self.failed()
         })
     }
 
-    async fn find_in<'a>(
-        &'a self,
-        site: &'a Site<D>,
-        request: &Request<'_>,
-        name: String,
-    ) -> Result<Answer<'a, D>, Failed> {
+    fn failed(&self) -> Answer<'_, D> {
+        self.page(500, "The disk fails", "This page cannot be read; the server's console tells why.")
+    }
+
+    async fn find_in(&self, site: &Site<D>, request: &Request<'_>, name: String) -> Result<Answer<'_, D>, Failed> {
         for (coding, end) in CODINGS {
             // A folder's names are mostly without these, so clients that take them cost one more look.
             if request.fields.all("accept-encoding").any(|header| accepts(header, coding)) {
@@ -153,13 +155,13 @@ impl<D: BlockDevice> Pages<D> {
     }
 
     /// A file, as far as it is asked for.
-    async fn give<'a>(
-        &'a self,
+    async fn give(
+        &self,
         request: &Request<'_>,
         name: &str,
-        file: File<'a, D>,
+        file: File<D>,
         coding: &str,
-    ) -> Result<Answer<'a, D>, Failed> {
+    ) -> Result<Answer<'_, D>, Failed> {
         let size = file.size();
         let suffix = if coding.is_empty() { String::new() } else { format!("-{coding}") };
         let tag = entity_tag(size, file.modified(), &suffix);
@@ -184,13 +186,13 @@ impl<D: BlockDevice> Pages<D> {
     }
 
     /// An answer from the disk, of which the begin has been read: a disk that fails is better told in its place.
-    async fn file<'a>(
-        &'a self,
+    async fn file(
+        &self,
         status: u16,
         name: &str,
-        mut file: File<'a, D>,
+        mut file: File<D>,
         part: Range<u64>,
-    ) -> Result<Answer<'a, D>, Failed> {
+    ) -> Result<Answer<'_, D>, Failed> {
         let turn = self.turn().await;
         if !part.is_empty() {
             file.read(part.start, &mut [0]).await.map_err(|error| (name.into(), error))?;

@@ -40,6 +40,17 @@ pub fn run(device: &str, time: Duration, write: bool) -> Result<()> {
     Ok(())
 }
 
+/// Gives a loop device sectors of so many bytes, which busybox's `losetup` cannot.
+pub fn set_sectors(device: &str, bytes: u64) -> Result<()> {
+    /// `LOOP_SET_BLOCK_SIZE` (include/uapi/linux/loop.h).
+    const SET_BLOCK_SIZE: u64 = 0x4c09;
+    let file = OpenOptions::new().read(true).write(true).open(device).with_context(|| device.to_owned())?;
+    // SAFETY: the argument is a number.
+    let outcome = unsafe { libc::ioctl(file.as_raw_fd(), SET_BLOCK_SIZE as _, bytes) };
+    ensure!(outcome == 0, "{device}: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
 fn measure(device: &str, memory: NonNull<u8>, load: Load, time: Duration) -> Result<()> {
     let Load { writes, random, size, depth } = load;
     let mut file = OpenOptions::new()

@@ -16,6 +16,7 @@ use xenbus::{Counters, Device, End, Failure, RateLimit, backend, serve as serve_
 use xenstore_client::Store;
 
 use crate::device::BlockDevice;
+use crate::vdev;
 use driver::Driver;
 use guests::Guests;
 pub use request::BadRequest;
@@ -184,6 +185,11 @@ pub async fn serve<X: Xen, D: BlockDevice>(
 }
 
 impl Attachment {
+    /// Its name in the guest's xl file, such as `xvda`.
+    pub fn name(&self) -> String {
+        vdev::name_of(&self.device)
+    }
+
     async fn read(device: &Device) -> Result<Attachment, Failure> {
         let text = async |key: &str| Ok::<String, Failure>(device.get(key).await?.unwrap_or_default());
         Ok(Attachment {

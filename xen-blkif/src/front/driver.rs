@@ -14,6 +14,7 @@ use super::link::{Features, Link, read_geometry};
 use super::shared::Shared;
 use crate::device::Geometry;
 use crate::protocol::{Abi, MAX_RING_ORDER};
+use crate::vdev;
 
 pub(super) struct Driver<X: Xen> {
     pub(super) shared: Rc<Shared<X>>,
@@ -77,8 +78,9 @@ impl<X: Xen> Frontend for Driver<X> {
         });
         if self.lines.allows(self.xen.now()) {
             information!(
-                "{}: {} sectors from {}, {} requests at once, {}",
+                "{}: {}, {} sectors from {}, {} requests at once, {}",
                 device.path(),
+                vdev::name_of(device.id()),
                 geometry.sectors,
                 device.other_domain(),
                 link.ring.slots(),

@@ -20,11 +20,12 @@ use xenbus::{EndReason, Handle, RateLimit, frontend};
 use xenstore_client::Store;
 
 use crate::device::{BlockDevice, Completed, Error, Geometry};
+use crate::vdev;
 pub use buffer::Buffer;
 use driver::Driver;
 use queue::Kind;
 use shared::Shared;
-pub use shared::Statistics;
+pub use shared::{Generation, Statistics};
 
 /// How a disk is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +126,10 @@ pub fn connect<X: Xen>(
     options: Options,
 ) -> (Disk<X>, impl Future<Output = Result<EndReason, xenstore_client::Error>> + use<X>) {
     let shared = Rc::new(Shared::new(xen.clone()));
-    let disk = Disk { shared: Handle::new(shared.clone()), name: path.rsplit('/').next().unwrap_or(path).into() };
+    let disk = Disk {
+        shared: Handle::new(shared.clone()),
+        name: vdev::name_of(path.rsplit('/').next().unwrap_or(path)).into(),
+    };
     let (store, path) = (store.clone(), String::from(path));
     let runner = async move {
         // Also where the future is dropped: nobody is to wait for ever.
@@ -141,12 +145,12 @@ struct End<G: Memory>(Rc<Shared<G>>);
 
 impl<G: Memory> Drop for End<G> {
     fn drop(&mut self) {
-        self.0.lose();
+        self.0.end();
     }
 }
 
 impl<G: Memory> Disk<G> {
-    /// The device's name in its directory: a number that tells `xvda` and the like (`51712`).
+    /// Its name in the xl file, such as `xvda`.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -162,6 +166,27 @@ impl<G: Memory> Disk<G> {
     /// May be dropped at any time.
     pub async fn ready(&self) -> Result<Geometry, Error> {
         self.shared.status.ready().await.ok_or(Error::Gone)
+    }
+
+    /// What is connected now, for [`renewed`](Disk::renewed).
+    pub fn generation(&self) -> Generation {
+        self.shared.generation()
+    }
+
+    /// Whether its driver has ended, as where the device was removed: all requests fail.
+    pub fn has_ended(&self) -> bool {
+        self.shared.has_ended()
+    }
+
+    /// Waits until the disk is connected with another [`Generation`] than `known`: its backend has gone and come back, the
+    /// medium was changed, the disk has grown. `false` where the driver has ended, as with a device that was removed: there
+    /// will be none.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn renewed(&self, known: &Generation) -> bool {
+        self.shared.status.changed(|| self.shared.is_renewed(known)).await
     }
 
     /// What the disk has done so far.

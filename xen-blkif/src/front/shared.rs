@@ -1,6 +1,7 @@
 //! What a disk's handles and its driver have in common.
 
 use alloc::rc::Rc;
+use core::cell::Cell;
 
 use xen_hal::Memory;
 use xenbus::{Phase, Status, Users};
@@ -13,6 +14,16 @@ pub(super) struct Shared<G: Memory> {
     pub(super) pool: Rc<Pool<G>>,
     pub(super) status: Status<Geometry, Statistics>,
     pub(super) queue: Queue<G>,
+    /// Whether the driver has ended.
+    ended: Cell<bool>,
+}
+
+/// What was connected when: it changes with each connection to a backend, and with what the backend says of the disk. A
+/// connection may bring another medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation {
+    connections: u64,
+    geometry: Geometry,
 }
 
 /// What a disk has done since its driver began.
@@ -40,7 +51,24 @@ pub struct Statistics {
 
 impl<G: Memory> Shared<G> {
     pub(super) fn new(memory: G) -> Shared<G> {
-        Shared { pool: Rc::new(Pool::new(memory)), status: Status::new(Geometry::plain(0)), queue: Queue::new() }
+        Shared {
+            pool: Rc::new(Pool::new(memory)),
+            status: Status::new(Geometry::plain(0)),
+            queue: Queue::new(),
+            ended: Cell::new(false),
+        }
+    }
+
+    pub(super) fn generation(&self) -> Generation {
+        Generation { connections: self.status.statistics().get().connections, geometry: self.status.info() }
+    }
+
+    /// Whether there is another generation that can be used; `None` where there may be one yet.
+    pub(super) fn is_renewed(&self, known: &Generation) -> Option<bool> {
+        if self.ended.get() {
+            return Some(false);
+        }
+        (self.status.phase() == Phase::Up && self.generation() != *known).then_some(true)
     }
 
     /// Queues a request and waits for its end.
@@ -54,6 +82,16 @@ impl<G: Memory> Shared<G> {
             return (buffer, Err(Error::Gone));
         }
         self.queue.submit(kind, sector, buffer, || self.status.notify()).await
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// The driver ends.
+    pub(super) fn end(&self) {
+        self.ended.set(true);
+        self.lose();
     }
 
     /// Nothing will be answered any more.

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Fixture;
 use super::checks::Check;
+use super::net::put_load;
 use xen_lab::Dom0;
 use xen_lab::domain::{Domain, guest};
 
@@ -15,10 +16,19 @@ pub const ALL: &[(&str, Check)] = &[
     ("disk: Linux's blkback, fill and verify", fill),
     ("disk: save and restore under load", restore),
     ("disk: bad words and no disk", bad_words),
+    ("disk: 40 at once, xvda to xvdan", forty),
+    ("disk: it grows and shrinks while it is read", resize),
+    ("disk: sectors of 4 KiB", large_sectors),
+    ("disk: an empty CD-ROM drive, and a medium that comes", media),
+    ("disk: disks and interfaces that nobody uses are detached", unused),
     ("vault: Linux's blkfront makes file systems, in memory and on a disk passed on", linux_frontend),
     ("vault: both ends ours, memory and a disk passed on", ours),
     ("vault: its domain dies under load", death),
 ];
+
+/// What is done with the Xen alone that has a device model in the lab.
+pub const AT_LENGTH: [(&str, Check); 1] =
+    [("disk: QEMU's backend (qdisk), raw and qcow2, to be written and read-only", qdisk)];
 
 /// An xl file's line for a file of dom0's.
 pub fn disk(path: &str, access: &str) -> String {
@@ -139,8 +149,8 @@ fn bad_words(f: &Fixture) -> Result<String> {
     for (words, disk, expected) in [
         ("mode=info", "", "error: the domain has no disk; its xl file lists them (disk = [...])"),
         ("disk=xvdb", "", "error: disk xvdb: not found; the xl file lists the disks"),
-        ("disk=floppy", "", "error: disk `floppy`: expected xvda to xvdz"),
-        ("mode=format", "", "error: command line: `mode=format`: expected info, hash, fill, verify or bench"),
+        ("disk=floppy", "", "error: disk `floppy`: expected xvda, sda (to sdp), hda (to hdd) or d0"),
+        ("mode=format", "", "error: command line: `mode=format`: expected info, hash, fill, verify, bench or watch"),
     ] {
         let domain = guest(&f.lab, f.guest("disk")?, "bad").command_line(words).line(disk).create()?;
         let (_, reason, console) = domain.wait_end(20)?;
@@ -150,6 +160,169 @@ fn bad_words(f: &Fixture) -> Result<String> {
     let vault = guest(&f.lab, f.guest("vault")?, "vault").line("driver_domain=1").create()?;
     let (_, reason, console) = vault.wait_end(20)?;
     ensure!(console.contains("nothing to serve: give ramdisk=SIZE") && reason == "3", "reason {reason}:\n{console}");
+    Ok(String::new())
+}
+
+fn forty(f: &Fixture) -> Result<String> {
+    f.lab.run("mkdir /tmp/forty && for i in $(seq 40); do head -c $((i * 512)) /dev/urandom >/tmp/forty/$i; done")?;
+    let disks: Vec<_> =
+        (1..=40).map(|i| format!("'format=raw,vdev=d{},access=ro,target=/tmp/forty/{i}'", i - 1)).collect();
+    let domain = guest(&f.lab, f.guest("disk")?, "forty")
+        .memory(32)
+        .command_line("mode=hash disk=all")
+        .line(&format!("disk = [{}]", disks.join(", ")))
+        .create()?;
+    let (_, reason, console) = domain.wait_end(120)?;
+    let expected =
+        f.lab.run("for i in $(seq 40); do sha256sum </tmp/forty/$i | cut -d' ' -f1; done; rm -r /tmp/forty")?;
+    let found: Vec<_> = console.lines().filter_map(|line| line.split_once("sha256 ")?.1.split(' ').next()).collect();
+    let expected: Vec<_> = expected.split_whitespace().collect();
+    ensure!(reason == "0" && found == expected, "reason {reason}:\n{expected:?}\n{console}");
+    // The last one by its name.
+    f.lab.run("head -c 5120 /dev/urandom >/tmp/last")?;
+    let line = disk("/tmp/last", "ro").replace("xvda", "xvdan");
+    let info = run(f, "last", "mode=info disk=xvdan", &line)?;
+    f.lab.run("rm /tmp/last")?;
+    ensure!(info.contains("{\"disk\":\"xvdan\",\"bytes\":5120,"), "{info}");
+    Ok(format!("{} disks", found.len()))
+}
+
+/// blkback looks at the size of what it serves when it has requests.
+fn resize(f: &Fixture) -> Result<String> {
+    f.lab.run("head -c 2097152 /dev/urandom >/tmp/size")?;
+    let domain =
+        guest(&f.lab, f.guest("disk")?, "size").command_line("mode=watch").line(&disk("/tmp/size", "rw")).create()?;
+    domain.wait_for("disk xvda: 4096 sectors", 20)?;
+    let node = format!("$(xenstore-read /local/domain/0/backend/vbd/{}/51712/node)", domain.id);
+    for sectors in [12288_u64, 1024, 1025, 8192] {
+        f.lab.run(&format!("truncate -s {} /tmp/size && losetup -c {node}", sectors * 512))?;
+        domain.wait_for(&format!("disk xvda: {sectors} sectors"), 20)?;
+    }
+    f.lab.run("xl shutdown -w size; rm /tmp/size")?;
+    let (_, reason, console) = domain.wait_end(20)?;
+    ensure!(reason == "0", "reason {reason}:\n{console}");
+    Ok(String::new())
+}
+
+fn large_sectors(f: &Fixture) -> Result<String> {
+    put_load(f)?;
+    let node = f.lab.run(
+        "head -c 4194304 /dev/zero >/tmp/large && node=$(losetup -f) && losetup $node /tmp/large && \
+           /tmp/linux-load sectors $node 4096 && echo $node",
+    )?;
+    let node = node.trim();
+    let line = disk(node, "rw");
+    let info = run(f, "info", "mode=info", &line)?;
+    ensure!(info.contains("\"bytes\":4194304,\"sectors\":8192,\"sector_size\":4096,"), "{info}");
+    run(f, "fill", "mode=fill seed=6", &line)?;
+    run(f, "verify", "mode=verify seed=6", &line)?;
+    expect_hash(f, "hash", &line, "/tmp/large")?;
+    f.lab.run(&format!("losetup -d {node}; rm /tmp/large"))?;
+    Ok(String::new())
+}
+
+/// `xl cd-insert` is for HVM guests alone: a medium comes with another drive.
+fn media(f: &Fixture) -> Result<String> {
+    f.lab.run("head -c 4096 /dev/urandom >/tmp/medium")?;
+    let both = "disk = [',raw,hda,cdrom', 'format=raw,vdev=xvda,access=ro,target=/tmp/medium']";
+    let info = run(f, "second", "mode=info", both)?;
+    ensure!(info.contains("{\"disk\":\"xvda\",\"bytes\":4096,"), "{info}");
+
+    let empty = guest(&f.lab, f.guest("disk")?, "empty").line("disk = [',raw,hda,cdrom']").create()?;
+    let console = empty.wait_for("disk hda: waiting for a medium for 5 s (domain 0, state ", 30)?;
+    let (status, told) = f.lab.try_run("xl cd-insert empty hda /tmp/medium 2>&1")?;
+    ensure!(status != 0 && told.contains("requires an HVM domain"), "xl cd-insert: {status} {told}");
+    f.lab.try_run("xl block-detach empty hda")?;
+    f.lab.run("xl block-attach empty format=raw,vdev=xvdb,access=ro,devtype=cdrom,target=/tmp/medium")?;
+    let (_, reason, console) = empty.wait_end(40).with_context(|| console)?;
+    let found = console.contains("{\"disk\":\"xvdb\",\"bytes\":4096,") && console.contains("\"cdrom\":true");
+    // Where the drive was gone first, there was no disk for a moment.
+    let none = reason == "3" && console.contains("error: the domain has no disk");
+    ensure!((found && reason == "0") || none, "reason {reason}:\n{console}");
+    f.lab.run("rm /tmp/medium")?;
+    Ok(console.lines().find(|line| line.contains("waiting for a medium")).unwrap_or_default().to_owned())
+}
+
+/// `xl` waits ten seconds for an answer, and fails without one.
+fn unused(f: &Fixture) -> Result<String> {
+    f.lab.run("head -c 65536 /dev/zero >/tmp/unused")?;
+    let hello = guest(&f.lab, f.guest("hello")?, "unused")
+        .line("disk = ['format=raw,vdev=xvda,target=/tmp/unused']")
+        .line(super::net::VIF)
+        .create()?;
+    hello.wait_for("Hello, world", 20)?;
+    let start = Instant::now();
+    f.lab.run(
+        "xl block-attach unused format=raw,vdev=xvdaa,target=/tmp/unused || exit 1
+         for disk in xvda xvdaa; do timeout 8 xl block-detach unused $disk || { echo $disk stays; exit 1; }; done
+         timeout 8 xl network-detach unused 0 || { echo 'the interface stays'; exit 1; }
+         xl block-attach unused format=raw,vdev=xvda,target=/tmp/unused && timeout 8 xl block-detach unused xvda",
+    )?;
+    let took = start.elapsed();
+    let left = f.lab.run(&format!("xenstore-ls /local/domain/0/backend/vbd/{} 2>/dev/null; rm /tmp/unused", hello.id));
+    ensure!(left.unwrap_or_default().trim().is_empty(), "a backend stays");
+    Ok(format!("{:.1} s for four", took.as_secs_f32()))
+}
+
+/// An image of QEMU's format without content (docs/interop/qcow2.rst in QEMU): header, reference counts and the table of
+/// tables, each in a cluster of its own.
+fn qcow2(bytes: u64) -> Vec<u8> {
+    const CLUSTER: usize = 1 << 16;
+    let mut image = vec![0; 4 * CLUSTER];
+    let header: [&[u8]; 12] = [
+        b"QFI\xfb",
+        &2_u32.to_be_bytes(),
+        // No other image below it.
+        &[0; 12],
+        &16_u32.to_be_bytes(),
+        &bytes.to_be_bytes(),
+        &[0; 4],
+        // Entries of the table of tables, one for 512 MiB, and where it is.
+        &1_u32.to_be_bytes(),
+        &(3 * CLUSTER as u64).to_be_bytes(),
+        // Where reference counts are.
+        &(CLUSTER as u64).to_be_bytes(),
+        &1_u32.to_be_bytes(),
+        &[0; 4],
+        &[0; 8],
+    ];
+    let header = header.concat();
+    image[..header.len()].copy_from_slice(&header);
+    image[CLUSTER..CLUSTER + 8].copy_from_slice(&(2 * CLUSTER as u64).to_be_bytes());
+    for cluster in 0..4 {
+        image[2 * CLUSTER + 2 * cluster + 1] = 1;
+    }
+    image
+}
+
+/// libxl starts QEMU for a disk that Linux's backend cannot serve.
+fn qdisk(f: &Fixture) -> Result<String> {
+    let qemu = f.lab.device_model()?;
+    f.lab.run(&format!(
+        "mkdir -p /usr/libexec /tmp/device-model/keymaps && touch /tmp/device-model/keymaps/en-us
+         printf '#!/bin/sh\nexec {qemu} -L /tmp/device-model \"$@\"\n' >/usr/libexec/xen-qemu-system-i386
+         chmod +x /usr/libexec/xen-qemu-system-i386
+         head -c 4194304 /dev/zero >/tmp/image.raw"
+    ))?;
+    f.lab.put("/tmp/image.qcow2", Box::new(std::io::Cursor::new(qcow2(4 << 20))))?;
+    for format in ["raw", "qcow2"] {
+        let line = |access| {
+            format!("disk = ['format={format},vdev=xvda,access={access},backendtype=qdisk,target=/tmp/image.{format}']")
+        };
+        run(f, "fill", "mode=fill seed=8", &line("rw"))?;
+        run(f, "verify", "mode=verify seed=8", &line("ro"))?;
+        let info = run(f, "info", "mode=info", &line("ro"))?;
+        ensure!(info.contains("\"bytes\":4194304,") && info.contains("\"read_only\":true"), "{format}: {info}");
+        if format == "raw" {
+            expect_hash(f, "hash", &line("ro"), "/tmp/image.raw")?;
+        }
+    }
+    // An empty drive of QEMU's, whose backend does not begin.
+    let both = "disk = ['format=empty,vdev=hda,devtype=cdrom,backendtype=qdisk', \
+                'format=raw,vdev=xvda,access=ro,target=/tmp/image.raw']";
+    let info = run(f, "empty", "mode=info", both)?;
+    ensure!(info.contains("{\"disk\":\"xvda\","), "{info}");
+    f.lab.run("rm /usr/libexec/xen-qemu-system-i386 /tmp/image.*")?;
     Ok(String::new())
 }
 
@@ -196,8 +369,8 @@ fn linux_frontend(f: &Fixture) -> Result<String> {
              {detach}"
         ))?;
     }
-    let console = vault.wait_for("vault: 51792 of d0", 20)?;
-    let did: Vec<_> = console.lines().filter(|line| line.contains("51792 of d0")).collect();
+    let console = vault.wait_for("vault: xvdf of d0", 20)?;
+    let did: Vec<_> = console.lines().filter(|line| line.contains("xvdf of d0")).collect();
     ensure!(did.len() == 4 && did.iter().all(|line| line.ends_with(" 0 failed")), "{console}");
     f.lab.run("xl shutdown -w vault")?;
     // What was passed on is where dom0 has it.
@@ -248,7 +421,7 @@ fn death(f: &Fixture) -> Result<String> {
     // The toolstack takes the device away, as an administrator would.
     f.lab.try_run("xl block-detach reader xvda")?;
     let (_, reason, console) = reader.wait_end(60)?;
-    ensure!(reason == "3" && console.contains("disk 51712: the device"), "reason {reason}:\n{console}");
+    ensure!(reason == "3" && console.contains("disk xvda: the device"), "reason {reason}:\n{console}");
     let error = console.lines().find_map(|line| line.split_once("error: ")).context("no error")?;
     Ok(error.1.trim().to_owned())
 }

@@ -1,6 +1,7 @@
 //! `web` with a site on its disk: what it serves, and what it does where something is wrong.
 
 use std::io::Cursor;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -14,7 +15,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("web: 1,000 files by tar and by ext4, whole and in parts, with garbage in between", files),
     ("web: a tar of 1 GiB to 64 clients from 16 MiB", large),
     ("web: xl shutdown under load", shutdown),
-    ("web: a disk that is taken away while it serves", no_disk_any_more),
+    ("web: a disk that is taken away while it serves, and comes back", no_disk_any_more),
 ];
 
 /// What is done for one Xen alone, for its time.
@@ -253,7 +254,7 @@ fn no_disk_any_more(f: &Fixture) -> Result<String> {
     let got = f.lab.run(&format!(
         "printf 'GET /big.bin HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n' >/tmp/request
          (cat /tmp/request; sleep 8) | timeout 30 nc {address} 80 | (sleep 3; wc -c) >/tmp/count &
-         sleep 1; xl block-detach unplug xvda >/dev/null 2>&1; wait; cat /tmp/count; rm /tmp/big.tar"
+         sleep 1; xl block-detach unplug xvda >/dev/null 2>&1; wait; cat /tmp/count"
     ))?;
     let count: u64 = got.lines().last().unwrap_or_default().trim().parse().with_context(|| got.clone())?;
     ensure!((1..8 << 20).contains(&count), "{count} bytes came");
@@ -262,6 +263,23 @@ fn no_disk_any_more(f: &Fixture) -> Result<String> {
     ensure!(found.contains("HTTP/1.1 500") && found.contains("<title>The disk fails</title>"), "{found}");
     // What needs no disk goes on.
     ensure!(ask(f, &address, "GET /metrics HTTP/1.1")?.contains("web_answers_cut_total 1"), "{console}");
+    // It comes back: the same, and then another one.
+    put_site(f)?;
+    for (target, path, title) in
+        [("/tmp/big.tar", "/", "<title>Not found</title>"), (SITE, "/", "<title>Sarab</title>")]
+    {
+        let before = web.console()?.matches("web: a tar archive with").count();
+        f.lab.run(&format!("xl block-attach unplug format=raw,vdev=xvda,access=ro,target={target}"))?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while web.console()?.matches("web: a tar archive with").count() == before {
+            ensure!(Instant::now() < deadline, "{target} is not found:\n{}", web.console()?);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let found = ask(f, &address, &format!("GET {path} HTTP/1.1"))?;
+        ensure!(found.contains(title), "{target}: {found}");
+        f.lab.run("xl block-detach unplug xvda")?;
+    }
+    f.lab.run("rm /tmp/big.tar")?;
     Ok(console.lines().find(|line| line.contains("cut at byte")).unwrap_or_default().to_owned())
 }
 

@@ -68,7 +68,7 @@ fn what_was_filled_is_verified() {
         let other = run(guest("mode=verify seed=4")).await;
         assert_eq!(other.how(), End::Crash);
         assert!(
-            other.console().starts_with("error: disk 51712: verify: byte 0 of sector 0 is 0x"),
+            other.console().starts_with("error: disk xvda: verify: byte 0 of sector 0 is 0x"),
             "{}",
             other.console()
         );
@@ -101,8 +101,8 @@ fn a_disk_that_fails_is_named_with_the_sector() {
             assert_eq!(ended.how(), End::Crash, "{mode}");
             let expected = match mode {
                 // All is zero, which no pattern is.
-                "verify" => "error: disk 51712: verify: byte 0 of sector 0 ",
-                _ => "error: disk 51712: the device has failed to read at sector ",
+                "verify" => "error: disk xvda: verify: byte 0 of sector 0 ",
+                _ => "error: disk xvda: the device has failed to read at sector ",
             };
             let error = ended.console().lines().last().unwrap();
             assert!(error.starts_with(expected), "{mode}: {}", ended.console());
@@ -146,7 +146,7 @@ fn a_disk_that_is_not_there_is_an_error() {
         for (line, error) in [
             ("", "the domain has no disk; its xl file lists them (disk = [...])"),
             ("disk=xvdb", "disk xvdb: not found; the xl file lists the disks (disk = [...])"),
-            ("mode=format", "command line: `mode=format`: expected info, hash, fill, verify or bench"),
+            ("mode=format", "command line: `mode=format`: expected info, hash, fill, verify, bench or watch"),
         ] {
             let ended = Guest::new(xen).command_line(line).run(disk::main);
             assert_eq!((ended.how(), ended.console()), (End::Crash, &*format!("error: {error}\n")));
@@ -167,6 +167,38 @@ fn it_measures_again_until_it_is_asked_to_end() {
             }
             guest.shutdown().await;
             assert_eq!(guest.ended().await.how(), End::PowerOff);
+        });
+    });
+}
+
+#[test]
+fn all_disks_are_in_use_at_once() {
+    check("all", 2, |xen| {
+        let guest = (0..40_u32).fold(Guest::new(xen).command_line("mode=hash disk=all"), |guest, number| {
+            let content = if number == 29 { 7 } else { 1 };
+            guest.disk(&format!("d{number}"), vec![content; 1000])
+        });
+        let ended = guest.run(disk::main);
+        let lines: Vec<_> = ended.console().lines().collect();
+        assert_eq!((ended.how(), lines.len()), (End::PowerOff, 40), "{}", ended.console());
+        // In the order of their numbers: d29 is xvdad.
+        assert_eq!(format!("{}\n", lines[29]), SUM);
+        assert_eq!(lines.iter().filter(|line| **line == lines[29]).count(), 1);
+    });
+}
+
+#[test]
+fn it_tells_how_large_a_disk_is_while_it_reads() {
+    check("watch", 4, |xen| {
+        let guest = Guest::new(xen).command_line("mode=watch").disk("xvda", vec![0; 60 << 10]);
+        xen.run(async move {
+            let guest = guest.start(disk::main).await;
+            guest.wait_for("disk xvda: 120 sectors\n").await;
+            guest.sleep(std::time::Duration::from_secs(10)).await;
+            guest.detach_disk("xvda").await;
+            let ended = guest.ended().await;
+            assert_eq!(ended.how(), End::Crash);
+            assert!(ended.console().ends_with("error: disk xvda: the device is gone\n"), "{}", ended.console());
         });
     });
 }

@@ -10,6 +10,7 @@ use sarab_http::pipe::{Client, End, Server, pipe};
 use sarab_http::{Connection, Limits, Pool, Stop};
 use sarab_site::{BlockDevice, Site};
 use web::counters::Counters;
+use web::current::Current;
 use web::pages::{Host, Pages};
 use web::ratelimit::Ratelimit;
 use web::turns::Turns;
@@ -77,9 +78,14 @@ struct Web<D: BlockDevice> {
 impl<D: BlockDevice + 'static> Web<D> {
     async fn new(domain: &Domain, disk: D, transfers: usize) -> Rc<Web<D>> {
         let machine = Machine { domain: domain.clone(), console: Rc::default() };
+        let site = Rc::<Current<D>>::default();
+        match Site::new(disk, 1 << 20).await {
+            Ok(read) => site.serve(read),
+            Err(why) => assert!(site.nothing(&why.to_string())),
+        }
         Rc::new(Web {
             pages: Pages {
-                site: Site::new(disk, 1 << 20).await.map_err(|why| why.to_string()),
+                site,
                 transfers: Turns::new(transfers),
                 counters: Counters::default(),
                 messages: Ratelimit::default(),

@@ -17,12 +17,15 @@ const ARGUMENTS: &str = "ip=10.0.0.2/24 connections=8";
 const LARGE: &[u8] = &[b'x'; 300_000];
 
 fn site() -> Vec<u8> {
+    archive(&[("index.html", b"<p>hello"), ("404.html", b"<p>no such page"), ("large", LARGE)])
+}
+
+fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
-    let files: [(&str, &[u8]); 3] = [("index.html", b"<p>hello"), ("404.html", b"<p>no such page"), ("large", LARGE)];
     for (name, bytes) in files {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
-        builder.append_data(&mut header, name, bytes).unwrap();
+        builder.append_data(&mut header, name, *bytes).unwrap();
     }
     builder.into_inner().unwrap()
 }
@@ -163,5 +166,120 @@ fn a_port_that_cannot_be_is_an_error() {
         let ended = Guest::new(xen).command_line("port=0").run(web::main);
         assert_eq!(ended.how(), End::Crash);
         assert_eq!(ended.console(), "error: command line: `port=0`: expected a port from 1 to 65535\n");
+    });
+}
+
+/// `xl block-detach` and `block-attach` with another content: it is read anew, and an answer on its way is cut.
+#[test]
+fn a_disk_comes_back_with_another_site() {
+    check("another site", 10, |xen| {
+        xen.set_faults(Faults { spurious_events: 10, eagain: 10, ..Faults::default() });
+        let guest = Guest::new(xen).command_line(ARGUMENTS).read_only_disk("xvda", site()).network();
+        xen.run(async move {
+            let running = guest.start(web::main).await;
+            let peer = running.peer::<4>(PEER).await;
+            running.wait_for("web: ready").await;
+            // A client that stops reading, and one that keeps its connection.
+            let (mut incoming, mut outgoing) = ([0; 8192], [0; 1024]);
+            let mut busy = TcpSocket::new(peer, &mut incoming, &mut outgoing);
+            busy.connect(IpEndpoint::new(SERVER, 80)).await.unwrap();
+            busy.write_all(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            running.sleep(Duration::from_secs(1)).await;
+            let (mut incoming, mut outgoing) = ([0; 8192], [0; 1024]);
+            let mut kept = TcpSocket::new(peer, &mut incoming, &mut outgoing);
+            kept.connect(IpEndpoint::new(SERVER, 80)).await.unwrap();
+            kept.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            running.sleep(Duration::from_secs(1)).await;
+            assert!(read(&mut kept).await.ends_with("<p>hello"));
+
+            running.detach_disk("xvda").await;
+            running.wait_for("web: disk xvda is gone\n").await;
+            let page = get(peer, 80, "/").await;
+            assert!(page.starts_with("HTTP/1.1 500 ") && page.contains("The disk fails"), "{page}");
+            assert!(!get(peer, 80, "/metrics").await.contains("disk_requests_total"));
+            let (mut came, mut bytes) = (0, [0; 4096]);
+            while let Ok(len @ 1..) = busy.read(&mut bytes).await {
+                came += len;
+            }
+            assert!(came < LARGE.len(), "{came}");
+            assert!(running.console().contains("web: \"/large\": cut at byte "), "{}", running.console());
+
+            for (content, expected) in [(&b"<p>another"[..], "1 file"), (b"<p>hello", "1 file")] {
+                running.attach_disk("xvda", archive(&[("index.html", content)])).await;
+                let seen = running.console().matches("web: a tar archive with").count();
+                while running.console().matches("web: a tar archive with").count() == seen {
+                    running.sleep(Duration::from_millis(100)).await;
+                }
+                assert!(running.console().contains(expected), "{}", running.console());
+                let text = String::from_utf8(content.to_vec()).unwrap();
+                let page = get(peer, 80, "/").await;
+                assert!(page.starts_with("HTTP/1.1 200 ") && page.ends_with(&text), "{page}");
+                assert!(get(peer, 80, "/metrics").await.contains("disk_requests_total"));
+                running.detach_disk("xvda").await;
+            }
+            // What is no site is said; another disk is the first as well.
+            running.attach_disk("xvda", [0xff; 4096]).await;
+            running.wait_for("web: no site: the first disk: unknown format").await;
+            running.detach_disk("xvda").await;
+            running.attach_disk("xvdaa", site()).await;
+            running.sleep(Duration::from_secs(60)).await;
+            let index = get(peer, 80, "/").await;
+            assert!(index.ends_with("<p>hello"), "{index}\n{}", running.console());
+            running.shutdown().await;
+            assert_eq!(running.ended().await.how(), End::PowerOff);
+        });
+    });
+}
+
+/// What has come on a connection.
+async fn read(socket: &mut TcpSocket<'_>) -> String {
+    let mut bytes = [0; 4096];
+    let len = socket.read(&mut bytes).await.unwrap();
+    String::from_utf8(bytes[..len].to_vec()).unwrap()
+}
+
+/// The first disk is an empty drive: a site comes later, by another disk or in the drive.
+#[test]
+fn a_site_that_comes_later_is_served() {
+    for drive in [true, false] {
+        check("later", 5, |xen| {
+            let guest = Guest::new(xen).command_line(ARGUMENTS).network();
+            let guest = if drive { guest.cdrom("hda", []) } else { guest };
+            xen.run(async move {
+                let running = guest.start(web::main).await;
+                let peer = running.peer::<4>(PEER).await;
+                running.wait_for("web: ready").await;
+                let page = get(peer, 80, "/").await;
+                let why = if drive { "its disk is waited for" } else { "the domain has no disk" };
+                assert!(page.starts_with("HTTP/1.1 200 ") && page.contains(why), "{page}");
+                if drive {
+                    assert!(
+                        running.console().contains("disk hda: waiting for a medium for 5 s"),
+                        "{}",
+                        running.console()
+                    );
+                    running.detach_disk("hda").await;
+                }
+                running.attach_cdrom("hda", site()).await;
+                running.wait_for("web: a tar archive with 3 files on a disk of ").await;
+                assert!(get(peer, 80, "/").await.ends_with("<p>hello"));
+                running.shutdown().await;
+                assert_eq!(running.ended().await.how(), End::PowerOff);
+            });
+        });
+    }
+}
+
+#[test]
+fn an_empty_drive_before_the_disk_delays_nothing() {
+    check("a drive", 5, |xen| {
+        let guest = Guest::new(xen).command_line(ARGUMENTS).cdrom("hda", []).read_only_disk("xvda", site()).network();
+        xen.run(async move {
+            let running = guest.start(web::main).await;
+            running.wait_for("web: ready").await;
+            assert!(running.console().starts_with("web: a tar archive with 3 files"), "{}", running.console());
+            running.shutdown().await;
+            running.ended().await;
+        });
     });
 }
