@@ -61,7 +61,10 @@ fn disks_have_all_the_names_of_the_interface_document() {
 #[test]
 fn what_is_no_name_and_what_is_not_there_are_errors() {
     for (name, expected) in [
-        ("floppy", "error: disk `floppy`: expected xvda, sda (to sdp), hda (to hdd) or d0, a partition such as xvda1"),
+        (
+            "floppy",
+            "error: disk `floppy`: expected xvda, sda (to sdp), hda (to hdd) or d0p0, a partition such as xvda1",
+        ),
         ("xvdaa", "error: disk xvdaa: not found; the xl file lists the disks (disk = [...])\n"),
     ] {
         check("no disk", 2, |xen| {

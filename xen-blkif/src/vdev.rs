@@ -18,7 +18,7 @@ use alloc::string::{String, ToString};
 /// assert_eq!("0xca01".parse::<Vdev>().unwrap().to_string(), "xvda1");
 /// assert_eq!(
 ///     "floppy".parse::<Vdev>().unwrap_err().to_string(),
-///     "`floppy`: expected xvda, sda (to sdp), hda (to hdd) or d0, a partition such as xvda1 or d0p1, or a number"
+///     "`floppy`: expected xvda, sda (to sdp), hda (to hdd) or d0p0, a partition such as xvda1 or d0p1, or a number"
 /// );
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -177,7 +177,7 @@ impl fmt::Display for BadVdev {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "`{}`: expected xvda, sda (to sdp), hda (to hdd) or d0, a partition such as xvda1 or d0p1, or a number",
+            "`{}`: expected xvda, sda (to sdp), hda (to hdd) or d0p0, a partition such as xvda1 or d0p1, or a number",
             self.0.escape_debug()
         )
     }

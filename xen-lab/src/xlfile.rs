@@ -113,10 +113,13 @@ impl Config {
         if !self.disks.is_empty() {
             let mut disks = Vec::new();
             for (index, disk) in self.disks.iter().enumerate() {
-                ensure!(index < 26, "more than 26 disks");
                 ensure!(!disk.contains(','), "the path of a disk cannot hold a comma: {disk}");
-                let letter = char::from(b'a' + index as u8);
-                disks.push(quote(&format!("format=raw,vdev=xvd{letter},access=rw,target={disk}"))?);
+                // The others by their numbers (docs/man/xen-vbd-interface.7.pandoc): `d26p0` is `xvdaa`.
+                let vdev = match u8::try_from(index) {
+                    Ok(letter @ 0..26) => format!("xvd{}", char::from(b'a' + letter)),
+                    _ => format!("d{index}p0"),
+                };
+                disks.push(quote(&format!("format=raw,vdev={vdev},access=rw,target={disk}"))?);
             }
             writeln!(text, "disk = [{}]", disks.join(", "))?;
         }

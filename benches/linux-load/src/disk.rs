@@ -40,13 +40,18 @@ pub fn run(device: &str, time: Duration, write: bool) -> Result<()> {
     Ok(())
 }
 
-/// Gives a loop device sectors of so many bytes, which busybox's `losetup` cannot.
-pub fn set_sectors(device: &str, bytes: u64) -> Result<()> {
-    /// `LOOP_SET_BLOCK_SIZE` (include/uapi/linux/loop.h).
-    const SET_BLOCK_SIZE: u64 = 0x4c09;
-    let file = OpenOptions::new().read(true).write(true).open(device).with_context(|| device.to_owned())?;
-    // SAFETY: the argument is a number.
-    let outcome = unsafe { libc::ioctl(file.as_raw_fd(), SET_BLOCK_SIZE as _, bytes) };
+/// Makes a file a loop device with sectors of so many bytes, which busybox's `losetup` cannot.
+pub fn attach(device: &str, path: &str, sectors: u64) -> Result<()> {
+    /// `LOOP_CONFIGURE` and the length of `struct loop_config` (include/uapi/linux/loop.h).
+    const CONFIGURE: u64 = 0x4c0a;
+    const LEN: usize = 304;
+    let open = |path: &str| OpenOptions::new().read(true).write(true).open(path).with_context(|| path.to_owned());
+    let (device_file, file) = (open(device)?, open(path)?);
+    let mut config = [0_u64; LEN / 8];
+    // The file's descriptor, then the size of sectors.
+    config[0] = u64::from(file.as_raw_fd() as u32) | sectors << 32;
+    // SAFETY: the structure has its whole length, and the kernel only reads it.
+    let outcome = unsafe { libc::ioctl(device_file.as_raw_fd(), CONFIGURE as _, config.as_ptr()) };
     ensure!(outcome == 0, "{device}: {}", std::io::Error::last_os_error());
     Ok(())
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "usage: linux-load disk DEVICE MILLISECONDS [write]
-       linux-load sectors LOOP_DEVICE BYTES
+       linux-load loop LOOP_DEVICE FILE SECTOR_BYTES
        linux-load http ADDRESS:PORT PATH CLIENTS COUNT PER_CONNECTION
        linux-load site ADDRESS:PORT FOLDER CLIENTS
        linux-load parts ADDRESS:PORT PATH CLIENTS COUNT LENGTH SIZE
@@ -33,7 +33,7 @@ fn main() -> Result<()> {
     match args[..] {
         ["disk", device, ms] => disk::run(device, Duration::from_millis(number(ms)?), false),
         ["disk", device, ms, "write"] => disk::run(device, Duration::from_millis(number(ms)?), true),
-        ["sectors", device, bytes] => disk::set_sectors(device, number(bytes)?),
+        ["loop", device, file, sectors] => disk::attach(device, file, number(sectors)?),
         ["http", address, path, clients, count, per_connection] => {
             http::run(address, path, number(clients)?, number(count)?, number(per_connection)?)
         }
