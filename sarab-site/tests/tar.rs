@@ -307,10 +307,7 @@ fn maps_that_lie() {
         (old(&[(4, 4), (0, 4)], false, 1024, b"00000000144\0"), SparseProblem::Malformed),
         // Parts that begin in the same block, as nobody stores them.
         (old(&[(0, 4), (4, 4)], false, 8, b"00000000144\0"), SparseProblem::Malformed),
-        (
-            sparse(&[size[0], ("GNU.sparse.map", "0,0,".repeat(70_000).trim_end_matches(','))], ""),
-            SparseProblem::Parts,
-        ),
+        (sparse(&[size[0], ("GNU.sparse.map", "0,0,".repeat(70_000).trim_end_matches(','))], ""), SparseProblem::Parts),
     ];
     for (case, (bytes, problem)) in cases.into_iter().enumerate() {
         let bytes = [file("s", "older"), bytes, file("zz", "zz"), END.to_vec()].concat();
