@@ -51,6 +51,7 @@ mod router_neighbor;
 mod router_rules;
 mod server;
 mod start_info;
+mod state;
 mod tar;
 mod vchan;
 mod xenbus;

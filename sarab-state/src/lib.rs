@@ -10,15 +10,18 @@ mod log;
 mod pages;
 mod transaction;
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::future::poll_fn;
 use core::ops::Bound;
+use core::pin::Pin;
 
 use async_lock::Mutex;
 use xen_blkif::BlockDevice;
 
 pub use error::{Error, Foreign};
-use log::Log;
+use log::{Changes, Log};
 pub use transaction::Transaction;
 
 /// Bytes of a key, at most.
@@ -104,16 +107,54 @@ impl Options {
 /// # Ok::<(), Error>(())
 /// ```
 pub struct Store<D: BlockDevice> {
-    log: Rc<Mutex<Log<D>>>,
+    state: Rc<Mutex<State<D>>>,
+}
+
+/// A log, and what was made of its disk's requests and is not done.
+struct State<D: BlockDevice> {
+    /// Not here while it is in what follows.
+    log: Option<Box<Log<D>>>,
+    /// A commit, which goes on if whoever waited for it does not: a write that was sent arrives in any case, and must not do
+    /// so after later ones.
+    commit: Option<Commit<D>>,
+}
+
+type Commit<D> = Pin<Box<dyn Future<Output = (Box<Log<D>>, Result<(), Error>)>>>;
+
+impl<D: BlockDevice + 'static> State<D> {
+    /// Waits for the commit that is not done, if there is one.
+    async fn finish(&mut self) -> Result<(), Error> {
+        let Some(commit) = &mut self.commit else { return Ok(()) };
+        let (log, outcome) = poll_fn(|context| commit.as_mut().poll(context)).await;
+        (self.log, self.commit) = (Some(log), None);
+        outcome
+    }
+
+    /// The log, with nothing under way.
+    async fn log(&mut self) -> Result<&mut Log<D>, Error> {
+        // Who has begun it was to know how it ends.
+        let _ = self.finish().await;
+        self.log.as_deref_mut().ok_or(Error::Damaged)
+    }
+
+    async fn commit(&mut self, changes: Changes) -> Result<(), Error> {
+        let _ = self.finish().await;
+        let mut log = self.log.take().ok_or(Error::Damaged)?;
+        self.commit = Some(Box::pin(async move {
+            let outcome = log.commit(changes).await;
+            (log, outcome)
+        }));
+        self.finish().await
+    }
 }
 
 impl<D: BlockDevice> Clone for Store<D> {
     fn clone(&self) -> Self {
-        Store { log: self.log.clone() }
+        Store { state: self.state.clone() }
     }
 }
 
-impl<D: BlockDevice> Store<D> {
+impl<D: BlockDevice + 'static> Store<D> {
     /// Opens the store on a disk, or makes one there. It takes the disk from the begin on, up to 8.1 MiB;
     /// [`Slice`](xen_blkif::slice::Slice) chooses another part.
     ///
@@ -123,15 +164,15 @@ impl<D: BlockDevice> Store<D> {
     ///
     /// # Cancellation
     ///
-    /// May be dropped at any time. A disk that is being made into a store is opened as an empty one then.
+    /// May be dropped at any time. A disk that is being made into a store is opened as an empty one then; what was sent to it
+    /// has to have arrived before.
     pub async fn open(disk: D, options: Options) -> Result<Store<D>, Error> {
         let head = disk::open(&disk, options.format).await?;
         let log = Log::open(Rc::new(disk), head, options.memory).await?;
-        Ok(Store { log: Rc::new(Mutex::new(log)) })
+        Ok(Store { state: Rc::new(Mutex::new(State { log: Some(Box::new(log)), commit: None })) })
     }
 
-    /// The value of a key, if there is one. It is in memory: the disk is asked only after an operation that was dropped or
-    /// has failed.
+    /// The value of a key, if there is one. It is in memory: the disk is asked only after a write that has failed.
     ///
     /// # Errors
     ///
@@ -142,7 +183,7 @@ impl<D: BlockDevice> Store<D> {
     /// May be dropped at any time.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         check_key(key)?;
-        Ok(self.log.lock().await.entries().await?.get(key).cloned())
+        Ok(self.state.lock().await.log().await?.entries().await?.get(key).cloned())
     }
 
     /// Sets a key's value. It is on the disk when this returns.
@@ -153,7 +194,7 @@ impl<D: BlockDevice> Store<D> {
     ///
     /// # Cancellation
     ///
-    /// If it is dropped, the key has the value before or this one.
+    /// If it is dropped, the value is set before the next operation, or not at all.
     pub async fn set(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
         let mut transaction = self.transaction();
         transaction.set(key, value)?;
@@ -168,7 +209,7 @@ impl<D: BlockDevice> Store<D> {
     ///
     /// # Cancellation
     ///
-    /// If it is dropped, the key is there or not.
+    /// As [`set`](Store::set).
     pub async fn remove(&self, key: &[u8]) -> Result<(), Error> {
         let mut transaction = self.transaction();
         transaction.remove(key)?;
@@ -194,7 +235,7 @@ pub struct Scan<D: BlockDevice> {
     last: Option<Vec<u8>>,
 }
 
-impl<D: BlockDevice> Scan<D> {
+impl<D: BlockDevice + 'static> Scan<D> {
     /// The next one.
     ///
     /// # Errors
@@ -205,7 +246,8 @@ impl<D: BlockDevice> Scan<D> {
     ///
     /// May be dropped at any time; the next call returns what this one would have.
     pub async fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
-        let mut log = self.store.log.lock().await;
+        let mut state = self.store.state.lock().await;
+        let log = state.log().await?;
         let begin = self.last.as_ref().map_or(Bound::Included(&self.prefix), Bound::Excluded);
         let mut entries = log.entries().await?.range::<Vec<u8>, _>((begin, Bound::Unbounded));
         let next = entries.next().filter(|(key, _)| key.starts_with(&self.prefix));

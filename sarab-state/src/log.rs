@@ -18,7 +18,7 @@ use xen_blkif::BlockDevice;
 use crate::disk::{self, Head};
 use crate::error::Error;
 use crate::pages::{Failed, PAGE, Pages};
-use crate::{MAX_KEY, MAX_VALUE};
+use crate::{Format, MAX_KEY, MAX_VALUE};
 
 /// Bytes of the records of a log's begin, where an entry is not longer.
 const PIECE: usize = 4 << 10;
@@ -45,7 +45,7 @@ pub(crate) struct Log<D: BlockDevice> {
     limit: usize,
     /// The next record's.
     number: u64,
-    /// What is in memory need not be what is on the disk: a write was dropped, or has failed.
+    /// What is in memory need not be what is on the disk: a write has failed.
     stale: bool,
 }
 
@@ -70,6 +70,8 @@ impl<D: BlockDevice> Log<D> {
     /// What is in the store.
     pub(crate) async fn entries(&mut self) -> Result<&BTreeMap<Vec<u8>, Vec<u8>>, Error> {
         if self.stale {
+            // The other log may be in use already.
+            self.head = disk::open(&*self.disk, Format::Never).await?;
             self.load().await?;
         }
         Ok(&self.entries)

@@ -15,7 +15,7 @@ pub struct Transaction<D: BlockDevice> {
     bytes: usize,
 }
 
-impl<D: BlockDevice> Transaction<D> {
+impl<D: BlockDevice + 'static> Transaction<D> {
     pub(crate) fn new(store: Store<D>) -> Transaction<D> {
         Transaction { store, changes: Changes::new(), bytes: 0 }
     }
@@ -79,8 +79,8 @@ impl<D: BlockDevice> Transaction<D> {
     ///
     /// # Cancellation
     ///
-    /// If it is dropped, all was changed or nothing.
+    /// If it is dropped, it goes on before the next operation, or is not made at all.
     pub async fn commit(self) -> Result<(), Error> {
-        self.store.log.lock().await.commit(self.changes).await
+        self.store.state.lock().await.commit(self.changes).await
     }
 }
