@@ -34,8 +34,8 @@ fn changes(random: &mut impl FnMut() -> usize) -> Vec<(Vec<u8>, Option<Vec<u8>>)
     let count = 1 + random() % 4;
     let mut one = || {
         let key = format!("{}", random() % 40).into_bytes();
-        let len = if random() % 10 == 0 { random() % 6000 } else { random() % 60 };
-        let value = (random() % 4 > 0).then(|| vec![random() as u8; len]);
+        let len = if random().is_multiple_of(10) { random() % 6000 } else { random() % 60 };
+        let value = (!random().is_multiple_of(4)).then(|| vec![random() as u8; len]);
         (key, value)
     };
     (0..count).map(|_| one()).collect()
