@@ -24,6 +24,7 @@
 //! - `net`: network interfaces, and a TCP/IP stack on them.
 //! - `vchan`: byte streams to other domains, and to programs in dom0 (libvchan).
 //! - `qubes`: a qube's side of Qubes OS (QubesDB, qrexec, firewall rules); with it `vchan`.
+//! - `state`: a durable key-value store on a disk ([`state`]).
 //! - `embedded-storage-async`: a disk as flash memory ([`block::adapters`]).
 //! - `guest`: the entry point, allocator and panic handler; for the final program only.
 //! - `log`: the drivers' log lines are text, not defmt's frames.
@@ -74,6 +75,8 @@ pub use platform_xen as platform;
 #[cfg(not(feature = "sim"))]
 pub use platform_xen::{Console, Entropy, Task, XenClock, print, println};
 pub use sarab_macros::main;
+#[cfg(feature = "state")]
+pub use sarab_state as state;
 pub use xen_blkif as block;
 pub use xen_hal as hal;
 pub use xen_ring as ring;

@@ -34,6 +34,8 @@ pub struct Needs {
     pub disks: usize,
     /// A folder that is packed as its first disk, and served on port 80.
     pub site: Option<PathBuf>,
+    /// Bytes of a disk of its own, which is kept between its runs in the lab.
+    pub disk: Option<u64>,
     /// Whether it runs backends for other guests.
     pub driver_domain: bool,
     /// What `cargo xen run` shows where nothing else is asked for.
@@ -73,6 +75,7 @@ impl Default for Needs {
             net: false,
             disks: 0,
             site: None,
+            disk: None,
             driver_domain: false,
             demo: None,
             packaging: Packaging::default(),
@@ -159,6 +162,11 @@ impl Needs {
                     let site = value.as_str().with_context(|| format!("site = {value}: expected a folder's name"))?;
                     needs.site = Some(folder.join(site));
                 }
+                "disk" => {
+                    let bytes = value.as_str().and_then(size);
+                    let expected = || format!("disk = {value}: expected a size, \"64M\" for instance");
+                    needs.disk = Some(bytes.with_context(expected)?);
+                }
                 "driver-domain" => {
                     needs.driver_domain =
                         value.as_bool().with_context(|| format!("driver-domain = {value}: expected true or false"))?;
@@ -166,11 +174,13 @@ impl Needs {
                 "demo" => needs.demo = Some(Demo::parse(value, folder)?),
                 "package" => needs.packaging = Packaging::parse(value)?,
                 unknown => {
-                    bail!("unknown key `{unknown}`; expected memory, net, disks, site, driver-domain, demo or package")
+                    bail!(
+                        "unknown key `{unknown}`; expected memory, net, disks, site, disk, driver-domain, demo or package"
+                    )
                 }
             }
         }
-        needs.disks = needs.disks.max(usize::from(needs.site.is_some()));
+        needs.disks = needs.disks.max(usize::from(needs.site.is_some()) + usize::from(needs.disk.is_some()));
         Ok(needs)
     }
 
@@ -258,6 +268,13 @@ impl DemoGuest {
     }
 }
 
+/// Bytes of a size in MiB or GiB: `64M`, `1G`.
+fn size(text: &str) -> Option<u64> {
+    let unit = if text.ends_with('G') { 1 << 30 } else { 1 << 20 };
+    let number: u64 = text.strip_suffix(['M', 'G'])?.parse().ok()?;
+    number.checked_mul(unit).filter(|bytes| *bytes > 0 && *bytes <= i64::MAX as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,6 +292,8 @@ mod tests {
         let config = needs.config("a", "/k");
         assert_eq!((config.memory, config.disks), (32, vec!["/srv/site.tar".to_owned(), "/srv/a-1.img".to_owned()]));
         assert_eq!(parse(r#"{ "site": "www" }"#).unwrap().disks, 1);
+        let needs = parse(r#"{ "site": "www", "disk": "64M" }"#).unwrap();
+        assert_eq!((needs.disk, needs.disks), (Some(64 << 20), 2));
     }
 
     #[test]
@@ -302,6 +321,9 @@ mod tests {
             (r#"{ "memory": "16M" }"#, "memory = \"16M\": expected a number of MiB"),
             (r#"{ "net": 1 }"#, "net = 1: expected true or false"),
             (r#"{ "disks": 27 }"#, "disks = 27: expected a number up to 26"),
+            (r#"{ "disk": 64 }"#, "disk = 64: expected a size"),
+            (r#"{ "disk": "0M" }"#, "disk = \"0M\": expected a size"),
+            (r#"{ "disk": "9999999999999G" }"#, "expected a size"),
             (r#"{ "site": [] }"#, "site = []: expected a folder's name"),
             (r#"{ "network": true }"#, "unknown key `network`"),
             (r#"{ "driver-domain": 1 }"#, "driver-domain = 1: expected true or false"),

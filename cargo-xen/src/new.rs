@@ -163,7 +163,7 @@ impl Project<'_> {
         }
         put(
             &to.join(".gitignore"),
-            b"target/\n# What is so on this machine alone: where its checkout of Sarab is.\nlocal.toml\nsarab-checkout\n",
+            b"target/\n# Disks that guests keep between runs.\n*.img\n# What is so on this machine alone: where its checkout of Sarab is.\nlocal.toml\nsarab-checkout\n",
         )?;
         put(&to.join("run-on-xen"), include_str!("../new/run-on-xen").replace("@GIT@", self.git()).as_bytes())?;
         fs::set_permissions(to.join("run-on-xen"), fs::Permissions::from_mode(0o755))?;

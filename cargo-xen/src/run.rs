@@ -217,8 +217,13 @@ impl RunArgs {
 
         let folder = self.site.clone().or_else(|| needs.site.clone().filter(|_| self.disks.is_empty()));
         let packed = folder.as_deref().map(site::pack).transpose()?;
-        let disks: Vec<_> = packed.iter().map(|packed| packed.path().to_owned()).chain(self.disks.clone()).collect();
         let in_lab = self.on == Target::Lab;
+        let own = match needs.disk.filter(|_| in_lab && self.disks.is_empty()) {
+            Some(bytes) => Some(own_disk(&guest, bytes)?),
+            None => None,
+        };
+        let packed_disk = packed.iter().map(|packed| packed.path().to_owned());
+        let disks: Vec<_> = packed_disk.chain(own).chain(self.disks.clone()).collect();
         if in_lab || !disks.is_empty() {
             config.remove("disk");
         }
@@ -286,6 +291,18 @@ impl RunArgs {
         }
         Ok(config)
     }
+}
+
+/// The disk that a guest keeps between its runs: a file in its project's folder, made when it is first needed.
+fn own_disk(guest: &Guest, bytes: u64) -> Result<PathBuf> {
+    let package = guest.package.as_ref().context("its folder is not known: give it a disk with --disk FILE")?;
+    let path = package.folder.join(format!("{}.img", guest.name));
+    if !path.exists() {
+        let made = File::create_new(&path).and_then(|file| file.set_len(bytes));
+        made.with_context(|| path.display().to_string())?;
+    }
+    eprintln!("{} keeps its disk in {}", guest.name, path.display());
+    Ok(path)
 }
 
 impl Run {

@@ -52,6 +52,7 @@ mod router_neighbor;
 mod router_rules;
 mod server;
 mod start_info;
+mod state;
 mod tar;
 mod vchan;
 mod xenbus;

@@ -105,7 +105,7 @@ pub fn tar(data: &[u8]) {
         // Room for nothing at all, or for a thousand and more.
         let Ok(site) = Site::new(&device, usize::from(*memory) << 10).await else { return };
         let _ = alloc::format!("{} {:?}", site.format(), site.warnings());
-        for name in names.iter().map(String::as_str).chain(["name", "long", "pax", "link"]) {
+        for name in names.iter().map(String::as_str).chain(["name", "long", "pax", "link", "link/name", "link/pax"]) {
             device.start();
             read_some(&site, name).await;
         }

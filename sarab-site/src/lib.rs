@@ -21,6 +21,7 @@ use core::fmt;
 use xen_blkif::Error;
 
 pub use ext4::Damage;
+pub use tar::Problem as SparseProblem;
 pub use warning::Warning;
 use warning::Warnings;
 use window::Window;
@@ -61,6 +62,12 @@ pub enum OpenError {
     Unknown,
     /// It is an ext4 file system that cannot be read.
     Ext4(Damage),
+    /// It is a tar archive whose later files replace folders, or go through links, and there is no memory to find out what is
+    /// left of it.
+    Memory {
+        /// Bytes that the index may take.
+        memory: usize,
+    },
 }
 
 impl fmt::Display for OpenError {
@@ -70,6 +77,12 @@ impl fmt::Display for OpenError {
             OpenError::Empty => f.write_str("it is empty: neither a tar archive nor an ext4 file system"),
             OpenError::Unknown => f.write_str(
                 "unknown format: expected a tar archive (tar -cf site.tar -C FOLDER .) or an ext4 file system",
+            ),
+            OpenError::Memory { memory } => write!(
+                f,
+                "files of the archive replace folders or go through links, and its index does not fit into {} KiB; give \
+                 the domain more memory, or make the archive anew from the unpacked files",
+                memory / 1024
             ),
             OpenError::Ext4(why) => write!(f, "cannot read the ext4 file system: {why}"),
         }
@@ -101,6 +114,8 @@ pub enum ReadError {
     Disk(Error),
     /// The file system is not as it should be there.
     Ext4(Damage),
+    /// The archive is not what it was when it was indexed.
+    Changed,
 }
 
 impl fmt::Display for ReadError {
@@ -108,6 +123,7 @@ impl fmt::Display for ReadError {
         match self {
             ReadError::Disk(error) => error.fmt(f),
             ReadError::Ext4(why) => write!(f, "the file system: {why}"),
+            ReadError::Changed => f.write_str("the archive was changed while it is served"),
         }
     }
 }
@@ -230,8 +246,8 @@ impl<D: BlockDevice> Site<D> {
         Ok(match &self.content {
             Content::Tar(index) => index.find(&self.disk, &path, self.piece).await?.map(|found| File {
                 size: found.size,
-                modified: i64::try_from(found.modified).unwrap_or(i64::MAX),
-                place: Place::At(found.at, found.window),
+                modified: found.modified,
+                place: Place::Tar(found),
             }),
             Content::Ext4(system) => system.open(&path, self.piece).await?.map(|file| File {
                 size: file.size(),
@@ -250,8 +266,7 @@ pub struct File<D: BlockDevice> {
 }
 
 enum Place<D: BlockDevice> {
-    /// From this byte of the device on.
-    At(u64, Window<D>),
+    Tar(Box<tar::OpenFile<D>>),
     Ext4(Rc<ext4::FileSystem<D>>, Box<ext4::OpenFile<D>>),
 }
 
@@ -282,7 +297,7 @@ impl<D: BlockDevice> File<D> {
             return Ok(0);
         }
         match &mut self.place {
-            Place::At(start, window) => Ok(window.read(*start + at, &mut to[..len]).await?),
+            Place::Tar(file) => file.read(at, &mut to[..len]).await,
             Place::Ext4(system, file) => Ok(system.read(file, at, &mut to[..len]).await?),
         }
     }
@@ -290,7 +305,7 @@ impl<D: BlockDevice> File<D> {
     /// Gives back the memory of what was read ahead. It is taken again when it is read from.
     pub fn pause(&mut self) {
         match &mut self.place {
-            Place::At(_, window) => window.release(),
+            Place::Tar(file) => file.pause(),
             Place::Ext4(_, file) => file.pause(),
         }
     }

@@ -1,7 +1,6 @@
 //! Paths in a site.
 
 use alloc::string::String;
-use alloc::vec::Vec;
 
 /// Longest path, in bytes: PATH_MAX of Linux.
 pub(crate) const MAX_PATH: usize = 4096;
@@ -26,21 +25,33 @@ pub(crate) fn clean(path: &[u8]) -> Option<String> {
     (!clean.is_empty()).then_some(clean)
 }
 
-/// Where a symbolic link with this name leads: from the folder that it is in, or from the begin.
-pub(crate) fn target(name: &[u8], link: &[u8]) -> Option<String> {
-    if link.starts_with(b"/") {
-        return clean(link);
+/// Whether a symbolic link with this clean name leads out of the site by its first steps up.
+pub(crate) fn leads_out(name: &str, link: &[u8]) -> bool {
+    let mut parts = link.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+    let depth = if link.starts_with(b"/") { 0 } else { name.matches('/').count() };
+    parts.by_ref().take_while(|part| *part == b"..").count() > depth
+}
+
+/// Whether a symbolic link goes up again from where it has gone: there has to be a folder then.
+pub(crate) fn turns_back(link: &[u8]) -> bool {
+    let parts = link.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+    parts.skip_while(|part| *part == b"..").any(|part| part == b"..")
+}
+
+/// The folder that a clean name is in.
+pub(crate) fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+/// A name in a folder.
+pub(crate) fn join(folder: &str, name: &str) -> String {
+    let mut path = String::with_capacity(folder.len() + 1 + name.len());
+    path.push_str(folder);
+    if !folder.is_empty() {
+        path.push('/');
     }
-    let folder = name.iter().rposition(|byte| *byte == b'/').map_or(&[][..], |end| &name[..end]);
-    let mut parts = Vec::new();
-    for part in folder.split(|byte| *byte == b'/').chain(link.split(|byte| *byte == b'/')) {
-        match part {
-            b"" | b"." => {}
-            b".." => drop(parts.pop()?),
-            _ => parts.push(part),
-        }
-    }
-    clean(&parts.join(&b'/'))
+    path.push_str(name);
+    path
 }
 
 #[cfg(test)]
@@ -68,11 +79,19 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_where_they_say() {
-        let to = |name: &str, link: &str| target(name.as_bytes(), link.as_bytes());
-        assert_eq!(to("a/b/c", "d"), Some("a/b/d".into()));
-        assert_eq!(to("a/b/c", "../d"), Some("a/d".into()));
-        assert_eq!(to("a", "../d"), None);
-        assert_eq!(to("a/b", "/d"), Some("d".into()));
+    fn links_that_lead_out() {
+        for (name, link, expected) in [
+            ("a/b/c", "d", false),
+            ("a/b/c", "../../d", false),
+            ("a/b/c", "./..//../../d", true),
+            ("a", "../d", true),
+            ("a", "b/../../d", false),
+            ("a/b", "/d", false),
+            ("a/b", "/../d", true),
+        ] {
+            assert_eq!(leads_out(name, link.as_bytes()), expected, "{name} -> {link}");
+        }
+        assert!(turns_back(b"../a/..") && !turns_back(b".././../a/b"));
+        assert_eq!((parent("a/b"), parent("a"), join("", "a"), join("a", "b")), ("a", "", "a".into(), "a/b".into()));
     }
 }

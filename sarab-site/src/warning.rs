@@ -4,6 +4,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::tar::Problem;
+
 /// What of a device is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -34,15 +36,61 @@ pub enum Warning {
         /// Where, in bytes.
         at: u64,
     },
-    /// Properties of a file that cannot be read.
+    /// More headers that describe a file, or longer ones, than are read.
     Properties {
         /// Where they are, in bytes.
         at: u64,
     },
-    /// A file with holes, in GNU tar's own form.
+    /// Something in an extended header that cannot be used.
+    Malformed {
+        /// Where it is, in bytes.
+        at: u64,
+    },
+    /// Extended headers for all files that follow, more of them than are kept.
+    Defaults {
+        /// Where, in bytes.
+        at: u64,
+    },
+    /// A file with holes whose map cannot be used.
     Sparse {
         /// The file.
         name: String,
+        /// What is wrong with it.
+        problem: Problem,
+    },
+    /// A device or a FIFO.
+    Special {
+        /// Its name.
+        name: String,
+    },
+    /// The rest of a file that begins in another archive.
+    Continued {
+        /// The file.
+        name: String,
+    },
+    /// A header of a type that is not known. It is served as a file, as POSIX asks for.
+    Type {
+        /// The file.
+        name: String,
+        /// The type.
+        kind: u8,
+    },
+    /// What cannot be unpacked: what should be its folder is none, or a folder with files is in its place.
+    Blocked {
+        /// Its name.
+        name: String,
+    },
+    /// A hard link to what was not in the archive before it.
+    HardLink {
+        /// The link.
+        name: String,
+        /// What it is another name of.
+        target: String,
+    },
+    /// More headers behind an end mark.
+    EndInside {
+        /// Where the end mark is, in bytes.
+        at: u64,
     },
     /// More files than there is memory for.
     TooMany {
@@ -75,11 +123,34 @@ impl fmt::Display for Warning {
             Warning::Properties { at } => {
                 write!(
                     f,
-                    "the extended header at byte {at} is malformed or too large: what it describes may be left out"
+                    "the extended header at byte {at} is too large, or one of too many: left out is what it describes"
                 )
             }
-            Warning::Sparse { name } => {
-                write!(f, "{name:?} has holes in GNU tar's form: left out; tar without --sparse stores it whole")
+            Warning::Malformed { at } => {
+                write!(f, "malformed extended header at byte {at}: what it says may be missing from what it describes")
+            }
+            Warning::Defaults { at } => {
+                write!(f, "too many global extended headers at byte {at}: the rest of the archive is not served")
+            }
+            Warning::Sparse { name, problem } => {
+                write!(f, "sparse file {name:?}: {problem}: left out; tar without --sparse stores it whole")
+            }
+            Warning::Special { name } => write!(f, "{name:?} is a device or a FIFO: left out"),
+            Warning::Continued { name } => write!(f, "{name:?} is continued from another volume: left out"),
+            Warning::Type { name, kind } => {
+                write!(f, "unknown file type {:?} of {name:?}: served as a normal file", char::from(*kind))
+            }
+            Warning::Blocked { name } => {
+                write!(
+                    f,
+                    "{name:?} goes through what is not a folder, or where a folder with files is: left out, as by tar"
+                )
+            }
+            Warning::HardLink { name, target } => {
+                write!(f, "hard link {name:?}: {target:?} is not in the archive before it: left out")
+            }
+            Warning::EndInside { at } => {
+                write!(f, "end mark at byte {at}, and headers behind it: not served; join archives with tar -A")
             }
             Warning::TooMany { indexed, left_out, memory } => write!(
                 f,

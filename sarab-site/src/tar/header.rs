@@ -1,4 +1,4 @@
-//! A header of an archive, and the properties that may stand before it.
+//! A header of an archive (POSIX pax, "ustar Interchange Format"; GNU tar, "Basic Tar Format").
 
 use alloc::vec::Vec;
 
@@ -12,23 +12,37 @@ pub(crate) enum Kind {
     Link {
         symbolic: bool,
     },
+    Folder,
+    /// A folder with a list of its files, in GNU tar's incremental archives.
+    List,
     /// A file with holes, in GNU tar's own form.
     Sparse,
+    /// A character device, a block device, or a FIFO.
+    Special,
+    /// The rest of a file whose begin is in another archive.
+    Continued,
+    /// The name of the whole archive.
+    Label,
     /// GNU tar's long name, or long link, of the next one.
     LongName,
     LongLink,
     /// Properties of the next one (pax).
     Properties,
-    /// Properties of all that follow: nothing that matters here.
+    /// Properties of all that follow.
     Defaults,
-    /// Folders, devices and what nobody knows.
-    Other,
+    /// What nobody knows: GNU tar takes it for a file, as POSIX asks.
+    Unknown(u8),
 }
 
 impl Kind {
     /// Whether it describes what comes next, and is nothing by itself.
     pub(crate) fn describes(self) -> bool {
         matches!(self, Kind::LongName | Kind::LongLink | Kind::Properties | Kind::Defaults)
+    }
+
+    /// Whether bytes follow it. For folders the size says how much may be in them, for links how long the file is (POSIX).
+    pub(crate) fn has_bytes(self) -> bool {
+        !matches!(self, Kind::Link { .. } | Kind::Folder | Kind::Special)
     }
 }
 
@@ -51,12 +65,18 @@ impl<'a> Header<'a> {
             0 | b'0' | b'7' => Kind::File,
             b'1' => Kind::Link { symbolic: false },
             b'2' => Kind::Link { symbolic: true },
+            b'3' | b'4' | b'6' => Kind::Special,
+            b'5' => Kind::Folder,
+            b'D' => Kind::List,
             b'S' => Kind::Sparse,
+            b'M' => Kind::Continued,
+            b'V' => Kind::Label,
             b'L' => Kind::LongName,
             b'K' => Kind::LongLink,
-            b'x' => Kind::Properties,
+            // Solaris' own letter came before POSIX'.
+            b'x' | b'X' => Kind::Properties,
             b'g' => Kind::Defaults,
-            _ => Kind::Other,
+            other => Kind::Unknown(other),
         }
     }
 
@@ -66,8 +86,13 @@ impl<'a> Header<'a> {
     }
 
     /// In seconds since 1970.
-    pub(crate) fn modified(&self) -> Option<u64> {
-        number(&self.0[136..148])
+    pub(crate) fn modified(&self) -> Option<i64> {
+        let field = &self.0[136..148];
+        // In base 256 it may be before that.
+        match field[0] {
+            0xff => Some(i64::from_be_bytes(*field.last_chunk()?)),
+            _ => i64::try_from(number(field)?).ok(),
+        }
     }
 
     pub(crate) fn name(&self) -> Vec<u8> {
@@ -83,38 +108,10 @@ impl<'a> Header<'a> {
     pub(crate) fn link(&self) -> &'a [u8] {
         until_zero(&self.0[157..257])
     }
-}
 
-/// What comes before a file's header, and is said of it.
-#[derive(Debug, Default)]
-pub(crate) struct Properties {
-    pub(crate) name: Option<Vec<u8>>,
-    pub(crate) link: Option<Vec<u8>>,
-    pub(crate) size: Option<u64>,
-    pub(crate) modified: Option<u64>,
-}
-
-impl Properties {
-    /// Whether a record of a pax header is of interest here.
-    pub(crate) fn wants(key: &[u8]) -> bool {
-        matches!(key, b"path" | b"linkpath" | b"size" | b"mtime")
-    }
-
-    /// Takes a record; false where its value is none.
-    pub(crate) fn add(&mut self, key: &[u8], value: &[u8]) -> bool {
-        // Times have fractions, and may be before 1970.
-        let whole = || core::str::from_utf8(value).ok()?.split('.').next()?.parse().ok();
-        match key {
-            b"path" => self.name = Some(value.into()),
-            b"linkpath" => self.link = Some(value.into()),
-            b"size" => {
-                self.size = whole();
-                return self.size.is_some();
-            }
-            b"mtime" => self.modified = whole(),
-            _ => {}
-        }
-        true
+    /// How long a file of GNU tar's is with its holes.
+    pub(crate) fn whole_size(&self) -> Option<u64> {
+        (&self.0[257..263] == b"ustar ").then_some(&self.0[483..495]).and_then(number)
     }
 }
 
@@ -123,8 +120,8 @@ pub(crate) fn until_zero(bytes: &[u8]) -> &[u8] {
 }
 
 /// A number in octal digits, or in base 256 where its first bit is set.
-fn number(field: &[u8]) -> Option<u64> {
-    if field[0] & 0x80 != 0 {
+pub(crate) fn number(field: &[u8]) -> Option<u64> {
+    if field.first()? & 0x80 != 0 {
         let (first, rest) = field.split_first()?;
         let start = u64::from(first & 0x7f);
         return rest.iter().try_fold(start, |value, byte| value.checked_mul(256)?.checked_add((*byte).into()));

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Fixture;
 use super::checks::Check;
-use super::net::put_load;
+use super::net::{VIF, put_load};
 use xen_lab::Dom0;
 use xen_lab::domain::{Domain, guest};
 
@@ -24,6 +24,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("vault: Linux's blkfront makes file systems, in memory and on a disk passed on", linux_frontend),
     ("vault: both ends ours, memory and a disk passed on", ours),
     ("vault: its domain dies under load", death),
+    ("kv: set, destroyed, started again, get", kv),
 ];
 
 /// What is done with the Xen alone that has a device model in the lab.
@@ -48,6 +49,33 @@ fn run(f: &Fixture, name: &str, words: &str, disk: &str) -> Result<String> {
     f.lab.run(&format!("xl destroy {}", domain.id))?;
     ensure!(reason == "0", "{words}: reason {reason}:\n{console}");
     Ok(console)
+}
+
+/// What was answered with OK is there when the domain was destroyed.
+fn kv(f: &Fixture) -> Result<String> {
+    const ADDRESS: &str = "10.0.2.77";
+    let say = |text: &str| f.lab.run(&format!("printf '{text}QUIT\\n' | timeout 20 nc {ADDRESS} 6379"));
+    f.lab.run("dd if=/dev/zero of=/tmp/kv.img bs=1 count=0 seek=8388608 2>/dev/null")?;
+    for round in 0..3 {
+        let line = format!("ip={ADDRESS}/24");
+        let server = guest(&f.lab, f.guest("kv")?, "kv").command_line(&line).line(VIF).line(&disk("/tmp/kv.img", "rw"));
+        let server = server.create()?;
+        server.wait_for(&format!("kv: {round} keys, ready on port 6379"), 30)?;
+        for before in 0..round {
+            let found = say(&format!("GET key{before}\\n"))?;
+            ensure!(found == format!("$6\r\nvalue{before}\r\n+OK\r\n"), "after {round} crashes: {found:?}");
+        }
+        let found = say(&format!("SET key{round} value{round}\\n"))?;
+        ensure!(found == "+OK\r\n+OK\r\n", "{found:?}\n{}", server.console()?);
+        f.lab.run(&format!("xl destroy {}", server.id))?;
+    }
+    // With something else on it the disk is left alone.
+    f.lab.run("dd if=/dev/urandom of=/tmp/kv.img bs=4096 count=1 conv=notrunc 2>/dev/null")?;
+    let refused = guest(&f.lab, f.guest("kv")?, "kv").line(VIF).line(&disk("/tmp/kv.img", "rw")).create()?;
+    let (_, _, console) = refused.wait_end(60)?;
+    f.lab.run(&format!("xl destroy {}; rm /tmp/kv.img", refused.id))?;
+    ensure!(console.contains("error: the store: the disk holds something (byte "), "{console}");
+    Ok("3 crashes".into())
 }
 
 fn hash_in_dom0(f: &Fixture, path: &str) -> Result<String> {

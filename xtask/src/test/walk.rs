@@ -60,6 +60,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("cargo xen doctor", Proof::Ends("boots offline")),
     ("cargo xen run store --set mode=check", Proof::Ends(" passed, 0 failed")),
     ("cargo xen run disk --disk FILE --set mode=info", Proof::Ends("sectors")),
+    ("cargo xen run kv --publish 6379:6379", Proof::Prints("kv: 0 keys, ready")),
     ("git clone https://github.com/sarab-project/sarab && cd sarab", Proof::Checkout),
     ("cd ../my-appliance", Proof::Folder("my-appliance")),
     ("cargo run --release", Proof::Page("<h1>")),
