@@ -53,6 +53,7 @@ mod server;
 mod start_info;
 mod tar;
 mod vchan;
+mod volumes;
 mod xenbus;
 
 include!(concat!(env!("OUT_DIR"), "/targets.rs"));
