@@ -11,6 +11,7 @@
 //! - [`cargo xen`](cargo_xen): what a project says of itself, and what works beside a running guest
 //! - [Packages](packages) for Qubes OS, hosts with xl, and XCP-ng
 //! - [The commands of `cargo xen`](commands)
+//! - [Volumes on disks](volumes): what a storage domain keeps for guests
 //! - [The gate](gate): a firewall and router for guests, and [its rules](gate_rules); [in Qubes OS](qubes)
 
 /// A page of `docs/`. The pages link to each other by labels, which they define at their end as file names; the first
@@ -56,3 +57,4 @@ page!(gate, "gate.md");
 page!(gate_rules, "gate-rules.md");
 page!(vault, "vault.md");
 page!(qubes, "qubes.md");
+page!(volumes, "volumes.md");

@@ -55,6 +55,7 @@ mod start_info;
 mod state;
 mod tar;
 mod vchan;
+mod volumes;
 mod xenbus;
 
 include!(concat!(env!("OUT_DIR"), "/targets.rs"));

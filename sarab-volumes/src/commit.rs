@@ -87,7 +87,10 @@ impl<D: BlockDevice> Shared<D> {
 
     /// Waits for a commit of all that has changed so far.
     pub(crate) async fn commit(&self) -> Result<(), Error> {
-        let target = self.state.borrow().transaction();
+        let target = {
+            let state = self.state.borrow();
+            if state.is_changed() { state.transaction() } else { state.generation }
+        };
         self.committed(target).await
     }
 

@@ -254,21 +254,21 @@ async fn use_it(pool: &Pool<Memory>, input: &mut Input<'_>) {
         let sector = (u64::from(input.word()) * CHUNK_SECTORS / 4 % sectors.max(1)).min(sectors.saturating_sub(16));
         let mut bytes = vec![9; 16 * SECTOR];
         match what % 10 {
-            0 | 1 => drop(volume.read_bytes(sector, &mut bytes).await),
-            2 | 3 => drop(volume.write_bytes(sector, &bytes).await),
-            4 => drop(volume.discard(sector, (sectors - sector).min(1 << 20), false).await),
-            5 => drop(volume.flush().await),
-            6 => drop(pool.snapshot(name, &format!("f{number}"), true).await),
-            7 => drop(pool.grow(name, sectors + 8 * u64::from(what) * CHUNK_SECTORS).await),
+            0 | 1 => _ = volume.read_bytes(sector, &mut bytes).await,
+            2 | 3 => _ = volume.write_bytes(sector, &bytes).await,
+            4 => _ = volume.discard(sector, (sectors - sector).min(1 << 20), false).await,
+            5 => _ = volume.flush().await,
+            6 => _ = pool.snapshot(name, &format!("f{number}"), true).await,
+            7 => _ = pool.grow(name, sectors + 8 * u64::from(what) * CHUNK_SECTORS).await,
             8 => {
                 drop(volume);
-                drop(pool.delete(name).await);
+                let _ = pool.delete(name).await;
             }
-            _ => drop(pool.check().await),
+            _ => _ = pool.check().await,
         }
     }
-    drop(pool.scrub(|_| {}).await);
-    drop(pool.flush().await);
+    let _ = pool.scrub(|_| {}).await;
+    let _ = pool.flush().await;
 }
 
 /// Changes a pool's metadata, and uses what has become of it, twice.

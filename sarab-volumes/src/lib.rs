@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+mod admin;
 mod buffer;
 mod check;
 mod checked;

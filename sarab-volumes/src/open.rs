@@ -18,6 +18,10 @@ use crate::record::Record;
 use crate::state::{Entry, Shared, State, Units, blocks_of};
 use crate::{Error, FormatOptions, MIN_CACHE, OpenOptions};
 
+/// Blocks of metadata that a pool has beyond those for its counts: a fourth, since a commit writes all to new places, and so
+/// does the next one.
+const MIN_SPARE: u64 = 18;
+
 /// Whole chunks of each disk, if all of them can be of a pool.
 fn sizes<D: BlockDevice>(disks: &[D]) -> Result<Vec<u32>, Error> {
     if disks.is_empty() || disks.len() > MAX_DISKS {
@@ -53,6 +57,9 @@ pub(crate) async fn format<D: BlockDevice>(disks: &[D], uuid: [u8; 16], options:
     let blocks = wanted.div_ceil(CHUNK_SIZE as u64).saturating_mul(CHUNK_BLOCKS as u64);
     let layout = Layout::new(&sizes, u32::try_from(blocks).unwrap_or(u32::MAX))?;
     let units = Units::new(layout.metadata, layout.chunks);
+    if u64::from(layout.metadata) < 4 * (Kind::Refs.nodes(units.end.into()) + MIN_SPARE) {
+        return Err(Error::Invalid("that is too little metadata for disks of this size"));
+    }
     // What was there is not to be found any more, neither by this crate nor by others: a pool first of all has no label.
     let zeroes = vec![0; CHUNK_SIZE];
     for (disk, size) in sizes.iter().enumerate() {

@@ -15,7 +15,7 @@ const CHANGE_BLOCKS: u64 = 16;
 /// Leaves that are looked through before other tasks run.
 const LEAVES_AT_ONCE: u32 = 64;
 /// Changes of counts that one change may cause: a leaf is copied that was shared.
-const MAX_PENDING: usize = 2000;
+pub(crate) const MAX_PENDING: usize = 2000;
 
 /// What is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ use crate::finish::Unfinished;
 use crate::layout::{BLOCK, MAX_VOLUMES, Superblock};
 use crate::node::{Kind, Node, Root};
 use crate::record::Record;
+use crate::space::MAX_PENDING;
 use crate::tree::Repair;
 
 /// Locks for chunks, by which writes that move the same chunk come one after the other.
@@ -261,7 +262,8 @@ impl<D> Shared<D> {
 
     /// Blocks that a commit may need, for its own counts and for the table.
     pub(crate) fn commit_blocks(&self) -> u64 {
-        let counts = Kind::Refs.nodes(self.units.end.into()).min(2 * self.limit as u64);
+        // Each count that changes may be in a leaf of its own, and one more change may come on top.
+        let counts = Kind::Refs.nodes(self.units.end.into()).min((self.limit + 2 * MAX_PENDING) as u64);
         counts + Kind::Table.nodes(MAX_VOLUMES as u64).min(2 + self.state.borrow().volumes.len() as u64)
     }
 }

@@ -70,7 +70,43 @@ impl<D: BlockDevice> Shared<D> {
             drop(record);
             self.give(unit, count);
         }
+        self.drop_empty(entry, first)?;
         Ok(Some(after).filter(|after| *after < end))
+    }
+
+    /// Frees the leaf of an entry if it has nothing any more, and what is above it then. All of them are the tree's own.
+    fn drop_empty(&self, entry: &Entry, index: u64) -> Result<(), Error> {
+        let tree = Tree::Volume(entry);
+        let (kind, root) = self.root(tree);
+        let (mut at, mut address) = (At::root(kind, root), root.ptr.address);
+        let mut path = Vec::new();
+        loop {
+            let slot = kind.slot(at.level, index);
+            let parent = path.last().map(|(_, address, slot)| (*address, *slot));
+            path.push((parent, address, slot));
+            if at.level == 0 {
+                break;
+            }
+            address = self.state.borrow_mut().nodes.dirty_mut(address)?.child(slot).address;
+            at = at.child(slot);
+        }
+        let mut is_leaf = true;
+        while let Some((parent, address, _)) = path.pop() {
+            let is_empty = {
+                let mut state = self.state.borrow_mut();
+                let node = state.nodes.dirty_mut(address)?;
+                match is_leaf {
+                    true => (0..kind.leaf() as usize).all(|slot| node.mapping(kind, slot).is_none()),
+                    false => node.children().next().is_none(),
+                }
+            };
+            if !is_empty {
+                break;
+            }
+            is_leaf = false;
+            self.drop_node(tree, root, parent, address, 1)?;
+        }
+        Ok(())
     }
 
     /// Frees a part of all that a volume has. Returns whether that was the last.

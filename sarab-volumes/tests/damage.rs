@@ -287,13 +287,13 @@ fn disks_that_fail_now_and_then() {
                     may_be.push(stamp);
                 }
                 if random(4) == 0 {
-                    drop(volume.flush().await);
+                    let _ = volume.flush().await;
                 }
                 if random(10) == 0 {
-                    drop(pool.snapshot("v", &format!("s{stamp}"), true).await);
+                    let _ = pool.snapshot("v", &format!("s{stamp}"), true).await;
                 }
                 if random(10) == 0 {
-                    drop(pool.snapshot("w", &format!("s{stamp}"), true).await);
+                    let _ = pool.snapshot("w", &format!("s{stamp}"), true).await;
                 }
             }
             ill.set(false);

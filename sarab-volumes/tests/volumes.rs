@@ -2,13 +2,18 @@
 
 mod support;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use futures_util::future::join_all;
 use sarab_volumes::{BlockDevice, Content, Create, Error, FormatOptions, OpenOptions, Overlay, Pool, identify};
 use support::{CHUNK, SECTOR, new_pool, open, random, read, read_all, stamped, until, with_room, write};
 use xen_blkif::Error as DiskError;
 use xen_blkif::powerloss::Power;
-use xen_blkif::ramdisk::RamDisk;
-use xen_sim::check;
+use xen_blkif::ramdisk::{PageBuffer, RamDisk};
+use xen_blkif::{Buffer, Completed, Geometry};
+use xen_sim::{Domain, SimPage, check};
 
 #[test]
 fn volumes_come_and_go_and_stay_over_a_restart() {
@@ -311,6 +316,9 @@ fn disks_that_are_no_pool_are_refused_with_words() {
             let error = Pool::format(&[small.read_only()], [1; 16], &options).await.unwrap_err();
             assert_eq!(error.to_string(), "disk 0 cannot be used: it is read-only");
             assert!(matches!(Pool::format(&disks[..0], [1; 16], &options).await, Err(Error::Invalid(_))));
+            let huge = power.disk(16 << 21);
+            let error = Pool::format(&[huge], [1; 16], &options.with_metadata_bytes(1 << 20)).await.unwrap_err();
+            assert_eq!(error.to_string(), "that is too little metadata for disks of this size");
         });
     });
 }
@@ -436,7 +444,6 @@ fn buffers_hold_nothing_of_other_volumes() {
     check("buffers", 1, |xen| {
         let domain = xen.domain();
         xen.run(async move {
-            use xen_blkif::Buffer;
             let (_, pool) = new_pool(&domain, 1, 8).await;
             pool.create("v", &Create::thin(8 * CHUNK)).await.unwrap();
             let buffer = pool.volume("v").unwrap().buffer(3 * SECTOR).unwrap();
@@ -447,17 +454,75 @@ fn buffers_hold_nothing_of_other_volumes() {
     });
 }
 
+/// A disk of 64 MiB, of which only the blocks that are not zero take memory.
+#[derive(Clone)]
+struct Sparse {
+    memory: Domain,
+    blocks: Rc<RefCell<BTreeMap<u64, Box<[u8; SECTOR]>>>>,
+}
+
+impl Sparse {
+    /// Bytes that it has allocated, about.
+    fn allocation(&self) -> usize {
+        self.blocks.borrow().len() * (SECTOR + 24)
+    }
+}
+
+impl BlockDevice for Sparse {
+    type Buffer = PageBuffer<SimPage>;
+
+    fn geometry(&self) -> Geometry {
+        Geometry::plain(64 << 11).with_flush(true)
+    }
+
+    fn buffer(&self, len: usize) -> Result<Self::Buffer, DiskError> {
+        PageBuffer::new(&self.memory, len)
+    }
+
+    async fn read(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {
+        for number in 0..buffer.len() / SECTOR {
+            let bytes = self.blocks.borrow().get(&(sector + number as u64)).map_or([0; SECTOR], |bytes| **bytes);
+            buffer.write(number * SECTOR, &bytes);
+        }
+        (buffer, Ok(()))
+    }
+
+    async fn write(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {
+        for number in 0..buffer.len() / SECTOR {
+            let mut bytes = Box::new([0; SECTOR]);
+            buffer.read(number * SECTOR, &mut bytes[..]);
+            match *bytes == [0; SECTOR] {
+                true => drop(self.blocks.borrow_mut().remove(&(sector + number as u64))),
+                false => drop(self.blocks.borrow_mut().insert(sector + number as u64, bytes)),
+            }
+        }
+        (buffer, Ok(()))
+    }
+
+    async fn flush(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    async fn discard(&self, _: u64, _: u64, _: bool) -> Result<(), DiskError> {
+        Err(DiskError::Unsupported("discard"))
+    }
+
+    async fn changed(&self, _: &Geometry) -> Geometry {
+        core::future::pending().await
+    }
+}
+
 #[test]
 fn metadata_takes_no_more_memory_than_it_may() {
     check("memory", 1, |xen| {
         let domain = with_room(xen);
         xen.run(async move {
             let machine = domain.machine();
-            let disk = RamDisk::new(domain.clone(), 64 << 11).unwrap();
+            let disk = Sparse { memory: domain.clone(), blocks: Rc::default() };
             let options = FormatOptions::default().with_metadata_bytes(12 << 20);
             Pool::format(&[disk.clone()], [7; 16], &options).await.unwrap();
-            let before = machine.allocation();
-            let pool = open(&domain, vec![disk]).await;
+            let before = machine.allocation() - disk.allocation();
+            let pool = open(&domain, vec![disk.clone()]).await;
             // Each of these chunks is far from all others: its leaf and what is above are its own.
             pool.create("v", &Create::thin(1 << 37)).await.unwrap();
             let volume = pool.volume("v").unwrap();
@@ -468,10 +533,16 @@ fn metadata_takes_no_more_memory_than_it_may() {
             for chunk in 0..500 {
                 assert_eq!(read(&volume, far(chunk), 1).await.unwrap(), [chunk as u32 + 1]);
             }
-            let used = pool.usage().metadata_blocks - pool.usage().free_metadata_blocks;
+            let free = pool.usage().free_metadata_blocks;
+            let used = pool.usage().metadata_blocks - free;
             assert!(used > 700, "{used} blocks, of which memory holds 256");
-            let taken = machine.allocation() - before;
+            let taken = machine.allocation() - disk.allocation() - before;
             assert!(taken < 2 * sarab_volumes::MIN_CACHE + (512 << 10), "{taken} bytes");
+            assert!(pool.check().await.unwrap().is_clean());
+            // What is discarded takes no metadata either.
+            volume.discard(0, 1 << 37, false).await.unwrap();
+            pool.flush().await.unwrap();
+            assert!(pool.usage().free_metadata_blocks > free + 700, "{:?}", pool.usage());
             assert!(pool.check().await.unwrap().is_clean());
         });
     });
