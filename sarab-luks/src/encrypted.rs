@@ -9,7 +9,7 @@ use futures_util::stream::{self, StreamExt};
 use xen_blkif::ramdisk::PageBuffer;
 use xen_blkif::{BlockDevice, Buffer, Completed, Discard, Error, Geometry};
 use xen_hal::Pages;
-use xenbus::Turn;
+use xenbus::yield_now;
 
 use crate::area::Key;
 use crate::error::Error as LuksError;
@@ -22,6 +22,8 @@ use crate::xts::{Direction, MAX_SECTOR, Xts};
 /// takes of memory besides its own.
 const SLICE: usize = 256 << 10;
 const AT_ONCE: usize = 4;
+/// Bytes after which other tasks have their turn.
+const YIELD: usize = 32 << 10;
 
 /// An open volume, as a device. Clones are the same; with the last of them its keys are gone from memory.
 ///
@@ -109,9 +111,9 @@ impl<D: BlockDevice, P: Pages> Inner<D, P> {
         discard.with_alignment(alignment as u32)
     }
 
-    /// Passes `len` bytes of a request through the cipher, from one buffer to the other, both from their begin or
-    /// `offset` on.
-    async fn convert(
+    /// Passes bytes through the cipher, from one buffer to the other; `sector` is the first one's. They are no more than a
+    /// slice, so that this takes no longer than other tasks can wait.
+    fn convert(
         &self,
         direction: Direction,
         sector: u64,
@@ -120,17 +122,12 @@ impl<D: BlockDevice, P: Pages> Inner<D, P> {
         len: usize,
     ) {
         let mut page = [0; MAX_SECTOR];
-        let mut turn = Turn::default();
         for start in (0..len).step_by(MAX_SECTOR) {
             let part = &mut page[..(len - start).min(MAX_SECTOR)];
             from.read(from_at + start, part);
             let tweak = (self.iv_tweak).wrapping_add(sector).wrapping_add((start / 512) as u64);
             self.xts.apply(direction, tweak, self.sector_size as usize, part);
             to.write(to_at + start, part);
-            turn.spend(part.len());
-            if turn.is_over() {
-                turn.end().await;
-            }
         }
     }
 
@@ -139,14 +136,16 @@ impl<D: BlockDevice, P: Pages> Inner<D, P> {
         let below = self.device.buffer(range.len())?;
         let (below, outcome) = self.device.read(self.first + sector, below).await;
         outcome.map_err(|error| self.own(error))?;
-        self.convert(Direction::Decrypt, sector, (&below, 0), (buffer, range.start), range.len()).await;
+        self.convert(Direction::Decrypt, sector, (&below, 0), (buffer, range.start), range.len());
+        after(range.len()).await;
         Ok(())
     }
 
     async fn write_slice(&self, sector: u64, buffer: &impl Buffer, range: Range<usize>) -> Result<(), Error> {
         let sector = sector + (range.start / 512) as u64;
         let below = self.device.buffer(range.len())?;
-        self.convert(Direction::Encrypt, sector, (buffer, range.start), (&below, 0), range.len()).await;
+        self.convert(Direction::Encrypt, sector, (buffer, range.start), (&below, 0), range.len());
+        after(range.len()).await;
         self.device.write(self.first + sector, below).await.1.map_err(|error| self.own(error))
     }
 
@@ -162,6 +161,13 @@ impl<D: BlockDevice, P: Pages> Inner<D, P> {
             }
             other => other,
         }
+    }
+}
+
+/// Lets other tasks run after that many bytes were converted; short requests end too soon to do so.
+async fn after(bytes: usize) {
+    if bytes >= YIELD {
+        yield_now().await;
     }
 }
 
@@ -194,7 +200,11 @@ impl<D: BlockDevice, P: Pages> BlockDevice for Encrypted<D, P> {
         if let Err(error) = self.geometry().check(sector, buffer.len()) {
             return (buffer, Err(error));
         }
-        let outcome = all(slices(buffer.len()).map(|range| self.inner.read_slice(sector, &buffer, range))).await;
+        let outcome = match buffer.len() {
+            0 => Ok(()),
+            1..=SLICE => self.inner.read_slice(sector, &buffer, 0..buffer.len()).await,
+            len => all(slices(len).map(|range| self.inner.read_slice(sector, &buffer, range))).await,
+        };
         (buffer, outcome)
     }
 
@@ -203,7 +213,11 @@ impl<D: BlockDevice, P: Pages> BlockDevice for Encrypted<D, P> {
         if let Err(error) = geometry.check_writable().and(geometry.check(sector, buffer.len())) {
             return (buffer, Err(error));
         }
-        let outcome = all(slices(buffer.len()).map(|range| self.inner.write_slice(sector, &buffer, range))).await;
+        let outcome = match buffer.len() {
+            0 => Ok(()),
+            1..=SLICE => self.inner.write_slice(sector, &buffer, 0..buffer.len()).await,
+            len => all(slices(len).map(|range| self.inner.write_slice(sector, &buffer, range))).await,
+        };
         (buffer, outcome)
     }
 

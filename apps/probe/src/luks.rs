@@ -90,7 +90,7 @@ async fn measure(app: App) -> Result<(), String> {
     }
     let micros = (app.clock().now() - begin).as_micros();
     // CPUID's leaf 1 says in bit 25 of ECX whether there is AES-NI.
-    let aes = core::arch::x86_64::__cpuid(1).ecx >> 25 & 1 == 1;
-    println!("luks: AES-NI {aes}: {} kB/s", u128::from(bytes) * 1000 / u128::from(micros).max(1));
+    let aes = core::arch::x86_64::__cpuid(1).ecx & (1 << 25) != 0;
+    println!("luks: AES-NI {aes}: {} kB/s", bytes * 1000 / micros.max(1));
     Ok(())
 }
