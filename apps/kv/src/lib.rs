@@ -16,7 +16,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use embedded_io_async::Write;
-use futures_util::future::{Either, join_all, select};
+use futures_util::future::{Either, join, join_all, select};
 use sarab::network::Stack;
 use sarab::network::stack::tcp::TcpSocket;
 use sarab::state::{Error, Options, Store};
@@ -49,8 +49,9 @@ pub async fn main(app: App) -> sarab::Result {
         keys += 1;
     }
     let network = app.network("vif").await?;
-    println!("kv: {keys} keys, ready on port {port}");
     let clients = join_all((0..MAX_CLIENTS).map(|_| serve(network.stack, port, &store)));
+    // Once they listen.
+    let clients = join(clients, async { println!("kv: {keys} keys, ready on port {port}") });
     match select(core::pin::pin!(clients), core::pin::pin!(app.shutdown())).await {
         Either::Left(_) => Ok(()),
         Either::Right((request, _)) => {
