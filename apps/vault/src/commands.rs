@@ -7,12 +7,14 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
+use sarab::hal::DomId;
 use sarab::{Size, println};
 use sarab_volumes::{Create, Pool, Scrub};
 
 use crate::Vault;
 use crate::access::{Access, Speed, Who};
 use crate::devices::{Own, Plain};
+use crate::holds::{Busy, Hold, Wanted};
 use crate::keys::{self, MODULE};
 use crate::words::Words;
 
@@ -42,6 +44,7 @@ const MAX_LINES: usize = 20;
 
 /// Does what a line says. The answer is of one line or several.
 pub async fn run(vault: &Rc<Vault>, line: &str) -> Result<String, String> {
+    let _alone = vault.commands.lock().await;
     let mut words = Words::new(line)?;
     let command = words.require("a command")?.to_string();
     let outcome = perform(vault, &command, &mut words).await;
@@ -76,6 +79,13 @@ impl Vault {
 
     fn device(&self, name: &str) -> Result<Plain, String> {
         self.devices.find(name).map(|(device, _)| device).ok_or_else(|| format!("there is no `{name}`"))
+    }
+
+    /// Takes a device that no guest has.
+    fn hold(&self, name: &str) -> Result<Hold, String> {
+        let wanted = Wanted { name, parent: self.devices.parent(name), writes: true };
+        let own = self.app.domain_id().unwrap_or(DomId(0));
+        self.holds.take(wanted, own, false).map_err(|Busy(domain)| format!("{name}: domain {} has it", domain.0))
     }
 
     /// Whether guests have a device.
@@ -288,7 +298,8 @@ async fn open(vault: &Rc<Vault>, words: &mut Words, new: bool) -> Result<String,
         return Err(format!("{name}: it is unlocked"));
     }
     let outcome = if new {
-        vault.check_unused(&name)?;
+        // No guest gets it meanwhile.
+        let _hold = vault.hold(&name)?;
         vault.keys.encrypt(vault.app, &name, device, &key, chosen).await
     } else {
         vault.keys.unlock(vault.app, &name, device, &key, chosen).await
@@ -310,6 +321,11 @@ async fn change_keys(vault: &Rc<Vault>, words: &mut Words, command: &str) -> Res
     let name = words.require("NAME")?.to_string();
     let key = keys::bytes_of(vault.app, words.require("KEY")?)?;
     let device = vault.device(&name)?;
+    // A guest that unlocks it itself might change keys, too.
+    let _hold = match vault.keys.get(&name) {
+        Some(_) => None,
+        None => Some(vault.hold(&name)?),
+    };
     let slot = match command {
         "remove-key" => {
             words.end()?;

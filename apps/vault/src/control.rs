@@ -3,7 +3,6 @@
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
-use core::convert::Infallible;
 
 use sarab::hal::Errno;
 use sarab::println;
@@ -70,10 +69,9 @@ pub async fn store(vault: Rc<Vault>) {
     }
 }
 
-async fn follow(vault: &Rc<Vault>, store: &Store) -> Result<Infallible, Error> {
+async fn follow(vault: &Rc<Vault>, store: &Store) -> Result<(), Error> {
     let mut watch = store.watch_any(COMMAND).await?;
-    loop {
-        watch.next().await;
+    while watch.next().await.is_some() {
         let names = match store.list(COMMAND).await {
             Ok(names) => names,
             Err(error) if error.errno() == Some(Errno::ENOENT) => continue,
@@ -85,6 +83,7 @@ async fn follow(vault: &Rc<Vault>, store: &Store) -> Result<Infallible, Error> {
             perform(vault, store, &command, &status).await?;
         }
     }
+    Ok(())
 }
 
 async fn perform(vault: &Rc<Vault>, store: &Store, command: &str, status: &str) -> Result<(), Error> {

@@ -62,7 +62,7 @@ impl<'a> Target<'a> {
 
 /// A guest's device.
 pub struct Export {
-    device: Rated<Rc<Share<Shown>>, XenClock>,
+    device: Rated<Share<Shown>, XenClock>,
     clock: XenClock,
     hold: Hold,
 }
@@ -126,7 +126,7 @@ impl Export {
         let release = vault.clone();
         hold.on_release(move |name| release.released(name));
         let rate = vault.settings.rate(attach.domain, &store).await;
-        let device = Rated::new(Rc::new(fair.share(shown)), vault.app.clock(), rate);
+        let device = Rated::new(fair.share(shown), vault.app.clock(), rate);
         Ok(Export { device, clock: vault.app.clock(), hold })
     }
 }

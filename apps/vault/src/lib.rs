@@ -31,6 +31,7 @@ use alloc::rc::Rc;
 use core::cell::Cell;
 use core::pin::pin;
 
+use async_lock::Mutex;
 use futures_util::future::{Either, select};
 use sarab::block::back::{self, Attachment, Limits};
 use sarab::{App, Size, println};
@@ -48,6 +49,8 @@ struct Vault {
     holds: Holds,
     keys: Keys,
     settings: Settings,
+    /// One command at a time.
+    commands: Mutex<()>,
     scrubbing: Cell<bool>,
 }
 
@@ -67,6 +70,7 @@ pub async fn main(app: App) -> sarab::Result {
         holds: Holds::default(),
         keys: Keys::default(),
         settings: Settings::default(),
+        commands: Mutex::new(()),
         scrubbing: Cell::new(false),
     });
     control::first(&vault).await?;
