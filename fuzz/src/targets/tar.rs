@@ -34,8 +34,7 @@ fn sparse() -> Vec<u8> {
         builder.append_pax_extensions(map.iter().copied()).expect("a vector");
         let mut bytes = vec![b'x'; 1112];
         bytes[..512].fill(0);
-        bytes[..12].copy_from_slice(b"2\n9\n600\n700");
-        bytes[12..15].copy_from_slice(b"\n0\n");
+        bytes[..14].copy_from_slice(b"2\n9\n600\n700\n0\n");
         let mut header = Header::new_ustar();
         header.set_size(1112);
         builder.append_data(&mut header, name, &bytes[..]).expect("a vector");

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Fixture;
 use super::checks::Check;
-use super::net::{VIF, put_load};
+use super::net::put_load;
 use xen_lab::Dom0;
 use xen_lab::domain::{Domain, guest};
 
@@ -54,6 +54,8 @@ fn run(f: &Fixture, name: &str, words: &str, disk: &str) -> Result<String> {
 /// What was answered with OK is there when the domain was destroyed.
 fn kv(f: &Fixture) -> Result<String> {
     const ADDRESS: &str = "10.0.2.77";
+    // dom0 remembers whose address it was.
+    const VIF: &str = "vif = [\"bridge=xenbr0,mac=00:16:3e:00:00:77\"]";
     let say = |text: &str| f.lab.run(&format!("printf '{text}QUIT\\n' | timeout 20 nc {ADDRESS} 6379"));
     f.lab.run("dd if=/dev/zero of=/tmp/kv.img bs=1 count=0 seek=8388608 2>/dev/null")?;
     for round in 0..3 {
