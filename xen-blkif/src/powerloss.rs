@@ -203,9 +203,10 @@ impl<M: Pages + Clone> Power<M> {
         let mut states = alloc::vec![images];
         for (disk, sector) in sectors {
             let mut more = Vec::new();
-            for change in pending.iter().filter(|change| {
-                change.disk == disk && (change.sector..change.sector + change.count).contains(&sector)
-            }) {
+            for change in pending
+                .iter()
+                .filter(|change| change.disk == disk && (change.sector..change.sector + change.count).contains(&sector))
+            {
                 for state in &states {
                     let mut state = state.clone();
                     change.apply(&mut state[disk], sector - change.sector, 1);
