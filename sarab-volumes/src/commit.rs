@@ -63,14 +63,15 @@ impl<D: BlockDevice> Shared<D> {
     /// Makes durable what was written, and the metadata that belongs to it: a volume's, or all. What several ask for at
     /// the same time is done once.
     pub(crate) async fn flush(&self, entry: Option<&Entry>) -> Result<(), Error> {
-        let state = self.state.borrow();
-        let target = match entry {
-            Some(entry) => entry.changed_in.get(),
-            None if state.is_changed() => state.transaction(),
-            None => 0,
+        let (target, is_changed, failed) = {
+            let state = self.state.borrow();
+            let target = match entry {
+                Some(entry) => entry.changed_in.get(),
+                None if state.is_changed() => state.transaction(),
+                None => 0,
+            };
+            (target, target > state.generation, state.failed)
         };
-        let (is_changed, failed) = (target > state.generation, state.failed);
-        drop(state);
         if failed && is_changed {
             return Err(Error::Failed);
         }
@@ -120,9 +121,11 @@ impl<D: BlockDevice> Shared<D> {
         loop {
             let listener = commits.runner.listen();
             let is_over = self.handles.get() == 0 && self.unfinished.is_empty();
-            let state = self.state.borrow();
-            let is_wanted = commits.wanted.get() > state.generation || (is_over && state.is_changed() && !state.failed);
-            drop(state);
+            let is_wanted = {
+                let state = self.state.borrow();
+                let is_left = is_over && state.is_changed() && !state.failed;
+                commits.wanted.get() > state.generation || is_left
+            };
             if !is_wanted {
                 if is_over {
                     return;

@@ -183,8 +183,8 @@ async fn read_superblock<D: BlockDevice>(
 pub(crate) async fn open<D: BlockDevice>(disks: Vec<D>, options: &OpenOptions) -> Result<Rc<Shared<D>>, Error> {
     let mut sizes = sizes(&disks)?;
     let mut found: Vec<(Label, bool)> = Vec::new();
-    for disk in 0..disks.len() {
-        let (label, is_damaged) = read_label(&disks, disk, sizes[disk]).await?;
+    for (disk, size) in sizes.iter_mut().enumerate() {
+        let (label, is_damaged) = read_label(&disks, disk, *size).await?;
         if found.first().is_some_and(|(first, _)| first.uuid != label.uuid) {
             return Err(Error::Foreign { disk });
         }
@@ -194,7 +194,7 @@ pub(crate) async fn open<D: BlockDevice>(disks: Vec<D>, options: &OpenOptions) -
         if label.disks != disks.len() {
             return Err(Error::DiskCount { given: disks.len(), expected: label.disks });
         }
-        sizes[disk] = label.size;
+        *size = label.size;
         found.push((label, is_damaged));
     }
     let uuid = found[0].0.uuid;

@@ -239,8 +239,8 @@ impl World {
                 continue;
             };
             assert!(may, "{at}: {} is there", life.name);
-            let is_size = |size: &&(usize, usize, u64)| size.0 <= time && size.2 == info.sectors;
-            assert!(life.sizes.iter().any(|size| is_size(&&size)), "{at}: {}", life.name);
+            let is_size = |size: &(usize, usize, u64)| size.0 <= time && size.2 == info.sectors;
+            assert!(life.sizes.iter().any(is_size), "{at}: {}", life.name);
             let volume = pool.volume(&life.name).unwrap();
             for (sector, stamp) in read_all(&volume).await.into_iter().enumerate() {
                 let may_be = life.may_be(sector, time);
@@ -250,7 +250,7 @@ impl World {
         let report = pool.check().await.unwrap();
         assert!(report.is_clean(), "{at}: {report:?}");
         assert!(pool.volumes().iter().all(|info| info.bad_blocks == 0) && pool.usage().repaired == 0, "{at}");
-        if seed % 4 == 0 {
+        if seed.is_multiple_of(4) {
             // It goes on as ever: what is written now reaches no other.
             let before = pool.volumes();
             for info in before.iter().filter(|info| !info.read_only) {

@@ -5,6 +5,7 @@ mod support;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::slice::from_ref;
 
 use futures_util::future::join_all;
 use sarab_volumes::{BlockDevice, Content, Create, Error, FormatOptions, OpenOptions, Overlay, Pool, identify};
@@ -311,7 +312,7 @@ fn disks_that_are_no_pool_are_refused_with_words() {
             assert!(Pool::open(pick(&[0, 1]), &OpenOptions::default()).await.is_ok());
 
             let small = RamDisk::new(domain.clone(), 2 << 11).unwrap();
-            let error = Pool::format(&[small.clone()], [1; 16], &options).await.unwrap_err();
+            let error = Pool::format(from_ref(&small), [1; 16], &options).await.unwrap_err();
             assert_eq!(error.to_string(), "disk 0 cannot be used: it is too small");
             let error = Pool::format(&[small.read_only()], [1; 16], &options).await.unwrap_err();
             assert_eq!(error.to_string(), "disk 0 cannot be used: it is read-only");
@@ -359,7 +360,7 @@ fn as_many_volumes_as_there_can_be() {
             let power = Power::new(domain.clone());
             let disk = power.disk(128 << 11);
             let options = FormatOptions::default().with_metadata_bytes(8 << 20);
-            Pool::format(&[disk.clone()], [7; 16], &options).await.unwrap();
+            Pool::format(from_ref(&disk), [7; 16], &options).await.unwrap();
             let pool = open(&domain, vec![disk.clone()]).await;
             pool.create("v0", &Create::thin(8 * CHUNK)).await.unwrap();
             let volume = pool.volume("v0").unwrap();
@@ -371,7 +372,7 @@ fn as_many_volumes_as_there_can_be() {
             drop((volume, pool));
             let pool = open(&domain, vec![disk]).await;
             assert_eq!(pool.usage().volumes, sarab_volumes::MAX_VOLUMES);
-            assert_eq!(read(&pool.volume("v1000").unwrap(), 1000 % 8 * CHUNK, 2).await.unwrap(), [1000, 0]);
+            assert_eq!(read(&pool.volume("v1001").unwrap(), CHUNK, 2).await.unwrap(), [1001, 0]);
             assert!(pool.check().await.unwrap().is_clean());
             let free = pool.usage().sectors;
             for info in pool.volumes() {
@@ -430,7 +431,7 @@ fn without_a_runner_nothing_waits_for_ever() {
             let (_, pool) = new_pool(&domain, 1, 8).await;
             pool.create("v", &Create::thin(8 * CHUNK)).await.unwrap();
             let disk = RamDisk::new(domain.clone(), 8 << 11).unwrap();
-            Pool::format(&[disk.clone()], [3; 16], &FormatOptions::default()).await.unwrap();
+            Pool::format(from_ref(&disk), [3; 16], &FormatOptions::default()).await.unwrap();
             let (lonely, runner) = Pool::open(vec![disk], &OpenOptions::default()).await.unwrap();
             drop(runner);
             assert_eq!(lonely.create("v", &Create::thin(8)).await, Err(Error::Gone));
@@ -520,7 +521,7 @@ fn metadata_takes_no_more_memory_than_it_may() {
             let machine = domain.machine();
             let disk = Sparse { memory: domain.clone(), blocks: Rc::default() };
             let options = FormatOptions::default().with_metadata_bytes(12 << 20);
-            Pool::format(&[disk.clone()], [7; 16], &options).await.unwrap();
+            Pool::format(from_ref(&disk), [7; 16], &options).await.unwrap();
             let before = machine.allocation() - disk.allocation();
             let pool = open(&domain, vec![disk.clone()]).await;
             // Each of these chunks is far from all others: its leaf and what is above are its own.
