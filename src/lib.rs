@@ -24,7 +24,7 @@
 //! - `net`: network interfaces, and a TCP/IP stack on them.
 //! - `vchan`: byte streams to other domains, and to programs in dom0 (libvchan).
 //! - `qubes`: a qube's side of Qubes OS (QubesDB, qrexec, firewall rules); with it `vchan`.
-//! - `state`: a durable key-value store on a disk ([`state`]).
+//! - `state`: a durable key-value store on a disk, `sarab::state`.
 //! - `embedded-storage-async`: a disk as flash memory ([`block::adapters`]).
 //! - `guest`: the entry point, allocator and panic handler; for the final program only.
 //! - `log`: the drivers' log lines are text, not defmt's frames.
