@@ -278,9 +278,10 @@ fn a_key_opens_a_device_until_its_guest_has_gone() {
 
 #[test]
 fn partitions_are_disks_of_their_own() {
-    // An MBR as fdisk writes it: one of Linux's from sector 64 on, a second one that reaches past the disk's end.
+    // An MBR as fdisk writes it: one of Linux's from sector 64 on, a second one that reaches past the disk's end, one in the
+    // first, and one with the table in it.
     let mut disk = vec![0; 64 << 10];
-    for (at, first, sectors) in [(446, 64_u32, 32_u32), (462, 96, 1000)] {
+    for (at, first, sectors) in [(446, 64_u32, 32_u32), (462, 96, 1000), (478, 95, 8), (494, 0, 8)] {
         disk[at + 4] = 0x83;
         disk[at + 8..at + 12].copy_from_slice(&first.to_le_bytes());
         disk[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
@@ -299,6 +300,11 @@ fn partitions_are_disks_of_their_own() {
                 "{console}"
             );
             assert_eq!(mark(&xen, &vault, "xvdb1").await.console(), "0\n");
+            for number in [3, 4] {
+                let line = format!("vault: partition {number}: it overlaps the partition table or another partition\n");
+                assert!(console.contains(&line), "{console}");
+                assert!(!console.contains(&format!("vault: xvdb{number}:")), "{console}");
+            }
             // Who has a partition has the disk, and the other way round.
             let first = Guest::new(&xen).disk_of("xvda", &vault, "xvdb1").start(staying).await;
             first.wait_for("has it\n").await;
