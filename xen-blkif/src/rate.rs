@@ -53,7 +53,6 @@ impl Meter {
         self.next.set(start.saturating_add(takes));
         start
     }
-
 }
 
 impl Rate {

@@ -634,3 +634,33 @@ fn guests_that_are_thrown_away_share_half_of_the_memory() {
         });
     });
 }
+
+/// A guest whose drivers change, as with a firmware and its kernel: each connects to the disk anew.
+async fn connecting_twice(app: App) -> sarab::Result {
+    for number in 0..2 {
+        let disk = app.disk("xvda").await?;
+        let mut found = [0; 512];
+        disk.read_bytes(0, &mut found).await?;
+        disk.write_bytes(0, &[number + 1; 512]).await?;
+        println!("{}", found[0]);
+        drop(disk);
+        app.clock().sleep(Duration::from_secs(1)).await;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_guest_that_connects_again_has_its_device_still() {
+    check("again", 3, |xen| {
+        let guest = Guest::new(xen).memory(24).command_line("ramdisk=2M commands=\"encrypt ram key\"");
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            let ended = Guest::new(&xen).disk_of("xvda", &vault, "ram").start(connecting_twice).await.ended().await;
+            assert!(ended.console().ends_with("\n1\n"), "{}\n{}", ended.console(), vault.console());
+            vault.wait_for("vault: ram: locked\n").await;
+            assert_eq!(vault.console().matches("locked\n").count(), 1, "{}", vault.console());
+        });
+    });
+}
