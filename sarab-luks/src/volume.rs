@@ -70,6 +70,23 @@ impl<D: BlockDevice> Volume<D> {
         Ok(Volume { device, header: found.header, metadata, limits, repair })
     }
 
+    /// Whether one of the two headers is good. Nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// What the device says.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn is_there(device: &D) -> Result<bool, xen_blkif::Error> {
+        match copies::find(device).await {
+            Ok(_) | Err(Error::Unsupported(_)) => Ok(true),
+            Err(Error::Device(error)) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Makes a volume, which the key opens. All before the data is overwritten; the data is not.
     ///
     /// # Errors

@@ -84,6 +84,8 @@ impl Create {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VolumeInfo {
+    /// Its [number](crate::Volume::id).
+    pub id: u64,
     /// Its name.
     pub name: String,
     /// Its size in sectors of 512 bytes.

@@ -113,6 +113,7 @@ impl<D: BlockDevice + 'static> Pool<D> {
             .map(|entry| {
                 let record = entry.record.borrow();
                 VolumeInfo {
+                    id: record.id,
                     name: record.name.clone(),
                     sectors: record.sectors,
                     mapped_sectors: record.mapped * CHUNK_SECTORS,

@@ -37,6 +37,11 @@ impl<D> Volume<D> {
     pub fn name(&self) -> String {
         self.entry.record.borrow().name.clone()
     }
+
+    /// A number that no other volume of the pool has or will have. It stays with the volume when that is renamed.
+    pub fn id(&self) -> u64 {
+        self.entry.record.borrow().id
+    }
 }
 
 impl<D> Clone for Volume<D> {

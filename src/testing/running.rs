@@ -12,6 +12,7 @@ use core::time::Duration;
 use xen_blkif::BlockDevice;
 use xen_hal::Clock;
 use xen_sim::{Domain, Toolstack};
+use xenstore_client::ToValue;
 
 use super::End;
 use super::guest::{Devices, Disks, Image, Kind};
@@ -130,7 +131,7 @@ impl Running {
     /// # Cancellation
     ///
     /// It may be written, or not.
-    pub async fn set(&self, path: &str, value: &str) {
+    pub async fn set(&self, path: &str, value: &(impl ToValue + ?Sized)) {
         let path = self.path(path);
         let outcome = self.toolstack.store().set(&path, value).await;
         outcome.unwrap_or_else(|error| panic!("{path}: {error}"));

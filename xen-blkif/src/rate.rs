@@ -2,9 +2,12 @@
 
 use alloc::rc::Rc;
 use core::cell::Cell;
+use core::pin::pin;
 use core::time::Duration;
 
+use futures_util::future::{Either, select};
 use xen_hal::Clock;
+use xen_ring::WaitQueue;
 
 use crate::device::{BlockDevice, Buffer, Completed, Error, Geometry};
 
@@ -24,6 +27,9 @@ pub struct Rate {
 struct State {
     bytes: Meter,
     requests: Meter,
+    /// How often what was agreed has changed.
+    changes: Cell<u64>,
+    changed: WaitQueue,
 }
 
 #[derive(Debug, Default)]
@@ -47,21 +53,23 @@ impl Meter {
         self.next.set(start.saturating_add(takes));
         start
     }
-
-    fn set(&self, limit: Option<u64>) {
-        let limit = limit.unwrap_or(0);
-        if self.limit.replace(limit) != limit {
-            // What was agreed before is over.
-            self.next.set(Duration::ZERO);
-        }
-    }
 }
 
 impl Rate {
-    /// Sets how many bytes and requests a second there may be, from the next request on; `None` is any number.
+    /// Sets how many bytes and requests a second there may be; `None` is any number. It holds for what waits, too.
     pub fn set(&self, bytes: Option<u64>, requests: Option<u64>) {
-        self.state.bytes.set(bytes);
-        self.state.requests.set(requests);
+        let State { changes, changed, .. } = &*self.state;
+        let meters = [(&self.state.bytes, bytes.unwrap_or(0)), (&self.state.requests, requests.unwrap_or(0))];
+        if meters.iter().all(|(meter, limit)| meter.limit.get() == *limit) {
+            return;
+        }
+        for (meter, limit) in meters {
+            meter.limit.set(limit);
+            // What was agreed before is over.
+            meter.next.set(Duration::ZERO);
+        }
+        changes.set(changes.get() + 1);
+        changed.wake_all();
     }
 
     /// Whether there is a clone of it.
@@ -70,11 +78,19 @@ impl Rate {
     }
 
     async fn wait(&self, clock: &impl Clock, bytes: usize) {
-        let now = clock.now();
-        let by_bytes = self.state.bytes.take(now, bytes as u64);
-        let start = by_bytes.max(self.state.requests.take(now, 1));
-        if start > now {
-            clock.sleep_until(start).await;
+        let State { changes, changed, .. } = &*self.state;
+        loop {
+            let now = clock.now();
+            let by_bytes = self.state.bytes.take(now, bytes as u64);
+            let start = by_bytes.max(self.state.requests.take(now, 1));
+            if start <= now {
+                return;
+            }
+            let known = changes.get();
+            let other = pin!(changed.wait_until(|| (changes.get() != known).then_some(())));
+            if let Either::Left(_) = select(pin!(clock.sleep_until(start)), other).await {
+                return;
+            }
         }
     }
 }

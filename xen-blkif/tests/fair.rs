@@ -167,3 +167,23 @@ fn a_rate_is_kept_over_all_disks_of_a_guest() {
         assert!(domain.now() - start < Duration::from_millis(10), "no limit any more");
     });
 }
+
+/// A limit of a byte a second may be a slip, and is to be corrected without an end of the guest.
+#[test]
+fn another_rate_holds_for_what_waits() {
+    let xen = Xen::new(1);
+    let domain = xen.domain();
+    xen.run(async move {
+        let rate = Rate::default();
+        let disk = Rated::new(RamDisk::new(domain.clone(), SECTORS).unwrap(), domain.clone(), rate.clone());
+        rate.set(Some(1), None);
+        let start = domain.now();
+        let loads = join_all((0..8).map(async |_| disk.read_bytes(0, &mut [0; SECTOR]).await.unwrap()));
+        let correct = async {
+            domain.sleep(Duration::from_secs(1)).await;
+            rate.set(Some(1 << 20), None);
+        };
+        futures_util::future::join(loads, correct).await;
+        assert!((domain.now() - start).as_secs() < 2);
+    });
+}

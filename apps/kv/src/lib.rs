@@ -25,7 +25,9 @@ use sarab::{App, Context, Disk, println};
 
 use protocol::{Input, Problem, bulk};
 
-/// Clients at a time. Each has up to about 40 KiB of memory.
+/// Most bytes of keys that `KEYS` answers with: each client may have such an answer waiting.
+const MAX_KEYS: usize = 64 << 10;
+/// Clients at a time. Each has up to about 200 KiB of memory.
 const MAX_CLIENTS: usize = 32;
 /// How long a client may say nothing, or take nothing.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -125,6 +127,9 @@ async fn command(name: &[u8], arguments: &[&[u8]], store: &Store<Disk>) -> Resul
             while let Some((key, _)) = scan.next().await? {
                 count += 1;
                 keys.extend(bulk(&key));
+                if keys.len() > MAX_KEYS {
+                    return Ok(b"-ERR too many keys for one answer: give a longer prefix\r\n".to_vec());
+                }
             }
             [alloc::format!("*{count}\r\n").into_bytes(), keys].concat()
         }

@@ -11,6 +11,8 @@ use sarab::block::rate::Rate;
 use sarab::hal::DomId;
 use sarab::store::Store;
 
+use crate::devices::Id;
+
 /// A domain, as an administrator names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
@@ -66,7 +68,7 @@ pub struct Speed {
 /// What was said about devices and guests.
 #[derive(Default)]
 pub struct Settings {
-    access: RefCell<BTreeMap<String, Access>>,
+    access: RefCell<BTreeMap<Id, Access>>,
     usual: RefCell<Speed>,
     speeds: RefCell<Vec<(Who, Speed)>>,
     /// Of the guests that have a device.
@@ -82,27 +84,20 @@ pub enum Denied {
 }
 
 impl Settings {
-    pub fn allow(&self, name: &str, access: Access) {
-        self.access.borrow_mut().insert(name.to_string(), access);
+    pub fn allow(&self, id: Id, access: Access) {
+        self.access.borrow_mut().insert(id, access);
     }
 
-    pub fn access(&self, name: &str) -> Access {
-        self.access.borrow().get(name).cloned().unwrap_or_default()
+    pub fn access(&self, id: &Id) -> Access {
+        self.access.borrow().get(id).cloned().unwrap_or_default()
     }
 
-    pub fn rename(&self, from: &str, to: &str) {
-        let mut access = self.access.borrow_mut();
-        if let Some(own) = access.remove(from) {
-            access.insert(to.to_string(), own);
-        }
+    pub fn forget(&self, id: &Id) {
+        self.access.borrow_mut().remove(id);
     }
 
-    pub fn forget(&self, name: &str) {
-        self.access.borrow_mut().remove(name);
-    }
-
-    pub async fn check(&self, name: &str, domain: DomId, writes: bool, store: &Store) -> Result<(), Denied> {
-        let access = self.access(name);
+    pub async fn check(&self, id: &Id, domain: DomId, writes: bool, store: &Store) -> Result<(), Denied> {
+        let access = self.access(id);
         if let Some(only) = access.only {
             let mut may = false;
             for who in only {

@@ -7,14 +7,13 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use sarab::hal::DomId;
 use sarab::{Size, println};
 use sarab_volumes::{Create, Pool, Scrub};
 
 use crate::Vault;
 use crate::access::{Access, Speed, Who};
-use crate::devices::{Own, Plain};
-use crate::holds::{Busy, Hold, Wanted};
+use crate::devices::{Found, Id, Own};
+use crate::holds::Wanted;
 use crate::keys::{self, MODULE};
 use crate::words::Words;
 
@@ -44,7 +43,6 @@ const MAX_LINES: usize = 20;
 
 /// Does what a line says. The answer is of one line or several.
 pub async fn run(vault: &Rc<Vault>, line: &str) -> Result<String, String> {
-    let _alone = vault.commands.lock().await;
     let mut words = Words::new(line)?;
     let command = words.require("a command")?.to_string();
     let outcome = perform(vault, &command, &mut words).await;
@@ -77,20 +75,13 @@ impl Vault {
         self.devices.pool.as_ref().ok_or_else(|| "there is no pool: pool=DISK names its disks".into())
     }
 
-    fn device(&self, name: &str) -> Result<Plain, String> {
-        self.devices.find(name).map(|(device, _)| device).ok_or_else(|| format!("there is no `{name}`"))
-    }
-
-    /// Takes a device that no guest has.
-    fn hold(&self, name: &str) -> Result<Hold, String> {
-        let wanted = Wanted { name, parent: self.devices.parent(name), writes: true };
-        let own = self.app.domain_id().unwrap_or(DomId(0));
-        self.holds.take(wanted, own, false).map_err(|Busy(domain)| format!("{name}: domain {} has it", domain.0))
+    fn device(&self, name: &str) -> Result<Found, String> {
+        self.devices.find(name).ok_or_else(|| format!("there is no `{name}`"))
     }
 
     /// Whether guests have a device.
-    fn check_unused(&self, name: &str) -> Result<(), String> {
-        match self.holds.of(name).first() {
+    fn check_unused(&self, name: &str, id: &Id) -> Result<(), String> {
+        match self.holds.of(id).first() {
             None => Ok(()),
             Some((domain, _)) => Err(format!("{name}: domain {} has it", domain.0)),
         }
@@ -109,12 +100,12 @@ fn size(sectors: u64) -> String {
 /// All devices, in lines.
 pub fn list(vault: &Vault) -> String {
     let mut text = String::new();
-    let mut line = |name: &str, rest: String| {
-        let guests = vault.holds.of(name);
+    let mut line = |name: &str, id: &Id, rest: String| {
+        let guests = vault.holds.of(id);
         let guests =
             guests.iter().map(|(domain, writes)| format!("{}{}", domain.0, if *writes { "" } else { " (ro)" }));
         let guests = guests.collect::<Vec<_>>().join(", ");
-        let key = if vault.keys.get(name).is_some() { ", unlocked" } else { "" };
+        let key = if vault.keys.get(id).is_some() { ", unlocked" } else { "" };
         let guests = if guests.is_empty() { String::new() } else { format!(", domain {guests}") };
         if !text.is_empty() {
             text.push('\n');
@@ -123,7 +114,7 @@ pub fn list(vault: &Vault) -> String {
         let _ = write!(text, "{name}: {rest}{key}{guests}");
     };
     for (name, sectors) in vault.devices.fixed() {
-        line(name, size(sectors));
+        line(name, &Id::Fixed(name.into()), size(sectors));
     }
     for volume in vault.devices.pool.iter().flat_map(Pool::volumes) {
         let mut rest = format!(
@@ -144,7 +135,7 @@ pub fn list(vault: &Vault) -> String {
         if volume.read_only {
             rest.push_str(", read-only");
         }
-        line(&volume.name, rest);
+        line(&volume.name, &Id::Volume(volume.id), rest);
     }
     if text.is_empty() { "there is no volume; `create NAME SIZE` makes one".into() } else { text }
 }
@@ -202,19 +193,23 @@ async fn rename(vault: &Rc<Vault>, words: &mut Words) -> Result<String, String> 
         return Err(format!("`{new}` is the name of a disk"));
     }
     vault.pool()?.rename(&name, &new).await.map_err(|error| format!("{name}: {error}"))?;
-    vault.holds.rename(&name, &new);
-    vault.keys.rename(&name, &new);
-    vault.settings.rename(&name, &new);
     Ok(format!("{new}: was {name}"))
 }
 
 async fn delete(vault: &Rc<Vault>, words: &mut Words) -> Result<String, String> {
     let name = words.require("NAME")?.to_string();
     words.end()?;
-    vault.check_unused(&name)?;
-    vault.keys.lock(&name);
-    vault.pool()?.delete(&name).await.map_err(|error| format!("{name}: {error}"))?;
-    vault.settings.forget(&name);
+    if vault.devices.is_fixed(&name) {
+        return Err(format!("`{name}` is the name of a disk"));
+    }
+    let pool = vault.pool()?;
+    let Found { id, device, .. } = vault.device(&name)?;
+    vault.check_unused(&name, &id)?;
+    // What is open is not deleted.
+    drop(device);
+    vault.keys.lock(&id);
+    pool.delete(&name).await.map_err(|error| format!("{name}: {error}"))?;
+    vault.settings.forget(&id);
     Ok(format!("{name}: deleted"))
 }
 
@@ -292,26 +287,32 @@ async fn open(vault: &Rc<Vault>, words: &mut Words, new: bool) -> Result<String,
     let key = if chosen { MODULE } else { words.next().unwrap_or(MODULE) };
     let key = keys::bytes_of(vault.app, key)?;
     chosen |= words.take(option);
-    words.end()?;
-    let device = vault.device(&name)?;
-    if vault.keys.get(&name).is_some() {
+    words.end_of_keys()?;
+    let Found { id, parent, device, .. } = vault.device(&name)?;
+    if vault.keys.get(&id).is_some() {
         return Err(format!("{name}: it is unlocked"));
     }
-    let outcome = if new {
-        // No guest gets it meanwhile.
-        let _hold = vault.hold(&name)?;
-        vault.keys.encrypt(vault.app, &name, device, &key, chosen).await
-    } else {
-        vault.keys.unlock(vault.app, &name, device, &key, chosen).await
+    let _turn = vault.keys.turn(&id).ok_or_else(|| another(&name))?;
+    // No guest gets the device while it becomes another one, nor may one write that is to be unlocked.
+    let wanted = Wanted { id: id.clone(), parent, writes: new };
+    let _hold = vault.holds.take(wanted, None, false).map_err(|other| format!("{name}: {other} has it"))?;
+    let outcome = match new {
+        true => vault.keys.encrypt(vault.app, id.clone(), device, &key, chosen).await,
+        false => vault.keys.unlock(vault.app, id.clone(), device, &key, chosen).await,
     };
-    outcome.map_err(|error| format!("{name}: {error}"))
+    outcome.map(|text| format!("{name}: {text}")).map_err(|error| format!("{name}: {error}"))
+}
+
+fn another(name: &str) -> String {
+    format!("{name}: another command works on its keys")
 }
 
 fn lock(vault: &Rc<Vault>, words: &mut Words) -> Result<String, String> {
     let name = words.require("NAME")?.to_string();
-    words.end()?;
-    vault.check_unused(&name)?;
-    match vault.keys.lock(&name) {
+    words.end_of_keys()?;
+    let Found { id, .. } = vault.device(&name)?;
+    vault.check_unused(&name, &id)?;
+    match vault.keys.lock(&id) {
         true => Ok(format!("{name}: locked")),
         false => Err(format!("{name}: it is not unlocked")),
     }
@@ -320,20 +321,24 @@ fn lock(vault: &Rc<Vault>, words: &mut Words) -> Result<String, String> {
 async fn change_keys(vault: &Rc<Vault>, words: &mut Words, command: &str) -> Result<String, String> {
     let name = words.require("NAME")?.to_string();
     let key = keys::bytes_of(vault.app, words.require("KEY")?)?;
-    let device = vault.device(&name)?;
-    // A guest that unlocks it itself might change keys, too.
-    let _hold = match vault.keys.get(&name) {
+    let Found { id, parent, device, .. } = vault.device(&name)?;
+    let _turn = vault.keys.turn(&id).ok_or_else(|| another(&name))?;
+    // A guest that unlocks it itself may change keys, too.
+    let _hold = match vault.keys.get(&id) {
         Some(_) => None,
-        None => Some(vault.hold(&name)?),
+        None => {
+            let wanted = Wanted { id: id.clone(), parent, writes: true };
+            Some(vault.holds.take(wanted, None, false).map_err(|other| format!("{name}: {other} has it"))?)
+        }
     };
     let slot = match command {
         "remove-key" => {
-            words.end()?;
+            words.end_of_keys()?;
             vault.keys.remove(vault.app, device, &key).await
         }
         _ => {
             let new = keys::bytes_of(vault.app, words.require("NEW-KEY")?)?;
-            words.end()?;
+            words.end_of_keys()?;
             match command {
                 "add-key" => vault.keys.add(vault.app, device, &key, &new).await,
                 _ => vault.keys.change(vault.app, device, &key, &new).await,
@@ -356,7 +361,9 @@ fn allow(vault: &Rc<Vault>, words: &mut Words) -> Result<String, String> {
         "none" => Some(Vec::new()),
         list => Some(list.split(',').filter(|one| !one.is_empty()).map(Who::parse).collect()),
     };
-    vault.settings.allow(&name, Access { only, read_only });
+    // Of a name that is not there, nobody would be kept from anything.
+    let Found { id, .. } = vault.device(&name)?;
+    vault.settings.allow(id, Access { only, read_only });
     Ok(format!("{name}: {who}{}", if read_only { ", read-only" } else { "" }))
 }
 

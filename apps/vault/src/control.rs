@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use sarab::hal::Errno;
 use sarab::println;
@@ -73,26 +74,37 @@ async fn follow(vault: &Rc<Vault>, store: &Store) -> Result<(), Error> {
     let mut watch = store.watch_any(COMMAND).await?;
     while watch.next().await.is_some() {
         let names = match store.list(COMMAND).await {
-            Ok(names) => names,
             Err(error) if error.errno() == Some(Errno::ENOENT) => continue,
-            Err(error) => return Err(error),
+            names => survive(names)?.unwrap_or_default(),
         };
         let own = (COMMAND.to_string(), STATUS.to_string());
         let below = names.iter().map(|name| (format!("{COMMAND}/{name}"), format!("{STATUS}/{name}")));
         for (command, status) in core::iter::once(own).chain(below) {
-            perform(vault, store, &command, &status).await?;
+            survive(perform(vault, store, &command, &status).await)?;
         }
     }
     Ok(())
 }
 
+/// What the store says of one command is no reason to follow no others, unless the store is gone.
+fn survive<T>(outcome: Result<T, Error>) -> Result<Option<T>, Error> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_broken() => Err(error),
+        Err(error) => {
+            println!("vault: {error}");
+            Ok(None)
+        }
+    }
+}
+
 async fn perform(vault: &Rc<Vault>, store: &Store, command: &str, status: &str) -> Result<(), Error> {
-    let line = match store.get::<String>(command).await {
-        Ok(Some(line)) => Zeroizing::new(line),
-        Ok(None) => return Ok(()),
-        Err(error) => return Err(error),
+    // As bytes: an error about text would tell the line, and with it a key.
+    let line = match store.get::<Vec<u8>>(command).await? {
+        Some(line) => Zeroizing::new(line),
+        None => return Ok(()),
     };
-    if line.trim().is_empty() {
+    if line.trim_ascii().is_empty() {
         return Ok(());
     }
     // It may name a key, and is not to be done twice.
@@ -101,9 +113,10 @@ async fn perform(vault: &Rc<Vault>, store: &Store, command: &str, status: &str) 
     } else {
         store.remove(command).await?
     }
-    let outcome = match line.len() {
-        0..=MAX_LINE => commands::run(vault, &line).await,
-        len => Err(format!("a command of {len} bytes, of {MAX_LINE} at most")),
+    let outcome = match (line.len(), core::str::from_utf8(&line)) {
+        (0..=MAX_LINE, Ok(line)) => commands::run(vault, line).await,
+        (0..=MAX_LINE, Err(error)) => Err(format!("not valid UTF-8 after {} bytes", error.valid_up_to())),
+        (len, _) => Err(format!("a command of {len} bytes, of {MAX_LINE} at most")),
     };
     show(&outcome);
     let text = match &outcome {

@@ -6,10 +6,10 @@ use alloc::vec::Vec;
 
 use futures_util::future::Either;
 use rand_core::TryRng;
-use sarab::block::BlockDevice;
 use sarab::block::fair::Fair;
 use sarab::block::ramdisk::RamDisk;
 use sarab::block::slice::Slice;
+use sarab::block::{BlockDevice, Vdev};
 use sarab::platform::XenGrantTable;
 use sarab::{App, Context, Disk, Size, bail, println};
 use sarab_luks::Encrypted;
@@ -33,6 +33,25 @@ const WINDOW: usize = 4 << 20;
 /// Of the domain's free memory, the part that the pool's metadata may take.
 const CACHE_PART: u64 = 8;
 
+/// Which device it is, whatever it is called: a volume can be renamed at any time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Id {
+    /// The name of what is there from the start.
+    Fixed(String),
+    /// The number of a volume.
+    Volume(u64),
+}
+
+/// A device that was looked for.
+pub struct Found {
+    pub id: Id,
+    /// The disk that it is a partition of.
+    pub parent: Option<Id>,
+    pub device: Plain,
+    /// Who else uses the disk that it is on.
+    pub fair: Fair,
+}
+
 /// All of them.
 pub struct Devices {
     fixed: Vec<Fixed>,
@@ -55,6 +74,7 @@ impl Devices {
         let args = app.args();
         let mut fixed = Vec::new();
         let disks: Vec<&str> = list(args.get("pool")?).collect();
+        check_once(list(args.get("pass")?).chain(disks.iter().copied()))?;
         let ram = match args.get::<Size>("ramdisk")? {
             Some(size) => Some(RamDisk::new(app.grant_table(), size.0 / 512).context("ramdisk")?),
             None => None,
@@ -88,18 +108,33 @@ impl Devices {
         Ok(Devices { fixed, pool, pool_fair: Fair::new(WINDOW) })
     }
 
-    /// The device of a name, and who else uses the disk that it is on.
-    pub fn find(&self, name: &str) -> Option<(Plain, Fair)> {
-        if let Some(fixed) = self.fixed.iter().find(|fixed| fixed.name == name) {
-            return Some((Either::Left(fixed.device.clone()), fixed.fair.clone()));
+    /// The device of a name.
+    pub fn find(&self, name: &str) -> Option<Found> {
+        if let Some(Fixed { name, parent, device, fair }) = self.fixed.iter().find(|fixed| fixed.name == name) {
+            return Some(Found {
+                id: Id::Fixed(name.clone()),
+                parent: parent.map(|parent| Id::Fixed(parent.into())),
+                device: Either::Left(device.clone()),
+                fair: fair.clone(),
+            });
         }
         let volume = self.pool.as_ref()?.volume(name).ok()?;
-        Some((Either::Right(volume), self.pool_fair.clone()))
+        Some(Found {
+            id: Id::Volume(volume.id()),
+            parent: None,
+            device: Either::Right(volume),
+            fair: self.pool_fair.clone(),
+        })
     }
 
-    /// The disk that a device is a partition of.
-    pub fn parent(&self, name: &str) -> Option<&'static str> {
-        self.fixed.iter().find(|fixed| fixed.name == name)?.parent
+    /// What a device is called now.
+    pub fn name(&self, id: &Id) -> Option<String> {
+        match id {
+            Id::Fixed(name) => Some(name.clone()),
+            Id::Volume(id) => {
+                self.pool.as_ref()?.volumes().into_iter().find(|volume| volume.id == *id).map(|volume| volume.name)
+            }
+        }
     }
 
     /// Whether a device that is no volume has this name.
@@ -135,6 +170,21 @@ impl Devices {
 
 fn list(names: Option<&'static str>) -> impl Iterator<Item = &'static str> {
     names.into_iter().flat_map(|names| names.split(',')).filter(|name| !name.is_empty())
+}
+
+/// No disk may be named twice, by whatever name: it would have two users who know nothing of each other.
+fn check_once<'a>(names: impl Iterator<Item = &'a str>) -> sarab::Result {
+    let mut seen: Vec<(&str, Option<Vdev>)> = Vec::new();
+    for name in names {
+        let vdev = name.parse().ok();
+        if let Some((other, _)) =
+            seen.iter().find(|(other, known)| *other == name || (vdev.is_some() && *known == vdev))
+        {
+            bail!("disk {name}: pass= and pool= name it more than once (as {other}); each disk has one use");
+        }
+        seen.push((name, vdev));
+    }
+    Ok(())
 }
 
 async fn open_pool(app: App, names: &[&str], ram: Option<&RamDisk<XenGrantTable>>) -> sarab::Result<Pool<Own>> {

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
+use core::cell::Cell;
 
 use futures_util::future::Either;
 use sarab::block::back::Attachment;
@@ -16,12 +17,40 @@ use sarab_volumes::Overlay;
 
 use crate::Vault;
 use crate::access::Denied;
-use crate::devices::{Clear, Shown};
-use crate::holds::{Busy, Hold, Wanted};
+use crate::devices::{Clear, Found, Id, Shown};
+use crate::holds::{Hold, Wanted};
 use crate::keys;
 
-/// Of the domain's free memory, the part that one guest's `snapshot=on` may take.
-const OVERLAY_PART: u64 = 4;
+/// The memory that what guests write with `snapshot=on` may take: of one a quarter, and of all together half of what was
+/// free when the vault began. A guest's part is put aside for as long as it has the device: no more is promised than there is.
+pub struct Spare {
+    all: u64,
+    taken: Cell<u64>,
+}
+
+impl Spare {
+    pub fn new(free: u64) -> Spare {
+        Spare { all: free / 2, taken: Cell::new(0) }
+    }
+
+    fn take(self: &Rc<Spare>) -> Part {
+        let bytes = (self.all - self.taken.get()) / 2;
+        self.taken.set(self.taken.get() + bytes);
+        Part { spare: self.clone(), bytes }
+    }
+}
+
+/// What of it is one guest's.
+struct Part {
+    spare: Rc<Spare>,
+    bytes: u64,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.spare.taken.set(self.spare.taken.get() - self.bytes);
+    }
+}
 
 /// A target: `NAME`, then options.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,6 +94,8 @@ pub struct Export {
     device: Rated<Share<Shown>, XenClock>,
     clock: XenClock,
     hold: Hold,
+    /// Of what the device keeps in memory.
+    _memory: Option<Part>,
 }
 
 impl Export {
@@ -73,7 +104,7 @@ impl Export {
         let refused = |errno, text: String| Failure::new(errno, text);
         let target = Target::parse(&attach.params).map_err(|text| refused(Errno::EINVAL, text))?;
         let name = target.name;
-        let Some((plain, fair)) = vault.devices.find(name) else {
+        let Some(Found { id, parent, device: plain, fair }) = vault.devices.find(name) else {
             let names = vault.devices.names().join(", ");
             return Err(refused(
                 Errno::ENOENT,
@@ -84,25 +115,24 @@ impl Export {
         let store = vault.app.store().map_err(|error| refused(Errno::EIO, error.to_string()))?;
         let denied = |denied| match denied {
             Denied::Domain => {
-                let only = vault.settings.access(name).only.unwrap_or_default();
+                let only = vault.settings.access(&id).only.unwrap_or_default();
                 let only = only.iter().map(ToString::to_string).collect::<alloc::vec::Vec<_>>().join(", ");
                 let text = format!("{name}: domain {} may not have it (allowed: {only})", attach.domain.0);
                 refused(Errno::EACCES, text)
             }
             Denied::ReadOnly => refused(Errno::EROFS, format!("{name}: it may only be read (access=ro)")),
         };
-        vault.settings.check(name, attach.domain, writes, &store).await.map_err(denied)?;
-        let wanted = Wanted { name, parent: vault.devices.parent(name), writes };
-        let hold = vault.holds.take(wanted, attach.domain, target.handover).map_err(|Busy(other)| {
+        vault.settings.check(&id, attach.domain, writes, &store).await.map_err(denied)?;
+        let wanted = Wanted { id: id.clone(), parent, writes };
+        let hold = vault.holds.take(wanted, Some(attach.domain), target.handover).map_err(|other| {
             // xbdback(4)
             let text = format!(
-                "{name}: cannot open it: error 16, it is in use by domain {}; it has to be detached there first, as it is \
-                 not opened a second time",
-                other.0
+                "{name}: cannot open it: error 16, it is in use by {other}; it has to be detached there first, as it is \
+                 not opened a second time"
             );
             refused(Errno::EBUSY, text)
         })?;
-        let clear: Clear = match vault.keys.get(name) {
+        let clear: Clear = match vault.keys.get(&id) {
             Some(encrypted) if !target.raw => Either::Right(encrypted),
             Some(_) => {
                 return Err(refused(Errno::EBUSY, format!("{name}: raw=on, but it is unlocked (`lock {name}`)")));
@@ -116,26 +146,24 @@ impl Export {
                 Either::Left(plain)
             }
         };
-        let shown: Shown = match target.snapshot {
-            false => Either::Left(clear),
-            true => {
-                let most = usize::try_from(vault.app.memory().free / OVERLAY_PART).unwrap_or(usize::MAX);
-                Either::Right(Overlay::new(clear, most))
-            }
+        let memory = target.snapshot.then(|| vault.spare.take());
+        let shown: Shown = match &memory {
+            None => Either::Left(clear),
+            Some(part) => Either::Right(Overlay::new(clear, usize::try_from(part.bytes).unwrap_or(usize::MAX))),
         };
         let release = vault.clone();
-        hold.on_release(move |name| release.released(name));
+        hold.on_release(move || release.released(&id));
         let rate = vault.settings.rate(attach.domain, &store).await;
         let device = Rated::new(fair.share(shown), vault.app.clock(), rate);
-        Ok(Export { device, clock: vault.app.clock(), hold })
+        Ok(Export { device, clock: vault.app.clock(), hold, _memory: memory })
     }
 }
 
 impl Vault {
     /// A guest has left a device.
-    fn released(&self, name: &str) {
-        if self.holds.of(name).is_empty() && self.keys.ends_with_guest(name) && self.keys.lock(name) {
-            println!("vault: {name}: locked");
+    fn released(&self, id: &Id) {
+        if self.holds.of(id).is_empty() && self.keys.ends_with_guest(id) && self.keys.lock(id) {
+            println!("vault: {}: locked", self.devices.name(id).unwrap_or_default());
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
-use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use core::fmt;
 use core::pin::pin;
 use core::time::Duration;
 
@@ -12,6 +12,8 @@ use futures_util::future::{Either, select};
 use sarab::block::Error;
 use sarab::hal::{Clock, DomId};
 use sarab::ring::WaitQueue;
+
+use crate::devices::Id;
 
 /// How long the requests of a guest that takes a device over wait for the guest that has it.
 const HANDOVER: Duration = Duration::from_secs(30);
@@ -31,22 +33,23 @@ struct State {
 
 struct Entry {
     number: u64,
-    name: String,
+    id: Id,
     /// The disk that it is a partition of.
-    parent: Option<String>,
-    domain: DomId,
+    parent: Option<Id>,
+    /// `None` is a command.
+    domain: Option<DomId>,
     writes: bool,
 }
 
 impl Entry {
     /// Whether what one guest writes the other would see.
     fn collides(&self, other: &Entry) -> bool {
-        let is_part = |part: &Entry, whole: &Entry| part.parent.as_ref() == Some(&whole.name);
-        (self.writes || other.writes) && (self.name == other.name || is_part(self, other) || is_part(other, self))
+        let is_part = |part: &Entry, whole: &Entry| part.parent.as_ref() == Some(&whole.id);
+        (self.writes || other.writes) && (self.id == other.id || is_part(self, other) || is_part(other, self))
     }
 }
 
-/// That a guest has a device, until it is dropped.
+/// That a guest or a command has a device, until it is dropped.
 pub struct Hold {
     holds: Holds,
     number: u64,
@@ -54,45 +57,51 @@ pub struct Hold {
     on_release: RefCell<Option<Release>>,
 }
 
-type Release = Box<dyn FnOnce(&str)>;
+type Release = Box<dyn FnOnce()>;
 
-/// What a guest wants.
-pub struct Wanted<'a> {
-    pub name: &'a str,
+/// What a guest or a command wants.
+pub struct Wanted {
+    pub id: Id,
     /// The disk that it is a partition of.
-    pub parent: Option<&'a str>,
+    pub parent: Option<Id>,
     pub writes: bool,
 }
 
-/// Who has a device that cannot be had twice.
-pub struct Busy(pub DomId);
+/// Who has a device that cannot be had twice: a guest, or a command.
+pub struct Busy(Option<DomId>);
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(domain) => write!(f, "domain {}", domain.0),
+            None => f.write_str("a command"),
+        }
+    }
+}
 
 impl Holds {
     /// Takes a device; with `handover` also one that another guest has, which is then waited for.
-    pub fn take(&self, device: Wanted<'_>, domain: DomId, handover: bool) -> Result<Hold, Busy> {
-        let Wanted { name, parent, writes } = device;
+    pub fn take(&self, device: Wanted, domain: Option<DomId>, handover: bool) -> Result<Hold, Busy> {
+        let Wanted { id, parent, writes } = device;
         let number = self.state.next.replace(self.state.next.get() + 1);
-        let entry = Entry { number, name: name.to_string(), parent: parent.map(ToString::to_string), domain, writes };
+        let entry = Entry { number, id, parent, domain, writes };
         let mut list = self.state.list.borrow_mut();
         let others = || list.iter().filter(|other| entry.collides(other));
         let granted = match others().next() {
             None => true,
-            Some(_) if handover && others().count() == 1 => false,
+            // What a command makes of the device, a guest has to be shown afterwards.
+            Some(other) if handover && other.domain.is_some() && others().count() == 1 => false,
             Some(other) => return Err(Busy(other.domain)),
         };
         list.push(entry);
         Ok(Hold { holds: self.clone(), number, granted: Cell::new(granted), on_release: RefCell::default() })
     }
 
-    /// Who has a device.
-    pub fn of(&self, name: &str) -> Vec<(DomId, bool)> {
+    /// Which guests have a device, and whether they write it.
+    pub fn of(&self, id: &Id) -> Vec<(DomId, bool)> {
         let list = self.state.list.borrow();
-        list.iter().filter(|entry| entry.name == name).map(|entry| (entry.domain, entry.writes)).collect()
-    }
-
-    pub fn rename(&self, from: &str, to: &str) {
-        let mut list = self.state.list.borrow_mut();
-        list.iter_mut().filter(|entry| entry.name == from).for_each(|entry| entry.name = to.to_string());
+        let own = list.iter().filter(|entry| entry.id == *id);
+        own.filter_map(|entry| Some((entry.domain?, entry.writes))).collect()
     }
 
     /// Whether who was before is gone.
@@ -104,8 +113,8 @@ impl Holds {
 }
 
 impl Hold {
-    /// Does something, with the device's name, when it is no longer held.
-    pub fn on_release(&self, action: impl FnOnce(&str) + 'static) {
+    /// Does something when the device is no longer held.
+    pub fn on_release(&self, action: impl FnOnce() + 'static) {
         self.on_release.replace(Some(Box::new(action)));
     }
 
@@ -131,11 +140,11 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let state = &self.holds.state;
         let mut list = state.list.borrow_mut();
-        let own = list.iter().position(|entry| entry.number == self.number).map(|index| list.remove(index));
+        list.retain(|entry| entry.number != self.number);
         drop(list);
         state.released.wake_all();
-        if let (Some(own), Some(action)) = (own, self.on_release.take()) {
-            action(&own.name);
+        if let Some(action) = self.on_release.take() {
+            action();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Devices that are encrypted: LUKS2, as cryptsetup has it.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::cell::RefCell;
@@ -13,7 +13,7 @@ use sarab_luks::{
 };
 use sarab_volumes::{Content, identify};
 
-use crate::devices::Plain;
+use crate::devices::{Id, Plain};
 
 /// The word for the key that the toolstack has loaded with the domain.
 pub const MODULE: &str = "@module";
@@ -25,7 +25,21 @@ type Opened = Encrypted<Plain, XenGrantTable>;
 /// The devices that are unlocked.
 #[derive(Default)]
 pub struct Keys {
-    open: RefCell<BTreeMap<String, Unlocked>>,
+    open: RefCell<BTreeMap<Id, Unlocked>>,
+    /// Those whose header a command works on: two at once would each undo what the other does.
+    busy: RefCell<BTreeSet<Id>>,
+}
+
+/// That no other command works on a device's header, until it is dropped.
+pub struct Turn<'a> {
+    keys: &'a Keys,
+    id: &'a Id,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.keys.busy.borrow_mut().remove(self.id);
+    }
 }
 
 struct Unlocked {
@@ -35,29 +49,27 @@ struct Unlocked {
 }
 
 impl Keys {
-    pub fn get(&self, name: &str) -> Option<Opened> {
-        self.open.borrow().get(name).map(|unlocked| unlocked.device.clone())
+    /// A command begins to work on a device's header, unless another one does.
+    pub fn turn<'a>(&'a self, id: &'a Id) -> Option<Turn<'a>> {
+        self.busy.borrow_mut().insert(id.clone()).then(|| Turn { keys: self, id })
+    }
+
+    pub fn get(&self, id: &Id) -> Option<Opened> {
+        self.open.borrow().get(id).map(|unlocked| unlocked.device.clone())
     }
 
     /// Forgets the key of a device, unless a guest has it still; then it is gone with that.
-    pub fn lock(&self, name: &str) -> bool {
-        self.open.borrow_mut().remove(name).is_some()
+    pub fn lock(&self, id: &Id) -> bool {
+        self.open.borrow_mut().remove(id).is_some()
     }
 
     /// Whether the key is to be forgotten with the last guest.
-    pub fn ends_with_guest(&self, name: &str) -> bool {
-        self.open.borrow().get(name).is_some_and(|unlocked| !unlocked.keep)
-    }
-
-    pub fn rename(&self, from: &str, to: &str) {
-        let mut open = self.open.borrow_mut();
-        if let Some(own) = open.remove(from) {
-            open.insert(to.to_string(), own);
-        }
+    pub fn ends_with_guest(&self, id: &Id) -> bool {
+        self.open.borrow().get(id).is_some_and(|unlocked| !unlocked.keep)
     }
 
     /// Unlocks a device.
-    pub async fn unlock(&self, app: App, name: &str, plain: Plain, key: &[u8], keep: bool) -> Result<String, String> {
+    pub async fn unlock(&self, app: App, id: Id, plain: Plain, key: &[u8], keep: bool) -> Result<String, String> {
         let volume = load(app, plain).await?;
         let repaired = match volume.repair() {
             Some(repair) => format!("; {repair}"),
@@ -65,15 +77,15 @@ impl Keys {
         };
         let device = volume.open(key, app.grant_table(), OpenOptions::default()).await.map_err(text)?;
         let sectors = device.geometry().sectors;
-        self.open.borrow_mut().insert(name.to_string(), Unlocked { device, keep });
-        Ok(format!("{name}: unlocked, {sectors} sectors{repaired}"))
+        self.open.borrow_mut().insert(id, Unlocked { device, keep });
+        Ok(format!("unlocked, {sectors} sectors{repaired}"))
     }
 
     /// Makes an encrypted device of a plain one.
-    pub async fn encrypt(&self, app: App, name: &str, plain: Plain, key: &[u8], force: bool) -> Result<String, String> {
+    pub async fn encrypt(&self, app: App, id: Id, plain: Plain, key: &[u8], force: bool) -> Result<String, String> {
         let content = identify(&plain).await.map_err(|error| error.to_string())?;
         if !force && content != Content::Nothing {
-            return Err(format!("{name} is not empty: it holds {content}; `encrypt {name} KEY force` destroys that"));
+            return Err(format!("it is not empty: it holds {content}; `encrypt NAME KEY force` destroys that"));
         }
         let data = if plain.geometry().bytes() < LARGE { 1 << 20 } else { 16 << 20 };
         let options = FormatOptions::default().with_data_offset(data).with_kdf(kdf(app)).with_limits(limits(app));
@@ -81,8 +93,8 @@ impl Keys {
         let volume = Volume::format(plain, key, &options, &mut random).await.map_err(text)?;
         let device = volume.open(key, app.grant_table(), OpenOptions::default()).await.map_err(text)?;
         let sectors = device.geometry().sectors;
-        self.open.borrow_mut().insert(name.to_string(), Unlocked { device, keep: false });
-        Ok(format!("{name}: encrypted and unlocked, {sectors} sectors"))
+        self.open.borrow_mut().insert(id, Unlocked { device, keep: false });
+        Ok(format!("encrypted and unlocked, {sectors} sectors"))
     }
 
     pub async fn add(&self, app: App, plain: Plain, existing: &[u8], new: &[u8]) -> Result<u8, String> {
@@ -101,9 +113,14 @@ impl Keys {
     }
 }
 
-/// Whether a device is encrypted.
+/// Whether a device is encrypted: also where the first header is damaged and the second is not, for a guest that gets the
+/// device as it is would write over what can still be opened.
 pub async fn is_encrypted(plain: &Plain) -> Result<bool, sarab::block::Error> {
-    Ok(identify(plain).await? == Content::Known("a LUKS container"))
+    match identify(plain).await? {
+        Content::Known(name) => Ok(name == "a LUKS container"),
+        Content::Nothing | Content::Unknown => Volume::is_there(plain).await,
+        _ => Ok(false),
+    }
 }
 
 /// The bytes that a word stands for: the module's, or its own.

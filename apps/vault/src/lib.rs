@@ -31,14 +31,13 @@ use alloc::rc::Rc;
 use core::cell::Cell;
 use core::pin::pin;
 
-use async_lock::Mutex;
 use futures_util::future::{Either, select};
 use sarab::block::back::{self, Attachment, Limits};
 use sarab::{App, Size, println};
 
 use access::Settings;
 use devices::Devices;
-use exports::Export;
+use exports::{Export, Spare};
 use holds::Holds;
 use keys::Keys;
 
@@ -49,8 +48,7 @@ struct Vault {
     holds: Holds,
     keys: Keys,
     settings: Settings,
-    /// One command at a time.
-    commands: Mutex<()>,
+    spare: Rc<Spare>,
     scrubbing: Cell<bool>,
 }
 
@@ -64,13 +62,14 @@ pub async fn main(app: App) -> sarab::Result {
     if let Some(Size(bytes)) = args.get("inflight")? {
         limits = limits.with_in_flight(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
+    let devices = Devices::open(app).await?;
     let vault = Rc::new(Vault {
         app,
-        devices: Devices::open(app).await?,
+        devices,
         holds: Holds::default(),
         keys: Keys::default(),
         settings: Settings::default(),
-        commands: Mutex::new(()),
+        spare: Rc::new(Spare::new(app.memory().free)),
         scrubbing: Cell::new(false),
     });
     control::first(&vault).await?;

@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use gpt_disk_types::{BlockSize, GptHeader, GptPartitionEntryArray, MasterBootRecord};
 use sarab::block::slice::Slice;
@@ -44,14 +45,22 @@ pub async fn of<D: BlockDevice + Clone>(disk: &D) -> Result<Vec<(u32, Slice<D>)>
         })
         .collect()
     };
-    let slice = |(number, first, sectors)| match Slice::new(disk.clone(), first, sectors) {
-        Ok(slice) => Some((number, slice)),
-        Err(error) => {
-            println!("vault: partition {number}: {error}");
-            None
+    let mut slices = Vec::new();
+    let mut taken: Vec<Range<u64>> = Vec::new();
+    for (number, first, sectors) in ranges {
+        match Slice::new(disk.clone(), first, sectors) {
+            Err(error) => println!("vault: partition {number}: {error}"),
+            // Two guests would write the same sectors, or one the table.
+            Ok(_) if first == 0 || taken.iter().any(|other| first < other.end && other.start < first + sectors) => {
+                println!("vault: partition {number}: it overlaps the partition table or another partition");
+            }
+            Ok(slice) => {
+                slices.push((number, slice));
+                taken.push(first..first + sectors);
+            }
         }
-    };
-    Ok(ranges.into_iter().filter_map(slice).collect())
+    }
+    Ok(slices)
 }
 
 /// Number, first sector and sectors of each partition: of the table behind the MBR, or of its copy at the disk's end.
@@ -92,6 +101,11 @@ async fn gpt_at<D: BlockDevice>(disk: &D, place: u64, unit: u64) -> Result<Optio
     let used = (0..layout.num_entries).filter_map(|index| {
         let entry = entries.get_partition_entry(index).filter(|entry| entry.is_used())?;
         let (first, last) = (entry.starting_lba.to_u64(), entry.ending_lba.to_u64());
+        let usable = header.first_usable_lba.to_u64()..=header.last_usable_lba.to_u64();
+        if !(usable.contains(&first) && usable.contains(&last)) {
+            println!("vault: partition {}: it lies outside of the blocks that the GPT has for partitions", index + 1);
+            return None;
+        }
         let sectors = last.checked_sub(first)?.checked_add(1)?.checked_mul(unit)?;
         Some((index + 1, first.checked_mul(unit)?, sectors))
     });

@@ -60,6 +60,16 @@ impl Words {
         }
     }
 
+    /// As [`end`](Words::end) of a line with keys, of which none is said: what is left may be the rest of a passphrase.
+    pub fn end_of_keys(&mut self) -> Result<(), String> {
+        match self.next() {
+            None => Ok(()),
+            Some(_) => {
+                Err("there are more words than expected; a passphrase with spaces stands in quotation marks".into())
+            }
+        }
+    }
+
     /// The next word as sectors of 512 bytes.
     pub fn sectors(&mut self) -> Result<u64, String> {
         let word = self.require("SIZE")?;

@@ -72,10 +72,14 @@ where
 
     async fn prepare(&mut self, device: &Device) -> Result<(), Failure> {
         let attachment = Attachment::read(device).await?;
-        let disk = (self.open)(&attachment).await?;
-        let sectors = disk.geometry().sectors;
-        self.opened = Some((attachment, disk));
+        // A guest that connects anew has its device still, and whoever opens it may give it to one alone.
+        if self.opened.as_ref().is_none_or(|(known, _)| *known != attachment) {
+            self.opened = None;
+            let disk = (self.open)(&attachment).await?;
+            self.opened = Some((attachment, disk));
+        }
         let geometry = self.geometry();
+        let sectors = geometry.sectors;
         if self.may_log() {
             information!(
                 "{}: {} sectors for {}{}",

@@ -116,7 +116,9 @@ pub struct Statistics {
 
 /// Serves every disk that the toolstack wants of this domain, each to its guest.
 ///
-/// `open` finds the device for one; its failure is what `xl` shows. `ended` hears of each disk's end and what it did.
+/// `open` finds the device for one; its failure is what `xl` shows. A guest that connects again, as a kernel does after its
+/// firmware, has that device still, unless the toolstack has changed the attachment: then the device is dropped, and `open`
+/// asked again. `ended` hears of each disk's end and what it did.
 ///
 /// # Errors
 ///

@@ -78,6 +78,22 @@ fn commands_as_lines_and_as_arrays() {
     });
 }
 
+/// Clients that do not take such answers would together have more memory than there is.
+#[test]
+fn more_keys_than_one_answer_has() {
+    with_disk("many keys", 1, async |guest| {
+        let (running, peer) = start(guest(), 0).await;
+        let long = "x".repeat(250);
+        let sets: String = (0..260).map(|number| format!("SET {number:03}{long} v\n")).collect();
+        assert_eq!(ask(peer, format!("{sets}QUIT\n").as_bytes()).await, "+OK\r\n".repeat(261));
+        let answer = ask(peer, b"KEYS *\nQUIT\n").await;
+        assert_eq!(answer, "-ERR too many keys for one answer: give a longer prefix\r\n+OK\r\n");
+        assert!(ask(peer, b"KEYS 1*\nQUIT\n").await.starts_with("*100\r\n"));
+        running.shutdown().await;
+        running.ended().await;
+    });
+}
+
 /// What is no command ends the connection with a word, or is answered with one; others are served.
 #[test]
 fn what_is_no_command() {

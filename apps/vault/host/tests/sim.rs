@@ -259,6 +259,9 @@ fn a_key_opens_a_device_until_its_guest_has_gone() {
             for expected in ["7\n", "8\n"] {
                 assert_eq!(mark(&xen, &vault, "ram").await.console(), expected);
             }
+            while vault.console().matches(" reads (").count() < 3 {
+                vault.sleep(Duration::from_millis(1)).await;
+            }
             command(&vault, "lock ram", "ram: locked").await;
             // What is there is encrypted.
             let raw = mark(&xen, &vault, "ram,raw=on,snapshot=on").await;
@@ -267,7 +270,7 @@ fn a_key_opens_a_device_until_its_guest_has_gone() {
             command(&vault, "unlock ram", "error: unlock: ram: No key available with this passphrase.").await;
             let last = "error: remove-key: ram: this is the last keyslot: without it nothing could open the volume";
             command(&vault, "remove-key ram \"correct horse\"", last).await;
-            let used = "error: encrypt: ram: ram is not empty: it holds a LUKS container; `encrypt ram KEY force` destroys that";
+            let used = "error: encrypt: ram: it is not empty: it holds a LUKS container; `encrypt NAME KEY force` destroys that";
             command(&vault, "encrypt ram", used).await;
         });
     });
@@ -275,9 +278,10 @@ fn a_key_opens_a_device_until_its_guest_has_gone() {
 
 #[test]
 fn partitions_are_disks_of_their_own() {
-    // An MBR as fdisk writes it: one of Linux's from sector 64 on, a second one that reaches past the disk's end.
+    // An MBR as fdisk writes it: one of Linux's from sector 64 on, a second one that reaches past the disk's end, one in the
+    // first, and one with the table in it.
     let mut disk = vec![0; 64 << 10];
-    for (at, first, sectors) in [(446, 64_u32, 32_u32), (462, 96, 1000)] {
+    for (at, first, sectors) in [(446, 64_u32, 32_u32), (462, 96, 1000), (478, 95, 8), (494, 0, 8)] {
         disk[at + 4] = 0x83;
         disk[at + 8..at + 12].copy_from_slice(&first.to_le_bytes());
         disk[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
@@ -296,6 +300,11 @@ fn partitions_are_disks_of_their_own() {
                 "{console}"
             );
             assert_eq!(mark(&xen, &vault, "xvdb1").await.console(), "0\n");
+            for number in [3, 4] {
+                let line = format!("vault: partition {number}: it overlaps the partition table or another partition\n");
+                assert!(console.contains(&line), "{console}");
+                assert!(!console.contains(&format!("vault: xvdb{number}:")), "{console}");
+            }
             // Who has a partition has the disk, and the other way round.
             let first = Guest::new(&xen).disk_of("xvda", &vault, "xvdb1").start(staying).await;
             first.wait_for("has it\n").await;
@@ -397,9 +406,261 @@ fn disks_that_are_no_pool_are_refused_with_words() {
         ("pool=xvda,xvdb format=yes", [empty(), used.clone()], "disk 1 is not empty: it holds an ext2, ext3 or ext4"),
         ("pool=xvda,xvdb format=yes", [one, used], "disk 1 is of no pool"),
         ("pool=ram", [empty(), empty()], "pool=ram: ramdisk=SIZE says how large it is"),
+        (
+            "pool=xvda pass=xvdb,51712",
+            [empty(), empty()],
+            "disk xvda: pass= and pool= name it more than once (as 51712)",
+        ),
+        ("pool=ram,ram ramdisk=4M", [empty(), empty()], "disk ram: pass= and pool= name it more than once (as ram)"),
     ] {
         let ended = start(line, disks).run(vault::main);
         assert_eq!(ended.how(), End::Crash);
         assert!(ended.console().contains(expected), "{line}: {}", ended.console());
     }
+}
+
+#[test]
+fn the_rest_of_a_passphrase_is_not_said() {
+    check("words", 2, |xen| {
+        let guest = Guest::new(xen).command_line("ramdisk=64K");
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            let lines = [
+                "unlock ram correct horse",
+                "encrypt ram correct horse",
+                "lock ram horse",
+                "remove-key ram correct horse",
+            ];
+            for line in
+                lines.into_iter().chain(["add-key ram correct battery horse", "change-key ram correct battery horse"])
+            {
+                vault.set("data/vault/command/it", line).await;
+                while vault.get("data/vault/command/it").await.is_some() {
+                    vault.sleep(Duration::from_millis(1)).await;
+                }
+                vault.sleep(Duration::from_millis(10)).await;
+                let status = vault.get("data/vault/status/it").await.unwrap_or_default();
+                assert!(status.contains("there are more words than expected"), "{line}: {status}");
+                assert!(!vault.console().contains("horse"), "{line}: {}", vault.console());
+            }
+        });
+    });
+}
+
+#[test]
+fn a_command_that_cannot_be_read_leaves_others_be() {
+    check("survive", 2, |xen| {
+        let guest = Guest::new(xen).command_line("ramdisk=64K");
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            vault.set("data/vault/command", &b"unlock ram p\xe4ssword"[..]).await;
+            vault.wait_for("vault: error: not valid UTF-8 after 12 bytes\n").await;
+            assert!(!vault.console().contains("ssword"), "{}", vault.console());
+            vault.sleep(Duration::from_millis(10)).await;
+            assert_eq!(vault.get("data/vault/command").await.as_deref(), Some(""));
+            // A name that leaves no room for an answer.
+            vault.set(&format!("data/vault/command/{}", "x".repeat(1980)), "help").await;
+            vault.sleep(Duration::from_millis(100)).await;
+            vault.set("data/vault/command/y", "list").await;
+            vault.wait_for("vault: ram: 64 KiB\n").await;
+            vault.sleep(Duration::from_millis(10)).await;
+            assert_eq!(vault.get("data/vault/status/y").await.as_deref(), Some("ok: ram: 64 KiB"));
+        });
+    });
+}
+
+#[test]
+fn a_volume_has_one_writer_while_it_is_renamed() {
+    check("rename", 2, |xen| {
+        let guest = Guest::new(xen).command_line("pool=xvda format=yes commands=\"create a 1M\"");
+        let guest = guest.disk("xvda", vec![0; 8 << 20]);
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            let first = Guest::new(&xen).disk_of("xvda", &vault, "a").start(staying).await;
+            first.wait_for("has it\n").await;
+            let (mut from, mut to) = ("a", "b");
+            for delay in 0..40 {
+                let seen = vault.console().len();
+                let guest = Guest::new(&xen).disk_of("xvda", &vault, to);
+                let path = {
+                    let second = guest.start(marking).await;
+                    vault.sleep(Duration::from_micros(delay * 25)).await;
+                    vault.type_in(&format!("rename {from} {to}\n"));
+                    vault.sleep(Duration::from_millis(20)).await;
+                    assert_eq!(second.console(), "", "two guests write it ({delay})");
+                    second.destroy();
+                    second.ended().await;
+                    vault.console()[seen..].to_string()
+                };
+                assert!(path.contains(&format!("{to}: was {from}")), "{path}");
+                (from, to) = (to, from);
+            }
+        });
+    });
+}
+
+#[test]
+fn nobody_gets_a_device_while_it_is_encrypted() {
+    check("encrypt", 1, |xen| {
+        let guest = Guest::new(xen).memory(24).command_line("pass=xvdb");
+        let mut disk = vec![0; 4 << 20];
+        disk[446 + 4] = 0x83;
+        disk[446 + 8] = 64;
+        disk[446 + 13] = 0x10;
+        disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        let guest = guest.disk("xvdb", disk);
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            let mut refused = 0;
+            for delay in [0, 200, 400, 600, 800, 1000] {
+                let seen = vault.console().len();
+                let target = if delay % 400 == 0 { "xvdb1" } else { "xvdb1,handover=on" };
+                let guest = Guest::new(&xen).disk_of("xvda", &vault, target).start(marking).await;
+                vault.sleep(Duration::from_micros(delay)).await;
+                vault.type_in("encrypt xvdb1 \"a key\" force\n");
+                vault.set("data/vault/command", "encrypt xvdb1 \"another\" force").await;
+                let path = format!("error/backend/vbd/{}/51712/error", guest.domain().id().0);
+                let said = loop {
+                    let said = vault.get(&path).await.unwrap_or_default();
+                    if !said.is_empty() || guest.console().ends_with('\n') {
+                        break said;
+                    }
+                    vault.sleep(Duration::from_millis(1)).await;
+                };
+                refused += usize::from(said.contains("it is in use by a command"));
+                guest.destroy();
+                guest.ended().await;
+                while vault.console()[seen..].matches("xvdb1: ").count() < 2 {
+                    vault.sleep(Duration::from_millis(1)).await;
+                }
+                vault.sleep(Duration::from_millis(10)).await;
+                vault.type_in("lock xvdb1\n");
+                vault.sleep(Duration::from_millis(10)).await;
+                let console = vault.console();
+                if console[seen..].contains("another command works on its keys") {
+                    // Nobody has written over the header.
+                    command(&vault, "unlock xvdb1 \"a key\"", "xvdb1: unlocked, 2048 sectors").await;
+                    command(&vault, "lock xvdb1", "xvdb1: locked").await;
+                }
+            }
+            assert!(refused > 0, "{}", vault.console());
+            // Who writes the disk writes its partitions.
+            let first = Guest::new(&xen).disk_of("xvda", &vault, "xvdb").start(staying).await;
+            first.wait_for("has it\n").await;
+            let number = first.domain().id().0;
+            let refused = format!("error: encrypt: xvdb1: domain {number} has it");
+            command(&vault, "encrypt xvdb1 \"a key\" force", &refused).await;
+        });
+    });
+}
+
+#[test]
+fn a_device_with_a_damaged_header_is_not_given_as_it_is() {
+    check("header", 1, |xen| {
+        let encrypt = Guest::new(xen).memory(24).command_line("pass=xvdb commands=\"encrypt xvdb key; lock xvdb\"");
+        let encrypt = encrypt.disk("xvdb", vec![0; 2 << 20]);
+        let mut disk = xen.clone().run(async move {
+            let vault = encrypt.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            vault.shutdown().await;
+            vault.ended().await.disk("xvdb").to_vec()
+        });
+        disk[..4096].fill(0);
+        let xen = Xen::new(3);
+        let guest = Guest::new(&xen).memory(24).command_line("pass=xvdb").disk("xvdb", disk);
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            let said = refusal(&xen, &vault, "xvdb").await;
+            assert!(said.contains("xvdb: it is encrypted and locked"), "{said}");
+            vault.type_in("unlock xvdb key\n");
+            vault.wait_for("vault: xvdb: unlocked, 2048 sectors; LUKS2 primary header").await;
+            assert_eq!(mark(&xen, &vault, "xvdb").await.console().lines().count(), 1);
+        });
+    });
+}
+
+#[test]
+fn a_wrong_name_is_no_permission() {
+    check("allow", 1, |xen| {
+        let guest = Guest::new(xen).command_line("ramdisk=64K");
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            command(&vault, "allow rma none", "error: allow: there is no `rma`").await;
+        });
+    });
+}
+
+/// A guest that writes all of its disk, and says how many bytes of it could be written.
+async fn filling(app: App) -> sarab::Result {
+    let disk = app.disk("xvda").await?;
+    let mut written = 0;
+    while disk.write_bytes(written / 512, &[1; 64 << 10]).await.is_ok() {
+        written += 64 << 10;
+    }
+    println!("{written}");
+    app.shutdown().await;
+    Ok(())
+}
+
+#[test]
+fn guests_that_are_thrown_away_share_half_of_the_memory() {
+    check("spare", 1, |xen| {
+        let guest = Guest::new(xen).memory(16).command_line("ramdisk=8M");
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            let mut guests = Vec::new();
+            let mut all = 0;
+            for _ in 0..6 {
+                let guest = Guest::new(&xen).disk_of("xvda", &vault, "ram,snapshot=on").start(filling).await;
+                guest.wait_for("\n").await;
+                all += guest.console().trim().parse::<u64>().unwrap();
+                guests.push(guest);
+            }
+            assert!((1 << 20..8 << 20).contains(&all), "{all} bytes");
+            drop(guests);
+        });
+    });
+}
+
+/// A guest whose drivers change, as with a firmware and its kernel: each connects to the disk anew.
+async fn connecting_twice(app: App) -> sarab::Result {
+    for number in 0..2 {
+        let disk = app.disk("xvda").await?;
+        let mut found = [0; 512];
+        disk.read_bytes(0, &mut found).await?;
+        disk.write_bytes(0, &[number + 1; 512]).await?;
+        println!("{}", found[0]);
+        drop(disk);
+        app.clock().sleep(Duration::from_secs(1)).await;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_guest_that_connects_again_has_its_device_still() {
+    check("again", 3, |xen| {
+        let guest = Guest::new(xen).memory(24).command_line("ramdisk=2M commands=\"encrypt ram key\"");
+        let xen = xen.clone();
+        xen.clone().run(async move {
+            let vault = guest.start(vault::main).await;
+            vault.wait_for("vault: ready\n").await;
+            let ended = Guest::new(&xen).disk_of("xvda", &vault, "ram").start(connecting_twice).await.ended().await;
+            assert!(ended.console().ends_with("\n1\n"), "{}\n{}", ended.console(), vault.console());
+            vault.wait_for("vault: ram: locked\n").await;
+            assert_eq!(vault.console().matches("locked\n").count(), 1, "{}", vault.console());
+        });
+    });
 }
