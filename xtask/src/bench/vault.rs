@@ -75,8 +75,7 @@ impl<'a> Bench<'a> {
         let small = (0..OURS[2]).map(|index| format!("create ours{index} 1M"));
         let create: Vec<_> = volumes.chain(small).collect();
         let pool = LINUX * VOLUME + OURS[2] + 24;
-        // Twice, since the second way of unlocking lasts.
-        let encrypt = "encrypt ram secret; unlock ram secret keep";
+        let encrypt = "encrypt ram secret; lock ram; unlock ram secret keep";
         for (name, memory, words) in [
             ("vault-ram", 40, format!("ramdisk={VOLUME}M")),
             ("vault-luks", 56, format!("ramdisk={VOLUME}M commands=\"{encrypt}\"")),
@@ -87,7 +86,8 @@ impl<'a> Bench<'a> {
             ),
         ] {
             let vault = guest(self.lab, &self.vault, name).memory(memory).command_line(words).line("driver_domain=1");
-            vault.create()?.wait_for("vault: ready", PATIENCE)?;
+            let console = vault.create()?.wait_for("vault: ready", PATIENCE)?;
+            ensure!(!console.contains("vault: error"), "{name}: {console}");
         }
         let mut all = vec![("vault-ram", "ram".to_owned()), ("vault-luks", "ram".to_owned())];
         all.extend((0..LINUX).map(|index| ("vault-pool", format!("linux{index}"))));
