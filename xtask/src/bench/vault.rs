@@ -78,7 +78,7 @@ impl<'a> Bench<'a> {
         let encrypt = "encrypt ram secret; lock ram; unlock ram secret keep";
         for (name, memory, words) in [
             ("vault-ram", 40, format!("ramdisk={VOLUME}M")),
-            ("vault-luks", 56, format!("ramdisk={VOLUME}M commands=\"{encrypt}\"")),
+            ("vault-luks", 46, format!("ramdisk={VOLUME}M commands=\"{encrypt}\"")),
             (
                 "vault-pool",
                 pool as u64 + 48,
