@@ -6,7 +6,7 @@ use core::fmt;
 use core::ops::Range;
 
 use futures_util::stream::{self, StreamExt};
-use xen_blkif::ramdisk::PageBuffer;
+use xen_blkif::ramdisk::{BufferPool, PageBuffer};
 use xen_blkif::{BlockDevice, Buffer, Completed, Discard, Error, Geometry};
 use xen_hal::Pages;
 use xenbus::yield_now;
@@ -33,13 +33,13 @@ const YIELD: usize = 32 << 10;
 /// # Cancellation
 ///
 /// As for any [`BlockDevice`]: a write whose future is dropped is done, done in part, or not.
-pub struct Encrypted<D, P> {
+pub struct Encrypted<D, P: Pages> {
     inner: Rc<Inner<D, P>>,
 }
 
-struct Inner<D, P> {
+struct Inner<D, P: Pages> {
     device: D,
-    pages: P,
+    buffers: BufferPool<P>,
     /// It stays where it is: moved, it would be left behind.
     xts: Box<Xts>,
     /// The data's first sector on the device, and how many there are if that does not depend on the device's size.
@@ -50,13 +50,13 @@ struct Inner<D, P> {
     options: OpenOptions,
 }
 
-impl<D, P> Clone for Encrypted<D, P> {
+impl<D, P: Pages> Clone for Encrypted<D, P> {
     fn clone(&self) -> Self {
         Encrypted { inner: self.inner.clone() }
     }
 }
 
-impl<D, P> fmt::Debug for Encrypted<D, P> {
+impl<D, P: Pages> fmt::Debug for Encrypted<D, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { first, sector_size, .. } = &*self.inner;
         write!(f, "Encrypted(aes-xts-plain64, sectors of {sector_size} bytes from sector {first} on)")
@@ -82,7 +82,8 @@ impl<D: BlockDevice, P: Pages> Encrypted<D, P> {
             return Err(LuksError::Metadata { object: "segments", problem });
         }
         let (first, sectors, xts) = (offset / 512, size.map(|size| size / 512), wiped(|| Box::new(Xts::new(key))));
-        let inner = Inner { device, pages, xts, first, sectors, sector_size, iv_tweak, options };
+        let buffers = BufferPool::new(pages);
+        let inner = Inner { device, buffers, xts, first, sectors, sector_size, iv_tweak, options };
         Ok(Encrypted { inner: Rc::new(inner) })
     }
 }
@@ -193,7 +194,7 @@ impl<D: BlockDevice, P: Pages> BlockDevice for Encrypted<D, P> {
     }
 
     fn buffer(&self, len: usize) -> Result<Self::Buffer, Error> {
-        PageBuffer::new(&self.inner.pages, len)
+        self.inner.buffers.buffer(len)
     }
 
     async fn read(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {

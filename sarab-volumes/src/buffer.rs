@@ -6,12 +6,7 @@ use crate::layout::BLOCK;
 
 /// Copies from one buffer to another.
 pub(crate) fn copy(from: &impl Buffer, at: usize, to: &impl Buffer, to_at: usize, len: usize) {
-    let mut part = [0; BLOCK];
-    for done in (0..len).step_by(BLOCK) {
-        let part = &mut part[..BLOCK.min(len - done)];
-        from.read(at + done, part);
-        to.write(to_at + done, part);
-    }
+    from.copy(at, len, to, to_at);
 }
 
 pub(crate) fn zero(buffer: &impl Buffer, at: usize, len: usize) {

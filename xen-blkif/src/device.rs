@@ -287,6 +287,24 @@ pub trait Buffer {
         assert!(offset <= self.len() && from.len() <= self.len() - offset);
         pieces(offset, from.len(), |page, at, range| self.page(page).write(at, &from[range]));
     }
+
+    /// Copies bytes to another buffer.
+    ///
+    /// # Panics
+    ///
+    /// Where one of the two is shorter.
+    fn copy(&self, offset: usize, len: usize, to: &impl Buffer, to_offset: usize)
+    where
+        Self: Sized,
+    {
+        assert!(offset <= self.len() && len <= self.len() - offset);
+        assert!(to_offset <= to.len() && len <= to.len() - to_offset);
+        pieces(offset, len, |from_page, from_at, range| {
+            pieces(to_offset + range.start, range.len(), |page, at, part| {
+                self.page(from_page).copy(from_at + part.start, part.len(), to.page(page), at);
+            });
+        });
+    }
 }
 
 /// Calls `each` for the pieces of pages that `len` bytes at `offset` of a buffer make: page, offset there, and which of

@@ -2,6 +2,7 @@
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use xen_hal::{PAGE_SIZE, Page, Pages};
 use xen_ring::{SharedMemory, SharedPage};
@@ -13,12 +14,21 @@ use crate::protocol::SECTOR_SIZE;
 /// Bytes that a discard zeroes before other tasks have their turn; many discards may be under way.
 const DISCARDED_AT_ONCE: usize = 64 << 10;
 
+/// Most pages that a [`BufferPool`] keeps.
+const MAX_SPARE: usize = 256;
+
 /// Pages of one owner as a buffer.
 #[derive(Debug)]
 pub struct PageBuffer<P> {
     pages: Vec<SharedPage<P>>,
     len: usize,
+    /// Where its pages go in the end.
+    spare: Option<Rc<Spare<P>>>,
 }
+
+/// Pages that buffers had.
+#[derive(Debug)]
+struct Spare<P>(RefCell<Vec<SharedPage<P>>>);
 
 impl<P: Page> PageBuffer<P> {
     /// A buffer of zeroes.
@@ -29,7 +39,61 @@ impl<P: Page> PageBuffer<P> {
     pub fn new(pages: &impl Pages<Page = P>, len: usize) -> Result<PageBuffer<P>, Error> {
         let count = len.div_ceil(PAGE_SIZE);
         let pages: Result<Vec<_>, _> = (0..count).map(|_| pages.alloc_page().map(SharedPage::new)).collect();
-        Ok(PageBuffer { pages: pages.map_err(|_| Error::OutOfMemory)?, len })
+        Ok(PageBuffer { pages: pages.map_err(|_| Error::OutOfMemory)?, len, spare: None })
+    }
+}
+
+impl<P> Drop for PageBuffer<P> {
+    fn drop(&mut self) {
+        if let Some(spare) = &self.spare {
+            let mut spare = spare.0.borrow_mut();
+            let room = MAX_SPARE.saturating_sub(spare.len()).min(self.pages.len());
+            spare.extend(self.pages.drain(..room));
+        }
+    }
+}
+
+/// Makes buffers for one device, of the pages that earlier ones had where there are any: those need not be zeroed. It
+/// keeps 1 MiB of them at most.
+///
+/// Clones are the same pool.
+#[derive(Debug)]
+pub struct BufferPool<M: Pages> {
+    memory: M,
+    spare: Rc<Spare<M::Page>>,
+}
+
+impl<M: Pages + Clone> Clone for BufferPool<M> {
+    fn clone(&self) -> Self {
+        BufferPool { memory: self.memory.clone(), spare: self.spare.clone() }
+    }
+}
+
+impl<M: Pages> BufferPool<M> {
+    /// Of this memory, with no pages yet.
+    pub fn new(memory: M) -> BufferPool<M> {
+        BufferPool { memory, spare: Rc::new(Spare(RefCell::default())) }
+    }
+
+    /// A buffer that holds zeroes, or what earlier ones held.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`].
+    pub fn buffer(&self, len: usize) -> Result<PageBuffer<M::Page>, Error> {
+        let count = len.div_ceil(PAGE_SIZE);
+        let mut pages = Vec::with_capacity(count);
+        {
+            let mut spare = self.spare.0.borrow_mut();
+            let kept = spare.len() - spare.len().min(count);
+            pages.extend(spare.drain(kept..));
+        }
+        let mut buffer = PageBuffer { pages, len, spare: Some(self.spare.clone()) };
+        while buffer.pages.len() < count {
+            let page = self.memory.alloc_page().map_err(|_| Error::OutOfMemory)?;
+            buffer.pages.push(SharedPage::new(page));
+        }
+        Ok(buffer)
     }
 }
 
@@ -65,14 +129,14 @@ impl<P: Page> Buffer for PageBuffer<P> {
 /// ```
 #[derive(Debug)]
 pub struct RamDisk<M: Pages> {
-    memory: M,
+    buffers: BufferPool<M>,
     data: Rc<PageBuffer<M::Page>>,
     geometry: Geometry,
 }
 
 impl<M: Pages + Clone> Clone for RamDisk<M> {
     fn clone(&self) -> Self {
-        RamDisk { memory: self.memory.clone(), data: self.data.clone(), geometry: self.geometry }
+        RamDisk { buffers: self.buffers.clone(), data: self.data.clone(), geometry: self.geometry }
     }
 }
 
@@ -87,7 +151,7 @@ impl<M: Pages> RamDisk<M> {
         let data = PageBuffer::new(&memory, len.ok_or(Error::OutOfMemory)?)?;
         let discard = Some(Discard { granularity: SECTOR_SIZE as u32, alignment: 0, secure: true });
         let geometry = Geometry { flush: true, discard, ..Geometry::plain(sectors) };
-        Ok(RamDisk { memory, data: Rc::new(data), geometry })
+        Ok(RamDisk { buffers: BufferPool::new(memory), data: Rc::new(data), geometry })
     }
 
     /// The same with sectors of this many bytes: a power of two, 512 or more.
@@ -102,22 +166,6 @@ impl<M: Pages> RamDisk<M> {
         self.geometry.read_only = true;
         self
     }
-
-    /// Copies between the disk and a buffer, page by page.
-    fn copy(&self, sector: u64, buffer: &PageBuffer<M::Page>, to_disk: bool) {
-        let start = sector as usize * SECTOR_SIZE;
-        let mut part = [0; PAGE_SIZE];
-        pieces(0, buffer.len(), |_, _, range| {
-            let part = &mut part[..range.len()];
-            if to_disk {
-                buffer.read(range.start, part);
-                self.data.write(start + range.start, part);
-            } else {
-                self.data.read(start + range.start, part);
-                buffer.write(range.start, part);
-            }
-        });
-    }
 }
 
 impl<M: Pages> BlockDevice for RamDisk<M> {
@@ -128,13 +176,13 @@ impl<M: Pages> BlockDevice for RamDisk<M> {
     }
 
     fn buffer(&self, len: usize) -> Result<Self::Buffer, Error> {
-        PageBuffer::new(&self.memory, len)
+        self.buffers.buffer(len)
     }
 
     async fn read(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {
         let outcome = self.geometry.check(sector, buffer.len());
         if outcome.is_ok() {
-            self.copy(sector, &buffer, false);
+            self.data.copy(sector as usize * SECTOR_SIZE, buffer.len(), &buffer, 0);
         }
         (buffer, outcome)
     }
@@ -142,7 +190,7 @@ impl<M: Pages> BlockDevice for RamDisk<M> {
     async fn write(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {
         let outcome = self.geometry.check_writable().and_then(|()| self.geometry.check(sector, buffer.len()));
         if outcome.is_ok() {
-            self.copy(sector, &buffer, true);
+            buffer.copy(0, buffer.len(), &*self.data, sector as usize * SECTOR_SIZE);
         }
         (buffer, outcome)
     }

@@ -13,10 +13,9 @@ use futures_util::future::{Either, join_all};
 use xen_blkif::adapters::{Blocks, Stream};
 use xen_blkif::cache::Cache;
 use xen_blkif::faulty::{DeviceRequest, Faulty};
-use xen_blkif::ramdisk::PageBuffer;
-use xen_blkif::ramdisk::RamDisk;
+use xen_blkif::ramdisk::{BufferPool, PageBuffer, RamDisk};
 use xen_blkif::slice::Slice;
-use xen_blkif::{BlockDevice, Completed, Error, Geometry};
+use xen_blkif::{BlockDevice, Buffer, Completed, Error, Geometry};
 use xen_hal::Clock;
 use xen_sim::{Domain, SimPage, Xen, check, keep_log, take_log};
 
@@ -30,6 +29,51 @@ fn random(xen: &Xen) -> impl FnMut(u64) -> u64 + use<> {
         state ^= state << 17;
         state % limit
     }
+}
+
+/// What was in a buffer's pages is there in the next one, and in no other pool's; beyond 1 MiB pages are given back.
+#[test]
+fn a_pool_of_buffers_keeps_pages_for_itself() {
+    let xen = Xen::new(1);
+    let (domain, pages) = (xen.domain(), 256);
+    let holds = |buffer: &PageBuffer<SimPage>| {
+        let mut bytes = vec![0; buffer.len()];
+        buffer.read(0, &mut bytes);
+        bytes.chunks(4096).filter(|page| page.iter().any(|byte| *byte != 0)).count()
+    };
+    let pool = BufferPool::new(domain.clone());
+    let full = pool.buffer((pages + 10) * 4096).unwrap();
+    assert_eq!(holds(&full), 0);
+    full.write(0, &vec![7; full.len()]);
+    drop(full);
+    let (one, other) = (pool.clone().buffer(4096).unwrap(), BufferPool::new(domain).buffer(4096).unwrap());
+    assert_eq!((holds(&one), holds(&other)), (1, 0));
+    assert_eq!(holds(&pool.buffer((pages + 20) * 4096 - 1).unwrap()), pages - 1);
+}
+
+/// Copies between buffers, wherever in pages they begin, are those between slices.
+#[test]
+fn buffers_are_copied_across_pages() {
+    check("copies between buffers", 20, |xen| {
+        let mut random = random(&xen);
+        let pool = BufferPool::new(xen.domain());
+        let lens = [0; 2].map(|_| 1 + random(4 * 4096) as usize);
+        let buffers = lens.map(|len| pool.buffer(len).unwrap());
+        let mut model = lens.map(|len| (0..len).map(|_| random(256) as u8).collect::<Vec<_>>());
+        for (buffer, bytes) in buffers.iter().zip(&model) {
+            buffer.write(0, bytes);
+        }
+        for _ in 0..20 {
+            let len = random(1 + *lens.iter().min().unwrap() as u64) as usize;
+            let [from, to] = lens.map(|whole| random(1 + (whole - len) as u64) as usize);
+            buffers[0].copy(from, len, &buffers[1], to);
+            let [source, target] = &mut model;
+            target[to..to + len].copy_from_slice(&source[from..from + len]);
+            let mut bytes = vec![0; lens[1]];
+            buffers[1].read(0, &mut bytes);
+            assert_eq!(bytes, *target);
+        }
+    });
 }
 
 #[test]

@@ -211,6 +211,29 @@ impl Lab {
         self.put_special(&images::CRYPTSETUP, kernel, files)
     }
 
+    /// Unpacks cryptsetup in dom0, in a folder of its own, loads the kernel modules that it needs, and returns the command
+    /// that starts it. No udev is there for it to wait for.
+    ///
+    /// # Errors
+    ///
+    /// Where its packages cannot be downloaded, or its modules are of another kernel than dom0's.
+    pub fn cryptsetup(&self) -> Result<String> {
+        const FOLDER: &str = "/tmp/cryptsetup";
+        if self.try_run(&format!("test -d {FOLDER}"))?.0 != 0 {
+            let archive = "/tmp/cryptsetup.cpio.gz";
+            let (_, own_files) = images::special(self.suite, &images::CRYPTSETUP)?;
+            self.put(archive, Box::new(File::open(own_files)?))?;
+            // Those that are loaded already are refused.
+            self.run(&format!(
+                "mkdir {FOLDER} && cd {FOLDER} && zcat {archive} | cpio -i 2>/dev/null && rm {archive} || exit 1
+                 for module in lib/modules/*.ko; do insmod $module 2>/dev/null; done
+                 [ -d /sys/module/dm_crypt ] || {{ echo 'dm-crypt cannot be loaded:'; dmesg | tail -n 5; exit 1; }}"
+            ))?;
+        }
+        let linker = format!("{FOLDER}/lib64/ld-linux-x86-64.so.2 --library-path {FOLDER}/usr/lib/x86_64-linux-gnu");
+        Ok(format!("DM_DISABLE_UDEV=1 {linker} {FOLDER}/usr/sbin/cryptsetup"))
+    }
+
     fn put_special(&self, special: &images::Special, kernel: &str, files: &str) -> Result<()> {
         let (own_kernel, own_files) = images::special(self.suite, special)?;
         self.put(kernel, Box::new(File::open(own_kernel)?))?;

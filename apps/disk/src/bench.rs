@@ -7,10 +7,27 @@ use core::time::Duration;
 use futures_util::future::join_all;
 use sarab::block::{BlockDevice, Buffer};
 use sarab::hal::Clock;
-use sarab::{App, Disk, println};
+use sarab::{App, Disk, Size, bail, println};
 
-/// Measures reads, and writes where `write` says so, each for `ms` milliseconds.
-pub async fn run(app: App, disk: &Disk, write: bool, ms: u64) -> sarab::Result {
+/// Most bytes of a request, and most requests at once, that are taken from a command line.
+const MAX_SIZE: u64 = 1 << 20;
+const MAX_DEPTH: usize = 256;
+
+/// Measures what `loads` names, such as `randread:4K:32,write:1M:1` (fio's words, bytes of a request, requests in flight), or
+/// all reads, and writes where `write` says so, each for `ms` milliseconds.
+pub async fn run(app: App, disk: &Disk, write: bool, ms: u64, loads: Option<&str>) -> sarab::Result {
+    if let Some(loads) = loads {
+        for text in loads.split(',') {
+            let Some(load) = Load::parse(text) else {
+                bail!("loads={text}: expected read, write, randread or randwrite, a size and how many, as in randread:4K:32");
+            };
+            if disk.geometry().bytes() < load.size as u128 {
+                bail!("loads={text}: the disk is smaller");
+            }
+            measure(app, disk, load, Duration::from_millis(ms)).await?;
+        }
+        return Ok(());
+    }
     for writes in [false, true] {
         if writes && !write {
             continue;
@@ -34,6 +51,26 @@ struct Load {
     random: bool,
     size: usize,
     depth: usize,
+}
+
+impl Load {
+    fn parse(text: &str) -> Option<Load> {
+        let (operation, rest) = text.split_once(':')?;
+        let (Ok(Size(size)), Ok(depth)) = rest.split_once(':').map(|(size, depth)| (size.parse(), depth.parse()))? else {
+            return None;
+        };
+        let (random, direction) = match operation.strip_prefix("rand") {
+            Some(direction) => (true, direction),
+            None => (false, operation),
+        };
+        let writes = match direction {
+            "read" => false,
+            "write" => true,
+            _ => return None,
+        };
+        let is_usual = (512..=MAX_SIZE).contains(&size) && size.is_multiple_of(512) && (1..=MAX_DEPTH).contains(&depth);
+        is_usual.then_some(Load { writes, random, size: size as usize, depth })
+    }
 }
 
 async fn measure(app: App, disk: &Disk, load: Load, time: Duration) -> sarab::Result {

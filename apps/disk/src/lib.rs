@@ -1,8 +1,9 @@
 //! A disk from inside a guest: what it is like, what is on it, whether it keeps what it is given, and how fast it is.
 //!
 //! `mode=info` prints geometry and features; `mode=hash` the SHA-256 of the whole disk; `mode=fill seed=N` writes a
-//! pattern over all of it, which `mode=verify seed=N` looks for; `mode=bench` measures, with `write=yes` writing too, and
-//! with `again=yes` again and again until the guest is asked to shut down; `mode=watch` reads without end, and prints the
+//! pattern over all of it, which `mode=verify seed=N` looks for; `mode=bench` measures, with `write=yes` writing too, with
+//! `loads=randread:4K:32,write:1M:1` these alone, and with `again=yes` again and again until the guest is asked to shut down;
+//! `mode=watch` reads without end, and prints the
 //! disk's size whenever that changes. `disk=xvdb` takes another disk than the first that has a medium, and `disk=all` all of
 //! them: they are in use together, and worked on one after the other. `ring=0` to `ring=4` says how many pages a disk's ring
 //! has, as a power of two.
@@ -38,7 +39,7 @@ const CHANGE: Duration = Duration::from_secs(5);
 #[cfg_attr(feature = "guest", sarab::main)]
 pub async fn main(app: App) -> sarab::Result {
     let args = app.args();
-    args.expect_only(&["mode", "disk", "seed", "write", "again", "ms", "ring"])?;
+    args.expect_only(&["mode", "disk", "seed", "write", "again", "ms", "loads", "ring"])?;
     let mode = args.choice("mode", &["info", "hash", "fill", "verify", "bench", "watch"])?.unwrap_or("info");
     let seed = args.get_or("seed", 0_u64)?;
     let usual = DiskOptions::default();
@@ -73,13 +74,14 @@ async fn work(app: App, mode: &str, disk: &Disk, seed: u64) -> sarab::Result {
         },
         _ => {
             let (write, ms) = (args.get_or("write", false)?, args.get_or("ms", 500_u64)?);
+            let loads = args.get::<&str>("loads")?;
             let again = args.get_or("again", false)?;
             if !again {
-                return bench::run(app, disk, write, ms).await;
+                return bench::run(app, disk, write, ms, loads).await;
             }
             let load = async {
                 loop {
-                    bench::run(app, disk, write, ms).await?;
+                    bench::run(app, disk, write, ms, loads).await?;
                 }
             };
             match select(pin!(load), pin!(app.shutdown())).await {

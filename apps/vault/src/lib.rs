@@ -93,7 +93,8 @@ pub async fn main(app: App) -> sarab::Result {
 /// A disk is no longer attached.
 fn ended(attach: &Attachment, did: back::Statistics) {
     println!(
-        "vault: {} of {}: {} reads ({} bytes), {} writes ({} bytes), {} flushes, {} discards, {} merged, {} failed",
+        "vault: {} of {}: {} reads ({} bytes), {} writes ({} bytes), {} flushes, {} discards, {} merged, {} failed; \
+         {} grant copies, {} notifications",
         attach.name(),
         attach.domain,
         did.reads,
@@ -103,6 +104,8 @@ fn ended(attach: &Attachment, did: back::Statistics) {
         did.flushes,
         did.discards,
         did.merged,
-        did.failures
+        did.failures,
+        did.grant_copies,
+        did.notifications
     );
 }

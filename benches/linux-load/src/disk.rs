@@ -7,15 +7,17 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::ptr::NonNull;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use io_uring::{IoUring, opcode, types};
 
 /// 32 buffers of 1 MiB.
 const MAX_BYTES: usize = 32 << 20;
+const MAX_DEPTH: usize = 32;
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Load {
     writes: bool,
     random: bool,
@@ -23,11 +25,45 @@ struct Load {
     depth: usize,
 }
 
-/// Measures reads, and writes where `write` says so, each for that time.
-pub fn run(device: &str, time: Duration, write: bool) -> Result<()> {
+/// `randread:4096:32` and the like: what is done (in fio's words), the bytes of a request, and how many are in flight.
+impl FromStr for Load {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Load> {
+        let (operation, rest) = text.split_once(':').context("OPERATION:BYTES:IN_FLIGHT")?;
+        let (size, depth) = rest.split_once(':').context("OPERATION:BYTES:IN_FLIGHT")?;
+        let (random, direction) = match operation.strip_prefix("rand") {
+            Some(direction) => (true, direction),
+            None => (false, operation),
+        };
+        let writes = match direction {
+            "read" => false,
+            "write" => true,
+            _ => bail!("{text}: expected read, write, randread or randwrite"),
+        };
+        let (size, depth): (usize, usize) = (size.parse()?, depth.parse()?);
+        let fits = size.checked_mul(depth).is_some_and(|bytes| (1..=MAX_BYTES).contains(&bytes));
+        ensure!(fits && size.is_multiple_of(4096) && depth <= MAX_DEPTH, "{text}: not so much");
+        Ok(Load { writes, random, size, depth })
+    }
+}
+
+fn memory() -> Result<NonNull<u8>> {
     let layout = Layout::from_size_align(MAX_BYTES, 4096)?;
     // SAFETY: the size is not zero. It is freed at the program's end.
-    let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).context("no memory")?;
+    NonNull::new(unsafe { alloc_zeroed(layout) }).context("no memory")
+}
+
+/// Measures what these words say, each for that time.
+pub fn run_loads(device: &str, time: Duration, loads: &[&str]) -> Result<()> {
+    let loads = loads.iter().map(|load| load.parse()).collect::<Result<Vec<Load>>>()?;
+    let memory = memory()?;
+    loads.into_iter().try_for_each(|load| measure(device, memory, load, time))
+}
+
+/// Measures reads, and writes where `write` says so, each for that time.
+pub fn run(device: &str, time: Duration, write: bool) -> Result<()> {
+    let memory = memory()?;
     for writes in [false, true].into_iter().filter(|writes| write || !writes) {
         for random in [false, true] {
             for size in [4 << 10, 64 << 10, 1 << 20] {
@@ -68,7 +104,7 @@ fn measure(device: &str, memory: NonNull<u8>, load: Load, time: Duration) -> Res
     ensure!(places > 0, "{device} is smaller than {size} bytes");
     // SAFETY: the largest load takes all of the memory.
     let buffers: Vec<_> = (0..depth).map(|index| unsafe { memory.add(index * size) }.as_ptr()).collect();
-    let mut ring = IoUring::new(32)?;
+    let mut ring = IoUring::new(MAX_DEPTH as u32)?;
     let descriptor = types::Fd(file.as_raw_fd());
     let (mut next, mut state) = (0_u64, 0x2545_f491_4f6c_dd1d_u64);
     let mut place = || {
@@ -136,4 +172,21 @@ fn interrupts() -> Result<u64> {
     std::fs::File::open("/proc/interrupts")?.read_to_string(&mut text)?;
     let lines = text.lines().filter(|line| line.ends_with("blkif"));
     Ok(lines.flat_map(|line| line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok())).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loads_are_words() {
+        let load = |text: &str| text.parse::<Load>();
+        assert_eq!(load("randread:4096:32").unwrap(), Load { writes: false, random: true, size: 4096, depth: 32 });
+        assert_eq!(load("write:1048576:1").unwrap(), Load { writes: true, random: false, size: 1 << 20, depth: 1 });
+        for bad in
+            ["", "read", "read:4096", "trim:4096:1", "read:4096:33", "read:512:1", "read:2097152:32", "read:4096:0"]
+        {
+            assert!(load(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str = "usage: linux-load disk DEVICE MILLISECONDS [write]
+const USAGE: &str =
+    "usage: linux-load disk DEVICE MILLISECONDS [write | read|write|randread|randwrite:BYTES:IN_FLIGHT...]
        linux-load loop LOOP_DEVICE FILE SECTOR_BYTES
        linux-load http ADDRESS:PORT PATH CLIENTS COUNT PER_CONNECTION
        linux-load site ADDRESS:PORT FOLDER CLIENTS
@@ -33,6 +34,7 @@ fn main() -> Result<()> {
     match args[..] {
         ["disk", device, ms] => disk::run(device, Duration::from_millis(number(ms)?), false),
         ["disk", device, ms, "write"] => disk::run(device, Duration::from_millis(number(ms)?), true),
+        ["disk", device, ms, ref loads @ ..] => disk::run_loads(device, Duration::from_millis(number(ms)?), loads),
         ["loop", device, file, sectors] => disk::attach(device, file, number(sectors)?),
         ["http", address, path, clients, count, per_connection] => {
             http::run(address, path, number(clients)?, number(count)?, number(per_connection)?)

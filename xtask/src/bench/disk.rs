@@ -15,10 +15,10 @@ use xen_lab::domain::{Builder, destroy_all, guest, linux};
 const DISK: &str = "disk = [\"format=raw,vdev=xvda,access=rw,target=/tmp/disk\"]";
 
 /// Size, pattern, operation and requests in flight.
-type Load = (u64, String, String, u64);
+pub(super) type Load = (u64, String, String, u64);
 
 /// What the two have printed of each load.
-type Rows = BTreeMap<Load, Pair<Value>>;
+pub(super) type Rows = BTreeMap<Load, Pair<Value>>;
 
 pub(super) fn lab(lab: &Lab, count: u32) -> Result<()> {
     lab.run("dd if=/dev/zero of=/tmp/disk bs=1M count=64 2>/dev/null")?;
@@ -31,13 +31,7 @@ pub(super) fn lab(lab: &Lab, count: u32) -> Result<()> {
         let job = "/linux-load disk /dev/xvda 500 write";
         measure(linux(lab, "linux", job, &[("linux-load", &program)])?, 1, &mut rows)
     });
-    println!(
-        "  {:<34} {:>9} {:>9} {:>7} {:>13} {:>6} {:>15} {:>15} {:>10}",
-        "Linux's blkback", "ours", "Linux's", "ratio", "", "rounds", "p50 us", "p99 us", "events"
-    );
-    for ((size, pattern, operation, in_flight), row) in &rows {
-        show(&format!("{pattern} {operation} {} KiB, {in_flight} in flight", size >> 10), *size, row);
-    }
+    show("Linux's blkback", &rows);
     outcome?;
     ensure!(rows.values().all(|row| row[0].len() == row[1].len()), "a load was measured on one side alone");
     Ok(())
@@ -52,7 +46,7 @@ fn measure(builder: Builder<'_>, column: usize, rows: &mut Rows) -> Result<()> {
         domain.wait_for("\"op\":\"write\",\"pattern\":\"random\",\"size\":1048576,\"in_flight\":32", 20)
     });
     let console = outcome.as_ref().map_or_else(|_| domain.console().unwrap_or_default(), String::clone);
-    for line in console.lines().filter_map(|line| line.find("{\"op\"").map(|at| &line[at..])) {
+    for line in lines(&console) {
         match serde_json::from_str(line) {
             Ok(value) => rows.entry(load(&value)).or_default()[column].push(value),
             // The last line may be half a line where a guest is stuck.
@@ -64,13 +58,34 @@ fn measure(builder: Builder<'_>, column: usize, rows: &mut Rows) -> Result<()> {
     destroy_all(domain.lab())
 }
 
-fn load(line: &Value) -> Load {
+/// The lines of JSON that a guest has printed.
+pub(super) fn lines(console: &str) -> impl Iterator<Item = &str> {
+    console.lines().filter_map(|line| line.find("{\"op\"").map(|at| &line[at..]))
+}
+
+pub(super) fn load(line: &Value) -> Load {
     let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
     let number = |key: &str| line[key].as_u64().unwrap_or_default();
     (number("size"), text("pattern"), text("op"), number("in_flight"))
 }
 
-fn show(name: &str, size: u64, row: &Pair<Value>) {
+/// The name of a load, for people.
+pub(super) fn name((size, pattern, operation, in_flight): &Load) -> String {
+    format!("{pattern} {operation} {} KiB, {in_flight} in flight", size >> 10)
+}
+
+/// A table of loads.
+pub(super) fn show(what: &str, rows: &Rows) {
+    println!(
+        "  {:<34} {:>9} {:>9} {:>7} {:>13} {:>6} {:>15} {:>15} {:>10}",
+        what, "ours", "Linux's", "ratio", "", "rounds", "p50 us", "p99 us", "events"
+    );
+    for (load, row) in rows {
+        show_row(&name(load), load.0, row);
+    }
+}
+
+fn show_row(name: &str, size: u64, row: &Pair<Value>) {
     let numbers = |key: &str| {
         row.each_ref().map(|lines| lines.iter().map(|line| line[key].as_f64().unwrap_or(0.0)).collect::<Vec<_>>())
     };

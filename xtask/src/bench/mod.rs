@@ -9,6 +9,7 @@ mod net;
 mod soak;
 mod store;
 mod table;
+mod vault;
 mod wan;
 mod work;
 
@@ -29,7 +30,8 @@ pub struct BenchArgs {
     #[arg(long)]
     lab_only: bool,
     /// Only this: store (requests to the store), disk, net, http or wan (TCP with delay, loss, reordering and a
-    /// bottleneck; each beside a Linux guest), gate (beside Linux as a router), or soak (whether `web`'s memory stays as it is, which takes long and is not
+    /// bottleneck; each beside a Linux guest), gate (beside Linux as a router), vault (beside dom0's blkback
+    /// and dm-crypt), or soak (whether `web`'s memory stays as it is, which takes long and is not
     /// done otherwise)
     #[arg(long, value_name = "WHAT", value_parser = PARTS.map(|part| part.name))]
     only: Option<String>,
@@ -53,7 +55,7 @@ struct Part<L> {
 }
 
 /// What `--only` names.
-const PARTS: [Part<Lab>; 7] = [
+const PARTS: [Part<Lab>; 8] = [
     Part { name: "store", parallel: true, measure: |lab, _| store::lab(lab) },
     Part { name: "disk", parallel: true, measure: disk::lab },
     Part { name: "net", parallel: true, measure: net::lab },
@@ -62,6 +64,7 @@ const PARTS: [Part<Lab>; 7] = [
     // guest sends 2 to 20 Mbit/s where it sends 100 with one.
     Part { name: "wan", parallel: false, measure: wan::lab },
     Part { name: "gate", parallel: true, measure: gate::lab },
+    Part { name: "vault", parallel: true, measure: vault::lab },
     Part { name: "soak", parallel: true, measure: |lab, _| soak::lab(lab) },
 ];
 /// Done where it is asked for, and not otherwise.
