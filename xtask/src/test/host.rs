@@ -100,7 +100,8 @@ pub fn quick(tally: &Tally) {
 }
 
 /// The crates whose log lines go through what their user turns on.
-const LOGGING: [&str; 8] = ["sarab-volumes", "xenstore-client", "xenbus", "xen-9pfs", "xen-blkif", "xen-netif", "xen-vchan", "qubes"];
+const LOGGING: [&str; 8] =
+    ["sarab-volumes", "xenstore-client", "xenbus", "xen-9pfs", "xen-blkif", "xen-netif", "xen-vchan", "qubes"];
 
 fn drivers_logging(root: &Path) -> Result<String> {
     for features in [&[][..], &["log"], &["defmt"], &["log", "defmt"]] {
