@@ -23,7 +23,7 @@ fn cuts() -> Result<u32> {
     text.parse().with_context(|| format!("SARAB_CUTS={text}: expected a number of power cuts"))
 }
 
-/// Cuts of one call to dom0, whose answer has to come in time.
+/// Cuts of one call to dom0, which says something after each: a lab that is silent is taken for stuck.
 const BATCH: u32 = 10;
 
 /// What both parts need: the probe's console, whose last line of a kind `said` waits for.
@@ -75,9 +75,8 @@ const CUT: &str = "fail() { echo \"cut $seed ($(grep \"cut $seed at\" $log)): $d
          umount /mnt/$disk || fail cannot be unmounted
          e2fsck -fn /dev/$disk >fsck 2>&1 || fail $(cat fsck)
        done
-       seed=$((seed + 1))
-     done
-     echo $checked";
+       echo $checked; seed=$((seed + 1))
+     done";
 
 fn power_cuts(f: &Fixture) -> Result<String> {
     let cuts = cuts()?;
@@ -111,7 +110,7 @@ fn power_cuts(f: &Fixture) -> Result<String> {
     for first in (0..cuts).step_by(BATCH as usize) {
         let end = cuts.min(first + BATCH);
         let found = run(&format!("first={first} end={end}\n{CUT}"))?;
-        checked += found.trim().parse::<u32>().with_context(|| found.clone())?;
+        checked += found.lines().last().unwrap_or_default().parse::<u32>().with_context(|| found.clone())?;
     }
     let seconds = begun.elapsed().as_secs_f32();
     ensure!(checked > 0, "no cut came after a file that was synced:\n{}", show(&probe));
