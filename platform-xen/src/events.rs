@@ -210,13 +210,6 @@ pub struct XenPort {
     generation: u32,
 }
 
-impl XenPort {
-    /// Whether the port survived: `false` after a resume.
-    pub fn is_current(&self) -> bool {
-        TABLE.get().generation == self.generation
-    }
-}
-
 impl Port for XenPort {
     fn number(&self) -> PortNumber {
         PortNumber(self.port)
@@ -232,6 +225,10 @@ impl Port for XenPort {
 
     fn is_bound(&self) -> bool {
         self.is_current() && hypercall::evtchn_status(self.port) == Ok(abi::EVTCHNSTAT_INTERDOMAIN)
+    }
+
+    fn is_current(&self) -> bool {
+        TABLE.get().generation == self.generation
     }
 
     fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {

@@ -494,6 +494,58 @@ fn a_restored_guest_goes_on_with_its_disk() {
     });
 }
 
+/// A response that is in the ring when the guest is saved may be in the image without its data: what is read is what the disk
+/// has when the guest goes on, if the guest has not taken the response before.
+#[test]
+fn a_restored_guest_takes_no_response_of_before() {
+    check("stale responses", 100, |xen| {
+        let device = Rc::new(RefCell::new(None));
+        let bench = bench(xen, |domain| {
+            let disk = RamDisk::new(domain.clone(), 64).unwrap();
+            device.replace(Some(disk.clone()));
+            let slow = Slow::new(domain, 1, disk);
+            // Without pauses.
+            slow.random.set(0);
+            slow
+        });
+        let device = device.take().unwrap();
+        let turns = xen.random(60);
+        xen.run(async move {
+            bench.attach().await;
+            let (disk, ended) = bench.connect(front::Options::default());
+            disk.ready().await.unwrap();
+            disk.write_bytes(0, &[1; SECTOR]).await.unwrap();
+            let is_read = Cell::new(false);
+            let read = async {
+                let mut bytes = [0; SECTOR];
+                disk.read_bytes(0, &mut bytes).await.unwrap();
+                is_read.set(true);
+                bytes[0]
+            };
+            let restore = async {
+                let quiet = bench.store.quiesce().await.unwrap();
+                let (at_front, at_back) = Toolstack::paths("vbd", bench.front.id(), bench.back.id(), DEVICE);
+                for _ in 0..turns {
+                    xenbus::yield_now().await;
+                }
+                bench.front.suspend_and_restore();
+                let was_read = is_read.get();
+                device.write_bytes(0, &[2; SECTOR]).await.unwrap();
+                bench.toolstack.store().remove(&at_back).await.unwrap();
+                bench.toolstack.store().remove(&at_front).await.unwrap();
+                bench.attach().await;
+                quiet.resume(Restart::New);
+                was_read
+            };
+            // The read is polled just before: it has what the driver has for it.
+            let (found, was_read) = futures_util::future::join(read, restore).await;
+            assert_eq!(found, if was_read { 1 } else { 2 });
+            assert!(bench.detach().await, "closed in time");
+            assert_eq!(ended.await, EndReason::Removed);
+        });
+    });
+}
+
 /// A disk that closes leaves hundreds of pages mapped until its backend unmaps them, as it may: the other disks of that
 /// backend go on meanwhile.
 #[test]

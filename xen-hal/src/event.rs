@@ -102,6 +102,12 @@ pub trait Port {
     /// rights in the store: a guest may not hear of `@releaseDomain` there.
     fn is_bound(&self) -> bool;
 
+    /// Whether this domain was not restored since it has had the port.
+    ///
+    /// After a restore the port is of no use. Of what peers wrote into shared pages while the image was made, only a part may be
+    /// in it, such as a response without the data that it is about.
+    fn is_current(&self) -> bool;
+
     /// Takes a pending event, or arranges for the task to be woken by the next one.
     ///
     /// An event that came at any time since the last one was taken is never lost.
@@ -128,6 +134,10 @@ impl<T: Port + ?Sized> Port for &T {
 
     fn is_bound(&self) -> bool {
         (**self).is_bound()
+    }
+
+    fn is_current(&self) -> bool {
+        (**self).is_current()
     }
 
     fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {

@@ -215,6 +215,10 @@ impl Port for SimPort {
         self.state(|state| matches!(state.remote, Remote::Bound(..))).unwrap_or(false)
     }
 
+    fn is_current(&self) -> bool {
+        self.state(|_| ()).is_some()
+    }
+
     fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
         let outcome = self.state(|state| match std::mem::take(&mut state.pending) {
             true => (true, None),

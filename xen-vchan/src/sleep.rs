@@ -89,6 +89,10 @@ impl<X: Xen> Port for HalfPort<'_, X> {
         self.0.port.is_bound()
     }
 
+    fn is_current(&self) -> bool {
+        self.0.port.is_current()
+    }
+
     fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.sleepers.poll(self.1, &self.0.port, cx)
     }

@@ -11,9 +11,11 @@ mod checks;
 mod faults;
 mod hostile;
 mod limits;
+mod load;
 mod luks;
 mod memory_functions;
 mod pair;
+mod powercut;
 mod qube;
 mod store;
 mod timing;
@@ -68,6 +70,8 @@ async fn main(app: App) -> Result<(), String> {
         "vbd" => vbd::disks(app).await?,
         "vif" => vif::interfaces(app).await?,
         "luks" => luks::open(app, &mut checks).await?,
+        "load" => load::run(app, &mut checks).await?,
+        "powercut" => powercut::run(app).await?,
         "luks-format" => luks::format(app).await?,
         "vbd-back" => vbd::backends(app).await?,
         "hostile" => hostile::run(app).await?,

@@ -71,6 +71,12 @@ impl<G: Memory, P: Port> Connection<G, P> {
         let (mut change, mut closed) = (pin!(signals.changed(known)), pin!(signals.closing()));
         let mut lost = pin!(signals.lost());
         loop {
+            // A response of before a restore may be in the image without the data that it is about, which the backend has written
+            // after that page was saved. What is in flight is asked for again.
+            if !self.link.port.is_current() {
+                signals.lost().await;
+                return Ok(());
+            }
             // Read first: the last responses of a backend that is gone still count.
             let (closing, is_lost) = (signals.is_closing(), signals.is_lost());
             let worked = self.step(closing, &mut turn)?;
@@ -119,6 +125,9 @@ impl<G: Memory, P: Port> Connection<G, P> {
                 // Without a response in this time, the next one is to be notified at once.
                 Wake::Deadline | Wake::Pause => gather = false,
                 Wake::Other => {}
+            }
+            if !self.link.port.is_current() {
+                continue;
             }
             match self.link.ring.waiting(&self.link.memory).map_err(broken)? {
                 0 if wake == Wake::Event || throttled => throttle.record_spurious(),
@@ -298,6 +307,11 @@ fn settle<G: Memory>(
     let job = &mut active.job;
     if let Some(buffer) = &mut job.buffer {
         for page in &mut buffer.pages[request.pages] {
+            if job.kind == Kind::Read {
+                // Xen logs for a migration what the domain itself writes, and what a peer has unmapped (gnttab_mark_dirty in
+                // xen/common/grant_table.c), but nothing of a page that stays mapped: without this it would not be copied.
+                page.store_byte(0, page.load_byte(0));
+            }
             if let Err(error) = pool.settle(page, peer) {
                 job.outcome = Err(error);
             }

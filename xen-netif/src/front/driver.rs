@@ -205,6 +205,12 @@ async fn serve<G: Memory, P: Port>(
     let users = shared.status.users();
     let mut throttle = EventThrottle::default();
     loop {
+        // Of what was received before a restore not all may be in the image.
+        if !tx_port.is_current() {
+            shared.disconnect(Phase::Waiting);
+            signals.closing().await;
+            return Ok(());
+        }
         users.notify().clear();
         let (worked, more) = step(shared, tx_port, rx_port)?;
         if signals.is_closing() || users.is_empty() {

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod checks;
+mod cuts;
 mod deny;
 mod disk;
 mod gate;
@@ -246,6 +247,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(linux::AT_LENGTH);
             checks.extend(luks::AT_LENGTH);
             checks.extend(vault::AT_LENGTH);
+            checks.extend(cuts::AT_LENGTH);
             checks.extend(gate_nft::AT_LENGTH);
             checks.extend(package::AT_LENGTH);
             checks.extend(qubes::AT_LENGTH);

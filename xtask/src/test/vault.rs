@@ -28,7 +28,7 @@ fn make_disks(f: &Fixture, mebibytes: u32) -> Result<()> {
 }
 
 /// Has the vault do something, as dom0's administrator does.
-fn command(f: &Fixture, vault: &Domain, line: &str) -> Result<String> {
+pub fn command(f: &Fixture, vault: &Domain, line: &str) -> Result<String> {
     let home = format!("/local/domain/{}/data/vault", vault.id);
     let answer = f.lab.run(&format!(
         "xenstore-rm {home}/status/check 2>/dev/null; xenstore-write {home}/command/check '{line}' || exit 1; tries=400
@@ -40,7 +40,8 @@ fn command(f: &Fixture, vault: &Domain, line: &str) -> Result<String> {
     answer.strip_prefix("ok: ").map(str::to_owned).with_context(|| format!("{line}: {answer}\n{}", show(vault)))
 }
 
-fn show(vault: &Domain) -> String {
+/// What a domain has printed.
+pub fn show(vault: &Domain) -> String {
     vault.console().unwrap_or_default()
 }
 
