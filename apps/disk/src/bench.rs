@@ -19,7 +19,9 @@ pub async fn run(app: App, disk: &Disk, write: bool, ms: u64, loads: Option<&str
     if let Some(loads) = loads {
         for text in loads.split(',') {
             let Some(load) = Load::parse(text) else {
-                bail!("loads={text}: expected read, write, randread or randwrite, a size and how many, as in randread:4K:32");
+                bail!(
+                    "loads={text}: expected read, write, randread or randwrite, a size and how many, as in randread:4K:32"
+                );
             };
             if disk.geometry().bytes() < load.size as u128 {
                 bail!("loads={text}: the disk is smaller");
@@ -56,7 +58,8 @@ struct Load {
 impl Load {
     fn parse(text: &str) -> Option<Load> {
         let (operation, rest) = text.split_once(':')?;
-        let (Ok(Size(size)), Ok(depth)) = rest.split_once(':').map(|(size, depth)| (size.parse(), depth.parse()))? else {
+        let (Ok(Size(size)), Ok(depth)) = rest.split_once(':').map(|(size, depth)| (size.parse(), depth.parse()))?
+        else {
             return None;
         };
         let (random, direction) = match operation.strip_prefix("rand") {
