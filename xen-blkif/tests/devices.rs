@@ -55,7 +55,7 @@ fn a_pool_of_buffers_keeps_pages_for_itself() {
 #[test]
 fn buffers_are_copied_across_pages() {
     check("copies between buffers", 20, |xen| {
-        let mut random = random(&xen);
+        let mut random = random(xen);
         let pool = BufferPool::new(xen.domain());
         let lens = [0; 2].map(|_| 1 + random(4 * 4096) as usize);
         let buffers = lens.map(|len| pool.buffer(len).unwrap());

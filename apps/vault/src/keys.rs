@@ -23,11 +23,12 @@ const LARGE: u128 = 256 << 20;
 type Opened = Encrypted<Plain, XenGrantTable>;
 
 /// The devices that are unlocked.
-#[derive(Default)]
 pub struct Keys {
     open: RefCell<BTreeMap<Id, Unlocked>>,
     /// Those whose header a command works on: two at once would each undo what the other does.
     busy: RefCell<BTreeSet<Id>>,
+    /// What Argon2 may take of the memory. The heap keeps what it once had: what is free later says too little.
+    spare_kib: u32,
 }
 
 /// That no other command works on a device's header, until it is dropped.
@@ -49,6 +50,31 @@ struct Unlocked {
 }
 
 impl Keys {
+    /// Half of the memory that is free may be taken for Argon2, for the time that it needs.
+    pub fn new(app: App) -> Keys {
+        let spare_kib = u32::try_from(app.memory().free >> 11).unwrap_or(u32::MAX);
+        Keys { open: RefCell::default(), busy: RefCell::default(), spare_kib }
+    }
+
+    async fn load(&self, plain: Plain) -> Result<Volume<Plain>, String> {
+        Volume::load(plain, self.limits()).await.map_err(text)
+    }
+
+    fn limits(&self) -> Limits {
+        let most = Limits::default();
+        most.with_argon2_memory_kib(self.spare_kib.clamp(MIN_ARGON2_MEMORY_KIB, most.argon2_memory_kib))
+    }
+
+    /// For a new key, the usual work on as much memory as there is.
+    fn kdf(&self) -> Kdf {
+        let mut cost = Argon2Cost { memory_kib: 64 << 10, passes: 4, lanes: 1 };
+        while cost.memory_kib > self.spare_kib.max(MIN_ARGON2_MEMORY_KIB) {
+            cost.memory_kib /= 2;
+            cost.passes *= 2;
+        }
+        Kdf::Argon2id(cost)
+    }
+
     /// A command begins to work on a device's header, unless another one does.
     pub fn turn<'a>(&'a self, id: &'a Id) -> Option<Turn<'a>> {
         self.busy.borrow_mut().insert(id.clone()).then(|| Turn { keys: self, id })
@@ -70,7 +96,7 @@ impl Keys {
 
     /// Unlocks a device.
     pub async fn unlock(&self, app: App, id: Id, plain: Plain, key: &[u8], keep: bool) -> Result<String, String> {
-        let volume = load(app, plain).await?;
+        let volume = self.load(plain).await?;
         let repaired = match volume.repair() {
             Some(repair) => format!("; {repair}"),
             None => String::new(),
@@ -88,7 +114,7 @@ impl Keys {
             return Err(format!("it is not empty: it holds {content}; `encrypt NAME KEY force` destroys that"));
         }
         let data = if plain.geometry().bytes() < LARGE { 1 << 20 } else { 16 << 20 };
-        let options = FormatOptions::default().with_data_offset(data).with_kdf(kdf(app)).with_limits(limits(app));
+        let options = FormatOptions::default().with_data_offset(data).with_kdf(self.kdf()).with_limits(self.limits());
         let mut random = app.entropy().map_err(|error| error.to_string())?;
         let volume = Volume::format(plain, key, &options, &mut random).await.map_err(text)?;
         let device = volume.open(key, app.grant_table(), OpenOptions::default()).await.map_err(text)?;
@@ -99,17 +125,17 @@ impl Keys {
 
     pub async fn add(&self, app: App, plain: Plain, existing: &[u8], new: &[u8]) -> Result<u8, String> {
         let mut random = app.entropy().map_err(|error| error.to_string())?;
-        load(app, plain).await?.add_key(existing, new, kdf(app), &mut random).await.map_err(text)
+        self.load(plain).await?.add_key(existing, new, self.kdf(), &mut random).await.map_err(text)
     }
 
     pub async fn change(&self, app: App, plain: Plain, old: &[u8], new: &[u8]) -> Result<u8, String> {
         let mut random = app.entropy().map_err(|error| error.to_string())?;
-        load(app, plain).await?.change_key(old, new, kdf(app), &mut random).await.map_err(text)
+        self.load(plain).await?.change_key(old, new, self.kdf(), &mut random).await.map_err(text)
     }
 
     pub async fn remove(&self, app: App, plain: Plain, key: &[u8]) -> Result<u8, String> {
         let mut random = app.entropy().map_err(|error| error.to_string())?;
-        load(app, plain).await?.remove_key(key, &mut random).await.map_err(text)
+        self.load(plain).await?.remove_key(key, &mut random).await.map_err(text)
     }
 }
 
@@ -137,30 +163,6 @@ pub fn bytes_of(app: App, word: &str) -> Result<Zeroizing<alloc::vec::Vec<u8>>, 
     }
 }
 
-async fn load(app: App, plain: Plain) -> Result<Volume<Plain>, String> {
-    Volume::load(plain, limits(app)).await.map_err(text)
-}
-
-/// Half of the memory that is free may be taken for Argon2, for the time that it needs.
-fn limits(app: App) -> Limits {
-    let most = Limits::default();
-    most.with_argon2_memory_kib(spare_kib(app).clamp(MIN_ARGON2_MEMORY_KIB, most.argon2_memory_kib))
-}
-
-/// For a new key, the usual work on as much memory as there is.
-fn kdf(app: App) -> Kdf {
-    let spare = spare_kib(app);
-    let mut cost = Argon2Cost { memory_kib: 64 << 10, passes: 4, lanes: 1 };
-    while cost.memory_kib > spare.max(MIN_ARGON2_MEMORY_KIB) {
-        cost.memory_kib /= 2;
-        cost.passes *= 2;
-    }
-    Kdf::Argon2id(cost)
-}
-
-fn spare_kib(app: App) -> u32 {
-    u32::try_from(app.memory().free >> 11).unwrap_or(u32::MAX)
-}
 
 fn text(error: Error) -> String {
     error.to_string()

@@ -67,7 +67,7 @@ pub async fn main(app: App) -> sarab::Result {
         app,
         devices,
         holds: Holds::default(),
-        keys: Keys::default(),
+        keys: Keys::new(app),
         settings: Settings::default(),
         spare: Rc::new(Spare::new(app.memory().free)),
         scrubbing: Cell::new(false),

@@ -174,7 +174,10 @@ impl<'a> Bench<'a> {
         let of_them = |line: &&str| guests.iter().any(|guest| line.contains(&format!(" of d{}: ", guest.id)));
         for vault in ["vault-ram", "vault-luks", "vault-pool"] {
             let console = self.lab.run(&format!("cat /var/log/xen/console/guest-{vault}.log"))?;
-            console.lines().filter(of_them).for_each(|line| println!("  {vault}: {}", line.trim()));
+            // Log lines, which are no text, may stand before one.
+            let told =
+                console.lines().filter(of_them).filter_map(|line| line.find("vault: ").map(|at| line[at..].trim()));
+            told.for_each(|line| println!("  {vault}: {line}"));
         }
         Ok(())
     }
@@ -217,12 +220,10 @@ impl<'a> Bench<'a> {
     /// So many guests of ours at once, each with a small volume of the same vault's.
     fn many(&self, count: u32) -> Result<()> {
         for words in OUR_LOADS {
-            let mut rows: Vec<(usize, Vec<Vec<f64>>)> = OURS.map(|number| (number, Vec::new())).into();
-            let outcome = rounds(count, || {
-                for (number, rates) in &mut rows {
-                    rates.push(self.at_once(*number, words)?);
-                }
-                Ok(())
+            let mut rows: Vec<(usize, Vec<Vec<f64>>)> = Vec::new();
+            let outcome = OURS.into_iter().try_for_each(|number| {
+                rows.push((number, self.at_once(number, words, count)?));
+                anyhow::Ok(())
             });
             println!(
                 "  {:<34} {:>12} {:>12} {:>14}",
@@ -232,7 +233,7 @@ impl<'a> Bench<'a> {
                 "least..most"
             );
             let totals = |rounds: &[Vec<f64>]| rounds.iter().map(|rates| rates.iter().sum()).collect::<Vec<f64>>();
-            let single = totals(&rows[0].1);
+            let single = rows.first().map(|(_, rates)| totals(rates)).unwrap_or_default();
             for (number, rates) in &rows {
                 let total = totals(rates);
                 let [ratio, _] = table::ratios(&total, &single);
@@ -244,29 +245,24 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// What each of so many guests gets in a time in which all of them work.
-    fn at_once(&self, number: usize, words: &str) -> Result<Vec<f64>> {
+    /// What each of so many guests gets in times in which all of them work.
+    fn at_once(&self, number: usize, words: &str, count: u32) -> Result<Vec<Vec<f64>>> {
         let guests = (0..number)
             .map(|index| {
                 let line = format!("mode=bench again=yes ms=500 loads={words}");
-                let list = [from("vault-pool", &format!("ours{index}"), 'a')];
-                guest(self.lab, &self.disk, &format!("ours{index}"))
-                    .command_line(line)
-                    .line(&disks(&list))
-                    .paused()
-                    .create()
+                let disks = disks(&[from("vault-pool", &format!("ours{index}"), 'a')]);
+                guest(self.lab, &self.disk, &format!("ours{index}")).command_line(line).line(&disks).paused().create()
             })
             .collect::<Result<Vec<_>>>()?;
         let ids = guests.iter().map(|guest| guest.id.to_string()).collect::<Vec<_>>().join(" ");
         self.lab.run(&format!("for id in {ids}; do xl unpause $id || exit 1; done"))?;
-        let deadline = Instant::now() + Duration::from_secs(PATIENCE);
-        let printed = || -> Result<Vec<Vec<f64>>> {
-            let rates = |guest: &Domain<'_>| {
-                Ok(lines(&whole_lines(guest)?).map(parsed).collect::<Result<Vec<_>>>()?.iter().map(rate).collect())
-            };
-            guests.iter().map(rates).collect()
+        let rates_of = |guest: &Domain<'_>| -> Result<Vec<f64>> {
+            let console = whole_lines(guest)?;
+            lines(&console).map(|line| parsed(line).map(|line| rate(&line))).collect()
         };
-        let before = loop {
+        let printed = || guests.iter().map(rates_of).collect::<Result<Vec<_>>>();
+        let deadline = Instant::now() + Duration::from_secs(PATIENCE);
+        let mut before = loop {
             sleep(Duration::from_secs(1));
             let before = printed()?;
             if before.iter().all(|rates| rates.len() >= 2) {
@@ -274,18 +270,22 @@ impl<'a> Bench<'a> {
             }
             ensure!(Instant::now() < deadline, "a guest of {number} does not begin: {}", guests[0].console()?);
         };
-        sleep(Duration::from_secs(4));
-        let after = printed()?;
-        for guest in &guests {
-            self.lab.run(&format!("xl destroy {}", guest.id))?;
+        let mut rounds = Vec::new();
+        for _ in 0..count {
+            sleep(2 * LONG_SLICE);
+            let after = printed()?;
+            // The line that was being measured when they were counted began before all did.
+            let own =
+                before.iter().zip(&after).map(|(before, after)| after.get(before.len() + 1..).unwrap_or_default());
+            let mean = |rates: &[f64]| {
+                ensure!(!rates.is_empty(), "a guest of {number} does not go on");
+                Ok(rates.iter().sum::<f64>() / rates.len() as f64)
+            };
+            rounds.push(own.map(mean).collect::<Result<_>>()?);
+            before = after;
         }
-        // The line that was being measured when they were counted began before all did.
-        let own = before.iter().zip(&after).map(|(before, after)| after.get(before.len() + 1..).unwrap_or_default());
-        let mean = |rates: &[f64]| {
-            ensure!(!rates.is_empty(), "a guest of {number} does not go on");
-            Ok(rates.iter().sum::<f64>() / rates.len() as f64)
-        };
-        own.map(mean).collect()
+        self.lab.run(&format!("for id in {ids}; do xl destroy $id || exit 1; done"))?;
+        Ok(rounds)
     }
 }
 
