@@ -62,13 +62,15 @@ pub struct Target<'a> {
     pub handover: bool,
     /// The device as it is, though it is encrypted.
     pub raw: bool,
+    /// Nothing but a device that was unlocked: whoever has the disk could have made it look like a plain one.
+    pub encrypted: bool,
 }
 
 impl<'a> Target<'a> {
     pub fn parse(text: &'a str) -> Result<Target<'a>, String> {
         let mut words = text.split(',');
         let name = words.next().unwrap_or_default();
-        let mut target = Target { name, snapshot: false, handover: false, raw: false };
+        let mut target = Target { name, snapshot: false, handover: false, raw: false, encrypted: false };
         for word in words {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             let value = match value {
@@ -80,8 +82,11 @@ impl<'a> Target<'a> {
                 "snapshot" => target.snapshot = value,
                 "handover" => target.handover = value,
                 "raw" => target.raw = value,
+                "encrypted" => target.encrypted = value,
                 _ => {
-                    return Err(format!("target={text}: unknown option `{key}`; there are snapshot, handover and raw"));
+                    return Err(format!(
+                        "target={text}: unknown option `{key}`; there are snapshot, handover, raw and encrypted"
+                    ));
                 }
             }
         }
@@ -142,6 +147,9 @@ impl Export {
                 if !target.raw && keys::is_encrypted(&plain).await.map_err(failed)? {
                     let text = format!("{name}: it is encrypted and locked; `unlock {name} KEY` opens it");
                     return Err(refused(Errno::EACCES, text));
+                }
+                if target.encrypted {
+                    return Err(refused(Errno::EACCES, format!("{name}: encrypted=on, but it is not encrypted")));
                 }
                 Either::Left(plain)
             }

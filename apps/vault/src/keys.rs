@@ -163,7 +163,6 @@ pub fn bytes_of(app: App, word: &str) -> Result<Zeroizing<alloc::vec::Vec<u8>>, 
     }
 }
 
-
 fn text(error: Error) -> String {
     error.to_string()
 }

@@ -194,7 +194,7 @@ fn a_guest_gets_what_it_may_have() {
             assert_eq!(mark(&xen, &vault, "ram").await.console(), "0\n");
             for (target, expected) in [
                 ("rom", "target=rom: there is no such device here; there are ram"),
-                ("ram,snapshots=on", "unknown option `snapshots`; there are snapshot, handover and raw"),
+                ("ram,snapshots=on", "unknown option `snapshots`; there are snapshot, handover, raw and encrypted"),
                 ("ram,snapshot", "expected snapshot=on or snapshot=off"),
                 ("", "target=: there is no such device"),
             ] {
@@ -245,6 +245,8 @@ fn a_key_opens_a_device_until_its_guest_has_gone() {
         xen.clone().run(async move {
             let vault = guest.start(vault::main).await;
             vault.wait_for("vault: ready\n").await;
+            let plain = refusal(&xen, &vault, "ram,encrypted=on").await;
+            assert!(plain.contains("ram: encrypted=on, but it is not encrypted"), "{plain}");
             command(&vault, "encrypt ram", "ram: encrypted and unlocked, 2048 sectors").await;
             let first = Guest::new(&xen).disk_of("xvda", &vault, "ram").start(staying).await;
             first.wait_for("has it\n").await;
