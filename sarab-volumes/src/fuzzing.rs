@@ -47,6 +47,10 @@ impl Buffer for Bytes {
         to.copy_from_slice(&self.0.borrow()[offset..offset + to.len()]);
     }
 
+    fn copy(&self, offset: usize, len: usize, to: &impl Buffer, to_offset: usize) {
+        to.write(to_offset, &self.0.borrow()[offset..offset + len]);
+    }
+
     fn write(&self, offset: usize, from: &[u8]) {
         self.0.borrow_mut()[offset..offset + from.len()].copy_from_slice(from);
     }

@@ -217,7 +217,8 @@ async fn transactions(store: &Store, tally: &Tally) -> Result<(), Error> {
             t.set(&count, &(value + 1)).await
         })
         .await?;
-    tally.equal((tries.get(), store.read_as::<u32>(&count).await?), (2, 101), "a conflict is tried again");
+    tally.check(tries.get() > 1, "a conflict is tried again");
+    tally.equal(store.read_as::<u32>(&count).await?, 101, "and sees what has changed");
     Ok(())
 }
 
