@@ -12,7 +12,7 @@ const SECTOR: usize = 512;
 pub(crate) const PAGE: usize = 64 << 10;
 
 /// Pages of a disk from its begin on, as flash memory: what is read comes from whole pages, what is written goes to the disk
-/// at once, sector by sector, and is flushed. [`Flash`](xen_blkif::adapters::Flash) would ask the disk for each few bytes.
+/// at once, sector by sector, and is flushed. `xen_blkif::adapters::Flash` would ask the disk for each few bytes.
 pub(crate) struct Pages<D> {
     disk: Rc<D>,
     count: usize,
