@@ -30,7 +30,7 @@ pub fn run(tally: &Tally) {
     tally.step("dependencies", deny::check);
     tally.step("tests on the host", || {
         let mut command =
-            command(&root, &["test", "--workspace", "--no-fail-fast", "--features", "sarab/net,sarab/qubes"]);
+            command(&root, &["test", "--workspace", "--no-fail-fast", "--features", "sarab/net,sarab/qubes,sarab/state"]);
         match xen_lab::headers() {
             Ok(headers) => finish(command.env("SARAB_XEN_HEADERS", headers)),
             Err(error) => {
@@ -51,7 +51,7 @@ pub fn run(tally: &Tally) {
     });
     // What users see, and then what contributors do: a link may be right in one of them alone.
     tally.step("documentation", || {
-        let public = ["doc", "--quiet", "--workspace", "--no-deps", "--features", "sarab/net,sarab/qubes"];
+        let public = ["doc", "--quiet", "--workspace", "--no-deps", "--features", "sarab/net,sarab/qubes,sarab/state"];
         finish(command(&root, &public).env("RUSTDOCFLAGS", "-D warnings"))?;
         let private = [&public[..], &["--document-private-items"]].concat();
         finish(command(&root, &private).env("RUSTDOCFLAGS", "-D warnings"))
@@ -94,7 +94,7 @@ pub fn quick(tally: &Tally) {
         let skip = ["--", "--skip", "targets::tests"];
         cargo(
             &repo(),
-            &[&["test", "--workspace", "--lib", "--bins", "--features", "sarab/net,sarab/qubes"], &skip[..]].concat(),
+            &[&["test", "--workspace", "--lib", "--bins", "--features", "sarab/net,sarab/qubes,sarab/state"], &skip[..]].concat(),
         )
     });
 }
