@@ -29,8 +29,10 @@ pub fn run(tally: &Tally) {
     });
     tally.step("dependencies", deny::check);
     tally.step("tests on the host", || {
-        let mut command =
-            command(&root, &["test", "--workspace", "--no-fail-fast", "--features", "sarab/net,sarab/qubes,sarab/state"]);
+        let mut command = command(
+            &root,
+            &["test", "--workspace", "--no-fail-fast", "--features", "sarab/net,sarab/qubes,sarab/state"],
+        );
         match xen_lab::headers() {
             Ok(headers) => finish(command.env("SARAB_XEN_HEADERS", headers)),
             Err(error) => {
@@ -94,7 +96,11 @@ pub fn quick(tally: &Tally) {
         let skip = ["--", "--skip", "targets::tests"];
         cargo(
             &repo(),
-            &[&["test", "--workspace", "--lib", "--bins", "--features", "sarab/net,sarab/qubes,sarab/state"], &skip[..]].concat(),
+            &[
+                &["test", "--workspace", "--lib", "--bins", "--features", "sarab/net,sarab/qubes,sarab/state"],
+                &skip[..],
+            ]
+            .concat(),
         )
     });
 }
