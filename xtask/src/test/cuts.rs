@@ -96,7 +96,7 @@ fn power_cuts(f: &Fixture) -> Result<String> {
     for (target, disk, mebibytes) in disks {
         let spec = from_vault(target, "rw").replace("vdev=xvda", &format!("vdev={disk}"));
         run(&format!(
-            "xl block-attach 0 '{}' || exit 1; tries=400
+            "xl block-attach 0 '{}' || exit 1; tries=2000
              until [ -b /dev/{disk} ] && [ \"$(cat /sys/block/{disk}/size)\" = {} ]; do
                tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo 'no /dev/{disk}'; dmesg | tail -n 5; exit 1; }}; usleep 50000
              done",

@@ -32,7 +32,7 @@ fn make_disks(f: &Fixture, mebibytes: u32) -> Result<()> {
 pub fn command(f: &Fixture, vault: &Domain, line: &str) -> Result<String> {
     let home = format!("/local/domain/{}/data/vault", vault.id);
     let answer = f.lab.run(&format!(
-        "xenstore-rm {home}/status/check 2>/dev/null; xenstore-write {home}/command/check '{line}' || exit 1; tries=400
+        "xenstore-rm {home}/status/check 2>/dev/null; xenstore-write {home}/command/check '{line}' || exit 1; tries=2000
          until answer=$(xenstore-read {home}/status/check 2>/dev/null); do
            tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo 'no answer'; exit 1; }}; usleep 50000
          done; echo \"$answer\""
@@ -54,7 +54,7 @@ fn attach(target: &str, mebibytes: u32) -> String {
 fn attach_as(target: &str, access: &str, mebibytes: u32) -> String {
     let spec = from_vault(target, access).replace("vdev=xvda", "vdev=xvdf");
     format!(
-        "xl block-attach 0 '{spec}' || exit 1; tries=400
+        "xl block-attach 0 '{spec}' || exit 1; tries=2000
          until [ -b /dev/xvdf ] && [ \"$(cat /sys/block/xvdf/size)\" = {sectors} ]; do
            tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo 'no /dev/xvdf'; dmesg | tail -n 5; exit 1; }}; usleep 50000
          done; mkdir -p /mnt/vault",
@@ -62,7 +62,7 @@ fn attach_as(target: &str, access: &str, mebibytes: u32) -> String {
     )
 }
 
-const DETACH: &str = "xl block-detach 0 xvdf || exit 1; tries=400
+const DETACH: &str = "xl block-detach 0 xvdf || exit 1; tries=2000
      while [ -b /dev/xvdf ]; do
        tries=$((tries - 1)); [ $tries -gt 0 ] || { echo '/dev/xvdf stays'; exit 1; }; usleep 50000
      done";
@@ -140,7 +140,7 @@ fn volumes(f: &Fixture) -> Result<String> {
     )?;
     command(f, &vault, "grow mail 18M")?;
     f.lab.run(&format!(
-        "tries=400; until [ \"$(cat /sys/block/xvdf/size)\" = {} ]; do
+        "tries=2000; until [ \"$(cat /sys/block/xvdf/size)\" = {} ]; do
            tries=$((tries - 1)); [ $tries -gt 0 ] || {{ cat /sys/block/xvdf/size; exit 1; }}; usleep 50000
          done
          umount /mnt/vault || exit 1
