@@ -29,7 +29,7 @@ pub const ALL: &[(&str, Check)] = &[
                 "page fault (vector 14), error code 0x3",
                 "the memory is read-only",
                 "RIP 0x1",
-                "CR2 0x1",
+                "CR2 0x",
                 "RAX",
                 "#1 0x1",
             ],
