@@ -9,6 +9,7 @@ use core::fmt;
 use core::ops::Range;
 use core::time::Duration;
 
+use futures_util::FutureExt;
 use sarab_http::{Method, Refusal, Request, Response, Service, Text};
 use sarab_site::http::{Part, accepts, content_type, entity_tag, folder_address, has_tag, name, part};
 use sarab_site::{BlockDevice, File, ReadError, Site};
@@ -193,7 +194,14 @@ impl<D: BlockDevice> Pages<D> {
         mut file: File<D>,
         part: Range<u64>,
     ) -> Result<Answer<'_, D>, Failed> {
-        let turn = self.turn().await;
+        let turn = match self.turn().now_or_never() {
+            Some(turn) => turn,
+            None => {
+                // Who waits holds no memory.
+                file.pause();
+                self.turn().await
+            }
+        };
         if !part.is_empty() {
             file.read(part.start, &mut [0]).await.map_err(|error| (name.into(), error))?;
         }
