@@ -244,7 +244,8 @@ impl<D: BlockDevice> Site<D> {
     pub async fn open(&self, path: &str) -> Result<Option<File<D>>, ReadError> {
         let Some(path) = path::clean(path.as_bytes()) else { return Ok(None) };
         Ok(match &self.content {
-            Content::Tar(index) => index.find(&self.disk, &path, self.piece).await?.map(|found| File {
+            // By itself: a server's futures, of which each connection has one, would all have room for it.
+            Content::Tar(index) => Box::pin(index.find(&self.disk, &path, self.piece)).await?.map(|found| File {
                 size: found.size,
                 modified: found.modified,
                 place: Place::Tar(found),

@@ -39,12 +39,8 @@ pub fn start<'a>(f: &'a Fixture<'_>, name: &str, words: &str) -> Result<(Domain<
 
 /// The same, on another interface than the usual.
 pub fn start_with<'a>(f: &'a Fixture<'_>, name: &str, words: &str, vif: &str) -> Result<(Domain<'a>, String)> {
-    start_in(f, name, words, vif, 16)
-}
-
-fn start_in<'a>(f: &'a Fixture<'_>, name: &str, words: &str, vif: &str, memory: u64) -> Result<(Domain<'a>, String)> {
     let site = web::put_site(f)?;
-    let web = guest(&f.lab, f.guest("web")?, name).memory(memory).command_line(words).line(vif).line(&site).create()?;
+    let web = guest(&f.lab, f.guest("web")?, name).memory(16).command_line(words).line(vif).line(&site).create()?;
     let console = web.wait_for("web: ready", 30)?;
     let line = console.lines().find_map(|line| line.split_once("network: ")).context("no address in the log")?.1;
     let told = f.lab.run(&format!("xenstore-read /local/domain/{}/data/ip", web.id))?;
@@ -102,8 +98,7 @@ pub fn put_load(f: &Fixture) -> Result<()> {
 }
 
 fn many(f: &Fixture) -> Result<String> {
-    // 250 answers of 100 kB at once do not fit into 16 MiB.
-    let (web, address) = start_in(f, "many", "", VIF, 32)?;
+    let (web, address) = start(f, "many", "")?;
     put_load(f)?;
     let fetch = |path: &str, clients: u32, count: u32, each: u32| {
         f.lab.run(&format!("/tmp/linux-load http {address}:80 {path} {clients} {count} {each}"))
