@@ -57,8 +57,8 @@ pub async fn main(app: App) -> sarab::Result {
     let _late = with_timeout(DISK_PATIENCE, site.settled()).await;
 
     let network = app.network("vif").await?;
-    // A third of what is free for what is on its way, and a third for what is read.
-    let share = app.memory().free as usize / 3;
+    // Beside the tasks, a third of what is free for what is on its way, and a third for what is read.
+    let share = (app.memory().free as usize).saturating_sub(connections * future_of(connection::serve)) / 3;
     let piece = (share / connections).saturating_sub(TRANSFER).clamp(16 << 10, 64 << 10);
     site.read_pieces_of(piece);
     let mut limits = Limits::default();
@@ -98,6 +98,11 @@ pub async fn main(app: App) -> sarab::Result {
         server.pages.counters.summary()
     );
     Ok(())
+}
+
+/// Bytes of a task's future.
+fn future_of<A, F>(_task: fn(A) -> F) -> usize {
+    size_of::<F>()
 }
 
 /// A port that can be listened on.

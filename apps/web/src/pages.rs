@@ -9,7 +9,6 @@ use core::fmt;
 use core::ops::Range;
 use core::time::Duration;
 
-use futures_util::FutureExt;
 use sarab_http::{Method, Refusal, Request, Response, Service, Text};
 use sarab_site::http::{Part, accepts, content_type, entity_tag, folder_address, has_tag, name, part};
 use sarab_site::{BlockDevice, File, ReadError, Site};
@@ -116,7 +115,9 @@ impl<D: BlockDevice> Pages<D> {
         let Some(name) = name(request.path) else {
             return self.page(400, "Bad request", "This address is no name that there could be.");
         };
-        let found = self.find_in(&site, request, name).await;
+        // The look-up takes memory as well.
+        let turn = self.turn().await;
+        let found = self.find_in(&site, request, name, turn).await;
         found.unwrap_or_else(|(name, error)| {
             self.report(format_args!("web: {:?}: {error}", format!("/{name}")));
             self.failed()
@@ -127,20 +128,26 @@ impl<D: BlockDevice> Pages<D> {
         self.page(500, "The disk fails", "This page cannot be read; the server's console tells why.")
     }
 
-    async fn find_in(&self, site: &Site<D>, request: &Request<'_>, name: String) -> Result<Answer<'_, D>, Failed> {
+    async fn find_in<'a>(
+        &'a self,
+        site: &Site<D>,
+        request: &Request<'_>,
+        name: String,
+        turn: Turn<'a>,
+    ) -> Result<Answer<'a, D>, Failed> {
         for (coding, end) in CODINGS {
             // A folder's names are mostly without these, so clients that take them cost one more look.
             if request.fields.all("accept-encoding").any(|header| accepts(header, coding)) {
                 let compressed = format!("{name}{end}");
                 let file = site.open(&compressed).await.map_err(|error| (compressed, error))?;
                 if let Some(file) = file {
-                    let answer = self.give(request, &name, file, coding).await?;
+                    let answer = self.give(request, &name, file, coding, turn).await?;
                     return Ok(answer.with("Content-Encoding", coding).with("Vary", "Accept-Encoding"));
                 }
             }
         }
         if let Some(file) = site.open(&name).await.map_err(|error| (name.clone(), error))? {
-            return self.give(request, &name, file, "").await;
+            return self.give(request, &name, file, "", turn).await;
         }
         let index = format!("{name}/index.html");
         if site.open(&index).await.map_err(|error| (index, error))?.is_some() {
@@ -150,19 +157,20 @@ impl<D: BlockDevice> Pages<D> {
         }
         if let Some(file) = site.open("404.html").await.map_err(|error| ("404.html".into(), error))? {
             let whole = 0..file.size();
-            return self.file(404, "404.html", file, whole).await;
+            return self.file(404, "404.html", file, whole, turn).await;
         }
         Ok(self.page(404, "Not found", "There is no such page here."))
     }
 
     /// A file, as far as it is asked for.
-    async fn give(
-        &self,
+    async fn give<'a>(
+        &'a self,
         request: &Request<'_>,
         name: &str,
         file: File<D>,
         coding: &str,
-    ) -> Result<Answer<'_, D>, Failed> {
+        turn: Turn<'a>,
+    ) -> Result<Answer<'a, D>, Failed> {
         let size = file.size();
         let suffix = if coding.is_empty() { String::new() } else { format!("-{coding}") };
         let tag = entity_tag(size, file.modified(), &suffix);
@@ -173,10 +181,10 @@ impl<D: BlockDevice> Pages<D> {
         let current = request.fields.all("if-range").all(|own| own.trim() == tag);
         let range = request.fields.one("range").filter(|_| request.method == Method::Get && current);
         let answer = match range.map_or(Part::Whole, |range| part(range, size)) {
-            Part::Whole => self.file(200, name, file, 0..size).await?,
+            Part::Whole => self.file(200, name, file, 0..size, turn).await?,
             Part::Bytes(bytes) => {
                 let told = format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1);
-                self.file(206, name, file, bytes).await?.with("Content-Range", told)
+                self.file(206, name, file, bytes, turn).await?.with("Content-Range", told)
             }
             Part::Beyond => {
                 let page = self.page(416, "No such part", "The file is shorter than that.");
@@ -187,21 +195,14 @@ impl<D: BlockDevice> Pages<D> {
     }
 
     /// An answer from the disk, of which the begin has been read: a disk that fails is better told in its place.
-    async fn file(
-        &self,
+    async fn file<'a>(
+        &'a self,
         status: u16,
         name: &str,
         mut file: File<D>,
         part: Range<u64>,
-    ) -> Result<Answer<'_, D>, Failed> {
-        let turn = match self.turn().now_or_never() {
-            Some(turn) => turn,
-            None => {
-                // Who waits holds no memory.
-                file.pause();
-                self.turn().await
-            }
-        };
+        turn: Turn<'a>,
+    ) -> Result<Answer<'a, D>, Failed> {
         if !part.is_empty() {
             file.read(part.start, &mut [0]).await.map_err(|error| (name.into(), error))?;
         }

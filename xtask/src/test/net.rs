@@ -101,7 +101,8 @@ fn many(f: &Fixture) -> Result<String> {
     let (web, address) = start(f, "many", "")?;
     put_load(f)?;
     let fetch = |path: &str, clients: u32, count: u32, each: u32| {
-        f.lab.run(&format!("/tmp/linux-load http {address}:80 {path} {clients} {count} {each}"))
+        let told = f.lab.run(&format!("/tmp/linux-load http {address}:80 {path} {clients} {count} {each}"));
+        told.with_context(|| web.console().unwrap_or_default())
     };
     // The last are about as many as are served at once.
     let told = [
@@ -110,10 +111,12 @@ fn many(f: &Fixture) -> Result<String> {
         fetch("/bytes", 32, 500, 10)?,
         fetch("/bytes", 250, 500, 100)?,
     ];
+    let metrics = f.lab.run(&format!("wget -q -O - http://{address}/metrics"))?;
     f.lab.run("xl shutdown -w many")?;
     let (_, reason, console) = web.wait_end(20)?;
     ensure!(reason == "0", "reason {reason}:\n{console}");
-    Ok(told.map(|line| line.trim().to_owned()).join("; "))
+    let free = web::least_free(&metrics)? / 1024;
+    Ok(format!("{}; {free} KiB minimum free", told.map(|line| line.trim().to_owned()).join("; ")))
 }
 
 fn hotplug(f: &Fixture) -> Result<String> {

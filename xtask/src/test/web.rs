@@ -209,11 +209,7 @@ fn large(f: &Fixture) -> Result<String> {
         let line = f.lab.run(&format!("/tmp/linux-load parts {address}:80 /large.bin 64 {count} 100000 {SIZE} 2>&1"));
         line.with_context(|| web.console().unwrap_or_default())
     };
-    let least = || -> Result<u64> {
-        let metrics = ask(f, &address, "GET /metrics HTTP/1.1")?;
-        let line = metrics.lines().find_map(|line| line.strip_prefix("memory_bytes{kind=\"least_free\"} "));
-        Ok(line.with_context(|| metrics.clone())?.trim().parse()?)
-    };
+    let least = || least_free(&ask(f, &address, "GET /metrics HTTP/1.1")?);
     // Buffers grow to what they are used for, and then no more.
     load(4)?;
     let mut before = least()?;
@@ -318,4 +314,10 @@ fn wrong(f: &Fixture) -> Result<String> {
     destroy_all(&f.lab)?;
     f.lab.run("ip link del nowhere; rm -f /tmp/empty /tmp/unknown /tmp/broken.ext4 /tmp/short.tar")?;
     Ok(format!("{checked} kinds"))
+}
+
+/// The bytes that were free when fewest were.
+pub fn least_free(metrics: &str) -> Result<u64> {
+    let line = metrics.lines().find_map(|line| line.strip_prefix("memory_bytes{kind=\"least_free\"} "));
+    Ok(line.with_context(|| metrics.to_owned())?.trim().parse()?)
 }
