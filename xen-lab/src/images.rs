@@ -11,7 +11,7 @@ use crate::qemu::Qemu;
 use crate::{Suite, initramfs, suite};
 
 /// Bump when what [`prepare`] makes from the packages changes.
-const IMAGE_REVISION: &str = "19";
+const IMAGE_REVISION: &str = "20";
 
 /// Hypervisor, kernel, dom0's base file system and the Linux guest's, and the device model, of one suite.
 pub(crate) struct Images {
@@ -156,7 +156,7 @@ fn build_images(suite: Suite, home: &Path, dir: &Path) -> Result<()> {
     initramfs::write_base(suite, root, &partial.join("base.cpio.gz"))?;
     initramfs::write_guest(root, &partial.join("guest.cpio.gz"))?;
     if suite.has_device_model() {
-        initramfs::write_device_model(root, &partial.join("device-model.cpio.gz"))?;
+        initramfs::write_device_model(suite, root, &partial.join("device-model.cpio.gz"))?;
     }
     fs::write(partial.join("revision"), IMAGE_REVISION)?;
     let _ = fs::remove_dir_all(dir);

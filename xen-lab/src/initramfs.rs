@@ -33,7 +33,7 @@ const XEN_PROGRAMS: [&str; 10] = [
 ];
 
 /// Programs from elsewhere, by their name in `usr/bin`, `usr/sbin` or `sbin`.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 13] = [
     "xenstore-read",
     "xenstore-write",
     "xenstore-rm",
@@ -44,6 +44,7 @@ const PROGRAMS: [&str; 12] = [
     "xenstore-chmod",
     "dropbear",
     "iperf3",
+    "openssl",
     // Not by its own name, which is one of busybox's.
     "mkfs.ext4",
     "e2fsck",
@@ -183,6 +184,8 @@ pub fn write_base(suite: Suite, root: &Path, output: &Path) -> Result<()> {
     for name in XEN_PROGRAMS {
         programs.push(find(root, &[&format!("{xen_bin}/{name}")])?);
     }
+    // Xen has it since 4.19.
+    programs.extend(Some(root.join(&xen_bin).join("xen-9pfsd")).filter(|program| program.exists()));
     for name in PROGRAMS {
         programs.push(find(root, &[&format!("usr/bin/{name}"), &format!("usr/sbin/{name}"), &format!("sbin/{name}")])?);
     }
@@ -216,7 +219,7 @@ pub fn write_guest(root: &Path, output: &Path) -> Result<()> {
     }
     archive.file("init", 0o755, include_bytes!("../scripts/guest-init.sh"))?;
     archive.file("bin/busybox", 0o755, &fs::read(find(root, &["bin/busybox", "usr/bin/busybox"])?)?)?;
-    let programs = ["usr/bin/iperf3", "usr/sbin/nginx"].map(|name| root.join(name));
+    let programs = ["usr/bin/iperf3", "usr/bin/openssl", "usr/sbin/nginx"].map(|name| root.join(name));
     for program in &programs {
         let data = fs::read(program).with_context(|| program.display().to_string())?;
         archive.file(program.strip_prefix(root)?, 0o755, &data)?;
@@ -258,10 +261,13 @@ fn write_special(root: &Path, output: &Path, program: &str, modules: &[&str]) ->
 /// The device model, by its path in the archive that [`write_device_model`] makes.
 pub(crate) const DEVICE_MODEL: &str = "usr/libexec/xen-qemu-system-i386";
 
-/// Writes the archive of the device model (Xen's QEMU) and its libraries. It is not in dom0's base, which every boot
-/// unpacks.
-pub fn write_device_model(root: &Path, output: &Path) -> Result<()> {
+/// Writes the archive of the device model (Xen's QEMU) and its libraries, and of what HVM guests start with. It is not in
+/// dom0's base, which every boot unpacks.
+pub fn write_device_model(suite: Suite, root: &Path, output: &Path) -> Result<()> {
     let mut archive = Archive::create(output)?;
+    for firmware in [&format!("usr/lib/xen-{}/boot/hvmloader", suite.xen), "usr/share/seabios/bios-256k.bin"] {
+        archive.file(firmware, 0o644, &fs::read(find(root, &[firmware])?)?)?;
+    }
     let program = find(root, &[DEVICE_MODEL])?;
     archive.file(DEVICE_MODEL, 0o755, &fs::read(&program)?)?;
     for (library, data) in libraries(root, &[program])? {

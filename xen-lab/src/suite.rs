@@ -49,9 +49,10 @@ impl Suite {
             "iproute2".into(),
             "e2fsprogs".into(),
             "nginx".into(),
+            "openssl".into(),
         ];
         if self.has_device_model() {
-            packages.push("qemu-system-xen".into());
+            packages.extend(["qemu-system-xen", "seabios"].map(str::to_owned));
         }
         packages
     }
