@@ -425,6 +425,18 @@ pub trait BlockDevice {
     /// [`Error::OutOfMemory`].
     fn buffer(&self, len: usize) -> Result<Self::Buffer, Error>;
 
+    /// A buffer for one request, at `sector`. Memory that the device can give for that saves a copy: a disk in memory
+    /// gives its own pages. So what is put into the buffer may be on the device at once, what it holds may be anything
+    /// until it was read or written whole, and it is not for a request elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// As [`buffer`](BlockDevice::buffer).
+    fn buffer_at(&self, sector: u64, len: usize) -> Result<Self::Buffer, Error> {
+        let _ = sector;
+        self.buffer(len)
+    }
+
     /// Fills the buffer from `sector` on.
     ///
     /// # Errors

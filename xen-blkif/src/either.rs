@@ -39,6 +39,13 @@ impl<A: BlockDevice, B: BlockDevice> BlockDevice for Either<A, B> {
         }
     }
 
+    fn buffer_at(&self, sector: u64, len: usize) -> Result<Self::Buffer, Error> {
+        match self {
+            Either::Left(device) => device.buffer_at(sector, len).map(Either::Left),
+            Either::Right(device) => device.buffer_at(sector, len).map(Either::Right),
+        }
+    }
+
     async fn read(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {
         match (self, buffer) {
             (Either::Left(device), Either::Left(buffer)) => left(device.read(sector, buffer).await),

@@ -234,6 +234,10 @@ impl<D: BlockDevice> BlockDevice for Share<D> {
         self.device.buffer(len)
     }
 
+    fn buffer_at(&self, sector: u64, len: usize) -> Result<D::Buffer, Error> {
+        self.device.buffer_at(sector, len)
+    }
+
     async fn read(&self, sector: u64, buffer: D::Buffer) -> Completed<D::Buffer> {
         let _entered = self.turn.enter(cost(buffer.len())).await;
         self.device.read(sector, buffer).await

@@ -18,6 +18,10 @@ macro_rules! forward {
                 D::buffer(self, len)
             }
 
+            fn buffer_at(&self, sector: u64, len: usize) -> Result<D::Buffer, Error> {
+                D::buffer_at(self, sector, len)
+            }
+
             async fn read(&self, sector: u64, buffer: D::Buffer) -> Completed<D::Buffer> {
                 D::read(self, sector, buffer).await
             }

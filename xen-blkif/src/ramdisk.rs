@@ -20,10 +20,19 @@ const MAX_SPARE: usize = 256;
 /// Pages of one owner as a buffer.
 #[derive(Debug)]
 pub struct PageBuffer<P> {
-    pages: Vec<SharedPage<P>>,
+    pages: Held<P>,
     len: usize,
-    /// Where its pages go in the end.
-    spare: Option<Rc<Spare<P>>>,
+}
+
+#[derive(Debug)]
+enum Held<P> {
+    Own {
+        pages: Vec<SharedPage<P>>,
+        /// Where they go in the end.
+        spare: Option<Rc<Spare<P>>>,
+    },
+    /// Some of a disk's, from this one on.
+    Lent { disk: Rc<PageBuffer<P>>, first: usize },
 }
 
 /// Pages that buffers had.
@@ -39,16 +48,26 @@ impl<P: Page> PageBuffer<P> {
     pub fn new(pages: &impl Pages<Page = P>, len: usize) -> Result<PageBuffer<P>, Error> {
         let count = len.div_ceil(PAGE_SIZE);
         let pages: Result<Vec<_>, _> = (0..count).map(|_| pages.alloc_page().map(SharedPage::new)).collect();
-        Ok(PageBuffer { pages: pages.map_err(|_| Error::OutOfMemory)?, len, spare: None })
+        Ok(PageBuffer { pages: Held::Own { pages: pages.map_err(|_| Error::OutOfMemory)?, spare: None }, len })
+    }
+}
+
+impl<P> PageBuffer<P> {
+    /// Which of a disk's pages it begins with, where it is of those.
+    fn lent_by(&self, owner: &Rc<PageBuffer<P>>) -> Option<usize> {
+        match &self.pages {
+            Held::Lent { disk, first } if Rc::ptr_eq(disk, owner) => Some(*first),
+            _ => None,
+        }
     }
 }
 
 impl<P> Drop for PageBuffer<P> {
     fn drop(&mut self) {
-        if let Some(spare) = &self.spare {
+        if let Held::Own { pages, spare: Some(spare) } = &mut self.pages {
             let mut spare = spare.0.borrow_mut();
-            let room = MAX_SPARE.saturating_sub(spare.len()).min(self.pages.len());
-            spare.extend(self.pages.drain(..room));
+            let room = MAX_SPARE.saturating_sub(spare.len()).min(pages.len());
+            spare.extend(pages.drain(..room));
         }
     }
 }
@@ -88,12 +107,16 @@ impl<M: Pages> BufferPool<M> {
             let kept = spare.len() - spare.len().min(count);
             pages.extend(spare.drain(kept..));
         }
-        let mut buffer = PageBuffer { pages, len, spare: Some(self.spare.clone()) };
-        while buffer.pages.len() < count {
-            let page = self.memory.alloc_page().map_err(|_| Error::OutOfMemory)?;
-            buffer.pages.push(SharedPage::new(page));
+        let mut failed = false;
+        while pages.len() < count && !failed {
+            match self.memory.alloc_page() {
+                Ok(page) => pages.push(SharedPage::new(page)),
+                Err(_) => failed = true,
+            }
         }
-        Ok(buffer)
+        // Also those of a buffer that cannot be are spare again.
+        let buffer = PageBuffer { pages: Held::Own { pages, spare: Some(self.spare.clone()) }, len };
+        if failed { Err(Error::OutOfMemory) } else { Ok(buffer) }
     }
 }
 
@@ -103,7 +126,13 @@ impl<P: Page> Buffer for PageBuffer<P> {
     }
 
     fn page(&self, index: usize) -> &SharedMemory {
-        &self.pages[index]
+        match &self.pages {
+            Held::Own { pages, .. } => &pages[index],
+            Held::Lent { disk, first } => {
+                assert!(index < self.len.div_ceil(PAGE_SIZE), "the buffer has no such page");
+                disk.page(first + index)
+            }
+        }
     }
 }
 
@@ -179,18 +208,40 @@ impl<M: Pages> BlockDevice for RamDisk<M> {
         self.buffers.buffer(len)
     }
 
-    async fn read(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {
-        let outcome = self.geometry.check(sector, buffer.len());
-        if outcome.is_ok() {
-            self.data.copy(sector as usize * SECTOR_SIZE, buffer.len(), &buffer, 0);
+    /// The disk's own pages, where a page begins at the sector.
+    fn buffer_at(&self, sector: u64, len: usize) -> Result<Self::Buffer, Error> {
+        let is_page = sector.is_multiple_of((PAGE_SIZE / SECTOR_SIZE) as u64);
+        if !is_page || self.geometry.read_only || self.geometry.check(sector, len).is_err() {
+            return self.buffer(len);
         }
-        (buffer, outcome)
+        let first = sector as usize * SECTOR_SIZE / PAGE_SIZE;
+        Ok(PageBuffer { pages: Held::Lent { disk: self.data.clone(), first }, len })
+    }
+
+    async fn read(&self, sector: u64, mut buffer: Self::Buffer) -> Completed<Self::Buffer> {
+        if let Err(error) = self.geometry.check(sector, buffer.len()) {
+            return (buffer, Err(error));
+        }
+        let start = sector as usize * SECTOR_SIZE;
+        match buffer.lent_by(&self.data) {
+            Some(first) if first * PAGE_SIZE == start => return (buffer, Ok(())),
+            // It is another place's.
+            Some(_) => match self.buffer(buffer.len()) {
+                Ok(own) => buffer = own,
+                Err(error) => return (buffer, Err(error)),
+            },
+            None => {}
+        }
+        self.data.copy(start, buffer.len(), &buffer, 0);
+        (buffer, Ok(()))
     }
 
     async fn write(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {
         let outcome = self.geometry.check_writable().and_then(|()| self.geometry.check(sector, buffer.len()));
-        if outcome.is_ok() {
-            buffer.copy(0, buffer.len(), &*self.data, sector as usize * SECTOR_SIZE);
+        let start = sector as usize * SECTOR_SIZE;
+        let is_there = buffer.lent_by(&self.data).is_some_and(|first| first * PAGE_SIZE == start);
+        if outcome.is_ok() && !is_there {
+            buffer.copy(0, buffer.len(), &*self.data, start);
         }
         (buffer, outcome)
     }

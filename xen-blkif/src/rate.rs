@@ -145,6 +145,10 @@ impl<D: BlockDevice, C: Clock> BlockDevice for Rated<D, C> {
         self.device.buffer(len)
     }
 
+    fn buffer_at(&self, sector: u64, len: usize) -> Result<D::Buffer, Error> {
+        self.device.buffer_at(sector, len)
+    }
+
     async fn read(&self, sector: u64, buffer: D::Buffer) -> Completed<D::Buffer> {
         self.rate.wait(&self.clock, buffer.len()).await;
         self.device.read(sector, buffer).await

@@ -68,6 +68,13 @@ impl<D: BlockDevice> BlockDevice for Slice<D> {
         self.device.buffer(len)
     }
 
+    fn buffer_at(&self, sector: u64, len: usize) -> Result<D::Buffer, Error> {
+        match self.place_of(sector, len) {
+            Ok(sector) => self.device.buffer_at(sector, len),
+            Err(_) => self.device.buffer(len),
+        }
+    }
+
     async fn read(&self, sector: u64, buffer: D::Buffer) -> Completed<D::Buffer> {
         match self.place_of(sector, crate::Buffer::len(&buffer)) {
             Ok(sector) => self.device.read(sector, buffer).await,

@@ -12,6 +12,7 @@ use embedded_io_async::{Read, Seek, SeekFrom, Write};
 use futures_util::future::{Either, join_all};
 use xen_blkif::adapters::{Blocks, Stream};
 use xen_blkif::cache::Cache;
+use xen_blkif::fair::Fair;
 use xen_blkif::faulty::{DeviceRequest, Faulty};
 use xen_blkif::ramdisk::{BufferPool, PageBuffer, RamDisk};
 use xen_blkif::slice::Slice;
@@ -73,6 +74,66 @@ fn buffers_are_copied_across_pages() {
             buffers[1].read(0, &mut bytes);
             assert_eq!(bytes, *target);
         }
+    });
+}
+
+/// Requests with the device's own memory are those with any other, also where that is of another place, or none is lent.
+#[test]
+fn requests_with_memory_of_the_device() {
+    check("lent memory", 20, |xen| {
+        let (mut random, domain) = (random(xen), xen.domain());
+        xen.run(async move {
+            const SECTORS: u64 = 64;
+            let disk = RamDisk::new(domain, SECTORS + 8).unwrap();
+            let shares = Fair::new(1 << 20);
+            let device = shares.share(Slice::new(disk.clone(), 8, SECTORS).unwrap());
+            let mut model = vec![0; SECTORS as usize * 512];
+            let mut lent = 0;
+            for step in 0..200 {
+                let sector = random(SECTORS);
+                let len = (1 + random((SECTORS - sector).min(24))) as usize * 512;
+                let start = sector as usize * 512;
+                let buffer = device.buffer_at(sector, len).unwrap();
+                match random(3) {
+                    0 => {
+                        let bytes: Vec<_> = (0..len).map(|at| (step + at / 512) as u8).collect();
+                        buffer.write(0, &bytes);
+                        let mut before = vec![0; len];
+                        disk.read_bytes(8 + sector, &mut before).await.unwrap();
+                        lent += usize::from(before == bytes);
+                        device.write(sector, buffer).await.1.unwrap();
+                        model[start..start + len].copy_from_slice(&bytes);
+                    }
+                    1 => {
+                        let (buffer, outcome) = device.read(sector, buffer).await;
+                        outcome.unwrap();
+                        let mut bytes = vec![0; len];
+                        buffer.read(0, &mut bytes);
+                        assert_eq!(bytes, model[start..start + len]);
+                    }
+                    _ => {
+                        let elsewhere = random(SECTORS - len as u64 / 512 + 1);
+                        let (buffer, outcome) = device.read(elsewhere, buffer).await;
+                        outcome.unwrap();
+                        let mut bytes = vec![0; len];
+                        buffer.read(0, &mut bytes);
+                        assert_eq!(bytes, model[elsewhere as usize * 512..][..len]);
+                    }
+                }
+            }
+            assert!(lent > 0, "nothing was written at once");
+            let mut all = vec![0; model.len()];
+            disk.read_bytes(8, &mut all).await.unwrap();
+            assert_eq!(all, model);
+
+            let buffer = disk.clone().read_only().buffer_at(0, 512).unwrap();
+            buffer.write(0, &[9; 512]);
+            let mut bytes = [1; 512];
+            disk.read_bytes(0, &mut bytes).await.unwrap();
+            assert_eq!(bytes, [0; 512], "a disk that is not to be written lends nothing");
+            let beyond = disk.buffer_at(SECTORS + 8, 512).unwrap();
+            assert!(matches!(disk.write(SECTORS + 8, beyond).await.1, Err(Error::OutOfRange { .. })));
+        });
     });
 }
 

@@ -187,6 +187,14 @@ impl BlockDevice for Export {
         self.device.buffer(len)
     }
 
+    fn buffer_at(&self, sector: u64, len: usize) -> Result<Self::Buffer, Error> {
+        // The device's own memory is for who may write it now.
+        match self.hold.is_granted() {
+            true => self.device.buffer_at(sector, len),
+            false => self.device.buffer(len),
+        }
+    }
+
     async fn read(&self, sector: u64, buffer: Self::Buffer) -> Completed<Self::Buffer> {
         match self.hold.granted(&self.clock).await {
             Ok(()) => self.device.read(sector, buffer).await,

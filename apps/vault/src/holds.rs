@@ -118,6 +118,11 @@ impl Hold {
         self.on_release.replace(Some(Box::new(action)));
     }
 
+    /// Whether this guest may use the device.
+    pub fn is_granted(&self) -> bool {
+        self.granted.get()
+    }
+
     /// Waits until this guest may use the device.
     pub async fn granted(&self, clock: &impl Clock) -> Result<(), Error> {
         if self.granted.get() {

@@ -142,7 +142,13 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
             .map(|task| match work(task) {
                 Work::Read { .. } => Ok(None),
                 work if work.list().is_empty() => Ok(None),
-                work => self.disk.buffer(work.len()).map(Some).map_err(BadRequest::Device),
+                work => {
+                    let buffer = match work {
+                        Work::Write { sector, .. } => self.disk.buffer_at(*sector, work.len()),
+                        _ => self.disk.buffer(work.len()),
+                    };
+                    buffer.map(Some).map_err(BadRequest::Device)
+                }
             })
             .collect();
         let (copied, copies): (Vec<_>, Vec<_>) = (buffers.iter().enumerate())
@@ -177,7 +183,7 @@ impl<'a, M: Memory, D: BlockDevice> Worker<'a, M, D> {
                     statistics.reads += 1;
                     statistics.read_bytes += len as u64;
                 });
-                let buffer = self.disk.buffer(len).map_err(bad)?;
+                let buffer = self.disk.buffer_at(sector, len).map_err(bad)?;
                 let (buffer, outcome) = self.disk.read(sector, buffer).await;
                 outcome.map(|()| Some(buffer)).map_err(bad)
             }

@@ -18,7 +18,7 @@ use xen_lab::{Dom0, Lab};
 /// In linux-load's words. Each is measured for [`SLICE`] on one disk, then on the next.
 const LOADS: [&str; 6] =
     ["randread:4096:1", "randread:4096:32", "read:65536:32", "write:65536:32", "read:1048576:32", "write:1048576:32"];
-const SLICE: Duration = Duration::from_millis(500);
+const SLICE: Duration = Duration::from_millis(2000);
 /// For how long several guests are measured at once: their beginnings and ends are not the same.
 const LONG_SLICE: Duration = Duration::from_millis(2000);
 /// How long a guest may take to begin, or to end a load.
