@@ -4,6 +4,7 @@ mod apps;
 mod bench;
 mod fuzz;
 mod paths;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ enum Command {
     Test(test::TestArgs),
     /// Measure: requests to the store; disks, networks and HTTP beside a Linux guest
     Bench(bench::BenchArgs),
+    /// Run all appliances in the lab for hours, with faults, and check each byte and what is left
+    Soak(soak::SoakArgs),
     /// Feed the fuzz targets until the time is over or one fails; needs a nightly compiler and a C++ compiler
     Fuzz(fuzz::FuzzArgs),
 }
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Command::Guests(command) => command.run(&Sarab::at(paths::repo())),
         Command::Test(args) => test::command(args),
         Command::Bench(args) => bench::command(&args).map(|()| ExitCode::SUCCESS),
+        Command::Soak(args) => soak::command(&args).map(|()| ExitCode::SUCCESS),
         Command::Fuzz(args) => fuzz::command(&args),
     })
 }

@@ -55,6 +55,9 @@ pub const ALL: &[(&str, Check)] = &[
     ("a module beside the guest", module),
 ];
 
+/// What is done for one Xen alone.
+pub const AT_LENGTH: [(&str, Check); 1] = [("ecosystem: seventy crates of others do their work", ecosystem)];
+
 /// Those of `cargo xen test --quick`, which need hello alone.
 pub const QUICK: [&str; 4] =
     ["hello boots at 4 MiB", "hello boots at 2 MiB", "exit=now powers off", "a bad argument on the command line"];
@@ -284,4 +287,11 @@ fn module(f: &Fixture) -> Result<String> {
     let console = domain.wait_passed(30)?;
     ensure!(console.contains(&format!("module: 3000001 bytes, sum {sum}\n")), "expected sum {sum}:\n{console}");
     Ok(String::new())
+}
+
+fn ecosystem(f: &Fixture) -> Result<String> {
+    let guest = guest(&f.lab, f.guest("ecosystem")?, "ecosystem").memory(32).create()?;
+    let console = guest.wait_passed(60)?;
+    let line = console.lines().rfind(|line| line.contains(" passed, ")).context("no line")?;
+    Ok(line.trim().to_owned())
 }

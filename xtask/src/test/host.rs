@@ -68,6 +68,7 @@ fn style(tally: &Tally) {
     tally.step("format", || {
         cargo(&root, &["fmt", "--all", "--check"])?;
         cargo(&root.join("forks"), &["fmt", "--all", "--check"])?;
+        cargo(&apps().join("ecosystem"), &["fmt", "--check"])?;
         cargo(&apps(), &["fmt", "--all", "--check"])
     });
     tally.step("clippy", || {

@@ -240,6 +240,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
         };
         if server == StoreServer::Xenstored && *suite == suite::DEFAULT {
+            checks.extend(checks::AT_LENGTH);
             checks.extend(disk::AT_LENGTH);
             checks.extend(net::AT_LENGTH);
             checks.extend(addresses::AT_LENGTH);

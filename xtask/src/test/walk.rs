@@ -55,6 +55,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("cargo xen logs --elf APP FILE", Proof::Ends("what a console printed")),
     ("cargo xen bench", Proof::Help),
     ("cargo xen fuzz --minutes N", Proof::Help),
+    ("cargo xen soak --hours N", Proof::Help),
     ("cargo xen lab shell", Proof::Help),
     ("cargo xen lab exec -- COMMAND", Proof::Help),
     ("cargo xen doctor", Proof::Ends("boots offline")),
