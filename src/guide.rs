@@ -9,6 +9,7 @@
 //! - [Testing on real Xen without Xen](testing)
 //! - [The security model](security)
 //! - [`cargo xen`](cargo_xen): what a project says of itself, and what works beside a running guest
+//! - [Crates in a guest](ecosystem): which of those on crates.io work, and what is behind them
 //! - [Packages](packages) for Qubes OS, hosts with xl, and XCP-ng
 //! - [The commands of `cargo xen`](commands)
 //! - [Volumes on disks](volumes): what a storage domain keeps for guests
@@ -23,6 +24,7 @@ macro_rules! page {
         #[doc = "[commands]: crate::guide::commands"]
         #[doc = "[comparison]: crate::guide::comparison"]
         #[doc = "[disk-request]: crate::guide::disk_request"]
+        #[doc = "[ecosystem]: crate::guide::ecosystem"]
         #[doc = "[from-mirageos]: crate::guide::from_mirageos"]
         #[doc = "[gate]: crate::guide::gate"]
         #[doc = "[gate-rules]: crate::guide::gate_rules"]
@@ -58,3 +60,4 @@ page!(gate_rules, "gate-rules.md");
 page!(vault, "vault.md");
 page!(qubes, "qubes.md");
 page!(volumes, "volumes.md");
+page!(ecosystem, "ecosystem.md");

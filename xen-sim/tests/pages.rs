@@ -38,3 +38,22 @@ fn each_page_is_in_the_guide_and_its_links_lead_somewhere() {
         }
     }
 }
+
+/// The crates that the page says were tried are those of the guest that tries them, and each has a trial there.
+#[test]
+fn each_crate_of_the_ecosystem_is_tried() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let (page, manifest) = (read("docs/ecosystem.md"), read("apps/ecosystem/Cargo.toml"));
+    let tried = page.split("## What was tried").nth(1).unwrap().split("## ").next().unwrap();
+    let rows: Vec<_> = tried.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let listed = manifest.split("docs/ecosystem.md").nth(1).unwrap();
+    let dependencies: Vec<_> = listed.lines().skip(1).filter_map(|line| Some(line.split_once(" = ")?.0)).collect();
+    assert_eq!(rows, dependencies);
+    let sources = ["bytes_and_text", "collections", "crypto", "formats", "machine"];
+    let code = sources.map(|name| read(&format!("apps/ecosystem/src/{name}.rs"))).concat();
+    for name in &rows {
+        assert!(code.contains(&format!("(\"{name}\",")), "{name} is not tried");
+    }
+    assert!(rows.len() >= 60, "{} crates", rows.len());
+}
