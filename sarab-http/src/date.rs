@@ -27,6 +27,9 @@ const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Au
 pub struct HttpDate(u64);
 
 impl HttpDate {
+    /// The last second of the year 9999.
+    pub const LAST: HttpDate = HttpDate(LAST);
+
     /// So many seconds after 1970-01-01 00:00; nothing before that, and after the year 9999.
     pub fn from_unix(seconds: i64) -> Option<HttpDate> {
         u64::try_from(seconds).ok().filter(|seconds| *seconds <= LAST).map(HttpDate)
