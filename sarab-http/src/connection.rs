@@ -21,7 +21,7 @@ pub struct Limits {
     pub request: Duration,
     /// For the service to begin an answer, and for each piece of its content.
     pub answer: Duration,
-    /// Until half of what is on its way has been taken.
+    /// Until half of what is on its way has been taken, or 4 KiB.
     pub progress: Duration,
     /// Until what can be had again is given back, where a client takes nothing.
     pub pause: Duration,
@@ -51,6 +51,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// What is sent at once to clients that take a while: who takes so much within [`Limits::progress`] goes on.
+const SLOW: usize = 4 << 10;
 
 /// A stream of bytes to a client and from it.
 ///
@@ -418,14 +421,20 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
         drop(head);
         if let Some(mut content) = content.filter(|_| form.content) {
             let mut left = content.length();
+            let mut room = 0;
             while left > 0 {
                 let wished = left.min(self.limits.piece as u64) as usize;
-                let most = self.room(wished, Some(&mut content)).await?.min(wished);
+                // What there was room for is used up before more is waited for.
+                if room == 0 {
+                    room = self.room(wished, Some(&mut content)).await?;
+                }
+                let most = room.min(wished);
                 let bytes = by(self.clock, self.clock.now() + self.limits.answer, content.next(most)).await.flatten();
                 let bytes = bytes.filter(|bytes| (1..=most).contains(&bytes.len())).ok_or(End::Abort(Ended::Failed))?;
                 self.stream.write_all(bytes).await.map_err(|_| End::Abort(Ended::Reset))?;
                 self.seat.sent(bytes.len());
                 left -= bytes.len() as u64;
+                room -= bytes.len();
                 record.bytes += bytes.len() as u64;
             }
         }
@@ -452,7 +461,7 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
         let mut room = self.seat.wait_since(since, pause).await.ok_or(End::Abort(Ended::Evicted))?;
         if room.is_none() {
             content.map(Content::pause);
-            let progress = by(self.clock, since + self.limits.progress, self.stream.room(wished));
+            let progress = by(self.clock, since + self.limits.progress, self.stream.room(wished.min(SLOW)));
             room = self.seat.wait_since(since, progress).await.ok_or(End::Abort(Ended::Evicted))?;
         }
         self.seat.waited(self.clock.now() - since);

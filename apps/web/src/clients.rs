@@ -1,6 +1,6 @@
 //! What each client may have, by its address: connections at once, and requests in a second.
 
-use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -9,7 +9,7 @@ use core::time::Duration;
 const MAX_CLIENTS: usize = 1024;
 
 /// A client: an address of IPv4, or the first 64 bits of one of IPv6, of which one client may have all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Key {
     V4([u8; 4]),
     V6([u8; 8]),
@@ -26,6 +26,7 @@ impl Key {
 
 /// What a client has.
 struct Client {
+    key: Key,
     connections: usize,
     /// Requests that it may make, in thousandths, at `since`.
     requests: u64,
@@ -34,7 +35,8 @@ struct Client {
 
 /// All clients.
 pub struct Clients {
-    known: RefCell<BTreeMap<Key, Client>>,
+    /// In no order: all are looked at for each request.
+    known: RefCell<Vec<Client>>,
     /// 0 stands for no limit.
     connections: usize,
     rate: u64,
@@ -52,6 +54,11 @@ impl Clients {
         self.known.borrow().len()
     }
 
+    /// Does something with a client that has a connection.
+    fn with<T>(&self, key: Key, act: impl FnOnce(&mut Client) -> T) -> Option<T> {
+        self.known.borrow_mut().iter_mut().find(|client| client.key == key).map(act)
+    }
+
     /// A connection of a client; nothing where it has as many as it may have, or makes them faster than requests.
     pub fn enter(&self, address: IpAddr, now: Duration) -> Option<Visit<'_>> {
         let key = Key::new(address);
@@ -59,13 +66,20 @@ impl Clients {
             return Some(Visit { clients: self, key: None });
         }
         let mut known = self.known.borrow_mut();
-        if !known.contains_key(&key) && known.len() >= MAX_CLIENTS {
-            // Who was gone the longest is as good as new.
-            let oldest = known.iter().filter(|(_, client)| client.connections == 0);
-            let oldest = oldest.min_by_key(|(_, client)| client.since).map(|(key, _)| *key)?;
-            known.remove(&oldest);
-        }
-        let client = known.entry(key).or_insert(Client { connections: 0, requests: self.rate * 2, since: now });
+        let place = match known.iter().position(|client| client.key == key) {
+            Some(place) => place,
+            None => {
+                if known.len() >= MAX_CLIENTS {
+                    // Who was gone the longest is as good as new.
+                    let gone = known.iter().enumerate().filter(|(_, client)| client.connections == 0);
+                    let oldest = gone.min_by_key(|(_, client)| client.since)?.0;
+                    known.swap_remove(oldest);
+                }
+                known.push(Client { key, connections: 0, requests: self.rate * 2, since: now });
+                known.len() - 1
+            }
+        };
+        let client = &mut known[place];
         if self.connections > 0 && client.connections >= self.connections || !client.may_begin(self.rate, now) {
             return None;
         }
@@ -109,16 +123,14 @@ impl Visit<'_> {
     /// Whether another request may be answered.
     pub fn request(&self, now: Duration) -> bool {
         let Some(key) = self.key else { return true };
-        self.clients.known.borrow_mut().get_mut(&key).is_none_or(|client| client.take(self.clients.rate, now))
+        self.clients.with(key, |client| client.take(self.clients.rate, now)).unwrap_or(true)
     }
 }
 
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
-        if let Some(key) = self.key
-            && let Some(client) = self.clients.known.borrow_mut().get_mut(&key)
-        {
-            client.connections -= 1;
+        if let Some(key) = self.key {
+            self.clients.with(key, |client| client.connections -= 1);
         }
     }
 }

@@ -77,8 +77,15 @@ impl<'a, D: BlockDevice> FromDisk<'a, D> {
             self.turn = Some(self.pages.turn().await);
         }
         let most = usize::try_from(self.left()).unwrap_or(usize::MAX).min(most);
-        self.bytes.resize(most.min(CHUNK), 0);
         let at = self.part.start;
+        // Twice, as the compiler does not see that it is not borrowed where there is nothing.
+        if let Some(len) = self.file.at_hand(at, most).map(<[u8]>::len).filter(|len| *len > 0) {
+            self.part.start += len as u64;
+            self.pages.counters.sent(len as u64);
+            self.bytes = Vec::new();
+            return self.file.at_hand(at, len);
+        }
+        self.bytes.resize(most.min(CHUNK), 0);
         let problem = match self.file.read(at, &mut self.bytes).await {
             Ok(len @ 1..) => {
                 self.part.start += len as u64;

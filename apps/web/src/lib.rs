@@ -40,7 +40,7 @@ use sarab_http::{Limits, Pool, Stop};
 
 use clients::Clients;
 use connection::{INCOMING, REQUEST, Server};
-use content::{CHUNK, TRANSFER};
+use content::TRANSFER;
 use current::Current;
 use log::Log;
 use metrics::Machine;
@@ -50,6 +50,10 @@ use turns::Turns;
 
 /// Connections that may be asked for.
 const MOST_CONNECTIONS: usize = 256;
+/// Bytes that are given to a connection at once, where they are in memory.
+const PIECE: usize = 32 << 10;
+/// Memory that is not for files, however much there is.
+const RESERVE: usize = 8 << 20;
 /// How long the first answers wait for the disk.
 const DISK_PATIENCE: Duration = Duration::from_secs(6);
 
@@ -85,9 +89,10 @@ pub async fn main(app: App) -> sarab::Result {
     // Beside the tasks, a third of what is free for what is on its way, and a third for what is read.
     let share = (app.memory().free as usize).saturating_sub(connections * future_of(connection::serve)) / 3;
     let piece = (share / connections).saturating_sub(TRANSFER).clamp(16 << 10, 64 << 10);
-    site.read_pieces_of(piece);
+    // Of the last third, what is beyond that may be needed for heads, look-ups and the network, is for files read again.
+    site.read_pieces_of(piece, share.saturating_sub(RESERVE) / 2);
     let mut limits = Limits::default();
-    limits.piece = CHUNK;
+    limits.piece = PIECE;
     let server = Rc::new(Server {
         app,
         network: network.clone(),

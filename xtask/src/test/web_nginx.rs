@@ -51,7 +51,7 @@ fn beside_nginx(f: &Fixture) -> Result<String> {
     destroy_all(&f.lab)?;
     let nginx = NGINX.replace("@ADDRESS@", ADDRESS);
     let linux = linux(&f.lab, "nginx", &nginx, &[("site.tar", &site)])?.line(VIF).create()?;
-    linux.wait_for("nginx: begins", 60)?;
+    linux.wait_for("nginx: begins", 300)?;
     f.lab
         .run(&format!(
             "tries=100; until wget -q -O /dev/null http://{ADDRESS}/probe.txt 2>/dev/null; do
@@ -72,7 +72,11 @@ fn beside_nginx(f: &Fixture) -> Result<String> {
             };
         same += usize::from(matches!(nginx, Nginx::Same));
         if !is_as_listed {
-            let _ = writeln!(problems, "{text:?}, listed as {expected:?}, nginx: {nginx:?}");
+            let why = match nginx {
+                Nginx::Same => "no difference is listed",
+                Nginx::Statuses(_, why) | Nginx::Fields(why) => why,
+            };
+            let _ = writeln!(problems, "{text:?}, listed as {expected:?}, nginx: {nginx:?}: {why}");
             let _ = writeln!(problems, "  web:   {}\n  nginx: {}", show(ours), show(theirs));
         }
     }
