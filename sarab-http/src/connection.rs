@@ -7,7 +7,7 @@ use embedded_io_async::{Read, Write};
 use xen_hal::Clock;
 
 use crate::wait::{before, by};
-use crate::{Content, Method, PoolGuard, Refusal, Request, Response, Scanner, Stop};
+use crate::{Chunked, Content, HttpDate, Method, Nothing, PoolGuard, Refusal, Request, Response, Scanner, Stop};
 
 /// What a client may take of time and memory.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct Limits {
     pub request: Duration,
     /// For the service to begin an answer, and for each piece of its content.
     pub answer: Duration,
-    /// Until half of what is on its way has been taken.
+    /// Until half of what is on its way has been taken, or 4 KiB.
     pub progress: Duration,
     /// Until what can be had again is given back, where a client takes nothing.
     pub pause: Duration,
@@ -51,6 +51,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// What is sent at once to clients that take a while: who takes so much within [`Limits::progress`] goes on.
+const SLOW: usize = 4 << 10;
 
 /// A stream of bytes to a client and from it.
 ///
@@ -93,6 +96,33 @@ pub trait Service {
 
     /// The answer to what is refused.
     fn refuse(&self, refusal: Refusal) -> Response<Self::Content<'_>>;
+
+    /// What time it is, for `Date` (RFC 9110, 6.6.1); nothing where that is not known.
+    fn date(&self) -> Option<HttpDate> {
+        None
+    }
+
+    /// Is told of each answer when it is over: where all of it was given to the stream, or no more of it will be. It may
+    /// not wait.
+    fn answered(&self, exchange: &Exchange<'_>) {
+        let _ = exchange;
+    }
+}
+
+/// A request and what was answered, for a log.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Exchange<'a> {
+    /// The request; nothing where it was refused before it was whole.
+    pub request: Option<&'a Request<'a>>,
+    /// The answer's status.
+    pub status: u16,
+    /// Bytes of content that were sent.
+    pub bytes: u64,
+    /// The time since the head was whole.
+    pub took: Duration,
+    /// All of it was sent.
+    pub is_whole: bool,
 }
 
 /// A client's connection.
@@ -170,9 +200,10 @@ impl<S: Stream, C: Clock> Connection<'_, S, C> {
         let mut client = Client { stream, clock: &clock, seat, stop, limits };
         let mut end = client.requests(buffer, service).await;
         if let End::Refused(refusal) = end {
-            let sent = client.send(service.refuse(refusal), Form { content: true, keep_alive: false, is_1_0: false });
+            let form = Form { content: true, keep_alive: false, is_1_0: false };
+            let sent = client.send(service, service.refuse(refusal), form, None).await;
             let ended = Ended::Refused(refusal);
-            end = if let Err(End::Abort(_)) = sent.await { End::Abort(ended) } else { End::Close(ended) };
+            end = if let Err(End::Abort(_)) = sent { End::Abort(ended) } else { End::Close(ended) };
         }
         let ended = match end {
             End::Abort(ended) => {
@@ -188,6 +219,52 @@ impl<S: Stream, C: Clock> Connection<'_, S, C> {
         // Also that it is cut has to leave.
         let _ = by(client.clock, client.clock.now() + Duration::from_secs(1), client.stream.flush()).await;
         ended
+    }
+}
+
+/// What is to come of a request's content.
+enum Rest {
+    Bytes(u64),
+    Chunked(Chunked),
+}
+
+impl Rest {
+    /// Bytes that are to come at least.
+    fn least(&self) -> u64 {
+        match self {
+            Rest::Bytes(left) => *left,
+            Rest::Chunked(content) => content.least(),
+        }
+    }
+
+    /// Some have come. Returns how many of them are of the content.
+    fn follow(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
+        match self {
+            Rest::Bytes(left) => {
+                let len = (*left).min(bytes.len() as u64);
+                *left -= len;
+                Ok(len as usize)
+            }
+            Rest::Chunked(content) => content.follow(bytes),
+        }
+    }
+}
+
+/// Tells the service of an answer once it is over, also where it is dropped in the middle.
+struct Record<'a, V: Service, C: Clock> {
+    service: &'a V,
+    clock: &'a C,
+    to: Option<(&'a Request<'a>, Duration)>,
+    status: u16,
+    bytes: u64,
+    is_whole: bool,
+}
+
+impl<V: Service, C: Clock> Drop for Record<'_, V, C> {
+    fn drop(&mut self) {
+        let took = self.to.map_or(Duration::ZERO, |(_, begun)| self.clock.now().saturating_sub(begun));
+        let (request, status, bytes) = (self.to.map(|(request, _)| request), self.status, self.bytes);
+        self.service.answered(&Exchange { request, status, bytes, took, is_whole: self.is_whole });
     }
 }
 
@@ -218,7 +295,7 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
                 Err(end) => return end,
             };
             let end = head.end;
-            match self.request(&buffer[head], filled - end, service).await {
+            match self.request(&buffer[head], &buffer[end..filled], service).await {
                 Ok(content) => {
                     buffer.copy_within(end + content..filled, 0);
                     filled -= end + content;
@@ -273,63 +350,105 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
     }
 
     /// Answers a request. Returns how many of the bytes `behind` its head are its content.
-    async fn request(&mut self, head: &[u8], behind: usize, service: &impl Service) -> Result<usize, End> {
+    async fn request(&mut self, head: &[u8], behind: &[u8], service: &impl Service) -> Result<usize, End> {
         let request = Request::parse(head).map_err(End::Refused)?;
         if request.content > self.limits.content {
             return Err(End::Refused(Refusal::ContentTooLarge));
         }
-        let content = request.content.min(behind as u64);
-        // Who waits for leave to send content gets the answer instead, and is not waited for. Whether content comes all
-        // the same is not certain, so nothing else can (RFC 9110, 10.1.1).
-        let keep_alive = request.keep_alive && !request.expects_continue && !self.stop.is_set();
-        if !request.expects_continue {
-            self.discard(request.content - content).await?;
+        let mut rest = match request.is_chunked {
+            true => Rest::Chunked(Chunked::new(self.limits.content)),
+            false => Rest::Bytes(request.content),
+        };
+        let content = rest.follow(behind).map_err(End::Refused)?;
+        let mut keep_alive = request.keep_alive;
+        let is_safe = matches!(request.method, Method::Get | Method::Head | Method::Other("OPTIONS"));
+        if request.expects_continue && (content > 0 || !is_safe) {
+            // It gets its answer instead of leave to send content. Whether that comes all the same, or what has come is
+            // it, is not certain, so nothing else can be read (RFC 9110, 10.1.1).
+            keep_alive = false;
+        } else {
+            // Content that changes nothing may come, by which the connection stays.
+            if request.expects_continue {
+                self.write(b"HTTP/1.1 100 Continue\r\n\r\n", None::<&mut Nothing>).await?;
+            }
+            self.discard(rest).await?;
         }
-        let form = Form { content: request.method != Method::Head, keep_alive, is_1_0: request.is_1_0 };
+        let form = Form {
+            content: request.method != Method::Head,
+            keep_alive: keep_alive && !self.stop.is_set(),
+            is_1_0: request.is_1_0,
+        };
+        let keep_alive = form.keep_alive;
         let (stop, clock, timeout) = (self.stop, self.clock, self.limits.stop);
         let stop = async {
             stop.wait().await;
             clock.sleep(timeout).await;
         };
         let answer = async {
-            let answer = by(clock, clock.now() + self.limits.answer, service.answer(&request)).await;
-            self.send(answer.ok_or(End::Refused(Refusal::Busy))?, form).await
+            let begun = clock.now();
+            let answer = by(clock, begun + self.limits.answer, service.answer(&request)).await;
+            self.send(service, answer.ok_or(End::Refused(Refusal::Busy))?, form, Some((&request, begun))).await
         };
         before(stop, answer).await.unwrap_or(Err(End::Abort(Ended::Stopped)))?;
-        if keep_alive { Ok(content as usize) } else { Err(End::Close(Ended::Closed)) }
+        if keep_alive { Ok(content) } else { Err(End::Close(Ended::Closed)) }
     }
 
-    /// Receives so many bytes of content, which nobody is interested in.
-    async fn discard(&mut self, mut left: u64) -> Result<(), End> {
+    /// Receives content, which nobody is interested in, and nothing behind it.
+    async fn discard(&mut self, mut rest: Rest) -> Result<(), End> {
         let since = self.clock.now();
         let mut bytes = [0; 256];
-        while left > 0 {
-            let most = left.min(bytes.len() as u64) as usize;
-            left -= self.read(&mut bytes[..most], since, since + self.limits.request).await? as u64;
+        while rest.least() > 0 {
+            let most = rest.least().min(bytes.len() as u64) as usize;
+            let len = self.read(&mut bytes[..most], since, since + self.limits.request).await?;
+            rest.follow(&bytes[..len]).map_err(End::Refused)?;
         }
         Ok(())
     }
 
-    async fn send<T: Content>(&mut self, mut response: Response<T>, form: Form) -> Result<(), End> {
+    /// Sends an answer to a request that was whole at that time, and tells the service of it.
+    async fn send<'s, V: Service>(
+        &mut self,
+        service: &'s V,
+        mut response: Response<V::Content<'s>>,
+        form: Form,
+        to: Option<(&Request<'_>, Duration)>,
+    ) -> Result<(), End> {
         self.seat.begin_answer();
-        let head = response.head(form.keep_alive, form.is_1_0);
+        let head = response.head(form.keep_alive, form.is_1_0, service.date());
         let mut content = response.content.take();
-        let mut rest = head.as_bytes();
+        let mut record = Record { service, clock: self.clock, to, status: response.status, bytes: 0, is_whole: false };
+        self.write(head.as_bytes(), content.as_mut()).await?;
+        drop(head);
+        if let Some(mut content) = content.filter(|_| form.content) {
+            let mut left = content.length();
+            let mut room = 0;
+            while left > 0 {
+                let wished = left.min(self.limits.piece as u64) as usize;
+                // What there was room for is used up before more is waited for.
+                if room == 0 {
+                    room = self.room(wished, Some(&mut content)).await?;
+                }
+                let most = room.min(wished);
+                let bytes = by(self.clock, self.clock.now() + self.limits.answer, content.next(most)).await.flatten();
+                let bytes = bytes.filter(|bytes| (1..=most).contains(&bytes.len())).ok_or(End::Abort(Ended::Failed))?;
+                self.stream.write_all(bytes).await.map_err(|_| End::Abort(Ended::Reset))?;
+                self.seat.sent(bytes.len());
+                left -= bytes.len() as u64;
+                room -= bytes.len();
+                record.bytes += bytes.len() as u64;
+            }
+        }
+        record.is_whole = true;
+        Ok(())
+    }
+
+    /// Writes what stands before `content`.
+    async fn write(&mut self, bytes: &[u8], mut content: Option<&mut impl Content>) -> Result<(), End> {
+        let mut rest = bytes;
         while !rest.is_empty() {
-            let room = self.room(rest.len(), content.as_mut()).await?.min(rest.len());
+            let room = self.room(rest.len(), content.as_deref_mut()).await?.min(rest.len());
             self.stream.write_all(&rest[..room]).await.map_err(|_| End::Abort(Ended::Reset))?;
             rest = &rest[room..];
-        }
-        let Some(mut content) = content.filter(|_| form.content) else { return Ok(()) };
-        let mut left = content.length();
-        while left > 0 {
-            let wished = left.min(self.limits.piece as u64) as usize;
-            let most = self.room(wished, Some(&mut content)).await?.min(wished);
-            let bytes = by(self.clock, self.clock.now() + self.limits.answer, content.next(most)).await.flatten();
-            let bytes = bytes.filter(|bytes| (1..=most).contains(&bytes.len())).ok_or(End::Abort(Ended::Failed))?;
-            self.stream.write_all(bytes).await.map_err(|_| End::Abort(Ended::Reset))?;
-            self.seat.sent(bytes.len());
-            left -= bytes.len() as u64;
         }
         Ok(())
     }
@@ -342,7 +461,7 @@ impl<S: Stream, C: Clock> Client<'_, S, C> {
         let mut room = self.seat.wait_since(since, pause).await.ok_or(End::Abort(Ended::Evicted))?;
         if room.is_none() {
             content.map(Content::pause);
-            let progress = by(self.clock, since + self.limits.progress, self.stream.room(wished));
+            let progress = by(self.clock, since + self.limits.progress, self.stream.room(wished.min(SLOW)));
             room = self.seat.wait_since(since, progress).await.ok_or(End::Abort(Ended::Evicted))?;
         }
         self.seat.waited(self.clock.now() - since);

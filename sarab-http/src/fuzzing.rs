@@ -11,7 +11,10 @@ use core::time::Duration;
 use embedded_io_async::{ErrorType, Read, Write};
 use xen_hal::Clock;
 
-use crate::{Connection, Limits, Method, Pool, Refusal, Request, Response, Scanner, Service, Stop, Stream, Text};
+use crate::{
+    Chunked, Condition, Connection, HttpDate, Limits, Method, Pool, Ranges, Refusal, Request, Response, Scanner,
+    Service, Stop, Stream, Text, Validators,
+};
 
 /// A client that sends these bytes, in pieces whose lengths the first of them say.
 pub fn http(data: &[u8]) {
@@ -47,6 +50,11 @@ fn connection(sent: &[u8], pieces: &[u8]) -> Vec<String> {
     while !rest.is_empty() {
         let (head, after) = rest.split_once("\r\n\r\n").expect("a head ends");
         assert!(head.starts_with("HTTP/1.1 ") && head.split("\r\n").all(|line| !line.contains(['\r', '\n'])), "{head}");
+        if head == "HTTP/1.1 100 Continue" {
+            rest = after;
+            answers.push(head.into());
+            continue;
+        }
         let length = head.split("\r\n").find_map(|line| line.strip_prefix("Content-Length: ")).expect("a length");
         let asked = without_content.next();
         let length = if asked == Some(true) { 0 } else { length.parse().expect("a number") };
@@ -83,13 +91,61 @@ fn heads(sent: &[u8]) {
                 Err(error) => panic!("{error}: {:?}", String::from_utf8_lossy(head)),
             }
         }
+        let (tag, now) = ("\"x\"", HttpDate::from_unix(1_800_000_000).expect("it is one"));
+        let state = Validators { tag, modified: HttpDate::from_unix(784_111_777), now };
+        let lists = ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since"];
+        if state.evaluate(request.fields) != Condition::Met {
+            assert!(lists.iter().any(|name| request.fields.iter().any(|(own, _)| own.eq_ignore_ascii_case(name))));
+        }
+        let _ = state.range_applies(request.fields);
+        for range in request.fields.all("range") {
+            if let Ranges::Many(parts) = Ranges::parse(range, 1000) {
+                assert!(parts.len() <= 16 && parts.iter().all(|part| part.start < part.end && part.end <= 1000));
+            }
+        }
         for (name, value) in request.fields.iter() {
             assert!(!name.is_empty() && !value.iter().any(|byte| *byte != b'\t' && byte.is_ascii_control()));
         }
         let start = head.as_ptr() as usize - rest.as_ptr() as usize + head.len();
-        let content = usize::try_from(request.content).unwrap_or(usize::MAX);
+        let content = if request.is_chunked {
+            let mut content = Chunked::new(1 << 20);
+            let Ok(len) = content.follow(&rest[start..]) else { return };
+            chunks(&rest[start..start + len], content.is_over());
+            len
+        } else {
+            usize::try_from(request.content).unwrap_or(usize::MAX)
+        };
         let Some(after) = rest[start..].get(content..) else { return };
         rest = after;
+    }
+}
+
+/// Whether chunks have the lengths that another reader sees.
+fn chunks(content: &[u8], is_over: bool) {
+    let mut rest = content;
+    loop {
+        match httparse::parse_chunk_size(rest) {
+            Ok(httparse::Status::Complete((start, 0))) => {
+                let mut fields = [httparse::EMPTY_HEADER; 64];
+                match httparse::parse_headers(&rest[start..], &mut fields) {
+                    Ok(httparse::Status::Complete((len, _))) => assert!(is_over && start + len == rest.len()),
+                    Ok(httparse::Status::Partial) => assert!(!is_over),
+                    Err(httparse::Error::TooManyHeaders) => {}
+                    Err(error) => panic!("{error}: {:?}", String::from_utf8_lossy(rest)),
+                }
+                return;
+            }
+            Ok(httparse::Status::Complete((start, len))) => {
+                let end = usize::try_from(len).unwrap_or(usize::MAX).saturating_add(start);
+                match rest.get(end..) {
+                    Some([b'\r', b'\n', after @ ..]) => rest = after,
+                    _ => return assert!(!is_over),
+                }
+            }
+            Ok(httparse::Status::Partial) => return assert!(!is_over),
+            // It takes no white space, and fewer bytes in extensions.
+            Err(_) => return,
+        }
     }
 }
 

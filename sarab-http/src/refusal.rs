@@ -37,8 +37,8 @@ pub enum Refusal {
     EndlessEncoding,
     /// A `Transfer-Encoding` that nobody understands here.
     UnknownEncoding,
-    /// Content of a length that is not said before it.
-    LengthRequired,
+    /// Chunked content that is not written as it has to be.
+    Chunk,
     /// More content than is taken.
     ContentTooLarge,
     /// `Expect` asks for something else than `100-continue`.
@@ -56,7 +56,6 @@ impl Refusal {
     pub const fn status(self) -> u16 {
         match self {
             Refusal::Late => 408,
-            Refusal::LengthRequired => 411,
             Refusal::ContentTooLarge => 413,
             Refusal::TargetTooLong => 414,
             Refusal::Expectation => 417,
@@ -87,7 +86,7 @@ impl fmt::Display for Refusal {
             Refusal::AmbiguousLength => "Transfer-Encoding beside Content-Length, or in HTTP/1.0",
             Refusal::EndlessEncoding => "the last transfer coding is not chunked",
             Refusal::UnknownEncoding => "unsupported transfer coding",
-            Refusal::LengthRequired => "content without Content-Length is not accepted",
+            Refusal::Chunk => "invalid chunked content",
             Refusal::ContentTooLarge => "the content is too large",
             Refusal::Expectation => "unsupported expectation",
             Refusal::Late => "the request took too long",

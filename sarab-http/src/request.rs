@@ -30,9 +30,13 @@ impl<'a> Method<'a> {
 /// A request whose head is whole, and in which nothing is open to interpretation.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
+    /// The request line as it was sent, without its end.
+    pub line: &'a str,
     /// Its method.
     pub method: Method<'a>,
-    /// The path as it was sent: it begins with `/`, but for `*` and for what CONNECT names.
+    /// The host that is meant, and perhaps a port: what the target names, or else `Host`. Empty where nothing was said.
+    pub host: &'a str,
+    /// The path as it was sent: it begins with `/`, but for `*` of OPTIONS and for what CONNECT names.
     pub path: &'a str,
     /// What stands behind `?`.
     pub query: Option<&'a str>,
@@ -42,8 +46,10 @@ pub struct Request<'a> {
     pub is_1_0: bool,
     /// The connection is to stay for another one.
     pub keep_alive: bool,
-    /// Bytes of content behind the head.
+    /// Bytes of content behind the head, where that is said in it.
     pub content: u64,
+    /// The content is [chunked](crate::Chunked), and says itself where it ends.
+    pub is_chunked: bool,
     /// The client waits for 100 before it sends content.
     pub expects_continue: bool,
 }
@@ -67,25 +73,28 @@ impl<'a> Request<'a> {
     pub fn parse(head: &'a [u8]) -> Result<Request<'a>, Refusal> {
         let (line, fields) = split_line(head).ok_or(Refusal::RequestLine)?;
         let (method, target, is_1_0) = request_line(line)?;
-        let (path, query) = target_parts(method, target)?;
+        let Target { authority, path, query } = target_parts(method, target)?;
         let mut request = Request {
+            line: core::str::from_utf8(line).map_err(|_| Refusal::RequestLine)?,
             method: Method::new(method),
+            host: authority.unwrap_or_default(),
             path,
             query,
             fields: Fields(fields),
             is_1_0,
             keep_alive: !is_1_0,
             content: 0,
+            is_chunked: false,
             expects_continue: false,
         };
-        request.read_fields()?;
+        request.read_fields(authority.is_some())?;
         // What follows it may be no HTTP at all.
         request.keep_alive &= method != "CONNECT";
         Ok(request)
     }
 
     /// What the fields say of the connection and of the content.
-    fn read_fields(&mut self) -> Result<(), Refusal> {
+    fn read_fields(&mut self, has_authority: bool) -> Result<(), Refusal> {
         let (mut hosts, mut length, mut encoding) = (0, None, Encoding::None);
         let (mut close, mut keep) = (false, false);
         for line in lines(self.fields.0) {
@@ -95,6 +104,10 @@ impl<'a> Request<'a> {
                 hosts += 1;
                 if !is_authority(value) {
                     return Err(Refusal::Host);
+                }
+                // What the target names is meant, whatever is here (RFC 9112, 3.2.2).
+                if !has_authority {
+                    self.host = core::str::from_utf8(value).map_err(|_| Refusal::Host)?;
                 }
             } else if is("content-length") {
                 // Also where all say the same: one of two readers may look at the first, and one at the last.
@@ -118,16 +131,15 @@ impl<'a> Request<'a> {
             0 | 1 => {}
             _ => return Err(Refusal::ManyHosts),
         }
-        encoding.check(length.is_some() || self.is_1_0)?;
+        self.is_chunked = encoding.check(length.is_some() || self.is_1_0)?;
         self.content = length.unwrap_or(0);
-        self.expects_continue &= self.content > 0;
+        self.expects_continue &= self.content > 0 || self.is_chunked;
         self.keep_alive = !close && (!self.is_1_0 || keep);
         Ok(())
     }
 }
 
-/// What `Transfer-Encoding` says. Chunks are not decoded: a server of files has no use for content, and so there is no
-/// second reading of where it ends.
+/// What `Transfer-Encoding` says.
 enum Encoding {
     None,
     /// `chunked`, once and alone.
@@ -153,11 +165,12 @@ impl Encoding {
         }
     }
 
-    fn check(self, ambiguous: bool) -> Result<(), Refusal> {
+    /// Whether content is chunked.
+    fn check(self, ambiguous: bool) -> Result<bool, Refusal> {
         match self {
-            Encoding::None => Ok(()),
+            Encoding::None => Ok(false),
             _ if ambiguous => Err(Refusal::AmbiguousLength),
-            Encoding::Chunked => Err(Refusal::LengthRequired),
+            Encoding::Chunked => Ok(true),
             Encoding::ChunkedLast => Err(Refusal::UnknownEncoding),
             Encoding::Wrong => Err(Refusal::EndlessEncoding),
         }
@@ -216,13 +229,20 @@ fn request_line(line: &[u8]) -> Result<(&str, &str, bool), Refusal> {
     Ok((method, target, is_1_0))
 }
 
-/// The path of a target, and its query (RFC 9112, 3.2).
-fn target_parts<'a>(method: &str, target: &'a str) -> Result<(&'a str, Option<&'a str>), Refusal> {
+/// What a target names.
+struct Target<'a> {
+    authority: Option<&'a str>,
+    path: &'a str,
+    query: Option<&'a str>,
+}
+
+/// The parts of a target (RFC 9112, 3.2).
+fn target_parts<'a>(method: &str, target: &'a str) -> Result<Target<'a>, Refusal> {
     if method == "CONNECT" || (target == "*" && method == "OPTIONS") {
-        return Ok((target, None));
+        return Ok(Target { authority: None, path: target, query: None });
     }
-    let rest = if target.starts_with('/') {
-        target
+    let (authority, rest) = if target.starts_with('/') {
+        (None, target)
     } else {
         // A whole URI, which a server has to take as well.
         let (scheme, rest) = target.split_once("://").ok_or(Refusal::Target)?;
@@ -232,13 +252,19 @@ fn target_parts<'a>(method: &str, target: &'a str) -> Result<(&'a str, Option<&'
         if !known || authority.is_empty() || !is_authority(authority.as_bytes()) {
             return Err(Refusal::Target);
         }
-        rest
+        (Some(authority), rest)
     };
     let (path, query) = match rest.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (rest, None),
     };
-    Ok((if path.is_empty() { "/" } else { path }, query))
+    // The server as a whole, as a proxy passes `*` on (3.2.4).
+    let path = match path {
+        "" if method == "OPTIONS" && query.is_none() => "*",
+        "" => "/",
+        path => path,
+    };
+    Ok(Target { authority, path, query })
 }
 
 /// The name and the value of a field line.
@@ -281,11 +307,15 @@ fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// A name by RFC 9110, 5.6.2.
 fn token(bytes: &[u8]) -> Option<&str> {
-    let known = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    if bytes.is_empty() || !bytes.iter().all(known) {
+    if bytes.is_empty() || !bytes.iter().all(|byte| is_token(*byte)) {
         return None;
     }
     core::str::from_utf8(bytes).ok()
+}
+
+/// Whether a byte may be in a name.
+pub(crate) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Decimal digits and nothing else.

@@ -5,6 +5,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
 
+use crate::HttpDate;
+
 /// What an answer holds, of a length that is known before.
 #[allow(async_fn_in_trait, reason = "one core: no future has to be `Send`")]
 pub trait Content {
@@ -109,12 +111,15 @@ impl<C: Content> Response<C> {
     }
 
     /// The head, for a client whose connection stays or does not.
-    pub(crate) fn head(&self, keep_alive: bool, is_1_0: bool) -> String {
+    pub(crate) fn head(&self, keep_alive: bool, is_1_0: bool, date: Option<HttpDate>) -> String {
         let mut head = String::with_capacity(256);
         let mut line = |name: &str, value: &dyn core::fmt::Display| {
             let _ = write!(head, "{name}{value}\r\n");
         };
         line("HTTP/1.1 ", &format_args!("{} {}", self.status, reason(self.status)));
+        if let Some(date) = date {
+            line("Date: ", &date);
+        }
         match &self.content {
             Some(content) => {
                 line("Content-Type: ", &content.media_type());
@@ -152,11 +157,13 @@ fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
-        411 => "Length Required",
+        412 => "Precondition Failed",
         413 => "Content Too Large",
         414 => "URI Too Long",
         416 => "Range Not Satisfiable",
         417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",

@@ -174,8 +174,10 @@ fn nothing_is_smuggled() {
     let second = "GET /0 HTTP/1.1\r\nHost: a\r\n\r\n";
     let chunk = format!("{:x}\r\n{second}\r\n0\r\n\r\n", second.len());
     for (request, status) in [
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
-        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n", 413),
+        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", 400),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\nContent-Length: 4\r\n\r\n", 400),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 34\r\n\r\n", 400),
@@ -215,7 +217,53 @@ fn content_is_not_taken_for_a_request() {
     });
 }
 
-/// What waits for leave to send content gets its answer at once.
+/// So is chunked content, in any pieces, and it does not matter how it looks.
+#[test]
+fn chunks_are_not_taken_for_requests() {
+    let chunk = format!("{:X};a=\"b\"\r\n{GET}\r\n", GET.len());
+    let request = format!("POST /0 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n{}", chunk.repeat(60));
+    let last = "HEAD /5 HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let sent = format!("{request}0\r\nHost: b\r\nContent-Length: 7\r\n\r\n{GET}{request}00\r\n\r\n{last}");
+    for piece in [1, 7, 100, 1 << 16] {
+        let sent = sent.clone();
+        with(1, async move |site, _| {
+            let client = site.connect(1 << 16);
+            let sending = async {
+                for piece in sent.as_bytes().chunks(piece) {
+                    client.send(piece).await;
+                }
+            };
+            let ((), answers) = futures_util::join!(sending, client.rest());
+            assert_eq!(statuses(&answers), (vec![405, 200, 405, 200], true));
+            assert_eq!(site.service.requests.get(), 4);
+        });
+    }
+}
+
+/// Who asks for something gets leave to send content that nobody needs, and stays connected.
+#[test]
+fn who_expects_100_gets_it() {
+    with(2, async |site, _| {
+        for length in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
+            let client = site.connect(1 << 16);
+            client
+                .send(format!("GET /0 HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n{length}\r\n\r\n").as_bytes())
+                .await;
+            assert_eq!(client.receive(1000).await, b"HTTP/1.1 100 Continue\r\n\r\n");
+            client.send(if length.starts_with('C') { b"12345" } else { b"2\r\n12\r\n0\r\n\r\n" }).await;
+            assert_eq!(statuses(&client.receive(1000).await), (vec![200], false));
+            client.send(GET.as_bytes()).await;
+            assert_eq!(statuses(&client.receive(1000).await), (vec![200], false));
+            // What comes without leave may be something else.
+            client.send(b"GET /0 HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n12").await;
+            assert_eq!(statuses(&client.receive(1000).await), (vec![200], true));
+            client.close();
+            client.rest().await;
+        }
+    });
+}
+
+/// What waits for leave to send content that changes something gets its answer at once.
 #[test]
 fn who_expects_100_does_not_wait() {
     with(1, async |site, domain| {

@@ -10,6 +10,7 @@ mod ext4;
 pub mod fuzzing;
 pub mod http;
 mod path;
+mod source;
 mod tar;
 mod warning;
 mod window;
@@ -21,6 +22,7 @@ use core::fmt;
 use xen_blkif::Error;
 
 pub use ext4::Damage;
+use source::Source;
 pub use tar::Problem as SparseProblem;
 pub use warning::Warning;
 use warning::Warnings;
@@ -147,7 +149,7 @@ impl From<Error> for ReadError {
 
 /// The files of a device.
 pub struct Site<D: BlockDevice> {
-    disk: Rc<D>,
+    source: Rc<Source<D>>,
     content: Content<D>,
     warnings: Warnings,
     piece: usize,
@@ -202,21 +204,28 @@ impl<D: BlockDevice> Site<D> {
         if disk.geometry().sectors == 0 {
             return Err(OpenError::Empty);
         }
-        let disk = Rc::new(disk);
-        let mut window = Window::new(disk.clone());
+        let source = Rc::new(Source::new(disk));
+        let mut window = Window::new(source.clone());
         let mut warnings = Warnings::default();
         if ext4::is_there(&mut window).await? {
-            let content = Content::Ext4(Rc::new(ext4::FileSystem::load(disk.clone(), memory).await?));
-            return Ok(Site { disk, content, warnings, piece: window::LEN });
+            let content = Content::Ext4(Rc::new(ext4::FileSystem::load(source.clone(), memory).await?));
+            return Ok(Site { source, content, warnings, piece: window::LEN });
         }
         let content = Content::Tar(tar::Index::read(&mut window, memory, &mut warnings).await?);
-        Ok(Site { disk, content, warnings, piece: window::LEN })
+        Ok(Site { source, content, warnings, piece: window::LEN })
     }
 
     /// Has files read in pieces of up to so many bytes, for which each has memory of its own: 16 KiB
     /// otherwise. What reads much at once from many files needs fewer requests with larger ones.
     pub fn with_pieces_of(self, bytes: usize) -> Site<D> {
         Site { piece: bytes, ..self }
+    }
+
+    /// Keeps up to so many bytes of what was read last, in blocks of 16 KiB, for files of up to half of that; 64 MiB at
+    /// most. Nothing is kept otherwise.
+    pub fn with_cache_of(self, bytes: usize) -> Site<D> {
+        self.source.keep(bytes);
+        self
     }
 
     /// What the device holds.
@@ -245,7 +254,7 @@ impl<D: BlockDevice> Site<D> {
         let Some(path) = path::clean(path.as_bytes()) else { return Ok(None) };
         Ok(match &self.content {
             // By itself: a server's futures, of which each connection has one, would all have room for it.
-            Content::Tar(index) => Box::pin(index.find(&self.disk, &path, self.piece)).await?.map(|found| File {
+            Content::Tar(index) => Box::pin(index.find(&self.source, &path, self.piece)).await?.map(|found| File {
                 size: found.size,
                 modified: found.modified,
                 place: Place::Tar(found),
@@ -300,6 +309,17 @@ impl<D: BlockDevice> File<D> {
         match &mut self.place {
             Place::Tar(file) => file.read(at, &mut to[..len]).await,
             Place::Ext4(system, file) => Ok(system.read(file, at, &mut to[..len]).await?),
+        }
+    }
+
+    /// The bytes from byte `at` on that are in memory already, up to `most`; nothing where [`read`](File::read) has to be
+    /// asked for them.
+    pub fn at_hand(&mut self, at: u64, most: usize) -> Option<&[u8]> {
+        let left = self.size.saturating_sub(at);
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(most);
+        match &mut self.place {
+            Place::Tar(file) => file.at_hand(at, most),
+            Place::Ext4(system, file) => system.at_hand(file, at, most),
         }
     }
 

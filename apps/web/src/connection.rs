@@ -2,16 +2,21 @@
 
 use alloc::rc::Rc;
 use alloc::vec;
+use core::net::Ipv4Addr;
 use core::pin::pin;
 
 use futures_util::future::{Either, select};
+use sarab::hal::Clock;
 use sarab::network::Network;
 use sarab::network::stack::tcp::TcpSocket;
-use sarab::time::Duration;
+use sarab::time::{Duration, with_timeout};
 use sarab::{App, Disk};
 use sarab_http::{Connection, Limits, Pool, Stop, Tcp};
 
+use crate::clients::Clients;
+use crate::log::Log;
 use crate::pages::Pages;
+use crate::session::Session;
 
 /// Longest request line and headers.
 pub const REQUEST: usize = 4096;
@@ -25,6 +30,8 @@ pub struct Server {
     pub app: App,
     pub network: Network,
     pub pages: Pages<Disk>,
+    pub log: Option<Rc<Log>>,
+    pub clients: Clients,
     pub pool: Pool,
     pub stop: Stop,
     pub limits: Limits,
@@ -50,6 +57,12 @@ pub async fn serve(server: Rc<Server>) {
             server.pages.counters.gave_up();
             continue;
         }
+        let client = socket.remote_endpoint().map_or(Ipv4Addr::UNSPECIFIED.into(), |remote| remote.addr.into());
+        let Some(visit) = server.clients.enter(client, server.app.clock().now()) else {
+            server.pages.counters.turned_away();
+            turn_away(&mut socket).await;
+            continue;
+        };
         socket.set_keep_alive(Some(Duration::from_secs(30)));
         socket.set_timeout(Some(Duration::from_secs(45)));
         let seat = server.pool.enter().expect("there are as many places as tasks");
@@ -62,7 +75,24 @@ pub async fn serve(server: Rc<Server>) {
             stop: &server.stop,
             limits: &server.limits,
         };
-        let ended = connection.serve(&server.pages).await;
+        let ended =
+            connection.serve(&Session { pages: &server.pages, log: server.log.as_deref(), client, visit }).await;
         server.pages.counters.closed(ended);
+    }
+}
+
+/// What a client is told that has had too much.
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// Ends a connection that a client may not have, and says so. Its request is not waited for.
+async fn turn_away(socket: &mut TcpSocket<'_>) {
+    let said = async {
+        let _ = socket.write(TOO_MANY).await;
+        socket.close();
+        let _ = socket.flush().await;
+    };
+    if with_timeout(Duration::from_secs(1), said).await.is_err() {
+        socket.abort();
     }
 }

@@ -11,6 +11,7 @@ use sarab_site::{BlockDevice, File};
 
 use crate::counters::Counters;
 use crate::pages::Pages;
+use crate::parts::Parts;
 use crate::turns::Turn;
 
 /// Bytes that are read from the disk at once for a client.
@@ -22,6 +23,7 @@ pub const TRANSFER: usize = CHUNK + 4096;
 pub enum Body<'a, D: BlockDevice> {
     Text(Text, &'a Counters),
     Disk(Box<FromDisk<'a, D>>),
+    Parts(Box<Parts<'a, D>>),
 }
 
 /// A file's bytes.
@@ -48,15 +50,42 @@ impl<'a, D: BlockDevice> FromDisk<'a, D> {
         FromDisk { pages, file, part, name: name.into(), media_type, turn: Some(turn), bytes: Vec::new() }
     }
 
-    async fn next(&mut self, most: usize) -> Option<&[u8]> {
+    pub fn media_type(&self) -> &'static str {
+        self.media_type
+    }
+
+    /// Bytes that are still to be read.
+    pub fn left(&self) -> u64 {
+        self.part.end - self.part.start
+    }
+
+    /// Reads this part from now on.
+    pub fn turn_to(&mut self, part: Range<u64>) {
+        self.part = part;
+    }
+
+    /// So many bytes that are not the file's were sent with it.
+    pub fn count(&self, bytes: usize) {
+        self.pages.counters.sent(bytes as u64);
+    }
+
+    pub async fn next(&mut self, most: usize) -> Option<&[u8]> {
         if self.turn.as_ref().is_some_and(|turn| turn.is_over(self.pages.host.now())) {
             self.pause();
         }
         if self.turn.is_none() {
             self.turn = Some(self.pages.turn().await);
         }
-        self.bytes.resize(most.min(CHUNK), 0);
+        let most = usize::try_from(self.left()).unwrap_or(usize::MAX).min(most);
         let at = self.part.start;
+        // Twice, as the compiler does not see that it is not borrowed where there is nothing.
+        if let Some(len) = self.file.at_hand(at, most).map(<[u8]>::len).filter(|len| *len > 0) {
+            self.part.start += len as u64;
+            self.pages.counters.sent(len as u64);
+            self.bytes = Vec::new();
+            return self.file.at_hand(at, len);
+        }
+        self.bytes.resize(most.min(CHUNK), 0);
         let problem = match self.file.read(at, &mut self.bytes).await {
             Ok(len @ 1..) => {
                 self.part.start += len as u64;
@@ -71,7 +100,7 @@ impl<'a, D: BlockDevice> FromDisk<'a, D> {
         None
     }
 
-    fn pause(&mut self) {
+    pub fn pause(&mut self) {
         self.bytes = Vec::new();
         self.file.pause();
         self.turn = None;
@@ -83,13 +112,15 @@ impl<D: BlockDevice> Content for Body<'_, D> {
         match self {
             Body::Text(text, _) => text.media_type(),
             Body::Disk(disk) => disk.media_type,
+            Body::Parts(parts) => parts.media_type(),
         }
     }
 
     fn length(&self) -> u64 {
         match self {
             Body::Text(text, _) => text.length(),
-            Body::Disk(disk) => disk.part.end - disk.part.start,
+            Body::Disk(disk) => disk.left(),
+            Body::Parts(parts) => parts.length(),
         }
     }
 
@@ -101,12 +132,15 @@ impl<D: BlockDevice> Content for Body<'_, D> {
                 Some(bytes)
             }
             Body::Disk(disk) => disk.next(most).await,
+            Body::Parts(parts) => parts.next(most).await,
         }
     }
 
     fn pause(&mut self) {
-        if let Body::Disk(disk) = self {
-            disk.pause();
+        match self {
+            Body::Text(..) => {}
+            Body::Disk(disk) => disk.pause(),
+            Body::Parts(parts) => parts.pause(),
         }
     }
 }

@@ -19,6 +19,13 @@ pub struct Counters {
     pub ended: [Cell<u64>; ENDS.len()],
     /// Clients that were gone before the end of their handshake.
     pub handshakes: Cell<u64>,
+    /// Answers with parts of files, and those that the client has already.
+    pub partial: Cell<u64>,
+    pub not_modified: Cell<u64>,
+    /// Connections and requests of clients that have had too many.
+    pub limited: [Cell<u64>; 2],
+    /// Lines of the access log, and those that were left out.
+    pub lines: [Cell<u64>; 2],
 }
 
 /// How connections end, as [`Ended::name`] has it.
@@ -45,8 +52,26 @@ impl Counters {
         add(&self.handshakes, 1);
     }
 
+    pub fn turned_away(&self) {
+        add(&self.limited[0], 1);
+    }
+
+    pub fn logged(&self) {
+        add(&self.lines[0], 1);
+    }
+
+    pub fn unlogged(&self) {
+        add(&self.lines[1], 1);
+    }
+
     pub fn answered(&self, status: u16) {
         add(&self.answers[usize::from(status / 100).min(5)], 1);
+        match status {
+            206 => add(&self.partial, 1),
+            304 => add(&self.not_modified, 1),
+            429 => add(&self.limited[1], 1),
+            _ => {}
+        }
     }
 
     pub fn sent(&self, bytes: u64) {

@@ -31,8 +31,9 @@ pub struct Current<D: BlockDevice> {
     /// Whether anything is known of the disk.
     settled: Cell<bool>,
     changed: WaitQueue,
-    /// What is read of a file at once.
+    /// What is read of a file at once, and what is kept of what was read.
     piece: Cell<usize>,
+    cache: Cell<usize>,
 }
 
 /// What is read of a file at once, before the memory is shared out.
@@ -46,6 +47,7 @@ impl<D: BlockDevice> Default for Current<D> {
             settled: Cell::new(false),
             changed: WaitQueue::new(),
             piece: Cell::new(PIECE),
+            cache: Cell::new(0),
         }
     }
 }
@@ -58,7 +60,7 @@ impl<D: BlockDevice> Current<D> {
 
     /// Serves this site from now on. Answers on their way go on with the one that they began with.
     pub fn serve(&self, site: Site<D>) {
-        self.set(Found::Site(Rc::new(site.with_pieces_of(self.piece.get()))));
+        self.set(Found::Site(Rc::new(site.with_pieces_of(self.piece.get()).with_cache_of(self.cache.get()))));
     }
 
     /// There is nothing to serve; whether that is news.
@@ -85,13 +87,14 @@ impl<D: BlockDevice> Current<D> {
         matches!(*self.found.borrow(), Found::Lost)
     }
 
-    /// Has so many bytes of a file read at once, of this site and of those to come.
-    pub fn read_pieces_of(&self, bytes: usize) {
+    /// Has so many bytes of a file read at once, and so many kept, of this site and of those to come.
+    pub fn read_pieces_of(&self, bytes: usize, cache: usize) {
         self.piece.set(bytes);
+        self.cache.set(cache);
         let found = self.found.replace(Found::Lost);
         let found = match found {
             Found::Site(site) => Found::Site(match Rc::try_unwrap(site) {
-                Ok(site) => Rc::new(site.with_pieces_of(bytes)),
+                Ok(site) => Rc::new(site.with_pieces_of(bytes).with_cache_of(cache)),
                 Err(site) => site,
             }),
             other => other,

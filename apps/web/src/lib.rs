@@ -6,20 +6,27 @@
 //!
 //! `ip=dhcp` is usual; `ip=10.0.0.2/24 gw=10.0.0.1 dns=10.0.0.1`, `ip6=auto` or `ip6=fd00::2/64` say otherwise. `port=8080`
 //! listens elsewhere than on 80, and `connections=256` are served at once. `/metrics` has counters in Prometheus' form.
+//! `hosts=default` has a folder of the disk for each host, and `default` for others. `log=console` or `log=udp:10.0.0.5`
+//! logs requests; `client-connections=32` and `client-rate=100` bound what one address may have at once and in a second.
 //! `xl shutdown` lets answers in flight finish for two seconds.
 
 #![no_std]
 
 extern crate alloc;
 
+pub mod clients;
 mod connection;
 pub mod content;
 pub mod counters;
 pub mod current;
 mod disk;
+pub mod hosts;
+pub mod log;
 mod metrics;
 pub mod pages;
+pub mod parts;
 pub mod ratelimit;
+pub mod session;
 pub mod turns;
 
 use alloc::boxed::Box;
@@ -31,9 +38,11 @@ use sarab::time::{Duration, with_timeout};
 use sarab::{App, Disk, FromArg, println};
 use sarab_http::{Limits, Pool, Stop};
 
+use clients::Clients;
 use connection::{INCOMING, REQUEST, Server};
-use content::{CHUNK, TRANSFER};
+use content::TRANSFER;
 use current::Current;
+use log::Log;
 use metrics::Machine;
 use pages::Pages;
 use ratelimit::Ratelimit;
@@ -41,15 +50,35 @@ use turns::Turns;
 
 /// Connections that may be asked for.
 const MOST_CONNECTIONS: usize = 256;
+/// Bytes that are given to a connection at once, where they are in memory.
+const PIECE: usize = 32 << 10;
+/// Memory that is not for files, however much there is.
+const RESERVE: usize = 8 << 20;
 /// How long the first answers wait for the disk.
 const DISK_PATIENCE: Duration = Duration::from_secs(6);
 
 /// What the guest does.
 #[cfg_attr(feature = "guest", sarab::main)]
 pub async fn main(app: App) -> sarab::Result {
-    app.args().expect_only(&["ip", "gw", "dns", "ip6", "gw6", "port", "connections"])?;
+    app.args().expect_only(&[
+        "ip",
+        "gw",
+        "dns",
+        "ip6",
+        "gw6",
+        "port",
+        "connections",
+        "hosts",
+        "log",
+        "client-connections",
+        "client-rate",
+    ])?;
     let Port(port) = app.args().get_or("port", Port(80))?;
     let connections = app.args().get_or("connections", MOST_CONNECTIONS)?.clamp(1, MOST_CONNECTIONS);
+
+    let hosts = app.args().get("hosts")?.map(|Folder(name)| name);
+    let log = app.args().get("log")?.map(|sink| Rc::new(Log::new(sink)));
+    let clients = Clients::new(app.args().get_or("client-connections", 0)?, app.args().get_or("client-rate", 0)?);
 
     let (site, disk) = (Rc::<Current<Disk>>::default(), disk::InUse::default());
     app.spawn(disk::keep(app, site.clone(), disk.clone())).detach();
@@ -60,19 +89,24 @@ pub async fn main(app: App) -> sarab::Result {
     // Beside the tasks, a third of what is free for what is on its way, and a third for what is read.
     let share = (app.memory().free as usize).saturating_sub(connections * future_of(connection::serve)) / 3;
     let piece = (share / connections).saturating_sub(TRANSFER).clamp(16 << 10, 64 << 10);
-    site.read_pieces_of(piece);
+    // Of the last third, what is beyond that may be needed for heads, look-ups and the network, is for files read again.
+    site.read_pieces_of(piece, share.saturating_sub(RESERVE) / 2);
     let mut limits = Limits::default();
-    limits.piece = CHUNK;
+    limits.piece = PIECE;
     let server = Rc::new(Server {
         app,
         network: network.clone(),
         pages: Pages {
             site,
+            hosts,
             transfers: Turns::new((share / (TRANSFER + piece)).clamp(1, connections)),
             counters: Default::default(),
             messages: Ratelimit::default(),
-            host: Box::new(Machine { app, network, disk }),
+            boundaries: Default::default(),
+            host: Box::new(Machine { app, network: network.clone(), disk }),
         },
+        log: log.clone(),
+        clients,
         pool: Pool::new(connections),
         stop: Stop::new(),
         limits,
@@ -80,6 +114,9 @@ pub async fn main(app: App) -> sarab::Result {
         outgoing: (share / connections).saturating_sub(REQUEST + INCOMING).clamp(2048, 64 << 10),
     });
     let tasks: alloc::vec::Vec<_> = (0..connections).map(|_| app.spawn(connection::serve(server.clone()))).collect();
+    if let Some(log) = log {
+        app.spawn(log::write(log, network.stack)).detach();
+    }
     let for_others = server.clone();
     app.spawn(async move { for_others.pool.make_room(&app.clock()).await }).detach();
     println!("web: ready on port {port}");
@@ -103,6 +140,17 @@ pub async fn main(app: App) -> sarab::Result {
 /// Bytes of a task's future.
 fn future_of<A, F>(_task: fn(A) -> F) -> usize {
     size_of::<F>()
+}
+
+/// A folder of the site: one name.
+struct Folder(&'static str);
+
+impl FromArg for Folder {
+    const EXPECTED: &'static str = "the name of the folder for hosts that have none, such as default";
+
+    fn from_arg(value: Option<&'static str>) -> Option<Self> {
+        value.filter(|name| !name.is_empty() && !name.contains('/') && !matches!(*name, "." | "..")).map(Folder)
+    }
 }
 
 /// A port that can be listened on.

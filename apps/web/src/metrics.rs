@@ -27,6 +27,10 @@ impl Host for Machine {
         self.app.clock().now()
     }
 
+    fn wall(&self) -> Duration {
+        self.app.clock().wall()
+    }
+
     fn print(&self, line: fmt::Arguments<'_>) {
         println!("{line}");
     }
@@ -51,6 +55,27 @@ impl Host for Machine {
                 ("{status=\"4xx\"}", answers(4)),
                 ("{status=\"5xx\"}", answers(5)),
             ],
+        );
+        show("web_partial_answers_total", "counter", "Answers with parts of files.", &[("", counters.partial.get())]);
+        show(
+            "web_not_modified_total",
+            "counter",
+            "Requests for what the client has already.",
+            &[("", counters.not_modified.get())],
+        );
+        let [connections, requests] = &counters.limited;
+        show(
+            "web_clients_limited_total",
+            "counter",
+            "Connections and requests refused to clients with too many.",
+            &[("{what=\"connections\"}", connections.get()), ("{what=\"requests\"}", requests.get())],
+        );
+        let [written, missed] = &counters.lines;
+        show(
+            "web_log_lines_total",
+            "counter",
+            "Lines of the access log.",
+            &[("{result=\"written\"}", written.get()), ("{result=\"missed\"}", missed.get())],
         );
         show("web_content_bytes_total", "counter", "Bytes of content sent.", &[("", counters.bytes.get())]);
         show("web_connections_total", "counter", "Connections accepted.", &[("", counters.connections.get())]);

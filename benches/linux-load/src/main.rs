@@ -5,6 +5,7 @@ mod dns;
 mod http;
 mod iperf;
 mod lan;
+mod raw;
 mod routed;
 mod site;
 mod soak;
@@ -19,6 +20,7 @@ const USAGE: &str =
        linux-load http ADDRESS:PORT PATH CLIENTS COUNT PER_CONNECTION
        linux-load site ADDRESS:PORT FOLDER CLIENTS
        linux-load parts ADDRESS:PORT PATH CLIENTS COUNT LENGTH SIZE
+       linux-load raw ADDRESS:PORT FILE
        linux-load soak ADDRESS:PORT REQUESTS SEGMENTS CLIENTS ALLOWED
        linux-load drain ADDRESS:PORT BYTES
        linux-load serve PORT
@@ -43,6 +45,7 @@ fn main() -> Result<()> {
         ["parts", address, path, clients, count, len, size] => {
             site::parts(address, path, number(clients)?, number(count)?, number(len)?, number(size)?)
         }
+        ["raw", address, file] => raw::run(address, file),
         ["soak", address, requests, segments, clients, allowed] => {
             soak::run(address, number(requests)?, number(segments)?, number(clients)?, number(allowed)?)
         }

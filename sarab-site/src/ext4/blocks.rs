@@ -11,6 +11,7 @@ use core::task::Poll;
 use xen_blkif::{BlockDevice, Error};
 
 use super::error::Damage;
+use crate::source::Source;
 use crate::window::Window;
 
 /// What is read at once: a page, or a block where that is larger.
@@ -95,14 +96,14 @@ impl Block {
 
 /// Blocks of one size, from a device.
 pub(crate) struct Blocks<D: BlockDevice> {
-    pub(crate) disk: Rc<D>,
+    pub(crate) disk: Rc<Source<D>>,
     block_size: usize,
     /// The last one was used last.
     kept: RefCell<Vec<(u64, Rc<Unit>)>>,
 }
 
 impl<D: BlockDevice> Blocks<D> {
-    pub(crate) fn new(disk: Rc<D>, block_size: u32) -> Blocks<D> {
+    pub(crate) fn new(disk: Rc<Source<D>>, block_size: u32) -> Blocks<D> {
         Blocks { disk, block_size: block_size as usize, kept: RefCell::default() }
     }
 

@@ -21,6 +21,7 @@ use alloc::vec::Vec;
 use xen_blkif::BlockDevice;
 
 use crate::path::MAX_PATH;
+use crate::source::Source;
 use crate::window::Window;
 use blocks::{Block, Blocks, Reads};
 pub use error::Damage;
@@ -81,7 +82,7 @@ impl Run {
 }
 
 impl<D: BlockDevice> FileSystem<D> {
-    pub(crate) async fn load(disk: Rc<D>, memory: usize) -> Result<FileSystem<D>, Failure> {
+    pub(crate) async fn load(disk: Rc<Source<D>>, memory: usize) -> Result<FileSystem<D>, Failure> {
         let mut bytes = [0; superblock::LEN];
         let mut window = Window::new(disk.clone());
         window.read_all(superblock::OFFSET, &mut bytes).await?;
@@ -214,6 +215,20 @@ impl<D: BlockDevice> FileSystem<D> {
         let used = file.inode.size.div_ceil(block_size).saturating_sub(wanted);
         file.window.set_end((start + left.min(used.max(1))) * block_size);
         Ok(file.window.read(start * block_size + offset, &mut to[..len]).await?)
+    }
+
+    /// Some bytes of a file from `at` on, if they are kept, and where they are is known.
+    pub(crate) fn at_hand<'f>(&self, file: &'f mut OpenFile<D>, at: u64, most: usize) -> Option<&'f [u8]> {
+        let block_size = u64::from(self.superblock.block_size);
+        let wanted = at / block_size;
+        let run = file.run.filter(|run| file.inode.inline.is_none() && run.contains(wanted))?;
+        let (skipped, left) = (wanted - run.first, run.count - (wanted - run.first));
+        let start = run.block? + skipped;
+        if self.journal.first(start, left).is_some() {
+            return None;
+        }
+        let offset = at % block_size;
+        file.window.kept(start * block_size + offset, cut(most, left, block_size, offset))
     }
 
     /// Where a symbolic link leads.

@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 use xen_blkif::{BlockDevice, Error};
 
 use crate::path::{MAX_PATH, clean, join, leads_out, parent, turns_back};
+use crate::source::Source;
 use crate::warning::{Warning, Warnings};
 use crate::window::Window;
 use crate::{OpenError, ReadError};
@@ -167,7 +168,7 @@ impl Index {
     /// The file of a clean name, which is read in pieces of so many bytes. Links are followed, those to folders as well.
     pub(crate) async fn find<D: BlockDevice>(
         &self,
-        disk: &Rc<D>,
+        disk: &Rc<Source<D>>,
         name: &str,
         piece: usize,
     ) -> Result<Option<Box<OpenFile<D>>>, Error> {
@@ -218,7 +219,7 @@ impl Index {
     }
 
     /// What is under a clean name.
-    async fn look_up<D: BlockDevice>(&self, disk: &Rc<D>, name: &str, piece: usize) -> Result<Found<D>, Error> {
+    async fn look_up<D: BlockDevice>(&self, disk: &Rc<Source<D>>, name: &str, piece: usize) -> Result<Found<D>, Error> {
         match &self.names {
             Names::Tree(tree) => Ok(match tree.get(name) {
                 None => Found::Nothing,
@@ -248,7 +249,7 @@ impl Index {
     /// The last thing of a name whose headers are before a place, and where they are.
     async fn last_member<D: BlockDevice>(
         &self,
-        disk: &Rc<D>,
+        disk: &Rc<Source<D>>,
         places: &Places,
         name: &str,
         before: u64,
@@ -267,7 +268,7 @@ impl Index {
     /// What stands at a place.
     async fn member<D: BlockDevice>(
         &self,
-        disk: &Rc<D>,
+        disk: &Rc<Source<D>>,
         at: u64,
         len: Option<u64>,
         piece: usize,
@@ -284,7 +285,7 @@ impl Index {
 }
 
 /// What a member is when a request comes to it.
-fn open<D: BlockDevice>(member: Box<Member>, window: Window<D>, disk: &Rc<D>) -> Found<D> {
+fn open<D: BlockDevice>(member: Box<Member>, window: Window<D>, disk: &Rc<Source<D>>) -> Found<D> {
     let (size, bytes) = match member.content {
         Content::File { start, size } => (size, Bytes::From(start)),
         Content::Sparse(sparse) => {
@@ -308,6 +309,14 @@ impl<D: BlockDevice> OpenFile<D> {
                 Err(Failure::Disk(error)) => Err(error.into()),
                 Err(Failure::Map(_)) => Err(ReadError::Changed),
             },
+        }
+    }
+
+    /// Some bytes from `at` on, if they are kept.
+    pub(crate) fn at_hand(&mut self, at: u64, most: usize) -> Option<&[u8]> {
+        match self.bytes {
+            Bytes::From(start) => self.window.kept(start + at, most),
+            Bytes::Sparse { .. } => None,
         }
     }
 

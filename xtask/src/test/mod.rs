@@ -22,6 +22,7 @@ mod vault;
 mod vchan;
 mod walk;
 pub mod web;
+mod web_nginx;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -245,6 +246,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(net::AT_LENGTH);
             checks.extend(addresses::AT_LENGTH);
             checks.extend(web::AT_LENGTH);
+            checks.extend(web_nginx::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
             checks.extend(luks::AT_LENGTH);
             checks.extend(vault::AT_LENGTH);
