@@ -69,7 +69,7 @@ async fn follow(
     balloon: &Balloon,
 ) -> Result<Infallible, Error> {
     let mut watch = store.watch(TARGET).await?;
-    let mut advertised = None;
+    let (mut advertised, mut beside) = (None, None);
     loop {
         let generation = store.generation();
         if advertised.replace(generation) != Some(generation) {
@@ -79,7 +79,13 @@ async fn follow(
                 other => other?,
             }
         }
-        balloon.target.set(target(store, memory.size().maximum).await?);
+        if beside.is_none() {
+            // At the start alone: `xl mem-max` changes it, and the memory map stays.
+            let most = pages(store, STATIC_MAX).await?;
+            beside = Some(most.map_or(0, |most| most.saturating_sub(memory.size().maximum)));
+        }
+        let target = pages(store, TARGET).await?;
+        balloon.target.set(target.map(|target| target.saturating_sub(beside.unwrap_or(0)).min(memory.size().maximum)));
         let ended = {
             let mut changed = pin!(watch.next());
             let mut adjusting = pin!(async {
@@ -104,17 +110,14 @@ async fn follow(
     }
 }
 
-/// The pages that the toolstack wants the domain to have; `None` where it does not say.
-async fn target(store: &Store, maximum: u64) -> Result<Option<u64>, Error> {
-    let number = async |path| match store.get::<u64>(path).await {
-        Ok(number) => Ok(number),
+/// A number of KiB, in pages; `None` where there is none.
+async fn pages(store: &Store, path: &str) -> Result<Option<u64>, Error> {
+    match store.get::<u64>(path).await {
+        Ok(kib) => Ok(kib.map(|kib| kib / PAGE_KIB)),
         // Not a number, or not to be read: nobody's wish.
         Err(error) if !error.is_broken() => Ok(None),
         Err(error) => Err(error),
-    };
-    let (target, static_max) = (number(TARGET).await?, number(STATIC_MAX).await?);
-    let beside = static_max.map_or(0, |most| (most / PAGE_KIB).saturating_sub(maximum));
-    Ok(target.map(|target| (target / PAGE_KIB).saturating_sub(beside).min(maximum)))
+    }
 }
 
 /// Brings the domain's memory to `target` pages, and keeps trying where that cannot be.

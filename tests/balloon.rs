@@ -145,6 +145,10 @@ fn what_the_map_does_not_have_is_taken_off() {
         xen.run(async move {
             let running = guest.start(idle).await;
             until(&running, "the target", |size| size.current == 31 * MIB).await;
+            // `xl mem-max` is no wish for less.
+            running.set("memory/static-max", &(128 * 1024)).await;
+            mem_set(&running, 48).await;
+            until(&running, "the next target", |size| size.current == 47 * MIB).await;
             running.destroy();
         });
         assert_eq!(PAGE_SIZE as u64 * MIB, 1 << 20);

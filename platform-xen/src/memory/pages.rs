@@ -128,7 +128,7 @@ pub struct MemoryInfo {
     pub total: u64,
     /// Free pages of these: used by neither the heap nor a grant.
     pub free: u64,
-    /// The smallest that `free` ever was.
+    /// The smallest that `free` ever was after an allocation.
     pub least_free: u64,
     /// All RAM in the memory map that the toolstack made: what the domain can have at most (`maxmem=`).
     pub maximum: u64,
