@@ -10,6 +10,8 @@ use xenstore_client::control::Shutdown;
 use xenstore_client::{Broken, Store};
 
 use crate::args::Args;
+#[cfg(feature = "balloon")]
+use crate::balloon::{self, Balloon};
 #[cfg(all(any(feature = "guest", feature = "sim"), feature = "control"))]
 use crate::control;
 use crate::control::{SuspendError, ToolstackRequests};
@@ -33,6 +35,8 @@ pub(crate) struct Domain {
     /// The connection to the store, or why there is none; made at its first use.
     store: OnceCell<Result<Store, Broken>>,
     pub(crate) requests: ToolstackRequests,
+    #[cfg(feature = "balloon")]
+    pub(crate) balloon: Balloon,
 }
 
 impl App {
@@ -200,9 +204,35 @@ impl App {
         self.own.xen_version()
     }
 
-    /// How much memory there is and how much is free.
+    /// How much memory there is, how much is free, and what the toolstack wants (`xl mem-set`).
+    ///
+    /// Who takes a share of `free` for later says so with [`keep_memory`](App::keep_memory).
     pub fn memory(&self) -> MemoryInfo {
-        self.own.memory()
+        let memory = self.own.memory();
+        #[cfg(feature = "balloon")]
+        let memory = MemoryInfo { target: self.own.domain().balloon.target().unwrap_or(memory.total), ..memory };
+        memory
+    }
+
+    /// Keeps so many bytes, beside what is in use now and what was kept by calls before, for what the application may come
+    /// to need: the balloon does not give them back, whatever the toolstack asks for. Without such a call a quarter of what
+    /// is in use stays free, at least 256 KiB and at most 8 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// /// A cache that takes a quarter of what is free: not at once, so it is kept.
+    /// fn cache_size(app: sarab::App) -> u64 {
+    ///     let size = app.memory().free / 4;
+    ///     app.keep_memory(size);
+    ///     size
+    /// }
+    /// ```
+    pub fn keep_memory(&self, bytes: u64) {
+        #[cfg(feature = "balloon")]
+        self.own.domain().balloon.keep(xen_hal::Reservation::size(&self.own.xen()), bytes);
+        #[cfg(not(feature = "balloon"))]
+        let _ = bytes;
     }
 }
 
@@ -271,5 +301,9 @@ where
     #[cfg(feature = "control")]
     if let Ok(store) = app.store() {
         app.spawn(control::listen(store, own)).detach();
+    }
+    #[cfg(feature = "balloon")]
+    if let Ok(store) = app.store() {
+        app.spawn(balloon::run(store, own)).detach();
     }
 }

@@ -205,10 +205,11 @@ fn default_key(key: char) {
         'm' => {
             let memory = machine::memory();
             println!(
-                "sysrq: memory {} KiB, {} KiB free, {} KiB minimum",
+                "sysrq: memory {} KiB, {} KiB free, {} KiB minimum, {} KiB at most",
                 memory.total / 1024,
                 memory.free / 1024,
-                memory.least_free / 1024
+                memory.least_free / 1024,
+                memory.maximum / 1024
             );
         }
         't' => {

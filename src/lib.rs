@@ -21,6 +21,7 @@
 //! # Features
 //!
 //! - `control` (default): the domain acts on `xl shutdown`, `reboot`, `save` and `sysrq`.
+//! - `balloon` (default): the domain's memory follows `xl mem-set` and `xl create` with less memory than `maxmem=`.
 //! - `net`: network interfaces, and a TCP/IP stack on them.
 //! - `vchan`: byte streams to other domains, and to programs in dom0 (libvchan).
 //! - `qubes`: a qube's side of Qubes OS (QubesDB, qrexec, firewall rules); with it `vchan`.
@@ -43,6 +44,9 @@ compile_error!(
 
 mod app;
 mod args;
+#[cfg(feature = "balloon")]
+#[cfg_attr(not(any(feature = "guest", feature = "sim")), allow(dead_code))]
+mod balloon;
 #[cfg_attr(not(all(feature = "guest", feature = "control")), allow(dead_code))]
 mod control;
 mod disks;

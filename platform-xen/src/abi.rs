@@ -15,6 +15,9 @@ pub mod nr {
 }
 
 /// memory.h
+pub const XENMEM_DECREASE_RESERVATION: u64 = 1;
+pub const XENMEM_CURRENT_RESERVATION: u64 = 3;
+pub const XENMEM_POPULATE_PHYSMAP: u64 = 6;
 pub const XENMEM_ADD_TO_PHYSMAP: u64 = 7;
 pub const XENMEM_MEMORY_MAP: u64 = 9;
 pub const XENMAPSPACE_SHARED_INFO: u32 = 0;
@@ -28,6 +31,17 @@ pub struct AddToPhysmap {
     pub idx: u64,
     pub gpfn: u64,
 }
+
+/// `struct xen_memory_reservation`: `nr_extents` frame numbers, each of the first of `1 << extent_order` pages.
+#[repr(C)]
+pub struct MemoryReservation {
+    pub extent_start: u64,
+    pub nr_extents: u64,
+    pub extent_order: u32,
+    pub mem_flags: u32,
+    pub domid: u16,
+}
+const _: () = assert!(size_of::<MemoryReservation>() == 32 && offset_of!(MemoryReservation, domid) == 24);
 
 #[repr(C)]
 pub struct MemoryMap {

@@ -50,6 +50,16 @@ counters! {
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
+    #[cfg(feature = "guest")]
+    pub(crate) const fn new() -> Counter {
+        Counter(AtomicU64::new(0))
+    }
+
+    #[cfg(feature = "guest")]
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn add_one(&self) {
         self.add(1);
     }

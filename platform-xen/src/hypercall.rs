@@ -174,6 +174,45 @@ pub(crate) fn memory_map(entries: &mut [abi::E820Entry]) -> Result<usize, Errno>
     Ok(argument.entries as usize)
 }
 
+/// XENMEM_current_reservation of this domain: pages that it has, among them those of the hypervisor's populate-on-demand
+/// cache.
+pub(crate) fn current_reservation() -> Result<u64, Errno> {
+    let mut argument = DomId::SELF.0;
+    // SAFETY: the operation takes a `domid_t`.
+    unsafe { operation(nr::MEMORY_OP, abi::XENMEM_CURRENT_RESERVATION, &mut argument) }
+}
+
+fn reservation(command: u64, extents: &[u64], order: u32) -> Result<usize, Errno> {
+    let mut argument = abi::MemoryReservation {
+        extent_start: extents.as_ptr() as u64,
+        nr_extents: extents.len() as u64,
+        extent_order: order,
+        mem_flags: 0,
+        domid: DomId::SELF.0,
+    };
+    // SAFETY: the structure is the operation's; both commands only read the list where the map is the domain's own. The
+    // pages are the caller's matter.
+    unsafe { operation(nr::MEMORY_OP, command, &mut argument) }.map(|done| (done as usize).min(extents.len()))
+}
+
+/// XENMEM_decrease_reservation: gives extents of `1 << order` pages back; returns how many of them, from the first on.
+///
+/// # Safety
+///
+/// Nothing uses the pages, and nothing touches them before [`populate_physmap`].
+pub(crate) unsafe fn decrease_reservation(extents: &[u64], order: u32) -> Result<usize, Errno> {
+    reservation(abi::XENMEM_DECREASE_RESERVATION, extents, order)
+}
+
+/// XENMEM_populate_physmap: puts memory where there is none; returns how many extents have it, from the first on.
+///
+/// # Safety
+///
+/// There is no memory at these frames.
+pub(crate) unsafe fn populate_physmap(extents: &[u64], order: u32) -> Result<usize, Errno> {
+    reservation(abi::XENMEM_POPULATE_PHYSMAP, extents, order)
+}
+
 /// EVTCHNOP_alloc_unbound.
 pub(crate) fn evtchn_alloc_unbound(remote: DomId) -> Result<u32, Errno> {
     let mut argument = abi::AllocUnbound { dom: DomId::SELF.0, remote_dom: remote.0, port: 0 };

@@ -4,7 +4,8 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 
 use xen_hal::{
-    Access, Clock, CopyOp, DomId, EventChannels, GrantTable, MapRequest, OutOfPages, Pages, PortNumber, RefusedGrant,
+    Access, Clock, CopyOp, DomId, Errno, EventChannels, GrantTable, MapRequest, OutOfPages, Pages, PortNumber,
+    RefusedGrant, Reservation, ReservationSize,
 };
 
 use crate::events::{XenEventChannelError, XenEventChannels, XenPort};
@@ -55,6 +56,20 @@ impl Pages for XenPlatform {
 
     fn alloc_run(&self, count: usize, take: &mut dyn FnMut(RamPage)) -> Result<(), OutOfPages> {
         RamPages.alloc_run(count, take)
+    }
+}
+
+impl Reservation for XenPlatform {
+    fn size(&self) -> ReservationSize {
+        RamPages.size()
+    }
+
+    fn decrease(&self, pages: u64) -> Result<u64, Errno> {
+        RamPages.decrease(pages)
+    }
+
+    fn increase(&self, pages: u64) -> Result<u64, Errno> {
+        RamPages.increase(pages)
     }
 }
 

@@ -18,7 +18,7 @@ use std::thread_local;
 
 use embedded_hal_async::delay::DelayNs;
 use rand_core::{TryCryptoRng, TryRng};
-use xen_hal::{Clock, DomId, Errno};
+use xen_hal::{Clock, DomId, Errno, PAGE_SIZE, Reservation, ReservationSize};
 use xen_ring::WaitQueue;
 
 use crate::app::Domain;
@@ -63,7 +63,6 @@ pub(crate) struct Machine {
     number: u64,
     pub(crate) domain: xen_sim::Domain,
     arguments: Args,
-    memory: u64,
     modules: Vec<&'static [u8]>,
     own: Domain,
     pub(crate) console: RefCell<Vec<u8>>,
@@ -96,6 +95,8 @@ impl Machine {
         modules: Vec<&'static [u8]>,
         seed: u64,
     ) -> Rc<Machine> {
+        let pages = memory / PAGE_SIZE as u64;
+        domain.set_reservation(ReservationSize { maximum: pages, current: pages, free: pages / 8 * 7 });
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let before = panic::take_hook();
@@ -114,7 +115,6 @@ impl Machine {
                 number,
                 domain,
                 arguments: Args::new(kept(command_line)),
-                memory,
                 modules,
                 own: Domain::default(),
                 console: RefCell::default(),
@@ -315,10 +315,18 @@ impl Own {
     }
 
     pub(crate) fn memory(self) -> MemoryInfo {
-        let (total, xen) = (self.machine().memory, self.machine().domain.machine());
+        let (domain, bytes) = (self.machine().domain.clone(), |pages: u64| pages * PAGE_SIZE as u64);
+        let (xen, size) = (domain.machine(), domain.size());
+        let total = bytes(size.current);
         // The heap is that of all domains, and of the test.
         let left = |held: usize| total.saturating_sub(held as u64);
-        MemoryInfo { total, free: left(xen.allocation()), least_free: left(xen.peak_allocation()) }
+        MemoryInfo {
+            total,
+            free: left(xen.allocation()),
+            least_free: left(xen.peak_allocation()),
+            maximum: bytes(size.maximum),
+            target: total,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod ids;
 mod log;
 mod page;
 mod peer_grants;
+mod reservation;
 mod store;
 mod xen;
 
@@ -22,5 +23,6 @@ pub use grant::{
 pub use ids::{DomId, Frame, GrantRef, PortNumber};
 pub use page::{OutOfPages, PAGE_SIZE, Page, Pages};
 pub use peer_grants::PeerGrants;
+pub use reservation::{Reservation, ReservationSize};
 pub use store::StoreChannel;
 pub use xen::Xen;

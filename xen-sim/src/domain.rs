@@ -12,6 +12,7 @@ use xen_ring::SharedPage;
 use crate::events::{PortState, SimPort};
 use crate::grants::GrantState;
 use crate::memory::SimPage;
+use crate::reservation::SimReservation;
 use crate::store;
 use crate::world::{Slot, World, Xen};
 
@@ -34,6 +35,7 @@ pub(crate) struct DomainState {
     /// Pages of peers that it has mapped, and how many it can map.
     pub(crate) foreign: usize,
     pub(crate) address_space: usize,
+    pub(crate) reservation: SimReservation,
 }
 
 /// What a domain has in use: what a test compares before and after.
@@ -88,6 +90,7 @@ impl Domain {
             next_grant: 8,
             foreign: 0,
             address_space: usize::MAX,
+            reservation: SimReservation::default(),
         };
         world.domains.borrow_mut().insert(id.0, state);
         Domain { world: Rc::downgrade(world), id }

@@ -27,6 +27,8 @@ pub struct Faults {
     pub maps: u8,
     /// Event channels that are refused, as with no free port.
     pub ports: u8,
+    /// Changes of a domain's memory reservation that the hypervisor refuses, or of which it does a part.
+    pub reservation: u8,
     /// Events that nobody has sent.
     pub spurious_events: u8,
     /// Answers that the store gives out of order.

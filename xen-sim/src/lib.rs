@@ -14,6 +14,7 @@ mod grants;
 mod log;
 mod memory;
 mod processors;
+mod reservation;
 mod script;
 pub mod store;
 mod toolstack;

@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+mod balloon;
 mod checks;
 mod faults;
 mod hostile;
@@ -66,6 +67,7 @@ async fn main(app: App) -> Result<(), String> {
         "count" => store::count(app, &mut checks).await?,
         "names" => store::names(app).await?,
         "qube" => qube::run(app).await?,
+        "balloon" => balloon::run(app, &mut checks).await,
         "bench" => store::bench(app).await?,
         "vbd" => vbd::disks(app).await?,
         "vif" => vif::interfaces(app).await?,

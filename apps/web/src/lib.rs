@@ -119,6 +119,9 @@ pub async fn main(app: App) -> sarab::Result {
     }
     let for_others = server.clone();
     app.spawn(async move { for_others.pool.make_room(&app.clock()).await }).detach();
+    // What the limits above may come to, where the toolstack wants memory back.
+    let transfers = share.min(connections * (TRANSFER + piece));
+    app.keep_memory((transfers + connections * (server.outgoing + REQUEST + INCOMING)) as u64);
     println!("web: ready on port {port}");
 
     let request = app.shutdown().await;

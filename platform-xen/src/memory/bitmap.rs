@@ -1,5 +1,9 @@
 //! A set of numbers below a bound, one bit each, from which runs are taken and given back.
 
+/// Numbers in an extent: as many as pages of 4 KiB in one of 2 MiB.
+pub(crate) const EXTENT: usize = 512;
+const WORDS: usize = EXTENT / 64;
+
 /// Which of the first `64 * words.len()` numbers are free. A set bit is a free number.
 pub(crate) struct Bitmap<'a> {
     words: &'a mut [u64],
@@ -74,6 +78,55 @@ impl<'a> Bitmap<'a> {
         None
     }
 
+    /// Takes `count` numbers from `start` on, where all of them are free.
+    pub fn take_at(&mut self, start: usize, count: usize) -> bool {
+        let end = start + count;
+        let free = |number: usize| self.words.get(number / 64).is_some_and(|word| word >> (number % 64) & 1 == 1);
+        if !(start..end).all(free) {
+            return false;
+        }
+        for taken in start..end {
+            self.words[taken / 64] &= !(1 << (taken % 64));
+        }
+        self.free -= count;
+        true
+    }
+
+    /// Takes the highest extent, 512 numbers from a multiple of 512 on, of which all are free.
+    pub fn take_extent(&mut self) -> Option<usize> {
+        let (extents, _) = self.words.as_chunks_mut::<WORDS>();
+        let (index, extent) = extents.iter_mut().enumerate().rev().find(|(_, extent)| **extent == [u64::MAX; WORDS])?;
+        extent.fill(0);
+        self.free -= EXTENT;
+        Some(index * EXTENT)
+    }
+
+    /// Takes up to `numbers.len()` numbers from above, of extents first of which some are taken anyway; returns how many.
+    pub fn take_high(&mut self, numbers: &mut [u64]) -> usize {
+        let mut count = 0;
+        for broken in [true, false] {
+            for (index, extent) in self.words.chunks_mut(WORDS).enumerate().rev() {
+                if *extent == [0; WORDS] || (broken && *extent == [u64::MAX; WORDS]) {
+                    continue;
+                }
+                for (at, word) in extent.iter_mut().enumerate().rev() {
+                    while *word != 0 && count < numbers.len() {
+                        let bit = 63 - word.leading_zeros();
+                        *word &= !(1 << bit);
+                        numbers[count] = (index * EXTENT + at * 64) as u64 + u64::from(bit);
+                        count += 1;
+                    }
+                }
+                if count == numbers.len() {
+                    self.free -= count;
+                    return count;
+                }
+            }
+        }
+        self.free -= count;
+        count
+    }
+
     /// Gives back `count` numbers from `start` on.
     ///
     /// # Panics
@@ -123,6 +176,27 @@ mod tests {
             }
             assert_eq!(bitmap.free_count(), model.len());
         }
+    }
+
+    #[test]
+    fn whole_extents_come_from_above_and_single_numbers_from_broken_ones() {
+        let mut words = [0; 28];
+        let mut bitmap = Bitmap::new(&mut words);
+        // Three extents, of which the second lacks a number, and half of one, which is never whole.
+        bitmap.give(0, 28 * 64);
+        assert!(bitmap.take_at(700, 1) && !bitmap.take_at(699, 2) && !bitmap.take_at(28 * 64 - 1, 2));
+        assert_eq!((bitmap.take_extent(), bitmap.free_count()), (Some(1024), 28 * 64 - 513));
+        let mut numbers = [0; 300];
+        assert_eq!(bitmap.take_high(&mut numbers), 300);
+        let expected: Vec<u64> = (1536..1792).rev().chain((980..1024).rev()).collect();
+        assert_eq!(numbers.as_slice(), expected, "the first extent stays whole");
+        assert_eq!(bitmap.take_extent(), Some(0));
+        assert_eq!(bitmap.take_extent(), None);
+        let mut numbers = [0; 600];
+        assert_eq!(bitmap.take_high(&mut numbers), 467);
+        assert_eq!((numbers[0], numbers[466], bitmap.free_count(), bitmap.take()), (979, 512, 0, None));
+        bitmap.give(5, 1);
+        assert_eq!(bitmap.take(), Some(5));
     }
 
     #[test]

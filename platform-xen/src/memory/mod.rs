@@ -7,6 +7,7 @@ mod heap;
 pub(crate) mod map;
 mod pages;
 pub(crate) mod paging;
+mod ram;
 
 #[cfg(feature = "guest")]
 pub(crate) use heap::allocations;

@@ -1,6 +1,7 @@
 //! `cargo xen test`: everything that is checked before a change lands.
 
 mod addresses;
+mod balloon;
 mod checks;
 mod cuts;
 mod deny;
@@ -234,10 +235,19 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
     // One boot runs all checks with the one server, a second one those of the store with the other.
     let boot = |suite: &Suite, server| {
         let mut checks = match server {
-            StoreServer::Xenstored => {
-                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL, vchan::ALL, vault::ALL]
-                    .concat()
-            }
+            StoreServer::Xenstored => [
+                checks::ALL,
+                store::ALL,
+                disk::ALL,
+                net::ALL,
+                lan::ALL,
+                gate::ALL,
+                web::ALL,
+                vchan::ALL,
+                vault::ALL,
+                balloon::ALL,
+            ]
+            .concat(),
             StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
         };
         if server == StoreServer::Xenstored && *suite == suite::DEFAULT {
