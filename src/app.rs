@@ -24,7 +24,7 @@ use crate::machine::{
 #[derive(Clone, Copy)]
 pub struct App {
     args: Args,
-    own: Own,
+    pub(crate) own: Own,
 }
 
 /// What there is once in a domain.
@@ -33,6 +33,8 @@ pub(crate) struct Domain {
     /// The connection to the store, or why there is none; made at its first use.
     store: OnceCell<Result<Store, Broken>>,
     pub(crate) requests: ToolstackRequests,
+    #[cfg(feature = "guest-agent")]
+    pub(crate) agent: crate::guest_agent::GuestAgent,
 }
 
 impl App {
@@ -271,5 +273,9 @@ where
     #[cfg(feature = "control")]
     if let Ok(store) = app.store() {
         app.spawn(control::listen(store, own)).detach();
+    }
+    #[cfg(feature = "guest-agent")]
+    if let Ok(store) = app.store() {
+        app.spawn(crate::guest_agent::run(store, own)).detach();
     }
 }
