@@ -181,6 +181,8 @@ pub(crate) async fn run(store: Store, own: Own) {
             // Of two times, the first may have been another.
             if resumed == Resumed::Restored || count != before.wrapping_add(1) {
                 told = Told::default();
+                // Its devices come first, which have much to ask of the store now.
+                own.clock().sleep(APART).await;
             }
         }
     }
