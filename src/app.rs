@@ -26,7 +26,7 @@ use crate::machine::{
 #[derive(Clone, Copy)]
 pub struct App {
     args: Args,
-    own: Own,
+    pub(crate) own: Own,
 }
 
 /// What there is once in a domain.
@@ -37,6 +37,8 @@ pub(crate) struct Domain {
     pub(crate) requests: ToolstackRequests,
     #[cfg(feature = "balloon")]
     pub(crate) balloon: Balloon,
+    #[cfg(feature = "guest-agent")]
+    pub(crate) agent: crate::guest_agent::GuestAgent,
 }
 
 impl App {
@@ -305,5 +307,9 @@ where
     #[cfg(feature = "balloon")]
     if let Ok(store) = app.store() {
         app.spawn(balloon::run(store, own)).detach();
+    }
+    #[cfg(feature = "guest-agent")]
+    if let Ok(store) = app.store() {
+        app.spawn(crate::guest_agent::run(store, own)).detach();
     }
 }

@@ -43,7 +43,16 @@ impl ToolstackRequests {
     }
 
     pub(crate) async fn resumed(&self) -> Resumed {
-        let (before, _) = self.resumed.get();
+        self.resumed_after(self.resumes()).await
+    }
+
+    /// How often the domain was resumed.
+    pub(crate) fn resumes(&self) -> u32 {
+        self.resumed.get().0
+    }
+
+    /// Waits until it was resumed more often than so.
+    pub(crate) async fn resumed_after(&self, before: u32) -> Resumed {
         self.waiting
             .wait_until(|| match self.resumed.get() {
                 (count, Some(resumed)) if count != before => Some(resumed),

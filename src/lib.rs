@@ -22,6 +22,8 @@
 //!
 //! - `control` (default): the domain acts on `xl shutdown`, `reboot`, `save` and `sysrq`.
 //! - `balloon` (default): the domain's memory follows `xl mem-set` and `xl create` with less memory than `maxmem=`.
+//! - `guest-agent` (default): the toolstack sees what runs in the domain, its addresses and memory, as from a guest agent
+//!   (`attr/`, `data/`; XCP-ng and XenServer show them).
 //! - `net`: network interfaces, and a TCP/IP stack on them.
 //! - `vchan`: byte streams to other domains, and to programs in dom0 (libvchan).
 //! - `qubes`: a qube's side of Qubes OS (QubesDB, qrexec, firewall rules); with it `vchan`.
@@ -51,6 +53,9 @@ mod balloon;
 mod control;
 mod disks;
 mod error;
+#[cfg(feature = "guest-agent")]
+#[cfg_attr(not(any(feature = "guest", feature = "sim")), allow(dead_code))]
+mod guest_agent;
 pub mod guide;
 #[cfg_attr(not(feature = "sim"), path = "machine/xen.rs")]
 #[cfg_attr(feature = "sim", path = "machine/sim.rs")]

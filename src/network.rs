@@ -11,6 +11,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::convert::Infallible;
 use core::fmt;
+use core::net::IpAddr;
 
 use embassy_net::StackResources;
 use futures_util::Stream;
@@ -278,7 +279,24 @@ impl App {
         self.spawn(configurator.run(say)).detach();
         let name = format!("vif/{}", interface.name()).into();
         let resolver = self.resolver(stack);
+        #[cfg(feature = "guest-agent")]
+        if let Ok(number) = interface.name().parse() {
+            self.spawn(report_addresses(*self, number, link.clone())).detach();
+        }
         Ok(Network { interface, stack, name, link, resolver })
+    }
+
+    /// Has the toolstack see an interface's addresses, each with the length of its prefix, where the feature `guest-agent` is
+    /// on: `attr/vif/N/ipv4/0` in the store, and so on (docs/misc/xenstore-paths.pandoc). They take the place of those
+    /// before; with none, the interface has no addresses. [`network`](App::network) does that by itself: this is for a stack
+    /// of one's own on an [interface](App::interface).
+    ///
+    /// At most 10 of each family are told, at once or a second after the last change.
+    pub fn report_addresses(&self, interface: u32, addresses: impl IntoIterator<Item = (IpAddr, u8)>) {
+        #[cfg(feature = "guest-agent")]
+        self.own.domain().agent.set_addresses(interface, addresses.into_iter().collect());
+        #[cfg(not(feature = "guest-agent"))]
+        let _ = (interface, addresses);
     }
 
     /// Where ports and sequence numbers begin.
@@ -288,5 +306,15 @@ impl App {
             Ok(mut entropy) => entropy.try_next_u64().unwrap_or_default(),
             Err(_) => self.clock().now().as_nanos() as u64,
         }
+    }
+}
+
+/// Has the toolstack see an interface's addresses for as long as there is a backend at its other end.
+#[cfg(feature = "guest-agent")]
+async fn report_addresses(app: App, number: u32, link: sarab_net::Interface) {
+    loop {
+        let addresses = if link.has_carrier() { link.addresses() } else { Addresses::default() };
+        app.report_addresses(number, addresses.iter().map(|cidr| (cidr.address().into(), cidr.prefix_len())));
+        link.changed().await;
     }
 }

@@ -194,7 +194,12 @@ impl EventChannelError for XenEventChannelError {
 
 impl fmt::Display for XenEventChannelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot open an event channel with {}: {}", self.remote, self.errno)
+        write!(f, "cannot open an event channel with {}: {}", self.remote, self.errno)?;
+        match self.errno {
+            // EVTCHNOP_alloc_unbound and EVTCHNOP_bind_interdomain say so of the domain's limit (xen/common/event_channel.c).
+            Errno::ENOSPC => f.write_str("; max_event_channels= in the xl file bounds them"),
+            _ => Ok(()),
+        }
     }
 }
 

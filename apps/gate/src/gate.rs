@@ -34,6 +34,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// Lines about dropped packets: one for each reason in so long.
 const DROP_LINES: Duration = Duration::from_secs(1);
 
+/// The number of an uplink's interface: its name is `vif/0`, or on a VLAN `vif/0.100`.
+fn interface(uplink: &str) -> Option<u32> {
+    uplink.strip_prefix("vif/")?.split('.').next()?.parse().ok()
+}
+
 pub struct Gate {
     pub app: App,
     pub router: RefCell<Router<Firewall>>,
@@ -199,6 +204,21 @@ impl Gate {
         }
         if changed {
             self.set_servers();
+            self.report_addresses();
+        }
+    }
+
+    /// Has the toolstack see the addresses of each interface: those of its networks, on VLANs too.
+    fn report_addresses(&self) {
+        let (router, uplinks) = (self.router.borrow(), self.uplinks.borrow());
+        let mut interfaces = BTreeMap::<u32, Vec<(IpAddr, u8)>>::new();
+        for (id, name) in &*uplinks {
+            let (Some(number), Some(link)) = (interface(name), router.link(*id)) else { continue };
+            let addresses = link.addresses().iter().map(|cidr| (cidr.address().into(), cidr.prefix_len()));
+            interfaces.entry(number).or_default().extend(addresses);
+        }
+        for (number, addresses) in interfaces {
+            self.app.report_addresses(number, addresses);
         }
     }
 
@@ -305,7 +325,12 @@ impl Gate {
     pub fn remove(&self, id: InterfaceId) {
         self.router.borrow_mut().remove(id);
         self.wires.borrow_mut().set(id, Wire::None);
-        if self.uplinks.borrow_mut().remove(&id).is_some() {
+        let uplink = self.uplinks.borrow_mut().remove(&id);
+        if let Some(name) = uplink {
+            if let Some(number) = interface(&name) {
+                self.app.report_addresses(number, []);
+            }
+            self.report_addresses();
             self.uplink_mtus.borrow_mut().remove(&id);
             self.settle_mtu();
             self.set_servers();

@@ -131,7 +131,7 @@ impl Server {
         for path in ["control", "device", "backend"] {
             node(path, "", &read);
         }
-        for path in ["control/shutdown", "control/sysrq", "data", "error"] {
+        for path in ["control/shutdown", "control/sysrq", "data", "drivers", "feature", "attr", "error"] {
             node(path, "", &own);
         }
         for feature in ["poweroff", "reboot", "suspend", "sysrq"] {

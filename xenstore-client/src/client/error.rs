@@ -159,6 +159,14 @@ impl fmt::Display for Error {
             ErrorKind::TooLong { max } => write!(f, "the list takes more than {} KiB of memory", max / 1024),
             ErrorKind::Interrupted => f.write_str("reconnected before the reply came"),
             ErrorKind::Broken(broken) => broken.fmt(f),
+        }?;
+        // Which of the server's quotas it is (docs/misc/xenstore.txt; tools/xenstored/core.c, watch.c).
+        match (self.op, self.errno()) {
+            (Op::Watch, Some(Errno::E2BIG | Errno::ENOSPC)) => {
+                f.write_str("; xenstored's quota of watches (--watch-nb)")
+            }
+            (Op::Write | Op::Mkdir, Some(Errno::ENOSPC)) => f.write_str("; xenstored's quota of nodes (--entry-nb)"),
+            _ => Ok(()),
         }
     }
 }

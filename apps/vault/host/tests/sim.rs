@@ -224,9 +224,16 @@ fn a_guest_is_as_fast_as_it_may_be() {
             };
             let ended = Guest::new(&xen).disk_of("xvda", &vault, "ram").start(load).await.ended().await;
             assert_eq!(ended.console(), "9\n", "a tenth of a second's may come at once");
+            while vault.console().matches(" reads (").count() < 1 {
+                vault.sleep(Duration::from_millis(1)).await;
+            }
             command(&vault, "limit default", "default: bytes a second: no limit, requests a second: no limit").await;
             let ended = Guest::new(&xen).disk_of("xvda", &vault, "ram").start(load).await.ended().await;
             assert_eq!(ended.console(), "0\n");
+            // What is printed of a guest that has ended comes by itself.
+            while vault.console().matches(" reads (").count() < 2 {
+                vault.sleep(Duration::from_millis(1)).await;
+            }
             command(
                 &vault,
                 "limit 5 rate=fast",
