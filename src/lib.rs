@@ -72,6 +72,7 @@ pub use error::{Context, Error, Result, bail, ensure, format_err};
 pub use machine::{Console, Entropy, Task, XenClock, platform};
 #[cfg(not(feature = "sim"))]
 pub use platform_xen as platform;
+pub use platform_xen::pci;
 #[cfg(not(feature = "sim"))]
 pub use platform_xen::{Console, Entropy, Task, XenClock, print, println};
 pub use sarab_macros::main;

@@ -44,7 +44,7 @@ pub fn start_info(memory: &[u8]) {
         assert!(!reserved.iter().any(|range| overlaps(range.start, range.end)), "{frames:?} is reserved");
         assert!(!free[..index].iter().any(|other| other.start < frames.end && other.end > frames.start));
     }
-    let window = address_space::choose(&map);
+    let window = address_space::choose(&map, 0);
     assert!(window.start < window.end);
     assert!(!map.regions().iter().any(|region| region.start < window.end && region.end > window.start && region.ram));
 }

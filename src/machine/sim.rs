@@ -314,6 +314,11 @@ impl Own {
         self.machine().modules.clone()
     }
 
+    /// The simulation has none, as a PVH guest.
+    pub(crate) fn pci(self) -> Vec<platform_xen::pci::Function> {
+        Vec::new()
+    }
+
     pub(crate) fn memory(self) -> MemoryInfo {
         let (total, xen) = (self.machine().memory, self.machine().domain.machine());
         // The heap is that of all domains, and of the test.
