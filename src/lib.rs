@@ -21,6 +21,7 @@
 //! # Features
 //!
 //! - `control` (default): the domain acts on `xl shutdown`, `reboot`, `save` and `sysrq`.
+//! - `hvm` (default): the image also starts as an HVM guest, by Multiboot.
 //! - `net`: network interfaces, and a TCP/IP stack on them.
 //! - `vchan`: byte streams to other domains, and to programs in dom0 (libvchan).
 //! - `qubes`: a qube's side of Qubes OS (QubesDB, qrexec, firewall rules); with it `vchan`.

@@ -17,6 +17,7 @@ unsafe extern "C" {
 }
 
 // Loaders look for these in the first 8 KiB of the file (Multiboot 1) and the first 32 KiB (2): `sarab.ld` puts them first.
+#[cfg(feature = "hvm")]
 global_asm!(
     r#"
     .section .text.multiboot, "ax"
@@ -52,11 +53,15 @@ global_asm!(
 );
 
 /// What the two headers begin with.
+#[cfg(feature = "hvm")]
 const MULTIBOOT_1: u32 = 0x1bad_b002;
+#[cfg(feature = "hvm")]
 const MULTIBOOT_2: u32 = 0xe852_50d6;
 /// Modules on pages, a memory map is wanted, and the header has addresses.
+#[cfg(feature = "hvm")]
 const FLAGS_1: u32 = 1 | 1 << 1 | 1 << 16;
 /// Bytes of the second header: its own fields, and three tags.
+#[cfg(feature = "hvm")]
 const LENGTH_2: u32 = 16 + 16 + 8 + 8;
 
 global_asm!(

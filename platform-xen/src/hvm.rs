@@ -25,7 +25,7 @@ static BY_LOADER: AtomicBool = AtomicBool::new(false);
 
 /// Whether a boot loader has started this guest.
 pub(crate) fn is_by_loader() -> bool {
-    BY_LOADER.load(Ordering::Relaxed)
+    cfg!(feature = "hvm") && BY_LOADER.load(Ordering::Relaxed)
 }
 
 /// Brings the machine to what a PVH guest finds. Where some of it is not there, nothing answers at its ports.

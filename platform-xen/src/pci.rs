@@ -57,7 +57,7 @@ pub struct Function {
     pub class: u32,
     /// The revision.
     pub revision: u8,
-    /// Its ranges of addresses that are in use.
+    /// Its ranges of addresses.
     pub bars: Vec<Bar>,
     /// Its interrupt line; `None` where it uses none.
     pub interrupt: Option<Interrupt>,
@@ -74,7 +74,7 @@ pub struct Bar {
     pub index: u8,
     /// What kind of addresses.
     pub kind: BarKind,
-    /// The first address, as the firmware has set it.
+    /// The first address, as the firmware has set it; 0 where it has set none.
     pub address: u64,
     /// Bytes, or ports: a power of two.
     pub size: u64,
@@ -130,11 +130,27 @@ pub fn functions() -> Vec<Function> {
     addresses(&Ports).map(|address| describe(&Ports, address)).collect()
 }
 
-/// The end of the memory that functions have above 4 GiB; 0 where none has any.
+/// The end of the memory that functions have above 4 GiB; 0 where none has any. Each access is an exit to the device model,
+/// so only these registers are tried for their sizes.
 pub(crate) fn high_memory_end() -> u64 {
-    let bars = addresses(&Ports).flat_map(|address| Bars::new(&Ports, address));
-    let high = bars.filter(|bar| bar.kind != BarKind::Io && bar.address >= 1 << 32);
-    high.map(|bar| bar.address.saturating_add(bar.size)).max().unwrap_or(0)
+    high_end(&Ports)
+}
+
+fn high_end(space: &impl Configuration) -> u64 {
+    let ends = addresses(space).map(|address| {
+        let mut bars = Bars::new(space, address);
+        let mut end = 0;
+        while bars.next < bars.end {
+            let word = |index| space.read(address, BARS + index * 4);
+            let is_wide = bars.next + 1 < bars.end && word(bars.next) & 7 == 4;
+            match is_wide && word(bars.next + 1) != 0 {
+                true => end = bars.next().map_or(end, |bar| end.max(bar.address.saturating_add(bar.size))),
+                false => bars.next += 1 + u8::from(is_wide),
+            }
+        }
+        end
+    });
+    ends.max().unwrap_or(0)
 }
 
 /// Configuration spaces, by words of 32 bits.
@@ -375,7 +391,9 @@ mod tests {
             ]
         );
         assert_eq!((list[2].revision, list[2].address.to_string().as_str()), (1, "0000:00:02.0"));
-        assert!(Bus::default().list().is_empty());
+        assert_eq!(high_end(&bus), 0x9_0000_4000);
+        assert_eq!(*bus.0.borrow(), before);
+        assert!(Bus::default().list().is_empty() && high_end(&Bus::default()) == 0);
     }
 
     #[test]

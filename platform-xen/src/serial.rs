@@ -17,6 +17,10 @@ const TRIES: u32 = 10_000;
 /// Whether there is one that takes bytes.
 static PRESENT: AtomicBool = AtomicBool::new(false);
 
+fn is_present() -> bool {
+    cfg!(feature = "hvm") && PRESENT.load(Ordering::Relaxed)
+}
+
 fn read(register: u16) -> u8 {
     // SAFETY: the registers of a serial port; where there is none, nothing is read.
     unsafe { Port::new(BASE + register).read() }
@@ -44,7 +48,7 @@ pub(crate) fn init() {
 
 /// Writes text, with a carriage return before each line feed that lacks one.
 pub(crate) fn write(text: &[u8]) {
-    if !PRESENT.load(Ordering::Relaxed) {
+    if !is_present() {
         return;
     }
     let mut last = 0;
@@ -58,7 +62,7 @@ pub(crate) fn write(text: &[u8]) {
 }
 
 fn write_byte(byte: u8) {
-    if !PRESENT.load(Ordering::Relaxed) {
+    if !is_present() {
         return;
     }
     match (0..TRIES).any(|_| read(LINE_STATUS) & TRANSMITTER_EMPTY != 0) {

@@ -76,8 +76,8 @@ pub(crate) extern "C" fn sarab_start(start_info: u32, magic: u32) -> ! {
     traps::init();
     hypercall::init();
     let protocol = match magic {
-        multiboot::MAGIC_1 => BootProtocol::Multiboot,
-        multiboot::MAGIC_2 => BootProtocol::Multiboot2,
+        multiboot::MAGIC_1 if cfg!(feature = "hvm") => BootProtocol::Multiboot,
+        multiboot::MAGIC_2 if cfg!(feature = "hvm") => BootProtocol::Multiboot2,
         _ => BootProtocol::Pvh,
     };
     if protocol != BootProtocol::Pvh {
