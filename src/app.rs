@@ -19,6 +19,7 @@ use crate::machine::{
     self, Console, Entropy, EntropyError, MemoryInfo, Own, Resumed, Task, XenClock, XenEventChannels, XenGrantTable,
     XenPlatform, XenVersion,
 };
+use crate::pci;
 
 /// The domain that the application runs in: everything that it did not make itself.
 ///
@@ -204,6 +205,12 @@ impl App {
     /// The hypervisor's version.
     pub fn xen_version(&self) -> XenVersion {
         self.own.xen_version()
+    }
+
+    /// The PCI functions of an HVM guest: emulated ones, and those that are passed through (`pci=` in its xl file). There
+    /// are no drivers for them; in a PVH guest there are none.
+    pub fn pci(&self) -> Vec<pci::Function> {
+        self.own.pci()
     }
 
     /// How much memory there is, how much is free, and what the toolstack wants (`xl mem-set`).

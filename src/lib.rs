@@ -24,6 +24,7 @@
 //! - `balloon` (default): the domain's memory follows `xl mem-set` and `xl create` with less memory than `maxmem=`.
 //! - `guest-agent` (default): the toolstack sees what runs in the domain, its addresses and memory, as from a guest agent
 //!   (`attr/`, `data/`; XCP-ng and XenServer show them).
+//! - `hvm` (default): the image also starts as an HVM guest, by Multiboot.
 //! - `net`: network interfaces, and a TCP/IP stack on them.
 //! - `vchan`: byte streams to other domains, and to programs in dom0 (libvchan).
 //! - `qubes`: a qube's side of Qubes OS (QubesDB, qrexec, firewall rules); with it `vchan`.
@@ -81,6 +82,7 @@ pub use error::{Context, Error, Result, bail, ensure, format_err};
 pub use machine::{Console, Entropy, Task, XenClock, platform};
 #[cfg(not(feature = "sim"))]
 pub use platform_xen as platform;
+pub use platform_xen::pci;
 #[cfg(not(feature = "sim"))]
 pub use platform_xen::{Console, Entropy, Task, XenClock, print, println};
 pub use sarab_macros::main;

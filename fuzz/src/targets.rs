@@ -34,6 +34,7 @@ mod ext4;
 mod http;
 mod luks;
 mod mss;
+mod multiboot;
 mod netback;
 mod netfront;
 mod offloads;

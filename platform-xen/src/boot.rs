@@ -1,4 +1,9 @@
-//! From Xen's entry to Rust: 32-bit protected mode without paging (docs/misc/pvh.pandoc) to 64-bit long mode.
+//! From the entries to Rust: 32-bit protected mode without paging to 64-bit long mode.
+//!
+//! Xen enters a PVH guest by an ELF note (docs/misc/pvh.pandoc). In an HVM guest a boot loader does it by one of two
+//! headers: QEMU, with `kernel=` in the xl file, by Multiboot 1 (section 3.1; QEMU takes no 64-bit ELF file without the
+//! addresses in that header), GRUB by either, mostly Multiboot 2 (section 3.1). All three leave the processor in the same
+//! state, but for the registers: EBX has the address of what the loader tells, and with Multiboot EAX has a magic number.
 //!
 //! The page tables made here map the first 4 GiB one to one, writable and executable; [`paging`](crate::paging) takes
 //! that back as soon as it knows where things are.
@@ -11,16 +16,67 @@ unsafe extern "C" {
     fn sarab_pvh_entry() -> !;
 }
 
+// Loaders look for these in the first 8 KiB of the file (Multiboot 1) and the first 32 KiB (2): `sarab.ld` puts them first.
+#[cfg(feature = "hvm")]
+global_asm!(
+    r#"
+    .section .text.multiboot, "ax"
+    .balign 8
+    .long {magic_1}
+    .long {flags}
+    .long {checksum_1}
+    .long __image_start                 // of this header
+    .long __image_start                 // where the file is loaded, from this header on
+    .long __data_end
+    .long __image_end                   // zeros up to here
+    .long sarab_multiboot_entry
+
+    .balign 8
+    .long {magic_2}
+    .long 0                             // i386: 32-bit protected mode
+    .long {length_2}
+    .long {checksum_2}
+    .short 3, 0                         // the entry, which is not the ELF file's
+    .long 12, sarab_multiboot_entry, 0
+    .short 6, 0                         // modules on pages
+    .long 8
+    .short 0, 0                         // the end
+    .long 8
+    .text
+    "#,
+    magic_1 = const MULTIBOOT_1,
+    flags = const FLAGS_1,
+    checksum_1 = const 0_u32.wrapping_sub(MULTIBOOT_1).wrapping_sub(FLAGS_1),
+    magic_2 = const MULTIBOOT_2,
+    length_2 = const LENGTH_2,
+    checksum_2 = const 0_u32.wrapping_sub(MULTIBOOT_2).wrapping_sub(LENGTH_2),
+);
+
+/// What the two headers begin with.
+#[cfg(feature = "hvm")]
+const MULTIBOOT_1: u32 = 0x1bad_b002;
+#[cfg(feature = "hvm")]
+const MULTIBOOT_2: u32 = 0xe852_50d6;
+/// Modules on pages, a memory map is wanted, and the header has addresses.
+#[cfg(feature = "hvm")]
+const FLAGS_1: u32 = 1 | 1 << 1 | 1 << 16;
+/// Bytes of the second header: its own fields, and three tags.
+#[cfg(feature = "hvm")]
+const LENGTH_2: u32 = 16 + 16 + 8 + 8;
+
 global_asm!(
     r#"
     .section .text.boot, "ax"
     .code32
     .global sarab_pvh_entry
 sarab_pvh_entry:
+    xor eax, eax
+sarab_multiboot_entry:
     cld
     cli
     mov esp, offset __stack_top
-    mov edi, ebx                        // hvm_start_info, the first argument of sarab_start
+    mov edi, ebx                        // what the loader tells, the first argument of sarab_start
+    mov esi, eax                        // by which protocol, the second: 0 for hvm_start_info
 
     // Four page directories of 2 MiB pages: present, writable, large.
     mov eax, 0x83
@@ -69,6 +125,7 @@ sarab_long_mode:
     mov fs, eax
     mov gs, eax
     mov edi, edi
+    mov esi, esi
     xor ebp, ebp                        // ends the chain of frames
     call {start}
     ud2

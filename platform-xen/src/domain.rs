@@ -5,7 +5,7 @@ use core::fmt;
 use raw_cpuid::CpuId;
 use xen_hal::{DomId, Errno};
 
-use crate::{console, events, grants, hypercall, shared_info, time};
+use crate::{console, events, grants, hvm, hypercall, shared_info, time};
 
 /// The hypervisor's version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +128,7 @@ pub fn suspend() -> Result<Resumed, Errno> {
     if hypercall::shutdown(SUSPEND)? {
         return Ok(Resumed::Cancelled);
     }
+    hvm::unplug();
     shared_info::map().expect("the shared info page of the restored domain");
     time::resume();
     grants::resume();

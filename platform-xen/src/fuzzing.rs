@@ -9,6 +9,7 @@ use xen_ring::SharedMemory;
 
 use crate::console::ring::Ring;
 use crate::memory::address_space;
+use crate::multiboot;
 use crate::start_info::{PhysicalMemory, StartInfo};
 
 /// Where the start info of [`start_info`] is.
@@ -26,7 +27,21 @@ impl<'m> PhysicalMemory<'m> for Memory<'m> {
 
 /// What the toolstack leaves in memory for a guest's start: the start info, and all that it leads to.
 pub fn start_info(memory: &[u8]) {
-    let Ok(info) = StartInfo::parse(&Memory(memory), START_INFO) else { return };
+    if let Ok(info) = StartInfo::parse(&Memory(memory), START_INFO) {
+        check(&info);
+    }
+}
+
+/// What a boot loader leaves in memory for an HVM guest's start: the information of Multiboot 1 or 2.
+pub fn multiboot(memory: &[u8], second: bool) {
+    let memory = Memory(memory);
+    let info = if second { multiboot::parse_2(&memory, START_INFO) } else { multiboot::parse_1(&memory, START_INFO) };
+    if let Ok(info) = info {
+        check(&info);
+    }
+}
+
+fn check(info: &StartInfo<'_>) {
     assert!(!info.command_line().contains(&0));
     assert!(info.modules().iter().all(|module| !module.command_line().contains(&0)));
     let Some(map) = info.memory_map() else { return };
@@ -44,7 +59,7 @@ pub fn start_info(memory: &[u8]) {
         assert!(!reserved.iter().any(|range| overlaps(range.start, range.end)), "{frames:?} is reserved");
         assert!(!free[..index].iter().any(|other| other.start < frames.end && other.end > frames.start));
     }
-    let window = address_space::choose(&map);
+    let window = address_space::choose(&map, 0);
     assert!(window.start < window.end);
     assert!(!map.regions().iter().any(|region| region.start < window.end && region.end > window.start && region.ram));
 }

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use xen_hal::{DomId, Errno};
 
 use crate::abi::{self, nr};
-use crate::counters;
+use crate::{counters, serial};
 
 /// Whether the processor wants `vmmcall` (AMD, Hygon) rather than `vmcall`.
 static VMMCALL: AtomicBool = AtomicBool::new(false);
@@ -96,9 +96,10 @@ pub(crate) fn xen_extra_version() -> [u8; 16] {
     text
 }
 
-/// Text for the hypervisor's own console: CONSOLEIO_write, or the debug port (XEN_HVM_DEBUGCONS_IOPORT) where the
+/// Text for the serial port and the hypervisor's own console: CONSOLEIO_write, or the debug port (XEN_HVM_DEBUGCONS_IOPORT) where the
 /// hypervisor was built to refuse that to ordinary domains. It drops what it is not configured to show.
 pub(crate) fn console_write(text: &[u8]) {
+    serial::write(text);
     // SAFETY: the hypervisor only reads the text.
     let result = unsafe { hypercall(nr::CONSOLE_IO, [0, text.len() as u64, text.as_ptr() as u64, 0]) };
     if result < 0 {

@@ -19,6 +19,7 @@ mod executor;
 #[doc(hidden)]
 pub mod fuzzing;
 mod grants;
+mod hvm;
 mod hypercall;
 mod image;
 #[cfg(feature = "guest")]
@@ -26,8 +27,11 @@ mod log;
 #[cfg(feature = "guest")]
 mod mem_functions;
 mod memory;
+mod multiboot;
+pub mod pci;
 mod platform;
 mod report;
+mod serial;
 mod shared_info;
 #[cfg(feature = "guest")]
 mod start;
@@ -49,7 +53,7 @@ pub use grants::{GrantUse, XenGrant, XenGrantError, XenGrantTable, XenMapping, g
 pub use memory::{MemoryInfo, RamPage, RamPages, memory};
 pub use platform::XenPlatform;
 #[cfg(feature = "guest")]
-pub use start::{Module, command_line, modules};
+pub use start::{BootProtocol, Module, boot_protocol, command_line, modules};
 pub use store::{StorePage, XenStoreChannel};
 pub use time::XenClock;
 

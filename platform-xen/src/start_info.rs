@@ -1,5 +1,6 @@
-//! What the toolstack tells a guest at its start: command line, modules, memory map (`struct hvm_start_info`,
-//! xen/include/public/arch-x86/hvm/start_info.h).
+//! What a guest is told at its start: command line, modules, memory map. A PVH guest's toolstack does it by `struct
+//! hvm_start_info` (xen/include/public/arch-x86/hvm/start_info.h), boot loaders in an HVM guest by Multiboot's
+//! structures ([`multiboot`](crate::multiboot)).
 //!
 //! It is read before there is a heap, and with checks: where it points outside of memory there is an error to be printed.
 
@@ -16,9 +17,9 @@ const MODULE: u64 = 32;
 const MAP_ENTRY: u64 = 24;
 
 /// Most modules that are taken; `xl` loads one.
-const MAX_MODULES: usize = 16;
+pub(crate) const MAX_MODULES: usize = 16;
 /// Longest command line, its end included; the toolstack has shorter limits.
-const MAX_COMMAND_LINE: u64 = 64 << 10;
+pub(crate) const MAX_COMMAND_LINE: u64 = 64 << 10;
 
 /// Physical memory, as far as it may be read.
 pub(crate) trait PhysicalMemory<'m> {
@@ -49,60 +50,93 @@ impl Located<'_> {
 /// The start info, taken apart.
 #[derive(Debug)]
 pub(crate) struct StartInfo<'m> {
-    own: Located<'m>,
-    command_line: Located<'m>,
-    module_list: Located<'m>,
+    pub own: Located<'m>,
+    pub command_line: Located<'m>,
+    pub module_list: Located<'m>,
     modules: [LoadedModule<'m>; MAX_MODULES],
     module_count: usize,
-    map: Located<'m>,
+    pub map: Located<'m>,
+    pub map_entries: MapEntries,
+}
+
+/// How the entries of a memory map lie one after the other. Each begins with address and length, of 64 bits, and the
+/// type, of 32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MapEntries {
+    /// Each has so many bytes, at least 20.
+    Fixed(usize),
+    /// Before each are 32 bits with its size, which do not count themselves.
+    Sized,
+}
+
+impl MapEntries {
+    /// The first entry of `map`, and what comes after it; `None` at the end, and where the entry is not whole.
+    pub fn next(self, map: &[u8]) -> Option<(E820Entry, &[u8])> {
+        let (at, end) = match self {
+            MapEntries::Fixed(size) => (0, size),
+            MapEntries::Sized => (4, 4_usize.checked_add(u32::from_le_bytes(*map.first_chunk()?) as usize)?),
+        };
+        let entry = map.get(at..end).filter(|entry| entry.len() >= 20)?;
+        Some((E820Entry { addr: long(entry, 0), size: long(entry, 8), kind: word(entry, 16) }, &map[end..]))
+    }
 }
 
 /// Ranges of physical addresses that [`StartInfo::reserved`] names.
 pub(crate) const RESERVED: usize = 4 + 2 * MAX_MODULES;
 
 impl<'m> StartInfo<'m> {
-    /// Takes apart what is at an address.
+    /// Takes `hvm_start_info` apart.
     pub fn parse(memory: &impl PhysicalMemory<'m>, address: u64) -> Result<StartInfo<'m>, BadStartInfo> {
-        let located = |what, address, len: Option<u64>| {
-            let bytes = len.and_then(|len| memory.bytes(address, len));
-            bytes.map(|bytes| Located { address, bytes }).ok_or(BadStartInfo::Outside { what, address })
-        };
-        let own = located("the start info", address, Some(SIZES[0]))?;
+        let own = located(memory, "the start info", address, Some(SIZES[0]))?;
         let magic = word(own.bytes, 0);
         if magic != MAGIC {
-            return Err(BadStartInfo::Magic(magic));
+            return Err(BadStartInfo::Magic { magic, expected: MAGIC });
         }
         let has_map = word(own.bytes, 4) >= 1;
-        let own = if has_map { located("the start info", address, Some(SIZES[1]))? } else { own };
+        let own = if has_map { located(memory, "the start info", address, Some(SIZES[1]))? } else { own };
 
-        let text = |address| text(memory, address);
-        let command_line = text(long(own.bytes, 24))?;
+        let mut info = StartInfo::new(own, MapEntries::Fixed(MAP_ENTRY as usize));
+        info.command_line = text(memory, long(own.bytes, 24))?;
         let (count, list) = (word(own.bytes, 12), long(own.bytes, 16));
         let count = if list == 0 { 0 } else { count };
-        if count as usize > MAX_MODULES {
-            return Err(BadStartInfo::Modules(count));
-        }
-        let module_list = match count {
-            0 => Located::default(),
-            count => located("the list of modules", list, Some(u64::from(count) * MODULE))?,
-        };
-        let mut modules = [LoadedModule::default(); MAX_MODULES];
-        for (module, entry) in modules.iter_mut().zip(module_list.bytes.chunks(MODULE as usize)) {
-            let (address, len) = (long(entry, 0), long(entry, 8));
-            if len > 0 {
-                module.data = located("a module", address, Some(len))?;
-            }
-            module.command_line = text(long(entry, 16))?;
+        info.module_list = module_list(memory, list, count, MODULE)?;
+        for entry in info.module_list.bytes.chunks(MODULE as usize) {
+            info.add_module(memory, long(entry, 0), long(entry, 8), text(memory, long(entry, 16))?)?;
         }
 
-        let mut map = Located::default();
         if has_map {
             let (address, count) = (long(own.bytes, 40), u64::from(word(own.bytes, 48)));
             if address != 0 && count > 0 {
-                map = located("the memory map", address, count.checked_mul(MAP_ENTRY))?;
+                info.map = located(memory, "the memory map", address, count.checked_mul(MAP_ENTRY))?;
             }
         }
-        Ok(StartInfo { own, command_line, module_list, modules, module_count: count as usize, map })
+        Ok(info)
+    }
+
+    /// One that has nothing yet but its own bytes.
+    pub fn new(own: Located<'m>, map_entries: MapEntries) -> StartInfo<'m> {
+        let none = Located::default();
+        let modules = [LoadedModule::default(); MAX_MODULES];
+        StartInfo { own, command_line: none, module_list: none, modules, module_count: 0, map: none, map_entries }
+    }
+
+    /// Adds a module that lies at an address.
+    pub fn add_module(
+        &mut self,
+        memory: &impl PhysicalMemory<'m>,
+        address: u64,
+        len: u64,
+        command_line: Located<'m>,
+    ) -> Result<(), BadStartInfo> {
+        let Some(module) = self.modules.get_mut(self.module_count) else {
+            return Err(BadStartInfo::Modules(self.module_count as u32 + 1));
+        };
+        if len > 0 {
+            module.data = located(memory, "a module", address, Some(len))?;
+        }
+        module.command_line = command_line;
+        self.module_count += 1;
+        Ok(())
     }
 
     /// The command line, without its end.
@@ -116,10 +150,13 @@ impl<'m> StartInfo<'m> {
 
     /// The memory map; `None` where there is none, as with toolstacks from before version 1 of the start info.
     pub fn memory_map(&self) -> Option<MemoryMap> {
-        let entries = self.map.bytes.chunks_exact(MAP_ENTRY as usize).take(MAX_ENTRIES);
-        let entries =
-            entries.map(|entry| E820Entry { addr: long(entry, 0), size: long(entry, 8), kind: word(entry, 16) });
-        (!self.map.bytes.is_empty()).then(|| MemoryMap::new(entries))
+        let mut rest = self.map.bytes;
+        let entries = core::iter::from_fn(|| {
+            let (entry, after) = self.map_entries.next(rest)?;
+            rest = after;
+            Some(entry)
+        });
+        (!self.map.bytes.is_empty()).then(|| MemoryMap::new(entries.take(MAX_ENTRIES)))
     }
 
     /// Where all of it is: memory that is not to be used for anything else.
@@ -141,8 +178,33 @@ impl LoadedModule<'_> {
     }
 }
 
+/// What is at an address.
+pub(crate) fn located<'m>(
+    memory: &impl PhysicalMemory<'m>,
+    what: &'static str,
+    address: u64,
+    len: Option<u64>,
+) -> Result<Located<'m>, BadStartInfo> {
+    let bytes = len.and_then(|len| memory.bytes(address, len));
+    bytes.map(|bytes| Located { address, bytes }).ok_or(BadStartInfo::Outside { what, address })
+}
+
+/// A list of modules, each of so many bytes.
+pub(crate) fn module_list<'m>(
+    memory: &impl PhysicalMemory<'m>,
+    address: u64,
+    count: u32,
+    size: u64,
+) -> Result<Located<'m>, BadStartInfo> {
+    match count {
+        0 => Ok(Located::default()),
+        count if count as usize > MAX_MODULES => Err(BadStartInfo::Modules(count)),
+        count => located(memory, "the list of modules", address, Some(u64::from(count) * size)),
+    }
+}
+
 /// A text with its end, a zero byte; nothing at address 0.
-fn text<'m>(memory: &impl PhysicalMemory<'m>, address: u64) -> Result<Located<'m>, BadStartInfo> {
+pub(crate) fn text<'m>(memory: &impl PhysicalMemory<'m>, address: u64) -> Result<Located<'m>, BadStartInfo> {
     if address == 0 {
         return Ok(Located::default());
     }
@@ -157,15 +219,15 @@ fn text<'m>(memory: &impl PhysicalMemory<'m>, address: u64) -> Result<Located<'m
     Err(BadStartInfo::CommandLine(address))
 }
 
-fn without_end(text: &[u8]) -> &[u8] {
+pub(crate) fn without_end(text: &[u8]) -> &[u8] {
     text.strip_suffix(&[0]).unwrap_or(text)
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(*bytes[at..].first_chunk().expect("within the structure"))
 }
 
-fn long(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(*bytes[at..].first_chunk().expect("within the structure"))
 }
 
@@ -173,25 +235,27 @@ fn long(bytes: &[u8], at: usize) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadStartInfo {
     /// It begins with another number.
-    Magic(u32),
+    Magic { magic: u32, expected: u32 },
     /// Something is not in memory that can be read.
     Outside { what: &'static str, address: u64 },
     /// More modules than are taken.
     Modules(u32),
     /// A command line without end.
     CommandLine(u64),
+    /// Its parts do not fit into each other.
+    Damaged { what: &'static str, offset: usize },
 }
 
 impl fmt::Display for BadStartInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("hvm_start_info: ")?;
         match self {
-            BadStartInfo::Magic(magic) => write!(f, "magic number {magic:#x}, expected {MAGIC:#x}"),
+            BadStartInfo::Magic { magic, expected } => write!(f, "magic number {magic:#x}, expected {expected:#x}"),
             BadStartInfo::Outside { what, address } => write!(f, "{what} at {address:#x} is outside of memory"),
             BadStartInfo::Modules(count) => write!(f, "{count} modules, at most {MAX_MODULES} can be used"),
             BadStartInfo::CommandLine(address) => {
                 write!(f, "the command line at {address:#x} has more than {MAX_COMMAND_LINE} bytes")
             }
+            BadStartInfo::Damaged { what, offset } => write!(f, "{what} at offset {offset} is damaged"),
         }
     }
 }
@@ -271,17 +335,17 @@ mod tests {
             parse(memory).unwrap_err().to_string()
         };
         for (at, value, expected) in [
-            (0, 7, "hvm_start_info: magic number 0x7, expected 0x336ec578"),
-            (24, u64::MAX, "hvm_start_info: a command line at 0xffffffffffffffff is outside of memory"),
-            (16, u64::MAX - 3, "hvm_start_info: the list of modules at 0xfffffffffffffffc is outside of memory"),
-            (8, 17 << 32, "hvm_start_info: 17 modules, at most 16 can be used"),
-            (0x108, u64::MAX, "hvm_start_info: a module at 0x100400 is outside of memory"),
-            (48, u32::MAX.into(), "hvm_start_info: the memory map at 0x100300 is outside of memory"),
+            (0, 7, "magic number 0x7, expected 0x336ec578"),
+            (24, u64::MAX, "a command line at 0xffffffffffffffff is outside of memory"),
+            (16, u64::MAX - 3, "the list of modules at 0xfffffffffffffffc is outside of memory"),
+            (8, 17 << 32, "17 modules, at most 16 can be used"),
+            (0x108, u64::MAX, "a module at 0x100400 is outside of memory"),
+            (48, u32::MAX.into(), "the memory map at 0x100300 is outside of memory"),
         ] {
             assert_eq!(broken(at, value), expected);
         }
         let short = StartInfo::parse(&Memory(usual().leak()), BASE + 0xff0).unwrap_err();
-        assert_eq!(short.to_string(), "hvm_start_info: the start info at 0x100ff0 is outside of memory");
+        assert_eq!(short.to_string(), "the start info at 0x100ff0 is outside of memory");
         let mut endless = usual();
         endless.resize(0x2_0000, b'x');
         endless[24..32].copy_from_slice(&(BASE + 0x1000).to_le_bytes());

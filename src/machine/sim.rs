@@ -314,6 +314,11 @@ impl Own {
         self.machine().modules.clone()
     }
 
+    /// The simulation has none, as a PVH guest.
+    pub(crate) fn pci(self) -> Vec<platform_xen::pci::Function> {
+        Vec::new()
+    }
+
     pub(crate) fn memory(self) -> MemoryInfo {
         let (domain, bytes) = (self.machine().domain.clone(), |pages: u64| pages * PAGE_SIZE as u64);
         let (xen, size) = (domain.machine(), domain.size());

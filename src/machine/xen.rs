@@ -90,6 +90,10 @@ impl Own {
         Vec::new()
     }
 
+    pub(crate) fn pci(self) -> Vec<platform_xen::pci::Function> {
+        platform_xen::pci::functions()
+    }
+
     pub(crate) fn memory(self) -> MemoryInfo {
         memory()
     }

@@ -1,6 +1,15 @@
 #!/bin/sh
 # Hotplug of a network backend: puts the interface on the bridge. The toolstack sets $vif and $XENBUS_PATH.
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin
+# The device model's interface of an HVM guest, beside the backend's: there is nothing of it in the store.
+if [ "$2" = type_if=tap ]; then
+  case "$1" in online | add)
+    bridge=$(xenstore-read "$XENBUS_PATH/bridge" 2>/dev/null)
+    brctl addif "${bridge:-xenbr0}" "$INTERFACE" && ifconfig "$INTERFACE" up || exit 1
+    ;;
+  esac
+  exit 0
+fi
 case "$1" in
 online | add)
   bridge=$(xenstore-read "$XENBUS_PATH/bridge" 2>/dev/null)

@@ -95,6 +95,11 @@ fn linux_of<'a>(
     Ok(Builder { lab, config, image: None, before: None, paused: false })
 }
 
+/// Begins an HVM guest that starts from its first disk, whose lines the caller adds.
+pub fn from_disk<'a>(lab: &'a Lab, name: &str) -> Builder<'a> {
+    Builder { lab, config: Config::new(name, ""), image: None, before: None, paused: false }
+}
+
 /// A domain that dom0 has created by itself.
 ///
 /// # Errors

@@ -297,7 +297,7 @@ pub fn write_overlay(suite: Suite, values: &[(&str, &str)], output: &Path) -> Re
     archive.finish()
 }
 
-fn find<S: AsRef<str>>(root: &Path, candidates: &[S]) -> Result<PathBuf> {
+pub(crate) fn find<S: AsRef<str>>(root: &Path, candidates: &[S]) -> Result<PathBuf> {
     let names = || candidates.iter().map(AsRef::as_ref);
     match names().map(|name| root.join(name)).find(|path| path.exists()) {
         Some(path) => Ok(path),

@@ -261,6 +261,11 @@ impl Lab {
         Ok(format!("{linker} --library-path {libraries} {program}"))
     }
 
+    /// What it has booted.
+    pub(crate) fn suite(&self) -> Suite {
+        self.suite
+    }
+
     /// A handle that ends the lab from another thread, for a signal handler after which nothing is dropped.
     pub fn killer(&self) -> impl Fn() + Send + 'static {
         let child = Arc::clone(&self.child);

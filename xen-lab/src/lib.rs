@@ -27,6 +27,7 @@ mod agent;
 mod apt;
 pub mod dom0;
 pub mod domain;
+mod hvm;
 mod images;
 mod initramfs;
 mod lab;

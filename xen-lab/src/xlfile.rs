@@ -12,7 +12,7 @@ pub const DEFAULT_MEMORY: u64 = 16;
 pub struct Config {
     /// The domain's name.
     pub name: String,
-    /// The image's path in dom0.
+    /// The image's path in dom0; empty where an HVM guest starts from its disk.
     pub kernel: String,
     /// In MiB.
     pub memory: u64,
@@ -93,8 +93,6 @@ impl Config {
         let mut lines = vec![
             format!("name = {}", quote(&self.name)?),
             "type = \"pvh\"".to_owned(),
-            format!("kernel = {}", quote(&self.kernel)?),
-            format!("cmdline = {}", quote(&self.command_line)?),
             format!("memory = {}", self.memory),
             "vcpus = 1".to_owned(),
             "# Clock reads without leaving the guest.\ntsc_mode = \"native\"".to_owned(),
@@ -104,6 +102,11 @@ impl Config {
             "on_reboot = \"restart\"".to_owned(),
             "on_crash = \"destroy\"".to_owned(),
         ];
+        // An HVM guest may start from its disk.
+        if !self.kernel.is_empty() {
+            lines.insert(2, format!("kernel = {}", quote(&self.kernel)?));
+            lines.insert(3, format!("cmdline = {}", quote(&self.command_line)?));
+        }
         // What is asked for takes the place of what is usual.
         let asked: Vec<_> = self.extra.iter().map(|line| key_of(line)).collect();
         lines.retain(|line| !asked.contains(&key_of(line.lines().last().unwrap_or_default())));

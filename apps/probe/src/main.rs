@@ -87,6 +87,7 @@ async fn main(app: App) -> Result<(), String> {
             println!("stubborn: asked to {}", app.shutdown().await);
             core::future::pending::<()>().await;
         },
+        "pci" => pci(app, &mut checks),
         "sysrq" => {
             println!("sysrq: ready");
             println!("sysrq: key {}", app.sysrq().await);
@@ -101,6 +102,15 @@ async fn main(app: App) -> Result<(), String> {
         },
     });
     checks.finish()
+}
+
+/// Prints how it was started, and the PCI functions that it finds.
+fn pci(app: App, checks: &mut Checks) {
+    println!("started by {}", platform::boot_protocol());
+    for function in app.pci() {
+        println!("{function}");
+    }
+    checks.equal(app.pci(), app.pci(), "what is listed once more");
 }
 
 /// Sends back what the console sends, until `quit`.

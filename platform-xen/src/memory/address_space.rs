@@ -25,8 +25,8 @@ struct Window {
 }
 
 /// Chooses the addresses: whole 2 MiB pages in a hole of the map. What is there is the shared info page, the grant
-/// table, and then foreign pages.
-pub(crate) fn choose(map: &MemoryMap) -> Range<u64> {
+/// table, and then foreign pages. Devices may have what lies between the map's highest end and `devices_end`.
+pub(crate) fn choose(map: &MemoryMap, devices_end: u64) -> Range<u64> {
     let below = map
         .regions()
         .iter()
@@ -39,7 +39,8 @@ pub(crate) fn choose(map: &MemoryMap) -> Range<u64> {
         Some(size) if size >= 16 << 20 => CONTROLLERS - size.min(MAX_SIZE)..CONTROLLERS,
         _ => {
             // RAM reaches up to the controllers: take what is above everything.
-            let top = map.regions().iter().map(|region| region.end).max().unwrap_or(0).next_multiple_of(1 << 30);
+            let top = map.regions().iter().map(|region| region.end).max().unwrap_or(0);
+            let top = top.max(devices_end).next_multiple_of(1 << 30);
             top..top + MAX_SIZE
         }
     }
@@ -101,12 +102,13 @@ mod tests {
     use super::*;
     use crate::abi::E820Entry;
 
+    fn chosen_beside(devices_end: u64, regions: &[(u64, u64)]) -> Range<u64> {
+        let entries = regions.iter().map(|(start, end)| E820Entry { addr: *start, size: end - start, kind: 1 });
+        choose(&MemoryMap::new(entries), devices_end)
+    }
+
     fn chosen(regions: &[(u64, u64)]) -> Range<u64> {
-        choose(&MemoryMap::new(regions.iter().map(|(start, end)| E820Entry {
-            addr: *start,
-            size: end - start,
-            kind: 1,
-        })))
+        chosen_beside(0, regions)
     }
 
     #[test]
@@ -118,5 +120,9 @@ mod tests {
         assert_eq!(usual, 0xfc20_0000..CONTROLLERS);
         let full = chosen(&[(0, 0xfe80_0000), (1 << 32, (8 << 30) + 4096)]);
         assert_eq!(full, 9 << 30..(9 << 30) + MAX_SIZE);
+        // As SeaBIOS tells it: all up to 4 GiB is taken.
+        let hvm = [(0, 16 << 20), (0xfc00_0000, 1 << 32)];
+        assert_eq!(chosen(&hvm), 4 << 30..(4 << 30) + MAX_SIZE);
+        assert_eq!(chosen_beside((20 << 30) + 1, &hvm), 21 << 30..(21 << 30) + MAX_SIZE);
     }
 }

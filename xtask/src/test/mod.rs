@@ -11,6 +11,7 @@ mod gate_nft;
 mod gate_qubes;
 mod host;
 mod hostile;
+mod hvm;
 mod lan;
 mod linux;
 mod luks;
@@ -266,6 +267,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(qubes::AT_LENGTH);
             checks.extend(gate_qubes::AT_LENGTH);
             checks.extend(hostile::AT_LENGTH);
+            checks.extend(hvm::AT_LENGTH);
         }
         checks.retain(|(name, _)| named(name));
         (!checks.is_empty()).then_some(Series::Boot { suite: *suite, server, checks })

@@ -84,7 +84,7 @@ pub fn bytes() -> Vec<u8> {
     (0..100_000).map(|at| (at % 251) as u8).collect()
 }
 
-fn check_bytes(f: &Fixture) -> Result<()> {
+pub fn check_bytes(f: &Fixture) -> Result<()> {
     let length = f.lab.run("wc -c </tmp/got")?;
     ensure!(length.trim() == "100000", "{length} bytes");
     f.lab.put("/tmp/bytes", Box::new(Cursor::new(bytes())))?;
