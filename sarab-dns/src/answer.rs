@@ -62,7 +62,9 @@ pub(crate) struct Answer<'z, 'w, 'b> {
     writer: &'w mut Writer<'b>,
     dnssec: bool,
     authority: heapless::Vec<Item<'z>, MAX_AUTHORITY>,
-    /// A delegation, for whose servers addresses are added.
+    /// Names with DNAME records that are in the answer.
+    redirected: heapless::Vec<(&'z Zone, u32), MAX_CHAIN>,
+    /// A name with servers whose addresses are added.
     referral: Option<(&'z Zone, u32)>,
     pub outcome: Outcome,
 }
@@ -98,7 +100,15 @@ enum Next {
 impl<'z, 'w, 'b> Answer<'z, 'w, 'b> {
     pub fn new(catalog: &'z Catalog, writer: &'w mut Writer<'b>, dnssec: bool) -> Self {
         let outcome = Outcome { rcode: Rcode::NOERROR, authoritative: false, truncated: false, kind: Kind::Positive };
-        Answer { catalog, writer, dnssec, authority: heapless::Vec::new(), referral: None, outcome }
+        Answer {
+            catalog,
+            writer,
+            dnssec,
+            authority: heapless::Vec::new(),
+            redirected: heapless::Vec::new(),
+            referral: None,
+            outcome,
+        }
     }
 
     /// Answers a question about a name of this zone.
@@ -118,8 +128,15 @@ impl<'z, 'w, 'b> Answer<'z, 'w, 'b> {
             Next::End => return Ok(()),
             Next::Follow => {}
         }
+        // Those that it has led through, by hash and length.
+        let mut seen = heapless::Vec::<(u32, u8), MAX_CHAIN>::new();
+        let _ = seen.push((labels.hash(0), name.len));
         for _ in 1..MAX_CHAIN {
             let labels = Labels::of(current.get());
+            let key = (labels.hash(0), current.len);
+            if seen.contains(&key) || seen.push(key).is_err() {
+                return Ok(());
+            }
             // Others follow what leads out of what is served here.
             let Some(zone) = self.catalog.zone_of(current.get(), &labels, 0) else { return Ok(()) };
             match self.look_up(zone, &mut current, &labels, qtype, false)? {
@@ -150,7 +167,7 @@ impl<'z, 'w, 'b> Answer<'z, 'w, 'b> {
                 return self.found(zone, node, node, name, labels, index, qtype);
             }
             if !is_cut && let Some(set) = is_dname(above) {
-                return self.redirect(zone, above, set, name);
+                return self.redirect(zone, above, set, name, qtype);
             }
             return self.refer(zone, above, first);
         }
@@ -158,7 +175,7 @@ impl<'z, 'w, 'b> Answer<'z, 'w, 'b> {
             return self.found(zone, node, node, name, labels, index, qtype);
         }
         if let Some(set) = is_dname(node) {
-            return self.redirect(zone, node, set, name);
+            return self.redirect(zone, node, set, name, qtype);
         }
         match zone.nodes[node as usize].wildcard {
             NONE => {
@@ -218,6 +235,10 @@ impl<'z, 'w, 'b> Answer<'z, 'w, 'b> {
             }
         }
         if any {
+            // The servers' addresses go with their names (RFC 8109, section 3.1, relies on it).
+            if qtype == rtype::NS && node == 0 {
+                self.referral = Some((zone, 0));
+            }
             if is_wildcard {
                 self.outcome.kind = Kind::Wildcard;
                 if self.dnssec {
@@ -226,7 +247,7 @@ impl<'z, 'w, 'b> Answer<'z, 'w, 'b> {
             }
             return Ok(Next::End);
         }
-        if let Some(set) = alias.filter(|_| !matches!(qtype, rtype::ANY | rtype::RRSIG | rtype::NSEC)) {
+        if let Some(set) = alias.filter(|_| qtype != rtype::ANY) {
             self.write(Section::Answer, zone, name.get(), set, set.ttl)?;
             if is_wildcard {
                 self.outcome.kind = Kind::Wildcard;
@@ -250,9 +271,13 @@ impl<'z, 'w, 'b> Answer<'z, 'w, 'b> {
     }
 
     /// A name below one with DNAME (RFC 6672, section 3).
-    fn redirect(&mut self, zone: &'z Zone, node: u32, set: Set, name: &mut Lower) -> Result<Next, Full> {
+    fn redirect(&mut self, zone: &'z Zone, node: u32, set: Set, name: &mut Lower, qtype: u16) -> Result<Next, Full> {
         let owner = zone.name_of(node);
-        self.write(Section::Answer, zone, owner, set, set.ttl)?;
+        let is_new = !self.redirected.iter().any(|(other, at)| core::ptr::eq(*other, zone) && *at == node);
+        if is_new {
+            let _ = self.redirected.push((zone, node));
+            self.write(Section::Answer, zone, owner, set, set.ttl)?;
+        }
         let target = zone.records_of(set).next().unwrap_or(&[0]);
         let kept = name.get().len() - owner.len();
         if kept + target.len() > MAX_NAME {
@@ -265,6 +290,9 @@ impl<'z, 'w, 'b> Answer<'z, 'w, 'b> {
         bytes[kept..kept + target.len()].copy_from_slice(target);
         let synthesised = &bytes[..kept + target.len()];
         self.writer.records(Section::Answer, name.get(), rtype::CNAME, set.ttl, core::iter::once(synthesised))?;
+        if matches!(qtype, rtype::CNAME | rtype::ANY) {
+            return Ok(Next::End);
+        }
         name.set(synthesised);
         Ok(Next::Follow)
     }
@@ -279,7 +307,7 @@ impl<'z, 'w, 'b> Answer<'z, 'w, 'b> {
         if let Some(set) = zone.set(cut, rtype::NS) {
             self.add(zone, Owner::Node(cut), set, set.ttl);
         }
-        if self.dnssec {
+        if self.dnssec && zone.is_signed() {
             match zone.set(cut, rtype::DS).filter(|set| set.count > 0) {
                 Some(set) => self.add(zone, Owner::Node(cut), set, set.ttl),
                 None => self.prove_no_type(zone, cut),
@@ -410,7 +438,7 @@ impl<'z, 'w, 'b> Answer<'z, 'w, 'b> {
         Ok(())
     }
 
-    /// Addresses of a delegation's servers. Those below it are needed, others are not (RFC 9471).
+    /// Addresses of servers. Those below a delegation are needed, others are not (RFC 9471).
     fn write_glue(&mut self) -> Result<(), Full> {
         let Some((zone, cut)) = self.referral else { return Ok(()) };
         let Some(servers) = zone.set(cut, rtype::NS) else { return Ok(()) };
@@ -418,7 +446,8 @@ impl<'z, 'w, 'b> Answer<'z, 'w, 'b> {
             for server in zone.records_of(servers) {
                 let server = Lower::new(&server[..wire_len(server)]);
                 let server = server.get();
-                if name::is_within(server, zone.name_of(cut)) != needed || !name::is_within(server, &zone.apex) {
+                let is_needed = cut != 0 && name::is_within(server, zone.name_of(cut));
+                if is_needed != needed || !name::is_within(server, &zone.apex) {
                     continue;
                 }
                 let Some(node) = zone.find_name(server) else { continue };
