@@ -5,6 +5,7 @@ mod checks;
 mod cuts;
 mod deny;
 mod disk;
+pub mod dns;
 mod gate;
 mod gate_nft;
 mod gate_qubes;
@@ -244,6 +245,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(net::AT_LENGTH);
             checks.extend(addresses::AT_LENGTH);
             checks.extend(web::AT_LENGTH);
+            checks.extend(dns::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
             checks.extend(luks::AT_LENGTH);
             checks.extend(vault::AT_LENGTH);
