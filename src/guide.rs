@@ -12,6 +12,7 @@
 //! - [Packages](packages) for Qubes OS, hosts with xl, and XCP-ng
 //! - [The commands of `cargo xen`](commands)
 //! - [Volumes on disks](volumes): what a storage domain keeps for guests
+//! - [The DNS server](dns)
 //! - [The gate](gate): a firewall and router for guests, and [its rules](gate_rules); [in Qubes OS](qubes)
 
 /// A page of `docs/`. The pages link to each other by labels, which they define at their end as file names; the first
@@ -23,6 +24,7 @@ macro_rules! page {
         #[doc = "[commands]: crate::guide::commands"]
         #[doc = "[comparison]: crate::guide::comparison"]
         #[doc = "[disk-request]: crate::guide::disk_request"]
+        #[doc = "[dns]: crate::guide::dns"]
         #[doc = "[from-mirageos]: crate::guide::from_mirageos"]
         #[doc = "[gate]: crate::guide::gate"]
         #[doc = "[gate-rules]: crate::guide::gate_rules"]
@@ -56,5 +58,6 @@ page!(commands, "commands.md");
 page!(gate, "gate.md");
 page!(gate_rules, "gate-rules.md");
 page!(vault, "vault.md");
+page!(dns, "dns.md");
 page!(qubes, "qubes.md");
 page!(volumes, "volumes.md");
