@@ -114,7 +114,7 @@ fn zones_are_served_from_a_disk() {
             let ended = running.ended().await;
             assert_eq!(ended.how(), End::PowerOff);
             assert!(
-                ended.console().contains("dns: asked to power off; 3 messages by UDP, 3 by TCP"),
+                ended.console().contains("dns: asked to poweroff; 3 messages by UDP, 3 by TCP"),
                 "{}",
                 ended.console()
             );
