@@ -13,6 +13,7 @@
 //! - [Packages](packages) for Qubes OS, hosts with xl, and XCP-ng
 //! - [The commands of `cargo xen`](commands)
 //! - [Volumes on disks](volumes): what a storage domain keeps for guests
+//! - [The DNS server](dns)
 //! - [The gate](gate): a firewall and router for guests, and [its rules](gate_rules); [in Qubes OS](qubes)
 
 /// A page of `docs/`. The pages link to each other by labels, which they define at their end as file names; the first
@@ -25,6 +26,7 @@ macro_rules! page {
         #[doc = "[comparison]: crate::guide::comparison"]
         #[doc = "[disk-request]: crate::guide::disk_request"]
         #[doc = "[ecosystem]: crate::guide::ecosystem"]
+        #[doc = "[dns]: crate::guide::dns"]
         #[doc = "[from-mirageos]: crate::guide::from_mirageos"]
         #[doc = "[gate]: crate::guide::gate"]
         #[doc = "[gate-rules]: crate::guide::gate_rules"]
@@ -58,6 +60,7 @@ page!(commands, "commands.md");
 page!(gate, "gate.md");
 page!(gate_rules, "gate-rules.md");
 page!(vault, "vault.md");
+page!(dns, "dns.md");
 page!(qubes, "qubes.md");
 page!(volumes, "volumes.md");
 page!(ecosystem, "ecosystem.md");

@@ -67,6 +67,17 @@ pub fn linux_cryptsetup<'a>(lab: &'a Lab, name: &str, job: &str) -> Result<Build
     linux_of(lab, name, job, &[], [KERNEL, FILES], || lab.put_cryptsetup(KERNEL, FILES))
 }
 
+/// Begins a domain of Debian's kernel with NSD, an authoritative name server, and no other programs than busybox.
+///
+/// # Errors
+///
+/// Where its packages cannot be downloaded, or dom0 cannot be given the files.
+pub fn linux_nsd<'a>(lab: &'a Lab, name: &str, job: &str) -> Result<Builder<'a>> {
+    const KERNEL: &str = "/tmp/images/nsd";
+    const FILES: &str = "/tmp/images/nsd.cpio.gz";
+    linux_of(lab, name, job, &[], [KERNEL, FILES], || lab.put_nsd(KERNEL, FILES))
+}
+
 fn linux_of<'a>(
     lab: &'a Lab,
     name: &str,

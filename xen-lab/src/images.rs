@@ -102,6 +102,15 @@ pub(crate) const CRYPTSETUP: Special = Special {
     write: initramfs::write_cryptsetup,
 };
 
+/// What serves zones.
+pub(crate) const NSD: Special = Special {
+    name: "nsd",
+    what: "the Linux guest with NSD",
+    revision: "1",
+    package: "nsd",
+    write: initramfs::write_nsd,
+};
+
 /// Kernel and archive of a special Linux guest.
 pub(crate) fn special(suite: Suite, special: &Special) -> Result<(PathBuf, PathBuf)> {
     let Special { name, what, revision, package, write } = special;

@@ -108,6 +108,9 @@ const ROUTER_MODULES: [&str; 14] = [
 const CRYPTSETUP_MODULES: [&str; 6] =
     ["xen-blkfront", "xts", "aesni-intel", "algif_skcipher", "algif_hash", "dm-crypt"];
 
+/// Kernel modules in the Linux guest with NSD.
+const NSD_MODULES: [&str; 2] = ["xen-blkfront", "xen-netfront"];
+
 /// A cpio archive (newc, gzip) in the making.
 struct Archive {
     out: GzEncoder<BufWriter<File>>,
@@ -239,6 +242,11 @@ pub fn write_router(root: &Path, output: &Path) -> Result<()> {
 /// Writes the archive of the Linux guest with cryptsetup.
 pub fn write_cryptsetup(root: &Path, output: &Path) -> Result<()> {
     write_special(root, output, "cryptsetup", &CRYPTSETUP_MODULES)
+}
+
+/// Writes the file system of the Linux guest with NSD.
+pub fn write_nsd(root: &Path, output: &Path) -> Result<()> {
+    write_special(root, output, "nsd", &NSD_MODULES)
 }
 
 /// An archive with busybox and one program more.

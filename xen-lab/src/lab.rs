@@ -211,6 +211,15 @@ impl Lab {
         self.put_special(&images::CRYPTSETUP, kernel, files)
     }
 
+    /// Copies kernel and root file system of the Linux guest with NSD to these paths in dom0.
+    ///
+    /// # Errors
+    ///
+    /// Where they cannot be downloaded or read, or dom0 cannot write them.
+    pub fn put_nsd(&self, kernel: &str, files: &str) -> Result<()> {
+        self.put_special(&images::NSD, kernel, files)
+    }
+
     /// Unpacks cryptsetup in dom0, in a folder of its own, loads the kernel modules that it needs, and returns the command
     /// that starts it. No udev is there for it to wait for.
     ///

@@ -1,10 +1,11 @@
-//! Load from Linux: on a disk, for a web server, for iperf, or through a router; a name server, and hosts of a network.
+//! Load from Linux: on a disk, for a web server, for iperf, or through a router; a name server, questions to others, and hosts of a network.
 
 mod disk;
 mod dns;
 mod http;
 mod iperf;
 mod lan;
+mod queries;
 mod raw;
 mod routed;
 mod site;
@@ -27,7 +28,9 @@ const USAGE: &str =
        linux-load flood ADDRESS:PORT MILLISECONDS up|down FILE INTERFACE
        linux-load connections ADDRESS:PORT MILLISECONDS
        linux-load first ADDRESS:PORT SECONDS [COMMAND...]
-       linux-load dns ADDRESS:PORT NAME=ADDRESS...";
+       linux-load dns ADDRESS:PORT NAME=ADDRESS...
+       linux-load queries ADDRESS:PORT MILLISECONDS IN_FLIGHT FILE
+       linux-load compare ADDRESS:PORT ADDRESS:PORT FILE";
 
 fn main() -> Result<()> {
     let args: Vec<_> = std::env::args().skip(1).collect();
@@ -60,6 +63,10 @@ fn main() -> Result<()> {
             routed::first(server.parse()?, Duration::from_secs(number(seconds)?), command)
         }
         ["dns", at, ref names @ ..] => dns::serve(at.parse()?, names),
+        ["queries", server, ms, in_flight, file] => {
+            queries::load(server, Duration::from_millis(number(ms)?), number(in_flight)? as usize, file)
+        }
+        ["compare", ours, theirs, file] => queries::compare(ours, theirs, file),
         ["lan", ref words @ ..] => lan::run(words),
         _ => bail!("{USAGE}{}", lan::USAGE),
     }

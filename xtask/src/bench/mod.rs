@@ -3,6 +3,7 @@
 //! The lab emulates its processors: numbers of one boot can be compared with each other, and with nothing else.
 
 mod disk;
+mod dns;
 mod gate;
 mod http;
 mod net;
@@ -30,7 +31,7 @@ pub struct BenchArgs {
     #[arg(long)]
     lab_only: bool,
     /// Only this: store (requests to the store), disk, net, http or wan (TCP with delay, loss, reordering and a
-    /// bottleneck; each beside a Linux guest), gate (beside Linux as a router), vault (beside dom0's blkback
+    /// bottleneck; each beside a Linux guest), dns (beside NSD in a Linux guest), gate (beside Linux as a router), vault (beside dom0's blkback
     /// and dm-crypt), or soak (whether `web`'s memory stays as it is, which takes long and is not
     /// done otherwise)
     #[arg(long, value_name = "WHAT", value_parser = PARTS.map(|part| part.name))]
@@ -55,11 +56,12 @@ struct Part<L> {
 }
 
 /// What `--only` names.
-const PARTS: [Part<Lab>; 8] = [
+const PARTS: [Part<Lab>; 9] = [
     Part { name: "store", parallel: true, measure: |lab, _| store::lab(lab) },
     Part { name: "disk", parallel: true, measure: disk::lab },
     Part { name: "net", parallel: true, measure: net::lab },
     Part { name: "http", parallel: true, measure: http::lab },
+    Part { name: "dns", parallel: true, measure: dns::lab },
     // It waits for timers most of the time. With two threads those are late on a busy host: 50 ms take a second, and a Linux
     // guest sends 2 to 20 Mbit/s where it sends 100 with one.
     Part { name: "wan", parallel: false, measure: wan::lab },

@@ -6,6 +6,7 @@ mod checks;
 mod cuts;
 mod deny;
 mod disk;
+pub mod dns;
 mod gate;
 mod gate_nft;
 mod gate_qubes;
@@ -258,6 +259,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(addresses::AT_LENGTH);
             checks.extend(web::AT_LENGTH);
             checks.extend(web_nginx::AT_LENGTH);
+            checks.extend(dns::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
             checks.extend(luks::AT_LENGTH);
             checks.extend(vault::AT_LENGTH);
