@@ -22,6 +22,7 @@
 //!
 //! - `control` (default): the domain acts on `xl shutdown`, `reboot`, `save` and `sysrq`.
 //! - `net`: network interfaces, and a TCP/IP stack on them.
+//! - `9pfs`: directories of other domains ([`shares`]).
 //! - `vchan`: byte streams to other domains, and to programs in dom0 (libvchan).
 //! - `qubes`: a qube's side of Qubes OS (QubesDB, qrexec, firewall rules); with it `vchan`.
 //! - `state`: a durable key-value store on a disk, `sarab::state`.
@@ -57,6 +58,8 @@ pub mod network;
 mod no_network;
 #[cfg(feature = "qubes")]
 pub mod qubes;
+#[cfg(feature = "9pfs")]
+pub mod shares;
 #[cfg(feature = "sim")]
 pub mod testing;
 #[cfg(feature = "vchan")]
