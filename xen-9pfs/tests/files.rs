@@ -151,6 +151,8 @@ fn xen_9pfsd_and_what_it_cannot() {
             // Twelve at once, where there is room for four.
             let looked = join_all((0..12).map(|_| root.metadata("dir/file"))).await;
             assert!(looked.iter().all(Result::is_ok), "{looked:?}");
+            let written = join_all((0..9).map(|number| root.write(format!("w{number}"), [7; 70_000]))).await;
+            assert!(written.iter().all(Result::is_ok), "{written:?}");
             let mut open = Vec::new();
             let refused = loop {
                 match root.open("dir/file").await {

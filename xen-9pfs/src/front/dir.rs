@@ -159,7 +159,8 @@ impl Dir {
     ///
     /// May be dropped at any time.
     pub async fn read(&self, path: impl AsRef<[u8]>, limit: usize) -> Result<Vec<u8>, Error> {
-        let file = self.open(path).await?;
+        let mut file = self.open(path).await?;
+        file.fid.lend();
         // The size may be wrong by the time that it is read, and is 0 of files such as those of /proc.
         let size = usize::try_from(file.metadata().await?.size).unwrap_or(usize::MAX);
         if size > limit {
@@ -193,7 +194,8 @@ impl Dir {
     /// A part may have been written.
     pub async fn write(&self, path: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> Result<(), Error> {
         let options = OpenOptions::new().write().truncate().create(0o644);
-        let file = self.open_with(path, &options).await?;
+        let mut file = self.open_with(path, &options).await?;
+        file.fid.lend();
         file.write_all_at(0, bytes.as_ref()).await?;
         file.close().await
     }

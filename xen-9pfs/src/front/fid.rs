@@ -34,6 +34,13 @@ impl Fid {
         self
     }
 
+    /// Of a user's call again, which needs no further one: whoever waits for a fid may wait for this.
+    pub(super) fn lend(&mut self) {
+        if !core::mem::replace(&mut self.passing, true) {
+            self.shared.requests.fids.add_passing(1);
+        }
+    }
+
     fn pass(&mut self) {
         if core::mem::take(&mut self.passing) {
             self.shared.requests.fids.add_passing(-1);
