@@ -26,6 +26,7 @@
 //!   (`attr/`, `data/`; XCP-ng and XenServer show them).
 //! - `hvm` (default): the image also starts as an HVM guest, by Multiboot.
 //! - `net`: network interfaces, and a TCP/IP stack on them.
+//! - `9pfs`: directories of other domains ([`shares`]).
 //! - `vchan`: byte streams to other domains, and to programs in dom0 (libvchan).
 //! - `qubes`: a qube's side of Qubes OS (QubesDB, qrexec, firewall rules); with it `vchan`.
 //! - `state`: a durable key-value store on a disk, `sarab::state`.
@@ -67,6 +68,8 @@ pub mod network;
 mod no_network;
 #[cfg(feature = "qubes")]
 pub mod qubes;
+#[cfg(feature = "9pfs")]
+pub mod shares;
 #[cfg(feature = "sim")]
 pub mod testing;
 #[cfg(feature = "vchan")]

@@ -19,6 +19,7 @@ mod reproduce;
 mod run;
 mod sarab;
 mod screen;
+mod share;
 mod site;
 
 use std::process::ExitCode;

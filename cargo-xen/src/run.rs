@@ -23,6 +23,7 @@ use crate::logs::Decoder;
 use crate::manifest::Package;
 use crate::sarab::Sarab;
 use crate::screen::Screen;
+use crate::share::{self, Share};
 use crate::site::{self, Announcer};
 
 /// How long a demo may print nothing.
@@ -104,6 +105,10 @@ pub struct RunArgs {
     /// published [default: `site` of the guest's Cargo.toml, where no --disk is given]
     #[arg(long, value_name = "FOLDER")]
     site: Option<PathBuf>,
+    /// A folder of this machine that the guest shares (9pfs), by the tag `share` or another; may be given many times. Each sees
+    /// at once what the other changes; `,ro` lets the guest change nothing
+    #[arg(long = "share", value_name = "FOLDER[:TAG][,ro]")]
+    shares: Vec<Share>,
     /// Lead a port of this machine to a port of the guest; may be given many times (lab only)
     #[arg(long = "publish", value_name = "HOSTPORT:GUESTPORT")]
     publish: Vec<Publish>,
@@ -120,7 +125,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FOLDER")]
     package: Option<PathBuf>,
     /// Do not show the demo that the guest's Cargo.toml names, but the guest alone; a demo is shown in the lab, unless --set,
-    /// --store, --disk, --site or --bridge is given
+    /// --store, --disk, --site, --share or --bridge is given
     #[arg(long)]
     no_demo: bool,
 }
@@ -142,6 +147,7 @@ struct Run {
     config: Config,
     /// Files of this machine that become its disks.
     disks: Vec<PathBuf>,
+    shares: Vec<Share>,
     publish: Vec<Publish>,
     store: Vec<StoreKey>,
     /// The port of this machine that leads to its site.
@@ -187,7 +193,11 @@ impl RunArgs {
             self.on == Target::Lab || self.suite.is_none(),
             "--suite chooses the lab's Xen, and this run is on a Xen host"
         );
+        share::check(&self.shares, self.on == Target::Lab)?;
         match &self.on {
+            Target::Ssh(_) if !self.shares.is_empty() => {
+                bail!("--share: a folder of this machine cannot be shared with a guest on another one")
+            }
             Target::Lab => xen_lab::check_ports(&self.publish)?,
             Target::Xl => ensure!(
                 which("xl").is_some() || which("xl.sh").is_some(),
@@ -203,7 +213,7 @@ impl RunArgs {
     /// Whether a demo fits what was asked for.
     fn shows_demo(&self) -> bool {
         let is_plain = self.set.is_empty() && self.store.is_empty() && self.disks.is_empty() && self.bridges.is_empty();
-        self.on == Target::Lab && is_plain && self.site.is_none() && !self.no_demo
+        self.on == Target::Lab && is_plain && self.site.is_none() && self.shares.is_empty() && !self.no_demo
     }
 
     fn prepare(&self, sarab: &Sarab) -> Result<Run> {
@@ -215,7 +225,10 @@ impl RunArgs {
         let mut config = self.config(&guest)?;
         guest.check_memory(config.memory)?;
 
-        let folder = self.site.clone().or_else(|| needs.site.clone().filter(|_| self.disks.is_empty()));
+        let folder = self
+            .site
+            .clone()
+            .or_else(|| needs.site.clone().filter(|_| self.disks.is_empty() && self.shares.is_empty()));
         let packed = folder.as_deref().map(site::pack).transpose()?;
         let in_lab = self.on == Target::Lab;
         let own = match needs.disk.filter(|_| in_lab && self.disks.is_empty()) {
@@ -227,8 +240,10 @@ impl RunArgs {
         if in_lab || !disks.is_empty() {
             config.remove("disk");
         }
+        // A site may be in a share.
+        let is_shared = needs.site.is_some() && !self.shares.is_empty();
         ensure!(
-            disks.len() >= needs.disks || config.has("disk"),
+            disks.len() >= needs.disks || config.has("disk") || is_shared,
             "{} needs {}: give it {} with --disk FILE",
             guest.name,
             if needs.disks == 1 { "a disk".to_owned() } else { format!("{} disks", needs.disks) },
@@ -267,7 +282,8 @@ impl RunArgs {
             // The toolstack's own bridge.
             config.extra.push("vif = [\"\"]".to_owned());
         }
-        Ok(Run { guest, config, disks, publish, store: self.store.clone(), served, packed, demo })
+        let shares = self.shares.clone();
+        Ok(Run { guest, config, disks, shares, publish, store: self.store.clone(), served, packed, demo })
     }
 
     /// The guest's own xl file, where its project has one, with what is asked for.
@@ -312,12 +328,15 @@ impl Run {
         let disks: Vec<_> = files.map(|disk| disk.canonicalize()).collect::<Result<_, _>>()?;
         let all = disks.len();
         let announce = Some(self.guest.name.clone());
-        let options = Options { publish: self.publish.clone(), disks, announce, ..Options::default() };
+        let folders = share::folders(&self.shares)?;
+        let options = Options { publish: self.publish.clone(), disks, folders, announce, ..Options::default() };
         let lab = Lab::boot(suite, &options)?;
         let _announcer = self.served.map(Announcer::new);
         interrupt.clean_up(lab.killer());
         let mut disks: Vec<_> = (0..all).map(|index| lab.disk_path(index)).collect::<Result<_>>()?;
         let of_demo = disks.split_off(self.disks.len());
+        let shared: Vec<_> = (0..self.shares.len()).map(|index| lab.shared_folder(index)).collect::<Result<_>>()?;
+        let shares = share::line(&self.shares, &shared, ",type=xen_9pfsd,max-open-files=1024")?;
         let dir = "/tmp/guest";
         let (screen, ended) = (Screen::new(), Arc::new(AtomicBool::new(false)));
         if let Some(mut demo) = demo {
@@ -327,7 +346,7 @@ impl Run {
             let is_over = move || interrupt.status().is_some() || ended.load(Ordering::Relaxed);
             demo.show_when_ready(lab.agent().with_timeout(DEMO_SILENCE), dir, &screen, is_over);
         }
-        let end = self.on(&lab, lab.agent(), disks, dir, &screen, interrupt);
+        let end = self.on(&lab, lab.agent(), (disks, shares), dir, &screen, interrupt);
         ended.store(true, Ordering::Relaxed);
         end
     }
@@ -336,7 +355,8 @@ impl Run {
         let dir = tempfile::Builder::new().prefix("sarab-run-").tempdir()?;
         let absolute = |disk: &PathBuf| Ok(disk.canonicalize()?.display().to_string());
         let disks = self.disks.iter().map(absolute).collect::<Result<_>>()?;
-        self.on(&Local, Local, disks, &dir.path().display().to_string(), &Screen::new(), interrupt)
+        let shares = share::line(&self.shares, &share::own_paths(&self.shares)?, "")?;
+        self.on(&Local, Local, (disks, shares), &dir.path().display().to_string(), &Screen::new(), interrupt)
     }
 
     fn over_ssh(&self, dom0: Ssh, interrupt: &Interrupt) -> Result<String> {
@@ -353,15 +373,16 @@ impl Run {
             dom0.put(&path, Box::new(File::open(disk)?))?;
             disks.push(path);
         }
-        self.on(&dom0, dom0.clone(), disks, dir, &Screen::new(), interrupt)
+        self.on(&dom0, dom0.clone(), (disks, String::new()), dir, &Screen::new(), interrupt)
     }
 
-    /// Puts image and xl file into `dir` of dom0, runs the domain, and returns how it ended. `disks` are paths in dom0.
+    /// Puts image and xl file into `dir` of dom0, runs the domain, and returns how it ended. `disks` are paths in dom0, and
+    /// `shares` the xl file's line.
     fn on(
         &self,
         dom0: &dyn Dom0,
         asker: impl Dom0 + Send + 'static,
-        disks: Vec<String>,
+        (disks, shares): (Vec<String>, String),
         dir: &str,
         screen: &Screen,
         interrupt: &Interrupt,
@@ -369,6 +390,10 @@ impl Run {
         let guest = &self.guest;
         let mut config = self.config.clone();
         config.disks = disks;
+        if !self.shares.is_empty() {
+            config.remove("p9");
+            config.extra.push(shares);
+        }
         config.kernel = format!("{dir}/{}", guest.name);
         dom0.run(&format!("mkdir -p '{dir}'"))?;
         dom0.put(&config.kernel, Box::new(File::open(&guest.image)?))?;

@@ -14,6 +14,9 @@ pub const MIN_ORDER: u32 = 1;
 /// Largest data: the interface page has room for so many references ("Ring Setup").
 pub const MAX_ORDER: u32 = 9;
 
+/// Most rings of a share that this crate has; xen-9pfsd has as many.
+pub const MAX_RINGS: u32 = 4;
+
 const IN_CONS: usize = 0;
 const IN_PROD: usize = 4;
 const OUT_CONS: usize = 64;

@@ -78,6 +78,17 @@ pub fn linux_nsd<'a>(lab: &'a Lab, name: &str, job: &str) -> Result<Builder<'a>>
     linux_of(lab, name, job, &[], [KERNEL, FILES], || lab.put_nsd(KERNEL, FILES))
 }
 
+/// Begins a domain of Debian's kernel with the modules that mount a share (9p over Xen), and no other programs than busybox.
+///
+/// # Errors
+///
+/// Where its packages cannot be downloaded, or dom0 cannot be given the files.
+pub fn linux_p9<'a>(lab: &'a Lab, name: &str, job: &str) -> Result<Builder<'a>> {
+    const KERNEL: &str = "/tmp/images/p9";
+    const FILES: &str = "/tmp/images/p9.cpio.gz";
+    linux_of(lab, name, job, &[], [KERNEL, FILES], || lab.put_p9(KERNEL, FILES))
+}
+
 fn linux_of<'a>(
     lab: &'a Lab,
     name: &str,

@@ -111,6 +111,15 @@ pub(crate) const NSD: Special = Special {
     write: initramfs::write_nsd,
 };
 
+/// What mounts 9p, over virtio in dom0 and over Xen in a guest.
+pub(crate) const P9: Special = Special {
+    name: "p9",
+    what: "the Linux guest with 9p",
+    revision: "1",
+    package: "busybox-static",
+    write: initramfs::write_p9,
+};
+
 /// Kernel and archive of a special Linux guest.
 pub(crate) fn special(suite: Suite, special: &Special) -> Result<(PathBuf, PathBuf)> {
     let Special { name, what, revision, package, write } = special;

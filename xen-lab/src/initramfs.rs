@@ -111,6 +111,9 @@ const CRYPTSETUP_MODULES: [&str; 6] =
 /// Kernel modules in the Linux guest with NSD.
 const NSD_MODULES: [&str; 2] = ["xen-blkfront", "xen-netfront"];
 
+/// Kernel modules of what mounts 9p: the client, and how it reaches a server from dom0 and from a guest.
+const P9_MODULES: [&str; 5] = ["9p", "virtio_pci", "9pnet_virtio", "9pnet_xen", "xen-netfront"];
+
 /// A cpio archive (newc, gzip) in the making.
 struct Archive {
     out: GzEncoder<BufWriter<File>>,
@@ -249,21 +252,32 @@ pub fn write_nsd(root: &Path, output: &Path) -> Result<()> {
     write_special(root, output, "nsd", &NSD_MODULES)
 }
 
+/// Writes the archive of the Linux guest with 9p, which is busybox.
+pub fn write_p9(root: &Path, output: &Path) -> Result<()> {
+    special_archive(root, output, &P9_MODULES)?.finish()
+}
+
 /// An archive with busybox and one program more.
 fn write_special(root: &Path, output: &Path, program: &str, modules: &[&str]) -> Result<()> {
-    let mut archive = Archive::create(output)?;
-    for dir in ["proc", "sys", "dev", "run", "tmp", "root", "bin", "sbin"] {
-        archive.dir(Path::new(dir))?;
-    }
-    archive.file("init", 0o755, include_bytes!("../scripts/guest-init.sh"))?;
-    archive.file("bin/busybox", 0o755, &fs::read(find(root, &["bin/busybox", "usr/bin/busybox"])?)?)?;
+    let mut archive = special_archive(root, output, modules)?;
     let file = find(root, &[format!("usr/sbin/{program}"), format!("sbin/{program}")])?;
     archive.file(format!("usr/sbin/{program}"), 0o755, &fs::read(&file)?)?;
     for (library, data) in libraries(root, &[file])? {
         archive.file(library, 0o755, &data)?;
     }
-    archive.modules(root, modules)?;
     archive.finish()
+}
+
+/// An archive with busybox, kernel modules, and no other program yet.
+fn special_archive(root: &Path, output: &Path, modules: &[&str]) -> Result<Archive> {
+    let mut archive = Archive::create(output)?;
+    for dir in ["proc", "sys", "dev", "run", "tmp", "root", "mnt", "bin", "sbin"] {
+        archive.dir(Path::new(dir))?;
+    }
+    archive.file("init", 0o755, include_bytes!("../scripts/guest-init.sh"))?;
+    archive.file("bin/busybox", 0o755, &fs::read(find(root, &["bin/busybox", "usr/bin/busybox"])?)?)?;
+    archive.modules(root, modules)?;
+    Ok(archive)
 }
 
 /// The device model, by its path in the archive that [`write_device_model`] makes.

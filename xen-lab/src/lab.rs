@@ -52,6 +52,8 @@ pub struct Options {
     pub publish_dom0: Vec<Publish>,
     /// Files that dom0 gets as block devices; see [`Lab::disk_path`].
     pub disks: Vec<PathBuf>,
+    /// Folders of the host that dom0 sees as they are at each moment; see [`Lab::shared_folder`].
+    pub folders: Vec<SharedFolder>,
     /// How long a command in dom0 may print nothing before it counts as stuck; for ever where it is not set.
     pub timeout: Option<Duration>,
     /// Nothing in the lab reaches beyond it; ports that are published do.
@@ -70,6 +72,15 @@ pub struct Options {
     /// then: both processors idle, dom0 ready to run with events pending, and no bit of the scheduler's set (Xen's
     /// debug keys `q` and `r`; 4.17 and 4.20, credit and credit2).
     pub parallel: bool,
+}
+
+/// A folder of the host that dom0 sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedFolder {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Nothing in the lab can change it.
+    pub read_only: bool,
 }
 
 /// A program that serves the store.
@@ -182,6 +193,38 @@ impl Lab {
         Ok(self.run(&find)?.trim().to_owned())
     }
 
+    /// Where folder `index` of [`Options::folders`] is in dom0: QEMU serves it there (virtio-9p), and nothing of it is kept, so
+    /// each side sees at once what the other has changed.
+    ///
+    /// # Errors
+    ///
+    /// Where dom0's kernel modules for it cannot be downloaded or loaded, or this Xen has no xen-9pfsd to serve it to a guest.
+    pub fn shared_folder(&self, index: usize) -> Result<String> {
+        const MODULES: &str = "/tmp/modules-9p";
+        let daemon = format!("/usr/lib/xen-{}/bin/xen-9pfsd", self.suite.xen);
+        ensure!(
+            self.try_run(&format!("test -x {daemon}"))?.0 == 0,
+            "Xen {} has no xen-9pfsd, which came with 4.19: boot another suite to share a folder",
+            self.suite.xen
+        );
+        if self.try_run(&format!("test -d {MODULES}"))?.0 != 0 {
+            let (_, files) = images::special(self.suite, &images::P9)?;
+            self.put(&format!("{MODULES}.cpio.gz"), Box::new(File::open(files)?))?;
+            // Those that are loaded already are refused.
+            self.run(&format!(
+                "mkdir {MODULES} && cd {MODULES} && zcat {MODULES}.cpio.gz | cpio -i 2>/dev/null; rm {MODULES}.cpio.gz
+                 for module in lib/modules/*.ko; do insmod $module 2>/dev/null; done
+                 grep -q 9p /proc/filesystems || {{ echo '9p cannot be loaded:'; dmesg | tail -n 5; exit 1; }}"
+            ))?;
+        }
+        let path = format!("/srv/folder{index}");
+        self.run(&format!(
+            "mkdir -p {path} && mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=none folder{index} {path} || \
+             {{ dmesg | tail -n 5; exit 1; }}"
+        ))?;
+        Ok(path)
+    }
+
     /// Gives dom0 the Linux guest's kernel and its file system, at these two paths.
     ///
     /// # Errors
@@ -218,6 +261,15 @@ impl Lab {
     /// Where they cannot be downloaded or read, or dom0 cannot write them.
     pub fn put_nsd(&self, kernel: &str, files: &str) -> Result<()> {
         self.put_special(&images::NSD, kernel, files)
+    }
+
+    /// Copies kernel and root file system of the Linux guest with 9p to these paths in dom0.
+    ///
+    /// # Errors
+    ///
+    /// Where they cannot be downloaded or read, or dom0 cannot write them.
+    pub fn put_p9(&self, kernel: &str, files: &str) -> Result<()> {
+        self.put_special(&images::P9, kernel, files)
     }
 
     /// Unpacks cryptsetup in dom0, in a folder of its own, loads the kernel modules that it needs, and returns the command
@@ -357,6 +409,14 @@ fn command(
         let file = disk.display().to_string().replace(',', ",,");
         command.args(["-drive", &format!("file={file},format=raw,if=none,id=disk{index},cache=unsafe")]);
         command.args(["-device", &format!("nvme,drive=disk{index},serial=disk{index}")]);
+    }
+    for (index, SharedFolder { folder, read_only }) in options.folders.iter().enumerate() {
+        let path = folder.display().to_string().replace(',', ",,");
+        let access = if *read_only { ",readonly=on" } else { "" };
+        // Files that the guest makes are this user's; links in the folder are not followed out of it by QEMU.
+        let options = format!("local,id=folder{index},path={path},security_model=none,multidevs=remap{access}");
+        command.args(["-fsdev", &options]);
+        command.args(["-device", &format!("virtio-9p-pci,fsdev=folder{index},mount_tag=folder{index}")]);
     }
     let (accelerator, processors) =
         if options.parallel { ("tcg,thread=multi", "2") } else { ("tcg,thread=single", "1,maxcpus=2") };

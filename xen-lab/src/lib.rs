@@ -42,6 +42,6 @@ pub mod xlfile;
 pub use agent::Agent;
 pub use dom0::{Dom0, Local, Ssh, Stream};
 pub use images::{headers, is_prepared, prepare};
-pub use lab::{Lab, Options, Publish, StoreServer, check_ports, free_port, token};
+pub use lab::{Lab, Options, Publish, SharedFolder, StoreServer, check_ports, free_port, token};
 pub use marker::Marker;
 pub use suite::Suite;

@@ -243,7 +243,7 @@ fn start_9pfsfront(domain: &Domain) {
     domain.spawn(async move { drop(runner.await) }).detach();
     domain
         .spawn(async move {
-            let _ = share.version().await;
+            let _ = share.root().read("a", 100).await;
         })
         .detach();
 }

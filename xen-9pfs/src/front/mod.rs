@@ -1,8 +1,20 @@
 //! 9pfs frontend: a directory that another domain shares.
 
+mod check;
 mod connection;
+mod dir;
 mod driver;
+mod error;
+mod fid;
+mod fids;
+mod file;
+mod metadata;
+mod open_options;
+mod ops;
+mod path;
+mod read_dir;
 mod requests;
+mod session;
 mod shared;
 
 use alloc::rc::Rc;
@@ -10,16 +22,48 @@ use alloc::string::String;
 use core::fmt;
 use core::future::Future;
 
-use xen_hal::{Errno, Xen};
+use xen_hal::Xen;
 use xenbus::{EndReason, Handle, Phase, RateLimit, frontend};
 use xenstore_client::Store;
 
-use crate::protocol::{NONUNAME, Qid};
+use crate::protocol::{NONUNAME, VERSION, VERSION_U};
+pub use dir::Dir;
 use driver::Driver;
+pub use error::Error;
+pub use file::{Cursor, File};
+pub use metadata::{Changes, FileKind, Metadata, Space};
+pub use open_options::OpenOptions;
+pub use read_dir::{Entry, ReadDir};
 pub use requests::MAX_REQUESTS;
-use requests::{Answer, Request};
 use shared::Shared;
-pub use shared::Statistics;
+pub use shared::{Session, Statistics};
+
+/// A dialect of 9P that one of Xen's servers speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub enum Dialect {
+    /// 9P2000.L, QEMU's: all that files of Linux have.
+    Linux,
+    /// 9P2000.u, xen-9pfsd's. That one has no links, renames no file, removes no directory and changes no attributes.
+    Unix,
+}
+
+impl Dialect {
+    /// As servers call it.
+    pub const fn version(self) -> &'static str {
+        match self {
+            Dialect::Linux => VERSION,
+            Dialect::Unix => VERSION_U,
+        }
+    }
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.version())
+    }
+}
 
 /// How a share is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,102 +72,67 @@ pub struct Options {
     /// Largest ring, as the power of two of its pages for both directions together, 1 to 9, where the backend takes
     /// such. A message is no longer than one direction.
     pub max_ring_order: u8,
+    /// Most rings, 1 to 4, where the backend takes as many. A backend works on one request of each ring at a time.
+    pub max_rings: u8,
+    /// The dialect; `None` takes 9P2000.L where the server speaks it, and 9P2000.u otherwise.
+    pub dialect: Option<Dialect>,
+    /// The user's name, for the server. Neither of Xen's looks at it.
+    pub uname: &'static str,
+    /// The tree's name; the only one of Xen's backends has none.
+    pub aname: &'static str,
+    /// The user's number, or [`NONUNAME`](crate::protocol::NONUNAME). QEMU's server gives new files to it.
+    pub n_uname: u32,
 }
 
 impl Default for Options {
-    /// 64 KiB: messages of 32 KiB at most.
+    /// One ring of 64 KiB, which has messages of 32 KiB at most; no user in particular, and the server's only tree.
     fn default() -> Self {
-        Options { max_ring_order: 4 }
+        Options::USUAL
     }
 }
 
 impl Options {
+    /// What is [the default](Options::default), as a constant.
+    pub const USUAL: Options =
+        Options { max_ring_order: 4, max_rings: 1, dialect: None, uname: "", aname: "", n_uname: NONUNAME };
+
     /// The same with [`max_ring_order`](Options::max_ring_order) as given.
     pub const fn with_max_ring_order(mut self, max_ring_order: u8) -> Options {
         self.max_ring_order = max_ring_order;
         self
     }
-}
 
-/// Why a request has failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-#[non_exhaustive]
-pub enum Error {
-    /// The server has refused it (`Rlerror`). The numbers are Linux's, of which Xen's are some.
-    Refused(Errno),
-    /// There is no session: [`Share::version`] begins one.
-    NoVersion,
-    /// The server does not speak 9P2000.L.
-    UnknownVersion,
-    /// The server takes messages of so many bytes only, which are fewer than 4096.
-    SmallMsize(u32),
-    /// The request is longer than the session's messages may be.
-    TooLong {
-        /// Most bytes of a message.
-        msize: u32,
-    },
-    /// The connection has ended before the answer came: the server may have done it or not. The session is over.
-    Disconnected,
-    /// The device was removed, or its backend cannot be used.
-    Gone,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Refused(errno) => write!(f, "9pfs: server returned {errno}"),
-            Error::NoVersion => f.write_str("9pfs: no session; `version` begins one"),
-            Error::UnknownVersion => f.write_str("9pfs: server returned an unknown version: expected 9P2000.L"),
-            Error::SmallMsize(msize) => write!(f, "9pfs: server returned a msize < 4096: {msize}"),
-            Error::TooLong { msize } => write!(f, "9pfs: request is longer than a message of {msize} bytes"),
-            Error::Disconnected => f.write_str("9pfs: backend has disconnected"),
-            Error::Gone => f.write_str("9pfs: device is gone"),
-        }
+    /// The same with [`max_rings`](Options::max_rings) as given.
+    pub const fn with_max_rings(mut self, max_rings: u8) -> Options {
+        self.max_rings = max_rings;
+        self
     }
-}
 
-impl core::error::Error for Error {}
-
-/// Who attaches to what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Attach<'a> {
-    /// The user's name.
-    pub uname: &'a str,
-    /// The tree's name; the only one of Xen's backends has none.
-    pub aname: &'a str,
-    /// The user's number, or [`NONUNAME`].
-    pub n_uname: u32,
-}
-
-impl Default for Attach<'_> {
-    /// No user in particular, and the server's only tree.
-    fn default() -> Self {
-        Attach { uname: "", aname: "", n_uname: NONUNAME }
+    /// The same with [`dialect`](Options::dialect) as given.
+    pub const fn with_dialect(mut self, dialect: Dialect) -> Options {
+        self.dialect = Some(dialect);
+        self
     }
-}
 
-impl<'a> Attach<'a> {
-    /// The same with [`uname`](Attach::uname) and [`n_uname`](Attach::n_uname) as given.
-    pub const fn with_user(mut self, uname: &'a str, n_uname: u32) -> Attach<'a> {
+    /// The same with [`uname`](Options::uname) and [`n_uname`](Options::n_uname) as given.
+    pub const fn with_user(mut self, uname: &'static str, n_uname: u32) -> Options {
         (self.uname, self.n_uname) = (uname, n_uname);
         self
     }
 
-    /// The same with [`aname`](Attach::aname) as given.
-    pub const fn with_aname(mut self, aname: &'a str) -> Attach<'a> {
+    /// The same with [`aname`](Options::aname) as given.
+    pub const fn with_aname(mut self, aname: &'static str) -> Options {
         self.aname = aname;
         self
     }
 }
 
-/// A directory that another domain shares. Clones are the same one; when the last is dropped, the driver closes the
-/// device and ends.
+/// A directory that another domain shares. Clones are the same one; when the last is dropped, and the last [`File`] and
+/// [`Dir`] of it, the driver closes the device and ends.
 ///
-/// While the backend is away, requests wait. A backend that comes back knows nothing of the session before: requests
-/// that the old one had fail with [`Error::Disconnected`], and all others with [`Error::NoVersion`] until there is a
-/// new session.
+/// While the backend is away, whoever begins something at the root waits. A backend that comes back knows nothing of the files
+/// that were open: requests that the old one had fail with [`Error::Disconnected`], and the [`File`]s and [`Dir`]s of then with
+/// [`Error::Stale`] ever after. They are to be opened again.
 #[derive(Clone)]
 pub struct Share {
     shared: Handle<Shared>,
@@ -139,15 +148,13 @@ pub struct Share {
 /// # Examples
 ///
 /// ```
-/// use xen_9pfs::front::{Attach, Error, Options, connect};
-/// use xen_9pfs::protocol::Qid;
+/// use xen_9pfs::front::{Error, Options, connect};
 ///
-/// /// The root of the first share, for the user root.
-/// async fn root(guest: &xen_sim::Domain) -> Result<Qid, Error> {
+/// /// What a file of the first share has.
+/// async fn greeting(guest: &xen_sim::Domain) -> Result<Vec<u8>, Error> {
 ///     let (share, driver) = connect(&guest.store(), guest.clone(), "device/9pfs/0", Options::default());
 ///     guest.spawn(driver).detach();
-///     share.version().await?;
-///     share.attach(0, Attach::default().with_user("root", 0)).await
+///     share.root().read("etc/greeting", 4096).await
 /// }
 /// ```
 pub fn connect<X: Xen>(
@@ -178,52 +185,48 @@ impl Drop for End {
 }
 
 impl Share {
-    /// Begins a session, and returns the most bytes that one of its messages has. What an earlier session had is over
-    /// then, its fids too: the request waits until all others have their answers, and others wait for it.
+    /// The directory that is shared.
+    pub fn root(&self) -> Dir {
+        Dir::root(&self.shared)
+    }
+
+    /// Waits until there is a session with the server, and says what was agreed on.
     ///
     /// # Errors
     ///
-    /// Where the server does not speak 9P2000.L or refuses, or there is none.
+    /// Where the server speaks neither dialect or refuses ([`Error::UnknownVersion`], [`Error::SmallMsize`],
+    /// [`Error::Refused`]), or the device is gone.
     ///
     /// # Cancellation
     ///
-    /// A request that was not sent is taken back. The answer to one that was is not waited for, but counts: the session
-    /// is a new one, and [`msize`](Share::msize) says so.
-    pub async fn version(&self) -> Result<u32, Error> {
-        match self.submit(Request::Version).await? {
-            Answer::Version { msize } => Ok(msize),
-            Answer::Attach { .. } => unreachable!("the driver compares the types"),
-        }
+    /// May be dropped at any time.
+    pub async fn ready(&self) -> Result<Session, Error> {
+        self.shared.session().await
     }
 
-    /// Makes `fid` stand for the root of a tree, and says what the server knows that by.
-    ///
-    /// Up to [`MAX_REQUESTS`] requests are in flight at a time; others wait until one of these is over.
+    /// Waits until there is another session than `known`, or none, and says which.
     ///
     /// # Errors
     ///
-    /// Where the server refuses, as for a fid that is in use, there is no session, or no server.
+    /// As [`ready`](Share::ready).
     ///
     /// # Cancellation
     ///
-    /// A request that was not sent is taken back. One that was sent is carried out: the answer is dropped when it
-    /// comes, and the request's tag is not used again before. Whether `fid` is in use then is not known.
-    pub async fn attach(&self, fid: u32, attach: Attach<'_>) -> Result<Qid, Error> {
-        let Attach { uname, aname, n_uname } = attach;
-        match self.submit(Request::Attach { fid, uname: uname.into(), aname: aname.into(), n_uname }).await? {
-            Answer::Attach { qid } => Ok(qid),
-            Answer::Version { .. } => unreachable!("the driver compares the types"),
-        }
+    /// May be dropped at any time.
+    pub async fn changed(&self, known: Option<Session>) -> Result<Option<Session>, Error> {
+        let Shared { status, refused, .. } = &*self.shared;
+        status
+            .changed(|| match status.info() {
+                _ if status.phase() == Phase::Gone => Some(Err(Error::Gone)),
+                now if now != known => Some(Ok(now)),
+                None => refused.get().map(Err),
+                Some(_) => None,
+            })
+            .await
     }
 
-    async fn submit(&self, request: Request) -> Result<Answer, Error> {
-        let status = &self.shared.status;
-        let check = || if status.phase() == Phase::Gone { Err(Error::Gone) } else { Ok(()) };
-        self.shared.requests.submit(request, check, || status.notify()).await
-    }
-
-    /// Most bytes of a message of the session, where there is one.
-    pub fn msize(&self) -> Option<u32> {
+    /// What was agreed on with the server, where there is a session.
+    pub fn session(&self) -> Option<Session> {
         self.shared.status.info()
     }
 
@@ -240,6 +243,6 @@ impl Share {
 
 impl fmt::Debug for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Share").field("tag", &self.tag()).field("msize", &self.msize()).finish()
+        f.debug_struct("Share").field("tag", &self.tag()).field("session", &self.session()).finish()
     }
 }

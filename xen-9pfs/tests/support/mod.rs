@@ -6,8 +6,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::LocalBoxFuture;
-use xen_9pfs::front::{self, Share};
+pub mod files;
+
+use std::ops::Deref;
+
+use futures_util::future::{LocalBoxFuture, join_all};
+use xen_9pfs::front::{self, Dialect, Options, Share};
 use xen_9pfs::protocol::{HEADER_SIZE, Header, Message, NOTAG, Qid, VERSION};
 use xen_9pfs::ring;
 use xen_hal::{Clock, Errno, GrantRef, GrantTable, Port, PortNumber};
@@ -18,6 +22,7 @@ use xenstore_client::{Error as StoreError, Store};
 
 pub const DEVICE: u32 = 0;
 pub const PATH: &str = "device/9pfs/0";
+pub use files::Files;
 pub const QID: Qid = Qid { kind: 0x80, version: 1, path: 2 };
 /// What the backend offers.
 pub const NODES: [(&str, &str); 3] = [("versions", "1"), ("max-rings", "4"), ("max-ring-page-order", "8")];
@@ -33,7 +38,41 @@ pub struct Scripted {
     pub run: Script<Served>,
 }
 
+/// What the frontend has granted.
 pub struct Served {
+    pub rings: Vec<RingEnd>,
+}
+
+/// The first ring.
+impl Deref for Served {
+    type Target = RingEnd;
+
+    fn deref(&self) -> &RingEnd {
+        &self.rings[0]
+    }
+}
+
+impl Served {
+    /// Answers all requests, of all rings at the same time.
+    pub async fn serve_files(&self, files: &RefCell<Files>) {
+        files.borrow_mut().restart();
+        join_all(self.rings.iter().map(|ring| async move {
+            loop {
+                ring.serve_one(files).await;
+                yield_now().await;
+            }
+        }))
+        .await;
+    }
+
+    pub async fn serve(&self) {
+        let mut files = Files::new(Dialect::Linux);
+        files.put("file", files::Node::File(b"what it has".to_vec()));
+        self.serve_files(&RefCell::new(files)).await;
+    }
+}
+
+pub struct RingEnd {
     pub domain: Domain,
     pub ring: ByteRing,
     /// Bytes of requests.
@@ -44,7 +83,7 @@ pub struct Served {
     pub port: SimPort,
 }
 
-impl Served {
+impl RingEnd {
     /// Waits for an event if nothing has come; what has come is taken.
     async fn read(&self, len: usize) -> Vec<u8> {
         let unread = || self.memory.load(self.ring.producer).wrapping_sub(self.taken.get()) as usize;
@@ -88,29 +127,22 @@ impl Served {
     }
 
     /// Answers one request as a server does.
-    pub async fn serve_one(&self) {
+    pub async fn serve_one(&self, files: &RefCell<Files>) {
         let (header, body) = self.request().await;
-        let answer = match Message::decode(header.kind, &body).unwrap() {
-            Message::Tversion { msize, version: VERSION } => Message::Rversion { msize, version: VERSION },
-            Message::Tattach { .. } => Message::Rattach { qid: QID },
-            other => panic!("{other:?}"),
-        };
-        self.answer(header.tag, answer).await;
+        let message = Message::decode(header.kind, &body).unwrap();
+        let answer = files.borrow_mut().answer(header.tag, &message);
+        self.write(&answer).await;
     }
 
-    pub async fn serve(&self) {
-        loop {
-            self.serve_one().await;
-            yield_now().await;
-        }
-    }
-
-    /// Answers the request for a version.
-    pub async fn serve_version(&self) {
+    /// Answers what a session of 9P2000.L begins with.
+    pub async fn serve_session(&self, most: u32) {
         let (header, body) = self.request().await;
         let Ok(Message::Tversion { msize, .. }) = Message::decode(header.kind, &body) else { panic!("{header:?}") };
         assert_eq!(header.tag, NOTAG);
-        self.answer(NOTAG, Message::Rversion { msize, version: VERSION }).await;
+        self.answer(NOTAG, Message::Rversion { msize: msize.min(most), version: VERSION }).await;
+        let (header, body) = self.request().await;
+        let Ok(Message::Tattach { .. }) = Message::decode(header.kind, &body) else { panic!("{header:?}") };
+        self.answer(header.tag, Message::Rattach { qid: QID }).await;
     }
 }
 
@@ -129,26 +161,35 @@ impl Backend for Scripted {
     }
 
     async fn connect(&mut self, device: &Device) -> Result<Served, Failure> {
-        let (version, rings, reference, port) = device
+        let (version, pages) = device
             .read_peer(async |peer| {
-                let reference: GrantRef = peer.required("ring-ref0").await?;
-                let port: PortNumber = peer.required("event-channel-0").await?;
                 let version: String = peer.required("version").await?;
-                Ok((version, peer.required::<u32>("num-rings").await?, reference, port))
+                let mut pages = Vec::new();
+                for index in 0..peer.required::<usize>("num-rings").await? {
+                    let reference: GrantRef = peer.required(&format!("ring-ref{index}")).await?;
+                    let port: PortNumber = peer.required(&format!("event-channel-{index}")).await?;
+                    pages.push((reference, port));
+                }
+                Ok((version, pages))
             })
             .await?;
-        assert_eq!((version.as_str(), rings), ("1", 1));
-        let interface = device.map_ring("interface", &[reference], |pages| self.domain.map(pages))?;
-        let order = ring::read_order(&interface);
-        assert!((1..=8).contains(&order));
-        let data = (0..1 << order).map(|index| ring::read_reference(&interface, index));
-        let references: Vec<_> = [reference].into_iter().chain(data).collect();
-        let memory = device.map_ring("ring", &references, |pages| self.domain.map(pages))?;
-        let (ring, taken) = (ring::requests(order), Cell::new(0));
-        let requests = RefCell::new(ring.reader(&memory).map_err(failure)?);
-        let responses = RefCell::new(ring::responses(order).writer(&memory).map_err(failure)?);
-        let port = device.bind_port(&self.domain, port)?;
-        Ok(Served { domain: self.domain.clone(), ring, taken, requests, responses, memory, port })
+        assert!(version == "1" && (1..=4).contains(&pages.len()));
+        let mut rings = Vec::new();
+        for (reference, port) in pages {
+            let interface = device.map_ring("interface", &[reference], |pages| self.domain.map(pages))?;
+            let order = ring::read_order(&interface);
+            assert!((1..=8).contains(&order));
+            let data = (0..1 << order).map(|index| ring::read_reference(&interface, index));
+            let references: Vec<_> = [reference].into_iter().chain(data).collect();
+            let memory = device.map_ring("ring", &references, |pages| self.domain.map(pages))?;
+            let (ring, taken) = (ring::requests(order), Cell::new(0));
+            let requests = RefCell::new(ring.reader(&memory).map_err(failure)?);
+            let responses = RefCell::new(ring::responses(order).writer(&memory).map_err(failure)?);
+            let port = device.bind_port(&self.domain, port)?;
+            let domain = self.domain.clone();
+            rings.push(RingEnd { domain, ring, taken, requests, responses, memory, port });
+        }
+        Ok(Served { rings })
     }
 
     async fn publish(&mut self, _: &Keys<'_>, _: &Served) -> Result<(), StoreError> {
@@ -216,7 +257,11 @@ impl Bench {
 
     /// Begins to drive the frontend; the future tells how it ended.
     pub fn connect(&self) -> (Share, impl Future<Output = EndReason> + use<>) {
-        let (share, runner) = front::connect(&self.front_store, self.front.clone(), PATH, front::Options::default());
+        self.connect_with(Options::default())
+    }
+
+    pub fn connect_with(&self, options: Options) -> (Share, impl Future<Output = EndReason> + use<>) {
+        let (share, runner) = front::connect(&self.front_store, self.front.clone(), PATH, options);
         let task = self.front.spawn(runner);
         (share, async move { task.await.expect("the store works") })
     }
