@@ -40,7 +40,7 @@ use sarab_http::{Limits, Pool, Stop};
 
 use clients::Clients;
 use connection::{INCOMING, REQUEST, Server};
-use content::TRANSFER;
+use content::{CHUNK, TRANSFER};
 use current::Current;
 use log::Log;
 use metrics::Machine;
@@ -90,9 +90,10 @@ pub async fn main(app: App) -> sarab::Result {
     let share = (app.memory().free as usize).saturating_sub(connections * future_of(connection::serve)) / 3;
     let piece = (share / connections).saturating_sub(TRANSFER).clamp(16 << 10, 64 << 10);
     // Of the last third, what is beyond that may be needed for heads, look-ups and the network, is for files read again.
-    site.read_pieces_of(piece, share.saturating_sub(RESERVE) / 2);
+    let cache = share.saturating_sub(RESERVE) / 2;
+    site.read_pieces_of(piece, cache);
     let mut limits = Limits::default();
-    limits.piece = PIECE;
+    limits.piece = if cache > 0 { PIECE } else { CHUNK };
     let server = Rc::new(Server {
         app,
         network: network.clone(),

@@ -56,6 +56,6 @@ fn ask(address: &str, parts: &[Vec<u8>]) -> Result<Vec<u8>> {
 }
 
 fn bytes(hex: &str) -> Result<Vec<u8>> {
-    ensure!(hex.len() % 2 == 0 && hex.is_ascii(), "no hexadecimal: {hex}");
+    ensure!(hex.len().is_multiple_of(2) && hex.is_ascii(), "no hexadecimal: {hex}");
     (0..hex.len() / 2).map(|at| Ok(u8::from_str_radix(&hex[at * 2..at * 2 + 2], 16)?)).collect()
 }

@@ -64,7 +64,7 @@ enum Bytes<D: BlockDevice> {
     Sparse {
         sparse: Sparse,
         position: Position,
-        map: Window<D>,
+        map: Box<Window<D>>,
     },
 }
 
@@ -289,7 +289,7 @@ fn open<D: BlockDevice>(member: Box<Member>, window: Window<D>, disk: &Rc<Source
     let (size, bytes) = match member.content {
         Content::File { start, size } => (size, Bytes::From(start)),
         Content::Sparse(sparse) => {
-            let map = Window::before(disk.clone(), member.end, MAP);
+            let map = Box::new(Window::before(disk.clone(), member.end, MAP));
             (sparse.size, Bytes::Sparse { position: sparse.begin(), sparse, map })
         }
         Content::SymbolicLink(target) => return Found::Link(target),
