@@ -83,6 +83,8 @@ pub async fn main(app: App) -> sarab::Result {
     if affordable < flows {
         println!("gate: flows={flows}: there is memory for {affordable}");
     }
+    // Flows come one by one, and so do names (below).
+    app.keep_memory((flows.min(affordable) * Flows::BYTES) as u64 + app.memory().free / 32);
     let mut random = Random::new(app)?;
     let (seed, stack_seed) = (random.next(), random.next());
     let firewall = Firewall::default();

@@ -43,7 +43,9 @@ pub async fn main(app: App) -> sarab::Result {
         None => app.first_disk().await?,
     };
     // A quarter of what is free for what is stored.
-    let options = Options::default().memory(app.memory().free as usize / 4);
+    let share = app.memory().free as usize / 4;
+    app.keep_memory(share as u64);
+    let options = Options::default().memory(share);
     let store = Store::open(disk, options).await.context("the store")?;
     let mut keys = 0;
     let mut scan = store.scan(b"");

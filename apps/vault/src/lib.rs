@@ -63,6 +63,8 @@ pub async fn main(app: App) -> sarab::Result {
         limits = limits.with_in_flight(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
     let devices = Devices::open(app).await?;
+    // For overlays (`Spare`), keys, and what a pool remembers.
+    app.keep_memory(app.memory().free / 4 * 3);
     let vault = Rc::new(Vault {
         app,
         devices,
