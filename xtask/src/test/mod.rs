@@ -8,11 +8,14 @@ mod disk;
 mod gate;
 mod gate_nft;
 mod gate_qubes;
+mod guest_agent;
 mod host;
 mod hostile;
 mod lan;
+mod limits;
 mod linux;
 mod luks;
+mod moves;
 mod net;
 mod package;
 mod qubes;
@@ -22,6 +25,7 @@ mod vault;
 mod vchan;
 mod walk;
 pub mod web;
+mod xl;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -233,11 +237,23 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
     // One boot runs all checks with the one server, a second one those of the store with the other.
     let boot = |suite: &Suite, server| {
         let mut checks = match server {
-            StoreServer::Xenstored => {
-                [checks::ALL, store::ALL, disk::ALL, net::ALL, lan::ALL, gate::ALL, web::ALL, vchan::ALL, vault::ALL]
-                    .concat()
-            }
-            StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
+            StoreServer::Xenstored => [
+                checks::ALL,
+                store::ALL,
+                guest_agent::ALL,
+                xl::ALL,
+                moves::ALL,
+                limits::ALL,
+                disk::ALL,
+                net::ALL,
+                lan::ALL,
+                gate::ALL,
+                web::ALL,
+                vchan::ALL,
+                vault::ALL,
+            ]
+            .concat(),
+            StoreServer::Oxenstored => [store::WITH_OTHER_SERVER, guest_agent::WITH_OTHER_SERVER].concat(),
         };
         if server == StoreServer::Xenstored && *suite == suite::DEFAULT {
             checks.extend(disk::AT_LENGTH);
