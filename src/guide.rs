@@ -4,6 +4,7 @@
 //! - [Writing an app](writing_an_app)
 //! - [Coming from MirageOS](from_mirageos), and [a comparison](comparison) with other unikernels
 //! - [Running on a Xen host, XCP-ng and Qubes](xen_host)
+//! - [What xl does to a guest](xl), command by command
 //! - [How a PVH guest boots](boot)
 //! - [The path of a disk request](disk_request)
 //! - [Testing on real Xen without Xen](testing)
@@ -39,6 +40,7 @@ macro_rules! page {
         #[doc = "[volumes]: crate::guide::volumes"]
         #[doc = "[writing-an-app]: crate::guide::writing_an_app"]
         #[doc = "[xen-host]: crate::guide::xen_host"]
+        #[doc = "[xl]: crate::guide::xl"]
         #[doc = ""]
         #[doc = include_str!(concat!("../docs/", $file))]
         pub mod $name {}
@@ -50,6 +52,7 @@ page!(writing_an_app, "writing-an-app.md");
 page!(from_mirageos, "from-mirageos.md");
 page!(comparison, "comparison.md");
 page!(xen_host, "xen-host.md");
+page!(xl, "xl.md");
 page!(boot, "boot.md");
 page!(disk_request, "disk-request.md");
 page!(testing, "testing.md");

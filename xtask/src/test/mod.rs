@@ -10,12 +10,15 @@ pub mod dns;
 mod gate;
 mod gate_nft;
 mod gate_qubes;
+mod guest_agent;
 mod host;
 mod hostile;
 mod hvm;
 mod lan;
+mod limits;
 mod linux;
 mod luks;
+mod moves;
 mod net;
 mod package;
 mod qubes;
@@ -26,6 +29,7 @@ mod vchan;
 mod walk;
 pub mod web;
 mod web_nginx;
+mod xl;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -240,6 +244,10 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             StoreServer::Xenstored => [
                 checks::ALL,
                 store::ALL,
+                guest_agent::ALL,
+                xl::ALL,
+                moves::ALL,
+                limits::ALL,
                 disk::ALL,
                 net::ALL,
                 lan::ALL,
@@ -250,7 +258,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
                 balloon::ALL,
             ]
             .concat(),
-            StoreServer::Oxenstored => store::WITH_OTHER_SERVER.to_vec(),
+            StoreServer::Oxenstored => [store::WITH_OTHER_SERVER, guest_agent::WITH_OTHER_SERVER].concat(),
         };
         if server == StoreServer::Xenstored && *suite == suite::DEFAULT {
             checks.extend(checks::AT_LENGTH);
