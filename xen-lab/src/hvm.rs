@@ -12,11 +12,11 @@ use crate::images::{Partial, locked_home};
 use crate::{Dom0, Lab, Suite, initramfs};
 
 /// Bump when what [`prepare`] makes changes.
-const REVISION: &str = "1";
+const REVISION: &str = "2";
 /// Where the device model is in dom0 ([`Lab::device_model`]).
 const FOLDER: &str = "/tmp/device-model";
-/// The modules that GRUB starts with: it finds its configuration by them.
-const MODULES: [&str; 5] = ["biosdisk", "ext2", "part_msdos", "multiboot2", "normal"];
+/// The modules that GRUB starts with: it finds its configuration by them, and what that uses.
+const MODULES: [&str; 6] = ["biosdisk", "echo", "ext2", "multiboot2", "normal", "serial"];
 const SECTOR: usize = 512;
 
 /// The folder with `multiboot_dma.bin`, which QEMU has the firmware run for `kernel=`, and GRUB's `boot.img` and `core.img`.
@@ -103,7 +103,7 @@ impl Lab {
     }
 
     /// Puts GRUB on a disk image in dom0 that is a file system and nothing else, of a multiple of 512 bytes. It reads
-    /// `/boot/grub/grub.cfg`, and can start images by `multiboot2`.
+    /// `/boot/grub/grub.cfg`, and knows `multiboot2`, `echo` and the serial port.
     ///
     /// # Errors
     ///

@@ -13,10 +13,10 @@ use xen_lab::domain::{Builder, Domain, from_disk, guest};
 /// For the one Xen whose device model the lab has.
 pub const AT_LENGTH: [(&str, Check); 5] = [
     ("hvm: kernel= starts hello", kernel),
-    ("hvm: PCI functions, and what is unplugged", pci),
     ("hvm: a panic is on the serial port", serial),
     ("hvm: web is saved and restored", restore),
     ("hvm: GRUB starts web from its site's disk", grub),
+    ("hvm: PCI functions, and what is unplugged", pci),
 ];
 
 fn with_lines<'a>(builder: Builder<'a>, lines: &[String]) -> Builder<'a> {
@@ -49,10 +49,11 @@ fn kernel(f: &Fixture) -> Result<String> {
 }
 
 fn pci(f: &Fixture) -> Result<String> {
-    f.lab.run("head -c 1048576 /dev/zero >/tmp/hvm.disk")?;
     let list = |name: &str, further: &[&str]| {
+        // One for each: QEMU locks an image until it has ended, which is after its domain.
+        f.lab.run(&format!("head -c 1048576 /dev/zero >/tmp/{name}.disk"))?;
         let probe = with_lines(guest(&f.lab, f.guest("probe")?, name).command_line("test=pci"), &f.lab.hvm()?)
-            .line("disk = ['format=raw,vdev=hda,access=rw,target=/tmp/hvm.disk']")
+            .line(&format!("disk = ['format=raw,vdev=hda,access=rw,target=/tmp/{name}.disk']"))
             .line("vif = ['bridge=xenbr0']");
         let probe = further.iter().fold(probe, |probe, line| probe.line(line)).create()?;
         probe.wait_passed(60).with_context(|| explain(f, name))
@@ -131,22 +132,26 @@ fn grub(f: &Fixture) -> Result<String> {
     let image = &f.guest("web")?.image;
     f.lab.put("/tmp/grub/boot/web", Box::new(File::open(image).with_context(|| image.display().to_string())?))?;
     f.lab.run(
-        "printf 'multiboot2 /boot/web ip=10.0.2.85/24\\nboot\\n' >/tmp/grub/boot/grub/grub.cfg
+        "printf 'serial\\nterminal_output serial\\necho reading web\\nmultiboot2 /boot/web ip=10.0.2.85/24\\necho starting\\nboot\\n' \
+           >/tmp/grub/boot/grub/grub.cfg
          mkfs.ext4 -q -d /tmp/grub /tmp/grub.disk 48M 2>&1 && rm -rf /tmp/grub",
     )?;
     f.lab.put_grub("/tmp/grub.disk")?;
     let web = with_lines(from_disk(&f.lab, "hvmgrub"), &f.lab.hvm()?)
         .line("boot = 'c'")
+        .line("serial = 'file:/tmp/grub.serial'")
         .line("disk = ['format=raw,vdev=hda,access=rw,target=/tmp/grub.disk']")
         .line(net::VIF)
         .create()?;
-    wait(f, &web, "web: ready")?;
+    // SeaBIOS reads the image's sectors from an emulated IDE disk, word by word.
+    let said = || f.lab.run("cat /tmp/grub.serial").unwrap_or_default();
+    web.wait_for("web: ready", 280).with_context(|| format!("{}\nGRUB: {}", explain(f, "hvmgrub"), said()))?;
     connected(f, &web, 768)?;
     fetch(f, &web, "10.0.2.85")?;
     // The daemon that `xl create` leaves behind starts it again; here the check is it.
     f.lab.run("xl reboot hvmgrub")?;
     let (_, reason, console) = web.wait_end(30)?;
     ensure!(reason == "1" && console.contains("ext4"), "reason {reason}:\n{console}");
-    f.lab.run("xl destroy hvmgrub; rm /tmp/grub.disk")?;
+    f.lab.run("xl destroy hvmgrub; rm /tmp/grub.disk /tmp/grub.serial")?;
     Ok(String::new())
 }
