@@ -30,6 +30,7 @@ mod console;
 mod control;
 mod dhcp;
 mod dns;
+mod dns_server;
 mod ext4;
 mod http;
 mod luks;

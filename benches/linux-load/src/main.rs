@@ -30,7 +30,8 @@ const USAGE: &str =
        linux-load first ADDRESS:PORT SECONDS [COMMAND...]
        linux-load dns ADDRESS:PORT NAME=ADDRESS...
        linux-load queries ADDRESS:PORT MILLISECONDS IN_FLIGHT FILE
-       linux-load compare ADDRESS:PORT ADDRESS:PORT FILE";
+       linux-load compare ADDRESS:PORT ADDRESS:PORT FILE
+       linux-load ask ADDRESS:PORT NAME TYPE";
 
 fn main() -> Result<()> {
     let args: Vec<_> = std::env::args().skip(1).collect();
@@ -66,6 +67,7 @@ fn main() -> Result<()> {
         ["queries", server, ms, in_flight, file] => {
             queries::load(server, Duration::from_millis(number(ms)?), number(in_flight)? as usize, file)
         }
+        ["ask", server, name, qtype] => queries::print(server, &format!("{name} {qtype}")),
         ["compare", ours, theirs, file] => queries::compare(ours, theirs, file),
         ["lan", ref words @ ..] => lan::run(words),
         _ => bail!("{USAGE}{}", lan::USAGE),

@@ -20,23 +20,24 @@ const LARGEST: usize = 4096;
 /// Questions of a file with `NAME TYPE [do]` in each line; all with EDNS but where it says `plain`.
 fn questions(file: &str) -> Result<Vec<(String, Vec<u8>)>> {
     let text = fs::read_to_string(file).with_context(|| file.to_owned())?;
-    let question = |line: &str| {
-        let words: Vec<_> = line.split_whitespace().collect();
-        let [name, qtype, ref options @ ..] = words[..] else { bail!("{line}: expected NAME TYPE") };
-        let name = Name::<Vec<u8>>::from_str(name).with_context(|| line.to_owned())?;
-        let qtype = Rtype::from_str(qtype).ok().with_context(|| line.to_owned())?;
-        let edns = !options.contains(&"plain");
-        let mut bytes = vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)];
-        bytes.extend_from_slice(name.as_slice());
-        bytes.extend_from_slice(&qtype.to_int().to_be_bytes());
-        bytes.extend_from_slice(&[0, 1]);
-        if edns {
-            let dnssec = if options.contains(&"do") { 0x80 } else { 0 };
-            bytes.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, dnssec, 0, 0, 0]);
-        }
-        Ok((line.to_owned(), bytes))
-    };
-    text.lines().filter(|line| !line.trim().is_empty()).map(question).collect()
+    text.lines().filter(|line| !line.trim().is_empty()).map(|line| Ok((line.to_owned(), question(line)?))).collect()
+}
+
+fn question(line: &str) -> Result<Vec<u8>> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let [name, qtype, ref options @ ..] = words[..] else { bail!("{line}: expected NAME TYPE") };
+    let name = Name::<Vec<u8>>::from_str(name).with_context(|| line.to_owned())?;
+    let qtype = Rtype::from_str(qtype).ok().with_context(|| line.to_owned())?;
+    let edns = !options.contains(&"plain");
+    let mut bytes = vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)];
+    bytes.extend_from_slice(name.as_slice());
+    bytes.extend_from_slice(&qtype.to_int().to_be_bytes());
+    bytes.extend_from_slice(&[0, 1]);
+    if edns {
+        let dnssec = if options.contains(&"do") { 0x80 } else { 0 };
+        bytes.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, dnssec, 0, 0, 0]);
+    }
+    Ok(bytes)
 }
 
 fn socket(server: &str) -> Result<UdpSocket> {
@@ -145,6 +146,14 @@ fn header(part: &mut libc::iovec) -> libc::mmsghdr {
     header.msg_hdr.msg_iov = part;
     header.msg_hdr.msg_iovlen = 1;
     header
+}
+
+/// Prints what a server says to a question.
+pub fn print(server: &str, question: &str) -> Result<()> {
+    let mut bytes = self::question(question)?;
+    bytes[..2].copy_from_slice(&(std::process::id() as u16).to_be_bytes());
+    print!("{}", describe(&ask(&socket(server)?, &bytes)?)?);
+    Ok(())
 }
 
 /// Asks two servers the same, and tells where their answers differ.

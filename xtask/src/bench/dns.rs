@@ -60,7 +60,7 @@ pub(super) fn lab(lab: &Lab, count: u32) -> Result<()> {
         let theirs = linux_nsd(lab, "linux", &nsd_job(ADDRESS, zones))?.line(VIF).line(&disk(ZONES)).create()?;
         theirs.wait_for("nsd started", 90)?;
         lab.run(&format!(
-            "tries=100; until nslookup host1.large.test {ADDRESS} 2>/dev/null | grep -q 10.1.0.1; do
+            "tries=100; until /tmp/linux-load ask {ADDRESS}:53 host1.large.test. A 2>/dev/null | grep -q 10.1.0.1; do
                tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo 'NSD does not answer'; exit 1; }}; usleep 100000
              done"
         ))
