@@ -10,6 +10,7 @@ mod ext4;
 pub mod fuzzing;
 pub mod http;
 mod path;
+mod share;
 mod source;
 mod tar;
 mod warning;
@@ -40,6 +41,8 @@ pub enum Format {
     },
     /// A file system of the ext family.
     Ext4,
+    /// A folder that another domain shares.
+    Share,
 }
 
 impl fmt::Display for Format {
@@ -48,6 +51,7 @@ impl fmt::Display for Format {
             Format::Tar { files: 1 } => f.write_str("a tar archive with 1 file"),
             Format::Tar { files } => write!(f, "a tar archive with {files} files"),
             Format::Ext4 => f.write_str("an ext4 file system"),
+            Format::Share => f.write_str("a shared folder"),
         }
     }
 }
@@ -118,6 +122,8 @@ pub enum ReadError {
     Ext4(Damage),
     /// The archive is not what it was when it was indexed.
     Changed,
+    /// The server of the share refuses, or is gone.
+    Share(xen_9pfs::front::Error),
 }
 
 impl fmt::Display for ReadError {
@@ -125,6 +131,7 @@ impl fmt::Display for ReadError {
         match self {
             ReadError::Disk(error) => error.fmt(f),
             ReadError::Ext4(why) => write!(f, "the file system: {why}"),
+            ReadError::Share(error) => error.fmt(f),
             ReadError::Changed => f.write_str("the archive was changed while it is served"),
         }
     }
@@ -141,23 +148,31 @@ impl From<ext4::Failure> for ReadError {
     }
 }
 
+impl From<xen_9pfs::front::Error> for ReadError {
+    fn from(error: xen_9pfs::front::Error) -> Self {
+        ReadError::Share(error)
+    }
+}
+
 impl From<Error> for ReadError {
     fn from(error: Error) -> Self {
         ReadError::Disk(error)
     }
 }
 
-/// The files of a device.
+/// The files of a device, or of a share.
 pub struct Site<D: BlockDevice> {
-    source: Rc<Source<D>>,
+    /// None of a share.
+    source: Option<Rc<Source<D>>>,
     content: Content<D>,
     warnings: Warnings,
     piece: usize,
 }
 
 enum Content<D: BlockDevice> {
-    Tar(tar::Index),
+    Tar(Rc<Source<D>>, tar::Index),
     Ext4(Rc<ext4::FileSystem<D>>),
+    Share(share::Folder),
 }
 
 impl<D: BlockDevice> Site<D> {
@@ -209,10 +224,21 @@ impl<D: BlockDevice> Site<D> {
         let mut warnings = Warnings::default();
         if ext4::is_there(&mut window).await? {
             let content = Content::Ext4(Rc::new(ext4::FileSystem::load(source.clone(), memory).await?));
-            return Ok(Site { source, content, warnings, piece: window::LEN });
+            return Ok(Site { source: Some(source), content, warnings, piece: window::LEN });
         }
-        let content = Content::Tar(tar::Index::read(&mut window, memory, &mut warnings).await?);
-        Ok(Site { source, content, warnings, piece: window::LEN })
+        let content = Content::Tar(source.clone(), tar::Index::read(&mut window, memory, &mut warnings).await?);
+        Ok(Site { source: Some(source), content, warnings, piece: window::LEN })
+    }
+
+    /// The files of a directory that another domain shares (9pfs), as they are at each moment: nothing is kept of them, so
+    /// changes are seen at once. Symbolic links are followed as long as they lead to what is below it; with a server that
+    /// follows them by itself, as xen-9pfsd, they lead where that lets them.
+    ///
+    /// It waits for a backend that is away; whoever does not want that asks [`Share::session`](xen_9pfs::front::Share::session)
+    /// first.
+    pub fn of_share(root: xen_9pfs::front::Dir) -> Site<D> {
+        let content = Content::Share(share::Folder::new(root));
+        Site { source: None, content, warnings: Warnings::default(), piece: window::LEN }
     }
 
     /// Has files read in pieces of up to so many bytes, for which each has memory of its own: 16 KiB
@@ -224,15 +250,18 @@ impl<D: BlockDevice> Site<D> {
     /// Keeps up to so many bytes of what was read last, in blocks of 16 KiB, for files of up to half of that; 64 MiB at
     /// most. Nothing is kept otherwise.
     pub fn with_cache_of(self, bytes: usize) -> Site<D> {
-        self.source.keep(bytes);
+        if let Some(source) = &self.source {
+            source.keep(bytes);
+        }
         self
     }
 
     /// What the device holds.
     pub fn format(&self) -> Format {
         match &self.content {
-            Content::Tar(index) => Format::Tar { files: index.len() },
+            Content::Tar(_, index) => Format::Tar { files: index.len() },
             Content::Ext4(_) => Format::Ext4,
+            Content::Share(_) => Format::Share,
         }
     }
 
@@ -254,7 +283,7 @@ impl<D: BlockDevice> Site<D> {
         let Some(path) = path::clean(path.as_bytes()) else { return Ok(None) };
         Ok(match &self.content {
             // By itself: a server's futures, of which each connection has one, would all have room for it.
-            Content::Tar(index) => Box::pin(index.find(&self.source, &path, self.piece)).await?.map(|found| File {
+            Content::Tar(source, index) => Box::pin(index.find(source, &path, self.piece)).await?.map(|found| File {
                 size: found.size,
                 modified: found.modified,
                 place: Place::Tar(found),
@@ -263,6 +292,11 @@ impl<D: BlockDevice> Site<D> {
                 size: file.size(),
                 modified: file.modified(),
                 place: Place::Ext4(system.clone(), Box::new(file)),
+            }),
+            Content::Share(folder) => Box::pin(folder.open(&path, self.piece)).await?.map(|file| File {
+                size: file.size,
+                modified: file.modified,
+                place: Place::Share(file),
             }),
         })
     }
@@ -278,6 +312,7 @@ pub struct File<D: BlockDevice> {
 enum Place<D: BlockDevice> {
     Tar(Box<tar::OpenFile<D>>),
     Ext4(Rc<ext4::FileSystem<D>>, Box<ext4::OpenFile<D>>),
+    Share(Box<share::OpenFile>),
 }
 
 impl<D: BlockDevice> File<D> {
@@ -309,6 +344,8 @@ impl<D: BlockDevice> File<D> {
         match &mut self.place {
             Place::Tar(file) => file.read(at, &mut to[..len]).await,
             Place::Ext4(system, file) => Ok(system.read(file, at, &mut to[..len]).await?),
+            // By itself, as above.
+            Place::Share(file) => Ok(Box::pin(file.read(at, &mut to[..len])).await?),
         }
     }
 
@@ -328,6 +365,7 @@ impl<D: BlockDevice> File<D> {
         match &mut self.place {
             Place::Tar(file) => file.pause(),
             Place::Ext4(_, file) => file.pause(),
+            Place::Share(file) => file.pause(),
         }
     }
 }

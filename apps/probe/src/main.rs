@@ -18,6 +18,7 @@ mod memory_functions;
 mod pair;
 mod powercut;
 mod qube;
+mod share;
 mod store;
 mod timing;
 mod vbd;
@@ -72,6 +73,7 @@ async fn main(app: App) -> Result<(), String> {
         "vbd" => vbd::disks(app).await?,
         "vif" => vif::interfaces(app).await?,
         "luks" => luks::open(app, &mut checks).await?,
+        "share" => share::run(app, &mut checks).await?,
         "load" => load::run(app, &mut checks).await?,
         "powercut" => powercut::run(app).await?,
         "luks-format" => luks::format(app).await?,

@@ -97,8 +97,7 @@ pub(super) async fn walk(
 ) -> Result<(Fid, Option<Qid>), Error> {
     let mut pieces = names.chunks(MAX_NAMES);
     let first = pieces.next().unwrap_or_default();
-    let number = shared.requests.fids.alloc();
-    let mut qid = first_walk(shared, session, from, number, first, holding).await?;
+    let (number, mut qid) = first_walk(shared, session, from, first, holding).await?;
     let fid = Fid::new(shared, session, number);
     for piece in pieces {
         qid = step(shared, session, number, number, piece).await?;
@@ -111,10 +110,9 @@ async fn first_walk(
     shared: &Handle<Shared>,
     session: Session,
     from: u32,
-    number: u32,
     names: &[&[u8]],
     holding: usize,
-) -> Result<Option<Qid>, Error> {
+) -> Result<(u32, Option<Qid>), Error> {
     struct Stuck<'a>(&'a Shared, isize);
     impl Drop for Stuck<'_> {
         fn drop(&mut self) {
@@ -125,15 +123,19 @@ async fn first_walk(
     let requests = &shared.requests;
     loop {
         let before = requests.count_clunks();
-        let outcome = step(shared, session, from, number, names).await;
-        let Err(Error::Refused(Errno::EMFILE)) = outcome else { return outcome };
+        // Another number each time: that of a walk that has failed may be somebody else's by now.
+        let number = shared.requests.fids.alloc();
+        let refused = match step(shared, session, from, number, names).await {
+            Err(error @ Error::Refused(Errno::EMFILE)) => error,
+            outcome => return outcome.map(|qid| (number, qid)),
+        };
         let held = isize::try_from(holding).unwrap_or(0);
         requests.fids.add_stuck(held);
         let _stuck = Stuck(shared, held);
         requests.changes.wake_all();
         let (clunks, moving) = (requests.count_clunks(), requests.fids.count_moving());
         if before.max(clunks) + moving == 0 {
-            return outcome;
+            return Err(refused);
         }
         // Until one of them has come back.
         requests

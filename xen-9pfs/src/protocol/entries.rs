@@ -50,13 +50,26 @@ impl<'a> DirEntry<'a> {
 
 impl<'a> Stat<'a> {
     /// Takes the first entry of a directory of 9P2000.u off. With it comes how many bytes xen-9pfsd has for it after the last
-    /// entry, which mean nothing: as many as it says that the entry is longer than it is.
+    /// entry, which mean nothing.
+    ///
+    /// xen-9pfsd puts two lengths before each entry, as in `Rstat`, where there is to be one; and it counts both of them and
+    /// the entry as longer than they are (`fill_p9_stat`, `p9_read` of Xen 4.19 to 4.22).
     ///
     /// # Errors
     ///
     /// Where there is no whole one.
     pub fn take(from: &mut &'a [u8]) -> Result<(Stat<'a>, usize), Malformed> {
-        take(from, super::Kind::RREAD, Stat::read).map(|(stat, sizes)| (stat, sizes.excess()))
+        take(from, super::Kind::RREAD, |from| {
+            let mut ahead = Decoder(from.0);
+            let (first, second) = (u16::get(&mut ahead)?, u16::get(&mut ahead)?);
+            // After one length comes the type, which is 0 or small: no entry is so short.
+            let has_two = second > 2 && second.checked_add(2) == Some(first);
+            if has_two {
+                u16::get(from)?;
+            }
+            let (stat, sizes) = Stat::read(from)?;
+            Ok((stat, sizes.excess().saturating_sub(if has_two { 2 } else { 0 })))
+        })
     }
 }
 

@@ -78,6 +78,10 @@ fn a_stat_whose_length_is_wrong() {
         assert_eq!(Message::decode(Kind::RSTAT, &bytes[7..]).is_ok(), is_good, "{more}");
         let mut rest = &bytes[9..];
         assert_eq!(Stat::take(&mut rest).ok(), is_good.then_some((stat, more.into())), "{more}");
+        // With two lengths before it, of which one is counted.
+        let mut rest = &bytes[7..];
+        let excess = usize::from(more).saturating_sub(2);
+        assert_eq!(Stat::take(&mut rest).ok(), is_good.then_some((stat, excess)), "{more}");
     }
 }
 

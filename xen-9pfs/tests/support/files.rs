@@ -452,13 +452,17 @@ impl Files {
         let (mut data, mut excess) = (Vec::new(), 0);
         while let Some((name, inode)) = all.get(index) {
             let before = data.len();
+            if self.is_daemon {
+                data.extend((61 + name.len() as u16 + 2 + EXCESS as u16).to_le_bytes());
+            }
+            let start = data.len();
             self.stat(*inode, name).write(&mut data).unwrap();
             if self.is_daemon {
-                lengthen(&mut data[before..]);
-                excess += EXCESS;
+                lengthen(&mut data[start..]);
+                excess += EXCESS - 2;
             }
             if data.len() + excess > count {
-                excess -= if self.is_daemon { EXCESS } else { 0 };
+                excess -= if self.is_daemon { EXCESS - 2 } else { 0 };
                 data.truncate(before);
                 index += usize::from(self.is_daemon);
                 break;
