@@ -53,6 +53,7 @@ page!(security, "security.md");
 page!(cargo_xen, "cargo-xen.md");
 page!(packages, "packages.md");
 page!(commands, "commands.md");
+page!(https, "https.md");
 page!(gate, "gate.md");
 page!(gate_rules, "gate-rules.md");
 page!(vault, "vault.md");

@@ -162,8 +162,8 @@ impl<T: Read + Write> TlsStream<T> {
             Ok(step) => Ok(step),
             Err(error) => {
                 self.failed = Some(Failed::Protocol(error.clone()));
-                // Alerts.
-                while let Ok(Step::Again) = self.advance(Wish::Nothing) {}
+                // What rustls has to say about it, and no more: it is not to look at the same record again.
+                while self.connection.state().wants_write() && self.advance(Wish::Nothing).is_ok() {}
                 // Whether that arrives does not change why it failed.
                 if self.send().await.is_ok() {
                     let _ = self.transport.flush().await;
@@ -280,7 +280,7 @@ impl<T: Read + Write> TlsStream<T> {
     /// As [`close`](TlsStream::close), but sends nothing yet: that is for [`push`](TlsStream::push), or what is read next. Where the
     /// connection has failed there is nothing to be said.
     pub fn announce_close(&mut self) {
-        while !self.closed {
+        while !self.closed && self.failed.is_none() {
             match self.advance(Wish::Close) {
                 Ok(Step::Data | Step::Again) => {}
                 Ok(Step::PeerClosed) => self.peer_closed = true,

@@ -232,7 +232,7 @@ pub mod pipe {
     pub struct End {
         pub from: Rc<RefCell<Way>>,
         pub to: Rc<RefCell<Way>>,
-        room: usize,
+        pub room: usize,
     }
 
     pub fn pipe(room: usize) -> (End, End) {
