@@ -169,13 +169,21 @@ impl App {
         self.own.domain().requests.resumed().await
     }
 
-    /// The processor's random numbers.
+    /// Random numbers, good for keys: a generator that the processor seeds (RDSEED and RDRAND), and
+    /// [`add_entropy`](App::add_entropy).
     ///
     /// # Errors
     ///
-    /// Where the processor offers the domain none.
+    /// Where the processor offers the domain none, and nothing else has seeded the generator.
     pub fn entropy(&self) -> Result<Entropy, EntropyError> {
         self.own.entropy()
+    }
+
+    /// Adds random bytes from elsewhere to the generator: a seed that the toolstack passes in a [module](App::modules) or in the store, or
+    /// that a disk has kept. The processor's numbers stay in it. Where the processor has none, 32 bytes or more at once seed the generator
+    /// alone; then they have to be secret, and others at each boot.
+    pub fn add_entropy(&self, bytes: &[u8]) {
+        self.own.add_entropy(bytes);
     }
 
     /// Starts a task beside the caller. Dropping what is returned cancels the task; `detach` lets it run on.

@@ -56,6 +56,7 @@ mod server;
 mod start_info;
 mod state;
 mod tar;
+mod tls;
 mod vchan;
 mod volumes;
 mod xenbus;

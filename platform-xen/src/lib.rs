@@ -46,7 +46,7 @@ pub use domain::{
     Resumed, ShutdownReason, XenVersion, crash, domain_id, poweroff, processor_vendor, reboot, shutdown, suspend,
     xen_version,
 };
-pub use entropy::{Entropy, EntropyError};
+pub use entropy::{Entropy, EntropyError, add_entropy};
 pub use events::{XenEventChannelError, XenEventChannels, XenPort};
 pub use executor::{spawn, yield_now};
 pub use grants::{GrantUse, XenGrant, XenGrantError, XenGrantTable, XenMapping, grant_use};

@@ -296,6 +296,14 @@ impl Own {
         Ok(Entropy(self))
     }
 
+    pub(crate) fn add_entropy(self, bytes: &[u8]) {
+        let machine = self.machine();
+        for byte in bytes {
+            machine.random.set(machine.random.get().rotate_left(8) ^ u64::from(*byte));
+            machine.next_random();
+        }
+    }
+
     pub(crate) fn spawn<T: 'static>(self, future: impl Future<Output = T> + 'static) -> Task<T> {
         let machine = self.machine();
         let domain = machine.domain.clone();

@@ -11,8 +11,8 @@ use crate::args::Args;
 #[allow(unused_imports)] // Without `control` and `guest` nothing ends the domain.
 pub(crate) use platform_xen::{
     Console, Entropy, EntropyError, MemoryInfo, Resumed, ShutdownReason, Task, XenClock, XenEventChannels,
-    XenGrantTable, XenPlatform, XenStoreChannel, XenVersion, counters, crash, memory, poweroff, println, reboot,
-    shutdown, suspend,
+    XenGrantTable, XenPlatform, XenStoreChannel, XenVersion, add_entropy, counters, crash, memory, poweroff, println,
+    reboot, shutdown, suspend,
 };
 
 /// The one domain.
@@ -61,6 +61,10 @@ impl Own {
 
     pub(crate) fn entropy(self) -> Result<Entropy, EntropyError> {
         Entropy::new()
+    }
+
+    pub(crate) fn add_entropy(self, bytes: &[u8]) {
+        add_entropy(bytes);
     }
 
     pub(crate) fn spawn<T: 'static>(self, future: impl Future<Output = T> + 'static) -> Task<T> {

@@ -2,7 +2,7 @@
 
 use alloc::rc::Rc;
 use alloc::vec;
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 use core::pin::pin;
 
 use futures_util::future::{Either, select};
@@ -17,13 +17,14 @@ use crate::clients::Clients;
 use crate::log::Log;
 use crate::pages::Pages;
 use crate::session::Session;
+use crate::tls::{Tls, plain};
 
 /// Longest request line and headers.
 pub const REQUEST: usize = 4096;
 pub const INCOMING: usize = 2048;
 
 /// A client that does not come to the end of its handshake, or that nobody is behind, gives its socket back after so long.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// What all connections share.
 pub struct Server {
@@ -36,6 +37,7 @@ pub struct Server {
     pub stop: Stop,
     pub limits: Limits,
     pub port: u16,
+    pub tls: Option<Rc<Tls>>,
     /// Bytes on their way to each client.
     pub outgoing: usize,
 }
@@ -57,7 +59,7 @@ pub async fn serve(server: Rc<Server>) {
             server.pages.counters.gave_up();
             continue;
         }
-        let client = socket.remote_endpoint().map_or(Ipv4Addr::UNSPECIFIED.into(), |remote| remote.addr.into());
+        let client = client_of(&socket);
         let Some(visit) = server.clients.enter(client, server.app.clock().now()) else {
             server.pages.counters.turned_away();
             turn_away(&mut socket).await;
@@ -75,10 +77,15 @@ pub async fn serve(server: Rc<Server>) {
             stop: &server.stop,
             limits: &server.limits,
         };
-        let ended =
-            connection.serve(&Session { pages: &server.pages, log: server.log.as_deref(), client, visit }).await;
+        let session = Session { pages: &server.pages, log: server.log.as_deref(), client, visit };
+        let ended = connection.serve(&plain(&server, session)).await;
         server.pages.counters.closed(ended);
     }
+}
+
+/// The address of a client that is connected.
+pub fn client_of(socket: &TcpSocket<'_>) -> IpAddr {
+    socket.remote_endpoint().map_or(Ipv4Addr::UNSPECIFIED.into(), |remote| remote.addr.into())
 }
 
 /// What a client is told that has had too much.

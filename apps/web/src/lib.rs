@@ -8,6 +8,7 @@
 //! listens elsewhere than on 80, and `connections=256` are served at once. `/metrics` has counters in Prometheus' form.
 //! `hosts=default` has a folder of the disk for each host, and `default` for others. `log=console` or `log=udp:10.0.0.5`
 //! logs requests; `client-connections=32` and `client-rate=100` bound what one address may have at once and in a second.
+//! With the feature `tls`, `https=443 cert=xvdb` serves HTTPS beside it (docs/https.md).
 //! `xl shutdown` lets answers in flight finish for two seconds.
 
 #![no_std]
@@ -27,6 +28,8 @@ pub mod pages;
 pub mod parts;
 pub mod ratelimit;
 pub mod session;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 pub mod turns;
 
 use alloc::boxed::Box;
@@ -72,9 +75,18 @@ pub async fn main(app: App) -> sarab::Result {
         "log",
         "client-connections",
         "client-rate",
+        "https",
+        "cert",
+        "redirect",
+        "hsts",
     ])?;
     let Port(port) = app.args().get_or("port", Port(80))?;
-    let connections = app.args().get_or("connections", MOST_CONNECTIONS)?.clamp(1, MOST_CONNECTIONS);
+    let tls = tls::from_args(app, port)?;
+    let most = if tls.is_some() { tls::CONNECTIONS } else { MOST_CONNECTIONS };
+    let secure = app.args().get_or("connections", most)?.clamp(1, MOST_CONNECTIONS);
+    // With HTTPS, what comes without it is mostly sent there.
+    let (plain, secure) = if tls.is_some() { ((secure / 4).max(1), secure) } else { (secure, 0) };
+    let connections = plain + secure;
 
     let hosts = app.args().get("hosts")?.map(|Folder(name)| name);
     let log = app.args().get("log")?.map(|sink| Rc::new(Log::new(sink)));
@@ -87,7 +99,8 @@ pub async fn main(app: App) -> sarab::Result {
 
     let network = app.network("vif").await?;
     // Beside the tasks, a third of what is free for what is on its way, and a third for what is read.
-    let share = (app.memory().free as usize).saturating_sub(connections * future_of(connection::serve)) / 3;
+    let tasks = plain * future_of(connection::serve) + secure * (future_of(tls::serve) + tls::MEMORY);
+    let share = (app.memory().free as usize).saturating_sub(tasks) / 3;
     let piece = (share / connections).saturating_sub(TRANSFER).clamp(16 << 10, 64 << 10);
     // Of the last third, what is beyond that may be needed for heads, look-ups and the network, is for files read again.
     let cache = share.saturating_sub(RESERVE) / 2;
@@ -112,9 +125,11 @@ pub async fn main(app: App) -> sarab::Result {
         stop: Stop::new(),
         limits,
         port,
+        tls,
         outgoing: (share / connections).saturating_sub(REQUEST + INCOMING).clamp(2048, 64 << 10),
     });
-    let tasks: alloc::vec::Vec<_> = (0..connections).map(|_| app.spawn(connection::serve(server.clone()))).collect();
+    let mut tasks: alloc::vec::Vec<_> = (0..plain).map(|_| app.spawn(connection::serve(server.clone()))).collect();
+    tasks.extend((0..secure).map(|_| app.spawn(tls::serve(server.clone()))));
     if let Some(log) = log {
         app.spawn(log::write(log, network.stack)).detach();
     }

@@ -26,7 +26,7 @@ pub const ALL: &[(&str, Check)] = &[
 
 /// What is done for one Xen alone, for its time.
 pub const AT_LENGTH: [(&str, Check); 2] = [
-    ("web: 10,000 fetches by 32 at once, and by 250", many),
+    ("web: 10,000 fetches by 32 at once, and by 200", many),
     ("web: QEMU's netback, which offers nothing but copying", minimal_backend),
 ];
 
@@ -104,12 +104,12 @@ fn many(f: &Fixture) -> Result<String> {
         let told = f.lab.run(&format!("/tmp/linux-load http {address}:80 {path} {clients} {count} {each}"));
         told.with_context(|| web.console().unwrap_or_default())
     };
-    // The last are about as many as are served at once.
+    // The last are nearly as many as are served at once: where all places are taken, who is slow has to make room.
     let told = [
         fetch("/", 32, 9_000, 100)?,
         fetch("/", 32, 500, 1)?,
         fetch("/bytes", 32, 500, 10)?,
-        fetch("/bytes", 250, 500, 100)?,
+        fetch("/bytes", 200, 500, 100)?,
     ];
     let metrics = f.lab.run(&format!("wget -q -O - http://{address}/metrics"))?;
     f.lab.run("xl shutdown -w many")?;
