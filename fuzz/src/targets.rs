@@ -54,6 +54,7 @@ mod server;
 mod start_info;
 mod state;
 mod tar;
+mod tls;
 mod vchan;
 mod volumes;
 mod xenbus;

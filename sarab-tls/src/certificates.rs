@@ -50,15 +50,58 @@ impl Certificates {
     /// # Errors
     ///
     /// Where there is no certificate or no key in the text, they cannot be read, or do not belong together.
-    pub fn with_pem(mut self, chain: &[u8], key: &[u8]) -> Result<Certificates, ConfigError> {
-        if self.list.len() == MAX_CERTIFICATES {
-            return Err(ConfigError::TooMany(MAX_CERTIFICATES));
-        }
+    pub fn with_pem(self, chain: &[u8], key: &[u8]) -> Result<Certificates, ConfigError> {
         let chain = certificates(chain)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             pem::Error::NoItemsFound => ConfigError::NoKey,
             error => ConfigError::Pem(error.to_string()),
         })?;
+        self.with(chain, Some(key))
+    }
+
+    /// Adds all certificates and keys of one PEM text: each certificate with those between it and the root, and its key before or behind
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// As [`with_pem`](Certificates::with_pem), for the first pair that cannot be used.
+    pub fn with_bundle(mut self, text: &[u8]) -> Result<Certificates, ConfigError> {
+        let (mut chain, mut key) = (Vec::new(), None);
+        let mut key_was_last = false;
+        for item in <(pem::SectionKind, Vec<u8>)>::pem_slice_iter(text) {
+            let (kind, der) = item.map_err(|error| ConfigError::Pem(error.to_string()))?;
+            let new_key = PrivateKeyDer::from_pem(kind, der.clone());
+            if kind != pem::SectionKind::Certificate && new_key.is_none() {
+                // Parameters of curves, requests: not of interest.
+                continue;
+            }
+            let complete = key.is_some() && !chain.is_empty() && (new_key.is_some() || key_was_last);
+            if complete {
+                self = self.with(core::mem::take(&mut chain), key.take())?;
+            } else if new_key.is_some() && key.is_some() {
+                return Err(ConfigError::NoCertificate);
+            }
+            key_was_last = new_key.is_some();
+            match new_key {
+                Some(new) => key = Some(new),
+                None => chain.push(CertificateDer::from(der)),
+            }
+        }
+        self.with(chain, key)
+    }
+
+    fn with(
+        mut self,
+        chain: Vec<CertificateDer<'static>>,
+        key: Option<PrivateKeyDer<'static>>,
+    ) -> Result<Certificates, ConfigError> {
+        if self.list.len() == MAX_CERTIFICATES {
+            return Err(ConfigError::TooMany(MAX_CERTIFICATES));
+        }
+        if chain.is_empty() {
+            return Err(ConfigError::NoCertificate);
+        }
+        let key = key.ok_or(ConfigError::NoKey)?;
         let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(ConfigError::Unusable)?;
         self.list.push(Arc::new(certified));
         Ok(self)

@@ -162,8 +162,8 @@ impl<T: Read + Write> TlsStream<T> {
             Ok(step) => Ok(step),
             Err(error) => {
                 self.failed = Some(Failed::Protocol(error.clone()));
-                // Alerts.
-                while let Ok(Step::Again) = self.advance(Wish::Nothing) {}
+                // What rustls has to say about it, and no more: it is not to look at the same record again.
+                while self.connection.state().wants_write() && self.advance(Wish::Nothing).is_ok() {}
                 // Whether that arrives does not change why it failed.
                 if self.send().await.is_ok() {
                     let _ = self.transport.flush().await;
@@ -221,7 +221,19 @@ impl<T: Read + Write> TlsStream<T> {
         Ok(len)
     }
 
-    /// Sends what was encrypted.
+    /// Gives the transport what was encrypted, and does not wait until it has arrived, as [`flush`](Write::flush) may.
+    ///
+    /// # Errors
+    ///
+    /// Where the transport fails.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time; the next call goes on.
+    pub async fn push(&mut self) -> Result<(), Error<T::Error>> {
+        self.send().await
+    }
+
     async fn send(&mut self) -> Result<(), Error<T::Error>> {
         while self.sent < self.outgoing.len() {
             match self.transport.write(&self.outgoing[self.sent..]).await.map_err(Error::Transport)? {
@@ -263,6 +275,18 @@ impl<T: Read + Write> TlsStream<T> {
         self.queue_close().await?;
         self.send().await?;
         self.transport.flush().await.map_err(Error::Transport)
+    }
+
+    /// As [`close`](TlsStream::close), but sends nothing yet: that is for [`push`](TlsStream::push), or what is read next. Where the
+    /// connection has failed there is nothing to be said.
+    pub fn announce_close(&mut self) {
+        while !self.closed && self.failed.is_none() {
+            match self.advance(Wish::Close) {
+                Ok(Step::Data | Step::Again) => {}
+                Ok(Step::PeerClosed) => self.peer_closed = true,
+                Ok(Step::Wait | Step::Closed) | Err(_) => self.closed = true,
+            }
+        }
     }
 
     async fn queue_close(&mut self) -> Result<(), Error<T::Error>> {

@@ -48,6 +48,11 @@ leaf rsa3072 DNS:five.test
 # For the same name as P-256, by somebody whom nobody trusts.
 openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt -out untrusted.key
 leaf untrusted DNS:one.test stranger
+# For the same name, and for a day alone.
+openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt -out expired.key
+days=1
+leaf expired DNS:one.test
+days=36500
 # What cannot be used: a key that is too short, a curve that is not supported, a key behind a passphrase.
 openssl genrsa -out rsa1024.key 1024 2> /dev/null
 leaf rsa1024 DNS:short.test

@@ -201,3 +201,96 @@ pub fn s_server(arguments: &str) -> (Running, u16) {
 pub fn connect(port: u16) -> Socket {
     Socket::new(TcpStream::connect(("127.0.0.1", port)).unwrap())
 }
+
+/// A pipe in memory, both ways, with so much room.
+pub mod pipe {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+    use std::rc::Rc;
+    use std::task::{Poll, Waker};
+
+    use embedded_io_async::{ErrorType, Read, Write};
+
+    #[derive(Default)]
+    pub struct Way {
+        pub bytes: VecDeque<u8>,
+        pub closed: bool,
+        /// All that was ever sent.
+        pub sent: Vec<u8>,
+        wakers: Vec<Waker>,
+    }
+
+    impl Way {
+        pub fn wake(&mut self) {
+            self.wakers.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    /// An end: what it reads and what it writes.
+    pub struct End {
+        pub from: Rc<RefCell<Way>>,
+        pub to: Rc<RefCell<Way>>,
+        pub room: usize,
+    }
+
+    pub fn pipe(room: usize) -> (End, End) {
+        let (there, back) = (Rc::<RefCell<Way>>::default(), Rc::<RefCell<Way>>::default());
+        (End { from: back.clone(), to: there.clone(), room }, End { from: there, to: back, room })
+    }
+
+    impl Drop for End {
+        fn drop(&mut self) {
+            for way in [&self.from, &self.to] {
+                way.borrow_mut().closed = true;
+                way.borrow_mut().wake();
+            }
+        }
+    }
+
+    impl ErrorType for End {
+        type Error = Infallible;
+    }
+
+    impl Read for End {
+        async fn read(&mut self, to: &mut [u8]) -> Result<usize, Infallible> {
+            poll_fn(|cx| {
+                let mut way = self.from.borrow_mut();
+                if way.bytes.is_empty() && !way.closed {
+                    way.wakers.push(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                let len = to.len().min(way.bytes.len());
+                way.bytes.drain(..len).zip(to.iter_mut()).for_each(|(byte, to)| *to = byte);
+                way.wake();
+                Poll::Ready(Ok(len))
+            })
+            .await
+        }
+    }
+
+    impl Write for End {
+        async fn write(&mut self, bytes: &[u8]) -> Result<usize, Infallible> {
+            poll_fn(|cx| {
+                let mut way = self.to.borrow_mut();
+                let room = self.room.saturating_sub(way.bytes.len());
+                if room == 0 && !way.closed {
+                    way.wakers.push(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                // What nobody reads any more is lost.
+                let len = if way.closed { bytes.len() } else { room.min(bytes.len()) };
+                way.bytes.extend(&bytes[..len]);
+                way.sent.extend_from_slice(&bytes[..len]);
+                way.wake();
+                Poll::Ready(Ok(len))
+            })
+            .await
+        }
+
+        async fn flush(&mut self) -> Result<(), Infallible> {
+            Ok(())
+        }
+    }
+}
