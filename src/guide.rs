@@ -11,6 +11,7 @@
 //! - [`cargo xen`](cargo_xen): what a project says of itself, and what works beside a running guest
 //! - [Packages](packages) for Qubes OS, hosts with xl, and XCP-ng
 //! - [The commands of `cargo xen`](commands)
+//! - [HTTPS](https), and TLS for any application
 //! - [Volumes on disks](volumes): what a storage domain keeps for guests
 //! - [The gate](gate): a firewall and router for guests, and [its rules](gate_rules); [in Qubes OS](qubes)
 
@@ -26,6 +27,7 @@ macro_rules! page {
         #[doc = "[from-mirageos]: crate::guide::from_mirageos"]
         #[doc = "[gate]: crate::guide::gate"]
         #[doc = "[gate-rules]: crate::guide::gate_rules"]
+        #[doc = "[https]: crate::guide::https"]
         #[doc = "[packages]: crate::guide::packages"]
         #[doc = "[qubes]: crate::guide::qubes"]
         #[doc = "[quick-start]: crate::guide::quick_start"]
@@ -53,6 +55,7 @@ page!(security, "security.md");
 page!(cargo_xen, "cargo-xen.md");
 page!(packages, "packages.md");
 page!(commands, "commands.md");
+page!(https, "https.md");
 page!(gate, "gate.md");
 page!(gate_rules, "gate-rules.md");
 page!(vault, "vault.md");

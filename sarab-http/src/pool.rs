@@ -137,8 +137,13 @@ pub struct PoolGuard<'a> {
 }
 
 impl PoolGuard<'_> {
-    /// Waits for the client to do its part since `since`; nothing where others need the place more.
-    pub(crate) async fn wait_since<T>(&self, since: Duration, future: impl Future<Output = T>) -> Option<T> {
+    /// Waits for the client to do its part since `since`; nothing where others need the place more. For what comes before
+    /// requests, such as a handshake.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time, with the future that it waits for.
+    pub async fn wait_since<T>(&self, since: Duration, future: impl Future<Output = T>) -> Option<T> {
         let evicted = poll_fn(|cx| match self.place.evicted.get() {
             true => Poll::Ready(()),
             false => {

@@ -12,13 +12,14 @@ use sarab::{App, Disk};
 use sarab_http::{Connection, Limits, Pool, Stop, Tcp};
 
 use crate::pages::Pages;
+use crate::tls::{Tls, plain};
 
 /// Longest request line and headers.
 pub const REQUEST: usize = 4096;
 pub const INCOMING: usize = 2048;
 
 /// A client that does not come to the end of its handshake, or that nobody is behind, gives its socket back after so long.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// What all connections share.
 pub struct Server {
@@ -29,6 +30,7 @@ pub struct Server {
     pub stop: Stop,
     pub limits: Limits,
     pub port: u16,
+    pub tls: Option<Rc<Tls>>,
     /// Bytes on their way to each client.
     pub outgoing: usize,
 }
@@ -62,7 +64,7 @@ pub async fn serve(server: Rc<Server>) {
             stop: &server.stop,
             limits: &server.limits,
         };
-        let ended = connection.serve(&server.pages).await;
+        let ended = connection.serve(&plain(&server)).await;
         server.pages.counters.closed(ended);
     }
 }

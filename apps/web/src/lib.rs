@@ -6,6 +6,7 @@
 //!
 //! `ip=dhcp` is usual; `ip=10.0.0.2/24 gw=10.0.0.1 dns=10.0.0.1`, `ip6=auto` or `ip6=fd00::2/64` say otherwise. `port=8080`
 //! listens elsewhere than on 80, and `connections=256` are served at once. `/metrics` has counters in Prometheus' form.
+//! With the feature `tls`, `https=443 cert=xvdb` serves HTTPS beside it (docs/https.md).
 //! `xl shutdown` lets answers in flight finish for two seconds.
 
 #![no_std]
@@ -20,6 +21,8 @@ mod disk;
 mod metrics;
 pub mod pages;
 pub mod ratelimit;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 pub mod turns;
 
 use alloc::boxed::Box;
@@ -47,9 +50,26 @@ const DISK_PATIENCE: Duration = Duration::from_secs(6);
 /// What the guest does.
 #[cfg_attr(feature = "guest", sarab::main)]
 pub async fn main(app: App) -> sarab::Result {
-    app.args().expect_only(&["ip", "gw", "dns", "ip6", "gw6", "port", "connections"])?;
+    app.args().expect_only(&[
+        "ip",
+        "gw",
+        "dns",
+        "ip6",
+        "gw6",
+        "port",
+        "connections",
+        "https",
+        "cert",
+        "redirect",
+        "hsts",
+    ])?;
     let Port(port) = app.args().get_or("port", Port(80))?;
-    let connections = app.args().get_or("connections", MOST_CONNECTIONS)?.clamp(1, MOST_CONNECTIONS);
+    let tls = tls::from_args(app, port)?;
+    let most = if tls.is_some() { tls::CONNECTIONS } else { MOST_CONNECTIONS };
+    let secure = app.args().get_or("connections", most)?.clamp(1, MOST_CONNECTIONS);
+    // With HTTPS, what comes without it is mostly sent there.
+    let (plain, secure) = if tls.is_some() { ((secure / 4).max(1), secure) } else { (secure, 0) };
+    let connections = plain + secure;
 
     let (site, disk) = (Rc::<Current<Disk>>::default(), disk::InUse::default());
     app.spawn(disk::keep(app, site.clone(), disk.clone())).detach();
@@ -58,7 +78,8 @@ pub async fn main(app: App) -> sarab::Result {
 
     let network = app.network("vif").await?;
     // Beside the tasks, a third of what is free for what is on its way, and a third for what is read.
-    let share = (app.memory().free as usize).saturating_sub(connections * future_of(connection::serve)) / 3;
+    let tasks = plain * future_of(connection::serve) + secure * (future_of(tls::serve) + tls::MEMORY);
+    let share = (app.memory().free as usize).saturating_sub(tasks) / 3;
     let piece = (share / connections).saturating_sub(TRANSFER).clamp(16 << 10, 64 << 10);
     site.read_pieces_of(piece);
     let mut limits = Limits::default();
@@ -77,9 +98,11 @@ pub async fn main(app: App) -> sarab::Result {
         stop: Stop::new(),
         limits,
         port,
+        tls,
         outgoing: (share / connections).saturating_sub(REQUEST + INCOMING).clamp(2048, 64 << 10),
     });
-    let tasks: alloc::vec::Vec<_> = (0..connections).map(|_| app.spawn(connection::serve(server.clone()))).collect();
+    let mut tasks: alloc::vec::Vec<_> = (0..plain).map(|_| app.spawn(connection::serve(server.clone()))).collect();
+    tasks.extend((0..secure).map(|_| app.spawn(tls::serve(server.clone()))));
     let for_others = server.clone();
     app.spawn(async move { for_others.pool.make_room(&app.clock()).await }).detach();
     println!("web: ready on port {port}");

@@ -10,6 +10,7 @@ mod gate_nft;
 mod gate_qubes;
 mod host;
 mod hostile;
+mod https;
 mod lan;
 mod linux;
 mod luks;
@@ -72,6 +73,8 @@ impl Fixture<'_> {
 
 /// The gate of Qubes OS, which is the ordinary one's package.
 const GATE_QUBES: &str = "gate-qubes";
+/// The web server with HTTPS, likewise.
+const WEB_TLS: &str = "web-tls";
 
 /// What the lab boots, by name: each is built when it is first asked for.
 #[derive(Default)]
@@ -81,6 +84,7 @@ impl Guests {
     /// All apps.
     fn build_all(&self) -> Result<()> {
         self.get(GATE_QUBES)?;
+        self.get(WEB_TLS)?;
         Sarab::at(repo()).apps()?.iter().try_for_each(|name| self.get(name).map(drop))
     }
 
@@ -95,6 +99,13 @@ impl Guests {
                 // It was built where the ordinary one is.
                 if built.contains_key("gate") {
                     app("gate")?;
+                }
+                guest
+            }
+            WEB_TLS => {
+                let guest = app_with("web", &["tls"], WEB_TLS)?;
+                if built.contains_key("web") {
+                    app("web")?;
                 }
                 guest
             }
@@ -244,6 +255,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(net::AT_LENGTH);
             checks.extend(addresses::AT_LENGTH);
             checks.extend(web::AT_LENGTH);
+            checks.extend(https::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
             checks.extend(luks::AT_LENGTH);
             checks.extend(vault::AT_LENGTH);
