@@ -22,7 +22,7 @@ pub enum Command {
         target: Option<String>,
     },
     /// Boot a guest and show its console until it ends; fails when it crashed
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Build a guest and pack it for installation on Qubes OS, on a Xen host with xl, or on XCP-ng
     Package(package::PackageArgs),
     /// Make a project of your own out of one of Sarab's apps
@@ -75,7 +75,7 @@ impl Command {
     pub fn run(self, sarab: &Sarab) -> Result<ExitCode> {
         match self {
             Command::Build { target } => guest::build_command(target.as_deref(), sarab)?,
-            Command::Run(args) => return run::command(args, sarab),
+            Command::Run(args) => return run::command(*args, sarab),
             Command::Package(args) => return package::command(&args, sarab),
             Command::New(args) => new::command(&args, sarab)?,
             Command::Logs { elf, file } => {

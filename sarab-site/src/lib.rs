@@ -357,6 +357,8 @@ impl<D: BlockDevice> File<D> {
         match &mut self.place {
             Place::Tar(file) => file.at_hand(at, most),
             Place::Ext4(system, file) => system.at_hand(file, at, most),
+            // What it is may have changed.
+            Place::Share(_) => None,
         }
     }
 

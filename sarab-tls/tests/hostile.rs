@@ -31,7 +31,7 @@ fn large_content_through_a_narrow_transport() {
     block_on(async {
         for room in [1, 100, 16 << 10] {
             let (mut server, mut client) = connected(room).await;
-            let content: Vec<u8> = (0..200_000_u32).map(|index| (index * 7 >> 3) as u8).collect();
+            let content: Vec<u8> = (0..200_000_u32).map(|index| ((index * 7) >> 3) as u8).collect();
             let send = async {
                 server.write_all(&content).await.unwrap();
                 server.close().await.unwrap();

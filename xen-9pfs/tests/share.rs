@@ -374,6 +374,7 @@ fn cve_2026_43249_no_order_of_events_leaks_or_hangs() {
             grants: refused,
             maps: refused,
             ports: refused,
+            reservation: 0,
             store_delay: Duration::from_micros(xen.random(3000)),
         });
         let (used, machine) = (bench.clone(), xen.clone());

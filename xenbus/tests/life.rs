@@ -350,6 +350,7 @@ fn no_order_of_events_leaks_or_hangs() {
                 grants: if rough > 1 { 15 } else { 0 },
                 maps: if rough > 1 { 15 } else { 0 },
                 ports: if rough > 1 { 15 } else { 0 },
+                reservation: 0,
                 store_delay: Duration::from_micros(xen.random(3000)),
             });
         }

@@ -37,6 +37,7 @@ pub struct Server {
     pub stop: Stop,
     pub limits: Limits,
     pub port: u16,
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there is none"))]
     pub tls: Option<Rc<Tls>>,
     /// Bytes on their way to each client.
     pub outgoing: usize,

@@ -1,5 +1,6 @@
 //! A web server whose site is on its first disk: a tar archive, or an ext4 file system. Where the disk is taken away and another
-//! one attached, it serves that.
+//! one attached, it serves that. Without a disk, or with `share=TAG`, it serves a folder of another domain's (9pfs), as that is
+//! at each moment.
 //!
 //! What it teaches: a disk, a network and the store used together by many tasks; components of others on top of them (a
 //! TCP/IP stack, HTTP, a site's files) that know nothing of Xen; and ending in good order.
@@ -28,6 +29,7 @@ pub mod pages;
 pub mod parts;
 pub mod ratelimit;
 pub mod session;
+mod share;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 pub mod turns;
@@ -79,6 +81,7 @@ pub async fn main(app: App) -> sarab::Result {
         "cert",
         "redirect",
         "hsts",
+        "share",
     ])?;
     let Port(port) = app.args().get_or("port", Port(80))?;
     let tls = tls::from_args(app, port)?;
@@ -93,7 +96,7 @@ pub async fn main(app: App) -> sarab::Result {
     let clients = Clients::new(app.args().get_or("client-connections", 0)?, app.args().get_or("client-rate", 0)?);
 
     let (site, disk) = (Rc::<Current<Disk>>::default(), disk::InUse::default());
-    app.spawn(disk::keep(app, site.clone(), disk.clone())).detach();
+    app.spawn(share::keep(app, site.clone(), disk.clone())).detach();
     // Without a site it goes on: a page tells what is missing.
     let _late = with_timeout(DISK_PATIENCE, site.settled()).await;
 

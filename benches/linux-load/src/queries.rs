@@ -107,7 +107,7 @@ impl<'a> Batch<'a> {
             .iter()
             .map(|bytes| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() })
             .collect();
-        let mut headers: Vec<_> = parts.iter_mut().map(|part| header(part)).collect();
+        let mut headers: Vec<_> = parts.iter_mut().map(header).collect();
         // SAFETY: the headers point to one vector each, these to bytes that live until it returns, which it reads.
         let count = unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as u32, 0) };
         ensure!(count > 0, "sendmmsg: {}", std::io::Error::last_os_error());
@@ -122,7 +122,7 @@ impl<'a> Batch<'a> {
             .iter_mut()
             .map(|bytes| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() })
             .collect();
-        let mut headers: Vec<_> = parts.iter_mut().map(|part| header(part)).collect();
+        let mut headers: Vec<_> = parts.iter_mut().map(header).collect();
         let (fd, room) = (self.socket.as_raw_fd(), headers.len() as u32);
         // SAFETY: the headers point to one vector each, these to buffers of their lengths that nobody else uses meanwhile.
         let count =

@@ -54,10 +54,10 @@ pub(super) fn run(data: &[u8]) {
     if *kind < 2 {
         let server = SERVER.with_borrow_mut(|server| server.get_or_insert_with(|| Rc::new(server_of_all())).clone());
         ask(&server, rest, *kind == 1);
-    } else if let [piece, text @ ..] = rest {
-        if let Some(zone) = load("plain.test", text, usize::from(*piece) + 1) {
-            check(zone);
-        }
+    } else if let [piece, text @ ..] = rest
+        && let Some(zone) = load("plain.test", text, usize::from(*piece) + 1)
+    {
+        check(zone);
     }
 }
 
@@ -117,7 +117,7 @@ fn read(bytes: &[u8]) -> Vec<Vec<u8>> {
     assert!(message.header().qr());
     let mut owners = Vec::new();
     for (record, _) in message.iter().map(|record| record.expect("a record")) {
-        let owner: Vec<u8> = domain::base::name::ToName::to_vec(record.owner()).as_slice().to_vec();
+        let owner: Vec<u8> = domain::base::name::ToName::to_vec(&record.owner()).as_slice().to_vec();
         owners.push(owner);
         record.to_any_record::<AllRecordData<_, ParsedName<_>>>().expect("data of its type");
     }

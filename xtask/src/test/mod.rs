@@ -23,6 +23,7 @@ mod moves;
 mod net;
 mod package;
 mod qubes;
+mod shares;
 pub mod store;
 mod tools;
 mod vault;
@@ -288,6 +289,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(package::AT_LENGTH);
             checks.extend(qubes::AT_LENGTH);
             checks.extend(gate_qubes::AT_LENGTH);
+            checks.extend(shares::AT_LENGTH);
             checks.extend(hostile::AT_LENGTH);
             checks.extend(hvm::AT_LENGTH);
         }

@@ -26,6 +26,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("run with a disk and a published port", run_hello),
     ("run of a guest that crashes", run_crash),
     ("run: a command in dom0 beside a guest, and Ctrl-C once and twice", beside),
+    ("run web --share: a folder of this machine", share),
     ("run gate: its demo, step by step", demo),
     ("the commands of the README and of the quick start, in a clean checkout", walk::walk),
     ("new: a project of one's own, built, tested and booted", new_project),
@@ -84,6 +85,10 @@ fn bad_input() -> Result<String> {
         (vec!["run", "hello", "--publish", "80"], "expected HOSTPORT:GUESTPORT"),
         (vec!["run", "hello", "--disk", "/nonexistent"], "--disk /nonexistent: no such file"),
         (vec!["run", "web", "--site", "/nonexistent"], "--site /nonexistent: no such folder"),
+        (vec!["run", "web", "--share", "/nonexistent"], "--share /nonexistent: no such folder"),
+        (vec!["run", "web", "--share", ":tag"], "expected FOLDER[:TAG][,ro]"),
+        (vec!["run", "web", "--share", "/tmp", "--share", "/usr"], "the tag share is taken: write --share FOLDER:TAG"),
+        (vec!["run", "web", "--share", "/tmp", "--on", "ssh:host"], "cannot be shared with a guest on another one"),
         (vec!["run", "hello", "--set", "=x"], "expected key=value"),
         (vec!["run", "hello", "--suite", "sid"], "expected bookworm or trixie"),
         (vec!["run", "hello", "--on", "kvm"], "expected lab, xl, or ssh:DEST"),
@@ -148,6 +153,24 @@ fn run_hello() -> Result<String> {
     {
         ensure!(stdout.contains(expected), "no {expected:?} in:\n{}", text(&output));
     }
+    Ok(String::new())
+}
+
+/// What changes in the folder is served at once.
+fn share() -> Result<String> {
+    let (folder, temporary) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let index = folder.path().join("index.html");
+    fs::write(&index, "<h1>one</h1>")?;
+    let mut command = xen(&["run", "web", "--share", &format!("{}:files,ro", folder.path().display())])?;
+    command.env("TMPDIR", temporary.path());
+    let mut running = Running::start(command)?;
+    let address = running.wait_for("http://localhost:")?;
+    let page = walk::fetch(&address)?;
+    ensure!(page.contains("<h1>one</h1>"), "{page}");
+    fs::write(&index, "<h1>two</h1>")?;
+    let page = walk::fetch(&address)?;
+    ensure!(page.contains("<h1>two</h1>"), "{page}");
+    running.interrupt(temporary.path())?;
     Ok(String::new())
 }
 

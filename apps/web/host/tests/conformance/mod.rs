@@ -235,11 +235,10 @@ pub fn answers(mut bytes: &[u8], text: &str) -> Vec<Answer> {
         let Some(status) = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok()) else { break };
         let is_head = status != 100 && heads.next().unwrap_or(false);
         let field = |name: &str| {
-            let value = head.split("\r\n").find_map(|line| {
+            head.split("\r\n").find_map(|line| {
                 let (own, value) = line.split_once(':')?;
                 own.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-            });
-            value
+            })
         };
         let length = field("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
         let length = if is_head || matches!(status, 100 | 204 | 304) { 0 } else { length };
