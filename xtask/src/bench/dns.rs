@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use super::net;
 use super::table::{Row, head, rounds, show, show_busy};
 use crate::apps::{app, linux_load};
-use crate::test::dns::{archive, disk, large, nsd_job};
+use crate::test::dns::{UNPACK, archive, disk, large, nsd_job};
 use xen_lab::Dom0;
 use xen_lab::Lab;
 use xen_lab::domain::{Domain, destroy_all, guest, linux_nsd};
@@ -57,7 +57,7 @@ pub(super) fn lab(lab: &Lab, count: u32) -> Result<()> {
         measure(lab, &ours, 0, &mut rows).with_context(|| ours.console().unwrap_or_default())?;
         destroy_all(lab)?;
         let zones = "zone:\n name: \"large.test\"\n zonefile: \"large.zone\"\n";
-        let theirs = linux_nsd(lab, "linux", &nsd_job(ADDRESS, zones))?.line(VIF).line(&disk(ZONES)).create()?;
+        let theirs = linux_nsd(lab, "linux", &nsd_job(ADDRESS, UNPACK, zones))?.line(VIF).line(&disk(ZONES)).create()?;
         theirs.wait_for("nsd started", 90)?;
         lab.run(&format!(
             "tries=100; until /tmp/linux-load ask {ADDRESS}:53 host1.large.test. A 2>/dev/null | grep -q 10.1.0.1; do

@@ -59,10 +59,16 @@ pub fn disk(path: &str) -> String {
     format!("disk = ['format=raw,vdev=xvda,access=ro,target={path}']")
 }
 
-/// NSD's configuration and its start, with zones from the first disk.
-pub fn nsd_job(address: &str, zones: &str) -> String {
+/// Unpacks the first disk, which appears some time after its driver was loaded.
+pub const UNPACK: &str = "tries=100; until [ -b /dev/xvda ]; do
+           tries=$((tries - 1)); [ $tries -gt 0 ] || { echo 'nsd: no disk'; exit 1; }; usleep 100000
+         done; tar xf /dev/xvda || exit 1";
+
+/// NSD's configuration and its start. With `UNPACK` as `first`, its zones come from the first disk.
+pub fn nsd_job(address: &str, first: &str, zones: &str) -> String {
     format!(
-        "ifconfig eth0 {address} netmask 255.255.255.0 up; mkdir -p /zones /etc /run/nsd; cd /zones; tar xf /dev/xvda 2>/dev/null
+        "ifconfig eth0 {address} netmask 255.255.255.0 up; mkdir -p /zones /etc /run/nsd; cd /zones
+         {first}
          echo root:x:0:0:root:/root:/bin/sh >/etc/passwd; echo root:x:0: >/etc/group
          cat >/nsd.conf <<'END'
 server:
@@ -147,7 +153,7 @@ fn answers(f: &Fixture) -> Result<String> {
     files.push(("dns.conf", &config));
     f.lab.put(ZONES, Box::new(Cursor::new(archive(&files)?)))?;
     f.lab.put("/tmp/questions", Box::new(Cursor::new(questions())))?;
-    let nsd = linux_nsd(&f.lab, "nsd", &nsd_job(NSD_ADDRESS, &nsd_zones))?.line(NSD_VIF).line(&disk(ZONES)).create()?;
+    let nsd = linux_nsd(&f.lab, "nsd", &nsd_job(NSD_ADDRESS, UNPACK, &nsd_zones))?.line(NSD_VIF).line(&disk(ZONES)).create()?;
     let ours = start(f, "")?;
     let told = ours.wait_for("large.test. serial 1: 10003 records of 10002 names", 30)?;
     wait_for_nsd(&nsd, "large.test")?;
@@ -221,7 +227,7 @@ fn secondary(f: &Fixture) -> Result<String> {
         nsd_zones,
         "zone:\n name: \"closed.test\"\n zonefile: \"closed.copy\"\n allow-notify: {ADDRESS} NOKEY\n request-xfr: AXFR {ADDRESS} lab.key\n"
     );
-    let nsd = linux_nsd(&f.lab, "nsd", &nsd_job(NSD_ADDRESS, &nsd_zones))?.line(NSD_VIF).create()?;
+    let nsd = linux_nsd(&f.lab, "nsd", &nsd_job(NSD_ADDRESS, "", &nsd_zones))?.line(NSD_VIF).create()?;
     wait_for_nsd(&nsd, "large.test")?;
     wait_for_nsd(&nsd, "nsec3.test")?;
     let mut questions =
