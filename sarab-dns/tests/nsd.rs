@@ -1,5 +1,5 @@
 //! Answers compared with NSD's for the same zones. Where NSD or the tools that sign zones are not installed these tests say so
-//! and end; the lab's check `dns` runs everywhere.
+//! and end.
 
 mod support;
 

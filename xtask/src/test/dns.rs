@@ -12,6 +12,7 @@ use xen_lab::Dom0;
 use xen_lab::domain::{Domain, destroy_all, guest, linux_nsd};
 
 /// What is done for one Xen alone, for its time.
+#[allow(dead_code, reason = "not seen to pass yet, and so no part of the series")]
 pub const AT_LENGTH: [(&str, Check); 2] = [
     ("dns: 4,000 answers compared with NSD's: plain, large and signed zones", answers),
     ("dns: NSD as its secondary, by AXFR with TSIG and by NOTIFY; reload, and other disks", secondary),
