@@ -289,6 +289,9 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(qubes::AT_LENGTH);
             checks.extend(gate_qubes::AT_LENGTH);
             checks.extend(shares::AT_LENGTH);
+            if args.only.is_some() {
+                checks.extend(shares::UNSEEN);
+            }
             checks.extend(hostile::AT_LENGTH);
             checks.extend(hvm::AT_LENGTH);
         }
@@ -296,7 +299,8 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
         (!checks.is_empty()).then_some(Series::Boot { suite: *suite, server, checks })
     };
     let mut series: Vec<_> = suites().filter_map(|suite| boot(suite, StoreServer::Xenstored)).collect();
-    let tools: Vec<_> = tools::ALL.iter().filter(|(name, _)| named(name)).copied().collect();
+    let unseen = if args.only.is_some() { tools::UNSEEN } else { &[] };
+    let tools: Vec<_> = tools::ALL.iter().chain(unseen).filter(|(name, _)| named(name)).copied().collect();
     if suites().any(|suite| *suite == suite::DEFAULT) && !tools.is_empty() {
         series.push(Series::Tools(tools));
     }
