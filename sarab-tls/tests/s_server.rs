@@ -132,12 +132,20 @@ fn keys_are_updated_by_both_ends() {
             assert_eq!(std::io::Read::read(out, &mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&said));
             said.push(byte[0]);
         }
-        // K: an update that asks for ours.
-        for command in ["K\n", "after theirs\n"] {
-            stdin.write_all(command.as_bytes()).unwrap();
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        // K: an update that asks for ours. A line that comes with it is taken for a part of it, so another one follows until
+        // one has arrived.
+        stdin.write_all(b"K\n").unwrap();
+        let (arrived, waits) = std::sync::mpsc::channel::<()>();
+        let lines = std::thread::spawn(move || {
+            while waits.recv_timeout(Duration::from_millis(100)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                stdin.write_all(b"after theirs\n").unwrap();
+            }
+            stdin
+        });
         assert_eq!(line(&mut stream).await.unwrap(), "after theirs");
+        drop(arrived);
+        // At its end s_server would say goodbye.
+        let _stdin = lines.join().unwrap();
         stream.write_all(b"with new keys\n").await.unwrap();
         stream.flush().await.unwrap();
         said.clear();

@@ -57,7 +57,8 @@ pub(super) fn lab(lab: &Lab, count: u32) -> Result<()> {
         measure(lab, &ours, 0, &mut rows).with_context(|| ours.console().unwrap_or_default())?;
         destroy_all(lab)?;
         let zones = "zone:\n name: \"large.test\"\n zonefile: \"large.zone\"\n";
-        let theirs = linux_nsd(lab, "linux", &nsd_job(ADDRESS, UNPACK, zones))?.line(VIF).line(&disk(ZONES)).create()?;
+        let theirs =
+            linux_nsd(lab, "linux", &nsd_job(ADDRESS, UNPACK, zones))?.line(VIF).line(&disk(ZONES)).create()?;
         theirs.wait_for("nsd started", 90)?;
         lab.run(&format!(
             "tries=100; until /tmp/linux-load ask {ADDRESS}:53 host1.large.test. A 2>/dev/null | grep -q 10.1.0.1; do
