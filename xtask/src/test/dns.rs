@@ -154,7 +154,10 @@ fn answers(f: &Fixture) -> Result<String> {
     files.push(("dns.conf", &config));
     f.lab.put(ZONES, Box::new(Cursor::new(archive(&files)?)))?;
     f.lab.put("/tmp/questions", Box::new(Cursor::new(questions())))?;
-    let nsd = linux_nsd(&f.lab, "nsd", &nsd_job(NSD_ADDRESS, UNPACK, &nsd_zones))?.line(NSD_VIF).line(&disk(ZONES)).create()?;
+    let nsd = linux_nsd(&f.lab, "nsd", &nsd_job(NSD_ADDRESS, UNPACK, &nsd_zones))?
+        .line(NSD_VIF)
+        .line(&disk(ZONES))
+        .create()?;
     let ours = start(f, "")?;
     let told = ours.wait_for("large.test. serial 1: 10003 records of 10002 names", 30)?;
     wait_for_nsd(&nsd, "large.test")?;
