@@ -99,8 +99,8 @@ pub fn wait_for_nsd(nsd: &Domain<'_>, zone: &str) -> Result<()> {
     nsd.wait_for("nsd started", 90)?;
     nsd.lab()
         .run(&format!(
-            "tries=100; until /tmp/linux-load ask {NSD_ADDRESS}:53 {zone}. SOA 2>/dev/null | grep -q 'answer: .* soa'; do
-               tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo 'NSD does not answer'; exit 1; }}; usleep 200000
+            "tries=100; until /tmp/linux-load ask {NSD_ADDRESS}:53 {zone}. SOA >/tmp/asked 2>&1 && grep -q 'answer: .* soa' /tmp/asked; do
+               tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo 'NSD does not answer:'; cat /tmp/asked; exit 1; }}; usleep 200000
              done"
         ))
         .with_context(|| nsd.console().unwrap_or_default())?;
