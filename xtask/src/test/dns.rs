@@ -12,11 +12,8 @@ use xen_lab::Dom0;
 use xen_lab::domain::{Domain, destroy_all, guest, linux_nsd};
 
 /// What is done for one Xen alone, for its time.
-#[allow(dead_code, reason = "not seen to pass yet, and so no part of the series")]
-pub const AT_LENGTH: [(&str, Check); 2] = [
-    ("dns: 4,000 answers compared with NSD's: plain, large and signed zones", answers),
-    ("dns: NSD as its secondary, by AXFR with TSIG and by NOTIFY; reload, and other disks", secondary),
-];
+pub const AT_LENGTH: [(&str, Check); 1] =
+    [("dns: NSD as its secondary, by AXFR with TSIG and by NOTIFY; reload, and other disks", secondary)];
 
 const ADDRESS: &str = "10.0.2.90";
 const VIF: &str = "vif = [\"bridge=xenbr0,mac=00:16:3e:00:00:90\"]";
@@ -136,6 +133,8 @@ fn questions() -> String {
     text
 }
 
+/// 5,000 answers compared with NSD's: plain, large and signed zones.
+#[allow(dead_code, reason = "NSD does not answer where it has its zones from a disk; not seen to pass yet")]
 fn answers(f: &Fixture) -> Result<String> {
     put_load(f)?;
     let large = large();
