@@ -12,11 +12,8 @@ use xen_lab::Dom0;
 use xen_lab::domain::{Domain, destroy_all, guest, linux_nsd};
 
 /// What is done for one Xen alone, for its time.
-#[allow(dead_code, reason = "not seen to pass yet, and so no part of the series")]
-pub const AT_LENGTH: [(&str, Check); 2] = [
-    ("dns: 4,000 answers compared with NSD's: plain, large and signed zones", answers),
-    ("dns: NSD as its secondary, by AXFR with TSIG and by NOTIFY; reload, and other disks", secondary),
-];
+pub const AT_LENGTH: [(&str, Check); 1] =
+    [("dns: NSD as its secondary, by AXFR with TSIG and by NOTIFY; reload, and other disks", secondary)];
 
 const ADDRESS: &str = "10.0.2.90";
 const VIF: &str = "vif = [\"bridge=xenbr0,mac=00:16:3e:00:00:90\"]";
@@ -99,8 +96,8 @@ pub fn wait_for_nsd(nsd: &Domain<'_>, zone: &str) -> Result<()> {
     nsd.wait_for("nsd started", 90)?;
     nsd.lab()
         .run(&format!(
-            "tries=100; until /tmp/linux-load ask {NSD_ADDRESS}:53 {zone}. SOA 2>/dev/null | grep -q 'answer: .* soa'; do
-               tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo 'NSD does not answer'; exit 1; }}; usleep 200000
+            "tries=100; until /tmp/linux-load ask {NSD_ADDRESS}:53 {zone}. SOA >/tmp/asked 2>&1 && grep -q 'answer: .* soa' /tmp/asked; do
+               tries=$((tries - 1)); [ $tries -gt 0 ] || {{ echo 'NSD does not answer:'; cat /tmp/asked; exit 1; }}; usleep 200000
              done"
         ))
         .with_context(|| nsd.console().unwrap_or_default())?;
@@ -136,6 +133,8 @@ fn questions() -> String {
     text
 }
 
+/// 5,000 answers compared with NSD's: plain, large and signed zones.
+#[allow(dead_code, reason = "NSD does not answer where it has its zones from a disk; not seen to pass yet")]
 fn answers(f: &Fixture) -> Result<String> {
     put_load(f)?;
     let large = large();

@@ -278,6 +278,7 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(addresses::AT_LENGTH);
             checks.extend(web::AT_LENGTH);
             checks.extend(web_nginx::AT_LENGTH);
+            checks.extend(dns::AT_LENGTH);
             checks.extend(https::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
             checks.extend(luks::AT_LENGTH);
