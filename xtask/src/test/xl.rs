@@ -12,10 +12,10 @@ use crate::paths::repo;
 use xen_lab::domain::guest;
 use xen_lab::{Dom0, suite};
 
-pub const ALL: &[(&str, Check)] = &[("xl: the table of docs/xl.md has the subcommands that there are", table)];
-
-/// Only where `--only` asks for it.
-pub const BY_NAME: [(&str, Check); 1] = [("xl: each subcommand at a running guest", typed)];
+pub const ALL: &[(&str, Check)] = &[
+    ("xl: the table of docs/xl.md has the subcommands that there are", table),
+    ("xl: each subcommand at a running guest", typed),
+];
 
 /// What xl says to a command at a guest.
 enum Said {
