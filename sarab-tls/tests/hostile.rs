@@ -203,10 +203,11 @@ fn damaged_records_around_the_close() {
         assert_eq!(server.read(&mut [0; 200]).await, Ok(100));
         server.announce_close();
         server.push().await.unwrap();
-        assert_eq!(server.read(&mut [0; 200]).await, Err(Error::Protocol(Rustls::DecryptError)));
-        assert_eq!(server.read(&mut [0; 200]).await, Err(Error::Protocol(Rustls::DecryptError)), "it stays so");
+        // Told at once, and not only when something is read.
         let told = futures_util::FutureExt::now_or_never(client.read(&mut [0; 200]));
         assert!(matches!(told, Some(Err(Error::Protocol(Rustls::AlertReceived(_))))), "{told:?}");
+        assert_eq!(server.read(&mut [0; 200]).await, Err(Error::Protocol(Rustls::DecryptError)));
+        assert_eq!(server.read(&mut [0; 200]).await, Err(Error::Protocol(Rustls::DecryptError)), "it stays so");
         // It comes after the close.
         let (mut server, mut client) = connected(1 << 20).await;
         let way = server.transport().from.clone();
