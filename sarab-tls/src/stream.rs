@@ -161,9 +161,7 @@ impl<T: Read + Write> TlsStream<T> {
         match self.advance(wish) {
             Ok(step) => Ok(step),
             Err(error) => {
-                self.failed = Some(Failed::Protocol(error.clone()));
-                // What rustls has to say about it, and no more: it is not to look at the same record again.
-                while self.connection.state().wants_write() && self.advance(Wish::Nothing).is_ok() {}
+                self.give_up(error.clone());
                 // Whether that arrives does not change why it failed.
                 if self.send().await.is_ok() {
                     let _ = self.transport.flush().await;
@@ -186,6 +184,12 @@ impl<T: Read + Write> TlsStream<T> {
         self.incoming.copy_within(used..self.filled, 0);
         self.filled -= used;
         step
+    }
+
+    /// After rustls has failed: what it has to say about it, and no more. It is not to look at the same record again.
+    fn give_up(&mut self, error: rustls::Error) {
+        self.failed = Some(Failed::Protocol(error));
+        while self.connection.state().wants_write() && self.advance(Wish::Nothing).is_ok() {}
     }
 
     fn fail(&mut self, failed: Failed) -> Error<T::Error> {
@@ -284,7 +288,12 @@ impl<T: Read + Write> TlsStream<T> {
             match self.advance(Wish::Close) {
                 Ok(Step::Data | Step::Again) => {}
                 Ok(Step::PeerClosed) => self.peer_closed = true,
-                Ok(Step::Wait | Step::Closed) | Err(_) => self.closed = true,
+                Ok(Step::Wait | Step::Closed) => self.closed = true,
+                // The record stays where it is, and is not to be looked at again. What rustls says about it is sent with the rest.
+                Err(error) => {
+                    self.give_up(error);
+                    self.closed = true;
+                }
             }
         }
     }

@@ -188,6 +188,39 @@ fn damaged_records_end_the_connection() {
     });
 }
 
+#[test]
+fn damaged_records_around_the_close() {
+    block_on(async {
+        // It is there, behind a sound one, when the close is announced.
+        let (mut server, mut client) = connected(1 << 20).await;
+        let way = server.transport().from.clone();
+        client.write_all(&[7; 100]).await.unwrap();
+        client.flush().await.unwrap();
+        let first = way.borrow().bytes.len();
+        client.write_all(&[7; 100]).await.unwrap();
+        client.flush().await.unwrap();
+        way.borrow_mut().bytes[first + 20] ^= 1;
+        assert_eq!(server.read(&mut [0; 200]).await, Ok(100));
+        server.announce_close();
+        server.push().await.unwrap();
+        // Told at once, and not only when something is read.
+        let told = futures_util::FutureExt::now_or_never(client.read(&mut [0; 200]));
+        assert!(matches!(told, Some(Err(Error::Protocol(Rustls::AlertReceived(_))))), "{told:?}");
+        assert_eq!(server.read(&mut [0; 200]).await, Err(Error::Protocol(Rustls::DecryptError)));
+        assert_eq!(server.read(&mut [0; 200]).await, Err(Error::Protocol(Rustls::DecryptError)), "it stays so");
+        // It comes after the close.
+        let (mut server, mut client) = connected(1 << 20).await;
+        let way = server.transport().from.clone();
+        server.close().await.unwrap();
+        client.write_all(&[7; 100]).await.unwrap();
+        client.flush().await.unwrap();
+        way.borrow_mut().bytes[20] ^= 1;
+        assert_eq!(server.read(&mut [0; 200]).await, Err(Error::Protocol(Rustls::DecryptError)));
+        assert_eq!(server.read(&mut [0; 200]).await, Err(Error::Protocol(Rustls::DecryptError)), "it stays so");
+        assert_eq!(client.read(&mut [0; 200]).await, Ok(0));
+    });
+}
+
 /// What a server makes of these bytes, which may be all that comes.
 async fn accepted(bytes: &[u8]) -> (Connected, usize) {
     let (one, two) = pipe(1 << 20);
