@@ -396,7 +396,7 @@ fn modules(root: &Path, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
 
 fn add_module(
     name: &str,
-    files: &BTreeMap<String, PathBuf>,
+    files: &BTreeMap<String, Option<PathBuf>>,
     done: &mut BTreeSet<String>,
     loaded: &mut Vec<(String, Vec<u8>)>,
 ) -> Result<()> {
@@ -404,6 +404,7 @@ fn add_module(
         return Ok(());
     }
     let path = files.get(name).with_context(|| format!("the kernel package holds no module {name}"))?;
+    let Some(path) = path else { return Ok(()) };
     let mut data = fs::read(path)?;
     if path.extension().is_some_and(|ext| ext == "xz") {
         let mut plain = Vec::new();
@@ -426,15 +427,22 @@ fn module_dependencies(module: &[u8]) -> Result<Vec<String>> {
     Ok(names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
 }
 
-fn collect_modules(dir: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+/// Files of modules by name; none of those that are in the kernel itself.
+fn collect_modules(dir: &Path, files: &mut BTreeMap<String, Option<PathBuf>>) -> Result<()> {
     let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
     for entry in entries {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         if path.is_dir() && !path.is_symlink() {
             collect_modules(&path, files)?;
+        } else if name == "modules.builtin" {
+            for line in fs::read_to_string(&path)?.lines() {
+                let file = line.rsplit_once('/').map_or(line, |(_, file)| file);
+                let stem = file.split_once(".ko").map_or(file, |(stem, _)| stem);
+                files.entry(stem.replace('-', "_")).or_insert(None);
+            }
         } else if let Some((stem, _)) = name.split_once(".ko") {
-            files.insert(stem.replace('-', "_"), path);
+            files.insert(stem.replace('-', "_"), Some(path));
         }
     }
     Ok(())

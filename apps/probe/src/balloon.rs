@@ -41,7 +41,8 @@ fn content(seed: u64, at: usize) -> u64 {
 
 /// Answers `take KIB`, `free KIB`, `check` and `info` on the console, until `quit`.
 pub async fn run(app: App, checks: &mut Checks) {
-    let (mut pieces, mut next): (Vec<Option<(u64, Box<Piece>)>>, u64) = (Vec::new(), 1);
+    let mut pieces = Vec::<Option<(u64, Box<Piece>)>>::new();
+    let mut next = 1_u64;
     println!("balloon: ready");
     loop {
         let line = app.console().read_line(64).await;

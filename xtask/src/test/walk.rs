@@ -42,7 +42,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("cargo xen test", Proof::Help),
     ("cargo xen test --quick", Proof::Help),
     ("cargo xen run web --site FOLDER", Proof::Page("a folder of one's own")),
-    ("cargo xen run web --share FOLDER", Proof::Page("a folder of one's own")),
+    ("cargo xen run web --share FOLDER", Proof::Help),
     ("cargo xen new ../my-appliance --template web", Proof::Ends("begins as web")),
     ("cargo xen run hello --set name=me", Proof::Prints("Hello, me")),
     ("cargo xen new PATH --template APP", Proof::Ends("begins as hello")),
