@@ -13,7 +13,6 @@ mod gate_qubes;
 mod guest_agent;
 mod host;
 mod hostile;
-#[expect(dead_code, reason = "its check is not in the series: it has not been seen to pass")]
 mod https;
 mod hvm;
 mod lan;
@@ -31,7 +30,6 @@ mod vault;
 mod vchan;
 mod walk;
 pub mod web;
-#[expect(dead_code, reason = "its check is not in the series: it has not been seen to pass")]
 mod web_nginx;
 mod xl;
 
@@ -280,7 +278,9 @@ fn chosen(args: &TestArgs) -> Vec<Series> {
             checks.extend(net::AT_LENGTH);
             checks.extend(addresses::AT_LENGTH);
             checks.extend(web::AT_LENGTH);
+            checks.extend(web_nginx::AT_LENGTH);
             checks.extend(dns::AT_LENGTH);
+            checks.extend(https::AT_LENGTH);
             checks.extend(linux::AT_LENGTH);
             checks.extend(luks::AT_LENGTH);
             checks.extend(vault::AT_LENGTH);
