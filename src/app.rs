@@ -11,7 +11,7 @@ use xenstore_client::{Broken, Store};
 
 use crate::args::Args;
 #[cfg(feature = "balloon")]
-use crate::balloon::{self, Balloon};
+use crate::balloon::Balloon;
 #[cfg(all(any(feature = "guest", feature = "sim"), feature = "control"))]
 use crate::control;
 use crate::control::{SuspendError, ToolstackRequests};
@@ -321,7 +321,7 @@ where
     }
     #[cfg(feature = "balloon")]
     if let Ok(store) = app.store() {
-        app.spawn(balloon::run(store, own)).detach();
+        app.spawn(crate::balloon::run(store, own)).detach();
     }
     #[cfg(feature = "guest-agent")]
     if let Ok(store) = app.store() {
