@@ -17,9 +17,9 @@ pub const ALL: &[(&str, Check)] = &[
     ("exit=now powers off", exit_now),
     ("a bad argument on the command line", bad_argument),
     ("20 domains, idle", twenty),
-    ("a panic is reported", |f| fault(f, "panic", &["panic at ", "main.rs", "a panic on purpose", "#0 0x1"])),
+    ("a panic is reported", |f| fault(f, "panic", &["panic at ", "main.rs", "a panic on purpose", "#0 0x"])),
     ("a stack overflow is reported", |f| {
-        fault(f, "overflow", &["page fault (vector 14)", "stack overflow: the guard page", "#1 0x1"])
+        fault(f, "overflow", &["page fault (vector 14)", "stack overflow: the guard page", "#1 0x"])
     }),
     ("a write to read-only memory is reported", |f| {
         fault(
@@ -28,10 +28,10 @@ pub const ALL: &[(&str, Check)] = &[
             &[
                 "page fault (vector 14), error code 0x3",
                 "the memory is read-only",
-                "RIP 0x1",
+                "RIP 0x",
                 "CR2 0x",
                 "RAX",
-                "#1 0x1",
+                "#1 0x",
             ],
         )
     }),
