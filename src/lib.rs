@@ -26,7 +26,7 @@
 //!   (`attr/`, `data/`; XCP-ng and XenServer show them).
 //! - `hvm` (default): the image also starts as an HVM guest, by Multiboot.
 //! - `net`: network interfaces, and a TCP/IP stack on them.
-//! - `9pfs`: directories of other domains ([`shares`]).
+//! - `9pfs`: directories of other domains (`sarab::shares`).
 //! - `vchan`: byte streams to other domains, and to programs in dom0 (libvchan).
 //! - `qubes`: a qube's side of Qubes OS (QubesDB, qrexec, firewall rules); with it `vchan`.
 //! - `state`: a durable key-value store on a disk, `sarab::state`.

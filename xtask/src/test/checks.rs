@@ -25,14 +25,7 @@ pub const ALL: &[(&str, Check)] = &[
         fault(
             f,
             "readonly",
-            &[
-                "page fault (vector 14), error code 0x3",
-                "the memory is read-only",
-                "RIP 0x",
-                "CR2 0x",
-                "RAX",
-                "#1 0x",
-            ],
+            &["page fault (vector 14), error code 0x3", "the memory is read-only", "RIP 0x", "CR2 0x", "RAX", "#1 0x"],
         )
     }),
     ("execution of data is reported", |f| {
