@@ -22,7 +22,7 @@ impl Default for SimReservation {
 
 impl Domain {
     /// Says how much memory the domain has and how much of it is free, for what it asks of its
-    /// [`Reservation`](xen_hal::Reservation).
+    /// [`Reservation`].
     ///
     /// # Panics
     ///

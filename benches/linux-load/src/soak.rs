@@ -70,7 +70,8 @@ pub fn run(address: &str, requests: u64, segments: u64, clients: u64, allowed: u
     // They have arrived one by one.
     let frames = value(&after, FRAMES)? - value(&between, FRAMES)?;
     ensure!(frames >= segments / 10 * 9, "only {frames} frames came for {segments} segments");
-    for name in [FREE, LEAST] {
+    // The heap takes memory in pieces of up to 1 MiB, and gives them back: at some moment it may have one more.
+    for (name, allowed) in [(FREE, allowed), (LEAST, allowed + (1 << 20))] {
         let (first, last) = (value(&before, name)?, value(&after, name)?);
         ensure!(last + allowed >= first, "{name} was {first}, and is {last}");
     }

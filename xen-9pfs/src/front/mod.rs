@@ -80,7 +80,7 @@ pub struct Options {
     pub uname: &'static str,
     /// The tree's name; the only one of Xen's backends has none.
     pub aname: &'static str,
-    /// The user's number, or [`NONUNAME`](crate::protocol::NONUNAME). QEMU's server gives new files to it.
+    /// The user's number, or [`NONUNAME`]. QEMU's server gives new files to it.
     pub n_uname: u32,
 }
 
