@@ -36,7 +36,7 @@ impl File {
     }
 
     /// Bytes that one request can carry. Longer reads and writes have several of them in flight, up to
-    /// [`MAX_REQUESTS`](super::MAX_REQUESTS) while nobody else waits.
+    /// [`MAX_REQUESTS`] while nobody else waits.
     pub fn piece(&self) -> usize {
         self.piece as usize
     }
